@@ -1,0 +1,47 @@
+"""Checks that every op has all its parts, under one name: definition, C++ and Triton kernel, tests, bench.
+
+With --tests it prints the ops' test files instead.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from fastrecon import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACES = ("fastrecon/ops/{}.py", "tests/test_{}.py", "bench/bench_{}.py", "csrc/{}.cpp", "kernels/{}.py")
+DRIVERS = {"csrc/module.cpp", "csrc/table.cpp", "kernels/__init__.py", "fastrecon/ops/__init__.py"}
+
+
+def is_helper(path: Path) -> bool:
+    """Whether a Python file next to the ops serves them: another file of its folder imports it."""
+    used = re.compile(rf"^from fastrecon\.(ops|kernels)(\.{path.stem} import| import .*\b{path.stem}\b)", re.MULTILINE)
+    return any(used.search(other.read_text()) for other in path.parent.glob("*.py") if other.name != "__init__.py")
+
+
+def problems() -> list[str]:
+    """One line for each missing part, each file that serves no op, and each raw op without a kernel."""
+    families = {op.family for op in registry.OPS.values()}
+    expected = {place.format(family) for family in families for place in PLACES}
+    lines = [f"{path}: missing" for path in sorted(expected) if not (ROOT / path).is_file()]
+    for pattern in ("csrc/*.cpp", "kernels/*.py", "fastrecon/ops/*.py"):
+        for path in sorted(ROOT.glob(pattern)):
+            if (name := str(path.relative_to(ROOT))) not in expected | DRIVERS and not is_helper(path):
+                lines.append(f"{name}: belongs to no op in the registry")
+    for name in registry.OPS:
+        lines += [
+            f"{name}: no {backend} implementation"
+            for backend in ("reference", "cpu", "triton")
+            if registry.implementation(name, backend) is None
+        ]
+    return lines
+
+
+if __name__ == "__main__":
+    if "--tests" in sys.argv:
+        print(*sorted({f"tests/test_{op.family}.py" for op in registry.OPS.values()}))
+    elif found := problems():
+        sys.exit("\n".join(found))
+    else:
+        print(f"{len(registry.OPS)} raw ops: all parts are there")

@@ -1,0 +1,69 @@
+// broadcast.h: fields [R, M, S] that meet a parameter [M] along the middle dimension, forward and with sums over r and s.
+#pragma once
+#include "tiles.h"
+
+namespace fastrecon {
+namespace FASTRECON_ISA {
+namespace {
+// out[i] = parameter of number first + i, for n <= kTile numbers.
+template <typename T>
+FR_INLINE void spread(const T* parameter, std::int64_t M, std::int64_t S, std::int64_t first, std::int64_t n, T* out) {
+  std::int64_t m = first / S % M, left = S - first % S;  // numbers that still meet parameter[m]
+  if (S == 1) {
+    for (std::int64_t i = 0; i < n;) {
+      const std::int64_t run = smaller_of(M - m, n - i);
+      for (std::int64_t k = 0; k < run; ++k) out[i + k] = parameter[m + k];
+      i += run, m = 0;
+    }
+    return;
+  }
+  for (std::int64_t i = 0; i < n;) {
+    const std::int64_t run = smaller_of(left, n - i);
+    for (std::int64_t k = 0; k < run; ++k) out[i + k] = parameter[m];
+    i += run, left = S, m = m + 1 == M ? 0 : m + 1;
+  }
+}
+
+// d_parameter[m] = the sum over r and s of field [R, M, S], which body(first, n, part) writes for the n <= kTile numbers
+// from `first` on. Each task sums a block of at most `rows` rows r, `groups` values m and `length` numbers s in double;
+// blocks start at a number s that is a multiple of `length`, so neighbours along m have no influence.
+template <typename T, typename F>
+FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, std::int64_t reals, T* d_parameter,
+                                const F& body) {
+  using std::int64_t;
+  const int64_t length = smaller_of(S, kTile), groups = smaller_of(M, kTile / length);
+  const int64_t wanted = length < S ? 1 : kTile / (groups * length), rows = wanted > 16 ? wanted : 16;
+  const int64_t row_blocks = tiles_of(R, rows), length_blocks = tiles_of(S, length), group_blocks = tiles_of(M, groups);
+  const int64_t blocks = row_blocks * length_blocks;  // to add up for each m
+  Scratch<double> partial(blocks == 1 ? 0 : blocks * M);
+  parallel(blocks * group_blocks, reals, [&](int64_t task) {
+    const int64_t block = task / group_blocks, m = task % group_blocks * groups;
+    const int64_t s = block % length_blocks * length, r = block / length_blocks * rows;
+    const int64_t count = smaller_of(groups, M - m), size = smaller_of(length, S - s);
+    double total[kTile] = {};
+    for (int64_t row = r; row < smaller_of(r + rows, R); ++row) {
+      T part[kTile];
+      body((row * M + m) * S + s, count * size, part);
+      if (size == 1)
+        for (int64_t i = 0; i < count; ++i) total[i] += part[i];
+      else
+        for (int64_t i = 0; i < count; ++i) total[i] += sum(part + i * size, size);
+    }
+    for (int64_t i = 0; i < count; ++i)
+      if (blocks == 1)
+        d_parameter[m + i] = T(total[i]);
+      else
+        partial.data[block * M + m + i] = total[i];
+  });
+  if (blocks == 1) return;
+  parallel(tiles_of(M), blocks * M, [&](int64_t task) {
+    const int64_t m = task * kTile, n = smaller_of(kTile, M - m);
+    double total[kTile] = {};
+    for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t i = 0; i < n; ++i) total[i] += partial.data[block * M + m + i];
+    for (int64_t i = 0; i < n; ++i) d_parameter[m + i] = T(total[i]);
+  });
+}
+}  // namespace
+}  // namespace FASTRECON_ISA
+}  // namespace fastrecon

@@ -1,0 +1,53 @@
+// kernels.h: the signature of every kernel, once. It declares them, fills the table of each instruction set, and binds them.
+//
+// All csrc/<op>.cpp files and table.cpp are compiled once per instruction set, into namespace fastrecon::FASTRECON_ISA.
+// Addresses are of contiguous arrays of element type `dtype` unless the kernel says otherwise; nothing here knows torch.
+#pragma once
+#include <cstdint>
+
+namespace fastrecon {
+using Address = std::uintptr_t;
+enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 };
+}  // namespace fastrecon
+
+// clang-format off
+#define FASTRECON_KERNELS(K)                                                                                          \
+  K(smoothed_l21_fwd, (int dtype, Address g, Address eps, Address value, Address dual, Address norm,                  \
+                       std::int64_t B, std::int64_t C, std::int64_t N))                                               \
+  K(smoothed_l21_bwd, (int dtype, Address d_value, Address d_dual, Address eps, Address dual, Address norm,           \
+                       Address d_g, Address d_eps, std::int64_t B, std::int64_t C, std::int64_t N))                   \
+  K(soft_threshold_fwd, (int dtype, Address x, Address tau, Address y, std::int64_t R, std::int64_t M,                \
+                         std::int64_t S))                                                                             \
+  K(soft_threshold_bwd, (int dtype, Address d_y, Address x, Address tau, Address d_x, Address d_tau,                  \
+                         std::int64_t R, std::int64_t M, std::int64_t S))                                             \
+  K(group_soft_threshold_fwd, (int dtype, Address g, Address tau, Address y, std::int64_t B, std::int64_t C,          \
+                               std::int64_t N, std::int64_t M))                                                       \
+  K(group_soft_threshold_bwd, (int dtype, Address d_y, Address g, Address tau, Address d_g, Address d_tau,            \
+                               std::int64_t B, std::int64_t C, std::int64_t N, std::int64_t M))                       \
+  K(prox_lp_fwd, (int dtype, Address x, Address lam, Address y, std::int64_t R, std::int64_t M, std::int64_t S,       \
+                  double p))                                                                                          \
+  K(prox_lp_bwd, (int dtype, Address d_y, Address x, Address lam, Address d_x, Address d_lam, std::int64_t R,         \
+                  std::int64_t M, std::int64_t S, double p))                                                          \
+  K(select_descent, (Address u, Address v, Address phi_u, Address phi_v, Address x, Address took_u,                   \
+                     std::int64_t B, std::int64_t bytes))                                                             \
+  K(select_descent_bwd, (Address d_x, Address took_u, Address d_u, Address d_v, std::int64_t B,                       \
+                         std::int64_t bytes))                                                                         \
+  K(shrink_eps, (int dtype, Address grad_f, Address grad_r, Address eps, Address grad, Address norm,                  \
+                 Address eps_next, Address shrunk, std::int64_t B, std::int64_t N, double sigma, double gamma)) \
+  K(feature_gradient_fwd, (int dtype, Address x, Address weights, Address eps, Address value, Address grad,           \
+                           std::int64_t B, std::int64_t Cin, std::int64_t H, std::int64_t W, std::int64_t C,          \
+                           std::int64_t L, double delta, bool final_activation))                                      \
+  K(feature_gradient_vjp, (int dtype, Address d_value, Address d_grad, Address x, Address weights, Address eps,       \
+                           Address d_x, Address d_weights, Address d_eps, std::int64_t B, std::int64_t Cin,           \
+                           std::int64_t H, std::int64_t W, std::int64_t C, std::int64_t L, double delta,              \
+                           bool final_activation))
+// clang-format on
+
+#define FASTRECON_DECLARE(name, args) void name args;
+#define FASTRECON_MEMBER(name, args) void(*name) args;
+
+namespace fastrecon {
+struct Kernels {
+  FASTRECON_KERNELS(FASTRECON_MEMBER)
+};
+}  // namespace fastrecon

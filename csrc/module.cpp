@@ -1,0 +1,112 @@
+// module.cpp: fastrecon._C, the kernels of the best instruction set this machine has, bound with pybind11.
+//
+// FASTRECON_ISA chooses another one (baseline, avx2, avx512, avx512bf16). Arguments are addresses and sizes; each address
+// must be non-zero here, and the Python adapters in fastrecon/ops answer for shapes, types and contiguity.
+#include <pybind11/pybind11.h>
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <vector>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "kernels.h"
+
+namespace py = pybind11;
+
+namespace fastrecon {
+#define FASTRECON_TABLE(isa)   \
+  namespace isa {              \
+  extern const Kernels kTable; \
+  }
+FASTRECON_TABLE(baseline)
+#ifdef FASTRECON_X86
+FASTRECON_TABLE(avx2)
+FASTRECON_TABLE(avx512)
+FASTRECON_TABLE(avx512bf16)
+#endif
+
+struct Isa {
+  const char* name;
+  const Kernels* kernels;
+  bool supported;
+};
+
+std::vector<Isa> instruction_sets() {  // best last
+  std::vector<Isa> sets = {{"baseline", &baseline::kTable, true}};
+#ifdef FASTRECON_X86
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  sets.push_back({"avx2", &avx2::kTable, v3});
+  sets.push_back({"avx512", &avx512::kTable, v4});
+  sets.push_back({"avx512bf16", &avx512bf16::kTable, v4 && __builtin_cpu_supports("avx512bf16")});
+#endif
+  return sets;
+}
+
+Isa choose() {
+  const std::vector<Isa> sets = instruction_sets();
+  const char* forced = std::getenv("FASTRECON_ISA");
+  Isa best = sets.front();
+  std::string valid;
+  for (const Isa& isa : sets) {
+    if (!isa.supported) continue;
+    if (forced && forced == std::string(isa.name)) return isa;
+    best = isa;
+    valid += (valid.empty() ? "" : ", ") + std::string(isa.name);
+  }
+  if (forced && *forced)
+    throw std::runtime_error("FASTRECON_ISA: expected one of " + valid + " on this machine, got " + forced);
+  return best;
+}
+
+template <typename A>
+void check(const char* name, int position, A value) {
+  if constexpr (std::is_same_v<A, Address>) {
+    if (value == 0) throw std::invalid_argument(std::string(name) + ": argument " + std::to_string(position) + " is a null address");
+  } else if constexpr (std::is_same_v<A, std::int64_t>) {
+    if (value < 0) throw std::invalid_argument(std::string(name) + ": argument " + std::to_string(position) + " is a negative size");
+  }
+}
+
+template <typename... Args>
+void bind(py::module_& m, const char* name, void (*kernel)(Args...)) {
+  m.def(name, [name, kernel](Args... args) {
+    int position = 0;
+    (check(name, position++, args), ...);
+    py::gil_scoped_release release;
+    kernel(args...);
+  });
+}
+}  // namespace fastrecon
+
+PYBIND11_MODULE(_C, m) {
+  using namespace fastrecon;
+  const Isa isa = choose();
+#define FASTRECON_BIND(name, args) bind(m, #name, isa.kernels->name);
+  FASTRECON_KERNELS(FASTRECON_BIND)
+  m.def("build_info", [isa] {
+    py::dict info;
+    py::list built, supported;
+    for (const Isa& set : instruction_sets()) {
+      built.append(set.name);
+      if (set.supported) supported.append(set.name);
+    }
+    info["isa"] = isa.name;
+    info["isa_built"] = built;
+    info["isa_supported"] = supported;
+    info["compiler"] = __VERSION__;
+#ifdef _OPENMP
+    info["openmp"] = true;
+    info["threads"] = omp_get_max_threads();
+#else
+    info["openmp"] = false;
+    info["threads"] = 1;
+#endif
+    return info;
+  });
+}

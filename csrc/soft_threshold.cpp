@@ -1,0 +1,85 @@
+// soft_threshold.cpp: the proximal map of tau |x| (CPU). Definition: fastrecon/ops/soft_threshold.py
+//   x, y, d_y, d_x [R, M, S] real or complex   tau, d_tau [M] real
+#include "broadcast.h"
+
+namespace fastrecon {
+namespace FASTRECON_ISA {
+namespace {
+using std::int64_t;
+
+// n <= kTile numbers and their thresholds.
+template <int kWidth, typename T>
+FR_INLINE void fwd_tile(const T* x, const T* tau, T* y, int64_t n) {
+  if (kWidth == 1) {
+    for (int64_t i = 0; i < n; ++i) y[i] = shrink(x[i], tau[i]);
+    return;
+  }
+  T norm[kTile], factor[kTile], factors[kWidth * kTile];
+  norms<kWidth>(x, 1, 0, n, norm);
+  for (int64_t i = 0; i < n; ++i) factor[i] = shrink_factor(norm[i], tau[i]);
+  expand<kWidth>(factor, factors, n);
+  for (int64_t i = 0; i < kWidth * n; ++i) y[i] = x[i] * factors[i];
+}
+
+// d_tau[i] is this number's part of the gradient of its threshold. Complex, with u = x / |x|:
+// d_x = d_y - tau / |x| (d_y - u <u, d_y>) = factor d_y + radial x,  d_tau = -<u, d_y>.
+template <int kWidth, typename T>
+FR_INLINE void bwd_tile(const T* d_y, const T* x, const T* tau, T* d_x, T* d_tau, int64_t n) {
+  if (kWidth == 1) {
+    for (int64_t i = 0; i < n; ++i) {
+      d_x[i] = magnitude(x[i]) > tau[i] ? d_y[i] : T(0);
+      d_tau[i] = x[i] < 0 ? d_x[i] : -d_x[i];
+    }
+    return;
+  }
+  T norm[kTile], inverse[kTile], wide[kWidth * kTile], along[kTile], keep[kWidth * kTile], unit[kWidth * kTile];
+  norms<kWidth>(x, 1, 0, n, norm);
+  for (int64_t i = 0; i < n; ++i) inverse[i] = norm[i] > tau[i] ? 1 / norm[i] : T(0);
+  expand<kWidth>(inverse, wide, n);
+  for (int64_t i = 0; i < kWidth * n; ++i) {
+    unit[i] = x[i] * wide[i];
+    wide[i] = unit[i] * d_y[i];
+  }
+  fold<kWidth>(wide, along, n);
+  for (int64_t i = 0; i < n; ++i) {
+    d_tau[i] = -along[i];
+    along[i] *= tau[i] * inverse[i];
+    inverse[i] = shrink_factor(norm[i], tau[i]);
+  }
+  expand<kWidth>(along, wide, n);
+  expand<kWidth>(inverse, keep, n);
+  for (int64_t i = 0; i < kWidth * n; ++i) d_x[i] = d_y[i] * keep[i] + unit[i] * wide[i];
+}
+
+template <int kWidth, typename T>
+FR_INLINE void fwd(Address x, Address tau, Address y, int64_t R, int64_t M, int64_t S) {
+  const int64_t total = R * M * S;
+  parallel(tiles_of(total), kWidth * total, [=](int64_t task) {
+    const int64_t first = task * kTile, n = smaller_of(kTile, total - first);
+    T t[kTile];
+    spread(reinterpret_cast<const T*>(tau), M, S, first, n, t);
+    fwd_tile<kWidth>(reinterpret_cast<const T*>(x) + kWidth * first, t, reinterpret_cast<T*>(y) + kWidth * first, n);
+  });
+}
+
+template <int kWidth, typename T>
+FR_INLINE void bwd(Address d_y, Address x, Address tau, Address d_x, Address d_tau, int64_t R, int64_t M, int64_t S) {
+  sum_to_parameter(R, M, S, kWidth * R * M * S, reinterpret_cast<T*>(d_tau), [=](int64_t first, int64_t n, T* part) {
+    T t[kTile];
+    spread(reinterpret_cast<const T*>(tau), M, S, first, n, t);
+    bwd_tile<kWidth>(reinterpret_cast<const T*>(d_y) + kWidth * first, reinterpret_cast<const T*>(x) + kWidth * first,
+                     t, reinterpret_cast<T*>(d_x) + kWidth * first, part, n);
+  });
+}
+}  // namespace
+
+void soft_threshold_fwd(int dtype, Address x, Address tau, Address y, int64_t R, int64_t M, int64_t S) {
+  FASTRECON_SHRINKAGE(dtype, fwd, (x, tau, y, R, M, S));
+}
+
+void soft_threshold_bwd(int dtype, Address d_y, Address x, Address tau, Address d_x, Address d_tau, int64_t R,
+                        int64_t M, int64_t S) {
+  FASTRECON_SHRINKAGE(dtype, bwd, (d_y, x, tau, d_x, d_tau, R, M, S));
+}
+}  // namespace FASTRECON_ISA
+}  // namespace fastrecon

@@ -1,0 +1,124 @@
+// tiles.h: work in tiles of a fixed size, in parallel, with sums that are added in the same order on any number of threads.
+//
+// A number has kWidth reals, 1 (real) or 2 (complex, interleaved). Inner loops run over the reals of a tile with unit
+// stride, so the compiler vectorises them; `fold` and `expand` go between the reals and the numbers.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <new>
+
+#include "isa.h"
+#include "scalar_math.h"
+
+// Calls kernel<kWidth, T> for the code of a real or complex type.
+#define FASTRECON_SHRINKAGE(dtype, kernel, arguments)          \
+  switch (dtype) {                                             \
+    case kFloat32: return kernel<1, float> arguments;          \
+    case kFloat64: return kernel<1, double> arguments;         \
+    case kComplex64: return kernel<2, float> arguments;        \
+    case kComplex128: return kernel<2, double> arguments;      \
+  }
+
+namespace fastrecon {
+namespace FASTRECON_ISA {
+namespace {
+constexpr std::int64_t kTile = 256;            // pixels: 32 channels x 256 floats = 32 KiB, one first-level cache
+constexpr std::int64_t kParallelFrom = 1 << 15;  // reals: below, starting threads costs more than it saves
+
+FR_INLINE std::int64_t tiles_of(std::int64_t n, std::int64_t tile = kTile) { return (n + tile - 1) / tile; }
+FR_INLINE std::int64_t smaller_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// body(i) for 0 <= i < tasks, on all threads if there are enough reals to share.
+template <typename F>
+FR_INLINE void parallel(std::int64_t tasks, std::int64_t reals, const F& body) {
+#pragma omp parallel for schedule(static) if (reals >= kParallelFrom)
+  for (std::int64_t i = 0; i < tasks; ++i) body(i);
+}
+
+// Memory that lives as long as one kernel call.
+template <typename T>
+struct Scratch {
+  T* data;
+  FR_INLINE explicit Scratch(std::int64_t n) : data(static_cast<T*>(std::malloc((n + 1) * sizeof(T)))) {
+    if (!data) throw std::bad_alloc();
+  }
+  FR_INLINE ~Scratch() { std::free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+// Sum of n numbers in double, in lanes of one vector that are added at the end.
+template <typename T>
+FR_INLINE double sum(const T* x, std::int64_t n) {
+  constexpr int lanes = kLanes<double>;
+  typedef T Part __attribute__((vector_size(lanes * sizeof(T))));
+  Vec<double> total = {};
+  std::int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    Part part;
+    __builtin_memcpy(&part, x + i, sizeof part);
+    total += __builtin_convertvector(part, Vec<double>);
+  }
+  double result = 0;
+  for (; i < n; ++i) result += x[i];
+  for (int k = 0; k < lanes; ++k) result += total[k];
+  return result;
+}
+
+// out[i] = the sum of the reals of number i.
+template <int kWidth, typename T>
+FR_INLINE void fold(const T* in, T* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = kWidth == 1 ? in[i] : in[2 * i] + in[2 * i + 1];
+}
+
+// out = in, repeated for every real of a number.
+template <int kWidth, typename T>
+FR_INLINE void expand(const T* in, T* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i)
+    for (int k = 0; k < kWidth; ++k) out[kWidth * i + k] = in[i];
+}
+
+// Sums of squares below this may have lost digits to underflow.
+template <typename T>
+constexpr T kSmallSquare = sizeof(T) == 4 ? T(0x1p-100) : T(0x1p-960);
+
+// norm[i] = |g[:, i]| for n <= kTile numbers of C channels `stride` reals apart. Where the sum of squares leaves the range
+// of T, and only there, it is formed again from g / max |g|.
+template <int kWidth, typename T>
+FR_INLINE void norms(const T* g, std::int64_t C, std::int64_t stride, std::int64_t n, T* norm) {
+  T square[kWidth * kTile] = {}, folded[kTile];
+  for (std::int64_t c = 0; c < C; ++c)
+    for (std::int64_t i = 0; i < kWidth * n; ++i) square[i] += g[c * stride + i] * g[c * stride + i];
+  fold<kWidth>(square, folded, n);
+  int unsafe = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    unsafe |= !(folded[i] >= kSmallSquare<T> && folded[i] <= std::numeric_limits<T>::max());
+    norm[i] = square_root(folded[i]);
+  }
+  if (!unsafe) return;
+  T largest[kWidth * kTile] = {}, scale[kWidth * kTile], again[kTile];
+  for (std::int64_t c = 0; c < C; ++c)
+    for (std::int64_t i = 0; i < kWidth * n; ++i) largest[i] = at_least(magnitude(g[c * stride + i]), largest[i]);
+  for (std::int64_t i = 0; i < n; ++i) {
+    T m = largest[kWidth * i];
+    for (int k = 1; k < kWidth; ++k) m = at_least(m, largest[kWidth * i + k]);
+    again[i] = m > 0 && m <= std::numeric_limits<T>::max() ? m : T(1);
+  }
+  expand<kWidth>(again, scale, n);
+  for (std::int64_t i = 0; i < kWidth * n; ++i) square[i] = 0;
+  for (std::int64_t c = 0; c < C; ++c)
+    for (std::int64_t i = 0; i < kWidth * n; ++i) {
+      const T q = g[c * stride + i] / scale[i];
+      square[i] += q * q;
+    }
+  for (std::int64_t i = 0; i < n; ++i) {
+    const bool safe = folded[i] >= kSmallSquare<T> && folded[i] <= std::numeric_limits<T>::max();
+    T s = square[kWidth * i];
+    for (int k = 1; k < kWidth; ++k) s += square[kWidth * i + k];
+    norm[i] = safe ? norm[i] : again[i] * square_root(s);
+  }
+}
+}  // namespace
+}  // namespace FASTRECON_ISA
+}  // namespace fastrecon

@@ -1,0 +1,25 @@
+"""fastrecon: the fast engine for learned image reconstruction that provably converges."""
+
+from importlib.metadata import version
+
+from fastrecon import fidelity, linesearch, metrics, operators, ops, regulariser, solvers
+from fastrecon.models import Reconstructor, Result, load, pretrained
+from fastrecon.registry import backends
+
+__version__ = version("fastrecon")
+
+__all__ = [
+    "Reconstructor",
+    "Result",
+    "__version__",
+    "backends",
+    "fidelity",
+    "linesearch",
+    "load",
+    "metrics",
+    "operators",
+    "ops",
+    "pretrained",
+    "regulariser",
+    "solvers",
+]

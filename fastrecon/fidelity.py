@@ -1,0 +1,49 @@
+"""Data fidelity: f(x) = |A x - y|^2 / 2 and its gradient."""
+
+import torch
+from torch import Tensor, nn
+
+from fastrecon.operators.base import LinearOperator
+
+
+def sum_of_squares(t: Tensor) -> Tensor:
+    """|t_i|^2 of every image of t [B, ...]: [B], added up in float64, in an order that does not depend on B."""
+    wide = torch.complex128 if t.is_complex() else torch.float64
+    return torch.stack([torch.linalg.vector_norm(one, dtype=wide) for one in t]).square()
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a_i, b_i> of every image of two real batches [B, ...]: [B], float64, in an order that does not depend on B."""
+    return torch.stack([(p.double() * q.double()).sum() for p, q in zip(a, b, strict=True)])
+
+
+class LeastSquares(nn.Module):
+    """f(x) = |A x - y|^2 / 2 for images x [B, C, H, W] and measurements y [B, ...]."""
+
+    def __init__(self, operator: LinearOperator):
+        super().__init__()
+        self.operator = operator
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        """A x - y."""
+        return self.operator(x) - y
+
+    def value_of(self, residual: Tensor) -> Tensor:
+        """f [B] in float64 from the residual."""
+        return sum_of_squares(residual) / 2
+
+    def grad_of(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The gradient like x from the residual at x."""
+        return self.operator.adjoint(residual, x.shape[-2:])
+
+    def value(self, x: Tensor, y: Tensor) -> Tensor:
+        """f(x) [B] in float64."""
+        return self.value_of(self.residual(x, y))
+
+    def grad(self, x: Tensor, y: Tensor) -> Tensor:
+        """The gradient of f at x, like x."""
+        return self.grad_of(self.residual(x, y), x)
+
+    def change(self, grad: Tensor, d: Tensor) -> Tensor:
+        """f(x + d) - f(x) [B] from the gradient at x: <grad, d> + |A d|^2 / 2, free of cancellation."""
+        return inner(grad, d) + sum_of_squares(self.operator(d)) / 2

@@ -1,0 +1,43 @@
+"""Line search of many images at once: each has its own step, its own trials, its own end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Search:
+    """Per image: the step, whether it was accepted, and how many were tried."""
+
+    step: Tensor
+    accepted: Tensor
+    trials: Tensor
+
+
+def backtrack(
+    accept: Callable[[Tensor, Tensor], Tensor], step: Tensor, shrink: float = 0.5, max_trials: int = 60
+) -> Search:
+    """Shrinks each step until it is accepted.
+
+    Args:
+        accept: `accept(step, which)` says for the images `which` [P] whether their steps [P] will do, [P] bool. It is
+            asked about an image only until it accepts: what it keeps of its last call belongs to the accepted step.
+        step: first steps [B], > 0.
+        shrink: factor between trials, in (0, 1).
+        max_trials: an image that accepts none of so many keeps its last step, not accepted.
+    """
+    step, trials = step.clone(), torch.zeros_like(step, dtype=torch.int64)
+    accepted = torch.zeros_like(step, dtype=torch.bool)
+    which = torch.arange(len(step), device=step.device)
+    for trial in range(max_trials):
+        if trial:
+            step[which] *= shrink
+        good = accept(step[which], which)
+        trials[which] += 1
+        accepted[which] = good
+        which = which[~good]
+        if len(which) == 0:
+            break
+    return Search(step, accepted, trials)

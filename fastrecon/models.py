@@ -1,0 +1,219 @@
+"""Trained models: measurements in, images with their certificates out; saved as safetensors."""
+
+import json
+import math
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from fastrecon import io
+from fastrecon.checks import describe, expect
+from fastrecon.operators import BlockSensing, random_phi
+from fastrecon.operators.base import through
+from fastrecon.operators.block_sensing import product_per_image
+from fastrecon.report import Report
+from fastrecon.solvers import LDA, AGDNet, GDNet
+from fastrecon.solvers.descent import UnrolledDescent
+
+FORMAT = 1
+METHODS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
+
+
+@dataclass(frozen=True)
+class Result:
+    """x [B, 1, H, W], of the kind the measurements were, and the certificate of every image."""
+
+    x: Any
+    report: Report
+
+
+class Reconstructor(nn.Module):
+    """A trained method for one sampling matrix: x0 = Q y for every block, then the solver.
+
+    Args:
+        operator: the sampling A; it must be the solver's.
+        solver: LDA, GDNet or AGDNet.
+        q: least-squares start [block * block, m], A Q = I.
+        meta: facts to keep with the model: `task`, `ratio`, `name`, `training`, and `phi_seed` if random_phi made Phi.
+        blockwise: whether every block is an image of its own, as in the paper; else the regulariser sees the whole
+            image, which leaves no block edges.
+    """
+
+    q: Tensor
+
+    def __init__(self, operator: BlockSensing, solver: Any, q: Tensor, meta: dict[str, Any], blockwise: bool = False):
+        super().__init__()
+        n, m = operator.phi.shape[::-1]
+        expect(q.shape == (n, m), "Reconstructor", "q", f"a matrix ({n}, {m})", describe(q))
+        expect(
+            solver.fidelity.operator is operator, "Reconstructor", "operator", "the operator of the solver", "another"
+        )
+        self.operator, self.solver, self.blockwise = operator, solver, blockwise
+        self.register_buffer("q", q)
+        self.meta = dict(meta)
+
+    def start(self, y: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """x0 [B, 1, H, W] from y [B, rows, cols, m], cropped to `size`."""
+        return self.operator.to_image(product_per_image(y, self.q.T), size)
+
+    @torch.no_grad()
+    def forward(self, y: Any, size: tuple[int, int] | None = None, rigorous: bool = False, **options: Any) -> Result:
+        """Reconstructs images from their measurements.
+
+        Args:
+            y: [B, rows, cols, m], a tensor on the model's device or an array; computed in the model's precision.
+            size: (H, W) of the images, to which the last blocks are cropped; else whole blocks.
+            rigorous: whether to continue from the trained phases to convergence (LDA.solve).
+            options: of LDA.solve, or `history`.
+
+        Raises:
+            ValueError: y has another number of measurements per block, another device, NaN or Inf; size does not fit;
+                the method has no rigorous mode.
+        """
+        able = not rigorous or hasattr(self.solver, "solve")
+        expect(
+            able, "reconstruct", "rigorous", "a method with a convergence guarantee (LDA)", type(self.solver).__name__
+        )
+        reports: list[Report] = []
+
+        def run(y: Tensor) -> Tensor:
+            self._check(y)
+            y = y.to(self.q.dtype)
+            x, report = (
+                self._blocks(y, size, rigorous, options) if self.blockwise else self._image(y, size, rigorous, options)
+            )
+            reports.append(report)
+            return x
+
+        x = through(y, run)
+        return Result(x, reports[0])
+
+    def _image(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
+        x0 = self.start(y, size)
+        return self.solver.solve(y, x0, **options) if rigorous else self.solver(y, x0, **options)
+
+    def _blocks(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
+        count, rows, cols, m = y.shape
+        x, report = self._image(y.reshape(-1, 1, 1, m), None, rigorous, options)
+        return self.operator.to_image(x.reshape(count, rows, cols, -1), size), report.merged(rows * cols)
+
+    def _check(self, y: Tensor) -> None:
+        m = self.q.shape[1]
+        expect(
+            y.ndim == 4 and y.is_floating_point(),
+            "reconstruct",
+            "y",
+            f"real measurements [B, rows, cols, {m}]",
+            describe(y),
+        )
+        ratio = f" (ratio {self.meta['ratio']:g}%)" if "ratio" in self.meta else ""
+        got = f"{y.shape[3]} ({100 * y.shape[3] / len(self.q):.0f}% of the {len(self.q)} pixels)"
+        expect(y.shape[3] == m, "reconstruct", "y", f"{m} measurements per block{ratio}", got)
+        expect(y.device == self.q.device, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
+        bad = (~torch.isfinite(y)).flatten(1).sum(1)
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            expect(False, "reconstruct", "y", "finite measurements", f"{int(bad[first])} NaN or Inf in image {first}")
+
+    def save(self, path: str | Path) -> None:
+        """Writes weights, start and metadata as one safetensors file; it appears complete or not at all.
+
+        A sampling matrix that `random_phi(m, n, meta["phi_seed"])` makes is left out and made again by `load`.
+        """
+        names = {kind: name for name, kind in METHODS.items()}
+        meta = self.meta | self.solver.hyperparameters()
+        meta |= {
+            "format": FORMAT,
+            "method": names[type(self.solver)],
+            "block": self.operator.block,
+            "blockwise": self.blockwise,
+        }
+        tensors = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("fidelity.")} | {"q": self.q}
+        phi, seed = self.operator.phi.detach(), meta.get("phi_seed")
+        if seed is None or not torch.equal(random_phi(phi.shape[0], phi.shape[1], seed).to(phi), phi):
+            tensors["phi"] = phi
+        else:
+            meta["phi_sample"] = _sample(phi)
+        data = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"fastrecon": json.dumps(meta)})
+        with io.atomic(path) as file:
+            file.write(data)
+
+
+def _sample(phi: Tensor) -> list[float]:
+    """A few entries that tell whether a matrix made from its seed is the one of the training."""
+    return phi.flatten()[:: max(1, phi.numel() // 7)].tolist()
+
+
+def pretrained() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(p.name.removesuffix(".safetensors") for p in _shipped().iterdir() if p.name.endswith(".safetensors"))
+
+
+def _shipped() -> Any:
+    return resources.files("fastrecon.weights")
+
+
+def load(name: str | Path) -> Reconstructor:
+    """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unknown name, or a damaged or foreign file.
+    """
+    if str(name) in pretrained():
+        with resources.as_file(_shipped() / f"{name}.safetensors") as path:
+            return _read(path)
+    is_path = isinstance(name, Path) or name.endswith(".safetensors") or Path(name).exists()
+    expect(
+        is_path,
+        "load",
+        "name",
+        f"one of {', '.join(pretrained()) or '(none shipped)'} or a .safetensors file",
+        repr(name),
+    )
+    return _read(io.existing(name))
+
+
+def _read(path: Path) -> Reconstructor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("fastrecon")
+            # copies start on 64 bytes, where vendor products round as they did before saving
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f"load: {path}: expected a model file, got a damaged or foreign one ({e})") from e
+    expect(text is not None, "load", str(path), "a model file", "a safetensors file of another program")
+    meta = json.loads(text or "")
+    expect(meta.get("format") == FORMAT, "load", str(path), f"format {FORMAT}", f"{meta.get('format')}")
+    try:
+        return _rebuild(meta, tensors)
+    except (KeyError, TypeError, RuntimeError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise ValueError(
+            f"load: {path}: expected a complete model, got a damaged file ({type(e).__name__}: {reason})"
+        ) from e
+
+
+def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Reconstructor:
+    method, q = METHODS[meta["method"]], tensors.pop("q")
+    phi = tensors.pop("phi", None)
+    if phi is None:
+        phi = random_phi(q.shape[1], q.shape[0], meta["phi_seed"]).to(q)
+        same = all(math.isclose(a, b, abs_tol=1e-5) for a, b in zip(_sample(phi), meta.pop("phi_sample"), strict=True))
+        if not same:
+            raise RuntimeError(f"the sampling matrix of seed {meta['phi_seed']} comes out differently on this machine")
+    operator = BlockSensing(phi, meta["block"])
+    names = method(operator, phases=1).hyperparameters()
+    solver = method(operator, **{k: meta[k] for k in names}).to(q.dtype)
+    found = solver.load_state_dict(tensors, strict=False)
+    missing = [k for k in found.missing_keys if not k.startswith("fidelity.")]
+    if missing or found.unexpected_keys:
+        raise RuntimeError(f"parameters missing: {missing}, unknown: {found.unexpected_keys}")
+    kept = {k: v for k, v in meta.items() if k not in {*names, "format", "method", "block", "blockwise"}}
+    return Reconstructor(operator, solver, q, kept, meta["blockwise"]).eval()

@@ -1,0 +1,1 @@
+"""Networks that methods are made of."""

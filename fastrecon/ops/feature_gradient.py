@@ -1,0 +1,254 @@
+"""The learned regulariser's value and gradient in one call, and the derivative that training through it needs.
+
+Features g(x) = W_L * a(W_{L-1} * ... a(W_1 * x)) with 3x3 kernels, zero padding, no bias, and the smoothed ReLU a of
+radius delta; r_eps(x) = sum_i h_eps(|g_i(x)|), |g_i| over channels; gradient J_g(x)^T y*, y*_i = g_i / max(|g_i|, eps).
+Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction
+(arXiv:2007.11245), eqs. (8)-(10) and (33).
+
+The derivative of the gradient in closed form: with cotangents v of the value and G of the gradient, G . grad r_eps is the
+derivative of r_eps along G, so its gradients are one tangent pass of the features along G and two transposed passes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, conv_transpose2d
+
+from fastrecon.checks import accepts_arrays, describe, expect, per_image
+from fastrecon.registry import define, extension
+
+_DTYPES = {torch.float32: 0, torch.float64: 1}
+
+
+def smoothed_relu(t: Tensor, delta: float) -> Tensor:
+    """a(t) = 0, (t + delta)^2 / (4 delta), t for t below, within and above [-delta, delta] (eq. 33)."""
+    return (t.clamp(-delta, delta) + delta).square() / (4 * delta) + (t - delta).clamp_min(0)
+
+
+def smoothed_relu_slope(h: Tensor, delta: float) -> Tensor:
+    """a'(t) from h = a(t): min(1, sqrt(h / delta))."""
+    return (h / delta).clamp_max(1).sqrt()
+
+
+def features(x: Tensor, weights: Sequence[Tensor], delta: float, final_activation: bool = False) -> list[Tensor]:
+    """[a(W_1 x), ..., g(x)]: every layer's output, [B, C, H, W] each."""
+    h = [x]
+    for layer, w in enumerate(weights, 1):
+        t = conv2d(h[-1], w, padding=w.shape[-1] // 2)
+        h.append(smoothed_relu(t, delta) if final_activation or layer < len(weights) else t)
+    return h[1:]
+
+
+def _smoothed_norm(g: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """(value [B], n [B, 1, H, W]) with n = max(|g|, eps), safe to differentiate at g = 0."""
+    e = eps[:, None, None, None]
+    square = g.square().sum(1, keepdim=True)
+    small = square <= e.square()
+    n = torch.where(small, e.square(), square).sqrt()
+    return torch.where(small, square / (2 * e), n - e / 2).flatten(1).sum(1), n
+
+
+def feature_gradient_fwd_ref(
+    x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool
+) -> tuple[Tensor, Tensor]:
+    """The definition, differentiable by autograd. Returns value [B] and gradient like x."""
+    h = features(x, weights, delta, final_activation)
+    value, n = _smoothed_norm(h[-1], eps)
+    z = h[-1] / n
+    for layer in reversed(range(len(weights))):
+        if layer < len(weights) - 1 or final_activation:
+            z = z * smoothed_relu_slope_at(h[layer], delta)
+        z = conv_transpose2d(z, weights[layer], padding=weights[layer].shape[-1] // 2)
+    return value, z
+
+
+def smoothed_relu_slope_at(h: Tensor, delta: float) -> Tensor:
+    """a' from h = a(t), differentiable in h where 0 < h < delta and constant elsewhere."""
+    inside = (h > 0) & (h < delta)
+    return torch.where(inside, torch.where(inside, h / delta, 1).sqrt(), (h > 0).to(h.dtype))
+
+
+def feature_gradient_vjp_ref(
+    d_value: Tensor, d_grad: Tensor, x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The definition in closed form. Returns d_x like x, d_weights like weights, d_eps [B]."""
+    e = eps[:, None, None, None]
+    pads = [w.shape[-1] // 2 for w in weights]
+    h, dot = [x], [d_grad]  # outputs of the layers and their tangents along d_grad
+    slope = []
+    last = len(weights) - 1
+    for layer, w in enumerate(weights):
+        t, dt = (conv2d(s, w, padding=pads[layer]) for s in (h[-1], dot[-1]))
+        active = final_activation or layer < last
+        slope.append(((t + delta) / (2 * delta)).clamp(0, 1) if active else torch.ones_like(t))
+        curve = torch.where(t.abs() < delta, dt / (2 * delta), 0) if active else torch.zeros_like(t)
+        h.append(smoothed_relu(t, delta) if active else t)
+        dot.append(slope[-1] * dt)
+        slope[-1] = torch.stack((slope[-1], curve))  # a' and a'' times the tangent
+    g, dg = h.pop(), dot.pop()
+    square = g.square().sum(1, keepdim=True)
+    small = square <= e.square()
+    n = torch.where(small, e.square(), square).sqrt()
+    y = g / n
+    along = (y * dg).sum(1, keepdim=True)
+    dy = torch.where(small, dg / e, (dg - y * along) / n)
+    v = d_value[:, None, None, None]
+    d_eps = torch.where(small, -v * square / (2 * e.square()) - along / e, -v / 2).flatten(1).sum(1)
+    q, r = y, dy + v * y
+    d_weights = [torch.empty(0)] * len(weights)
+    for layer in reversed(range(len(weights))):
+        a1, a2 = slope[layer]
+        z, s = a1 * q, a1 * r + a2 * q
+        d_weights[layer] = _weight_gradient(h[layer], s, weights[layer]) + _weight_gradient(dot[layer], z, weights[layer])
+        q, r = (conv_transpose2d(c, weights[layer], padding=pads[layer]) for c in (z, s))
+    return r, d_weights, d_eps
+
+
+def _weight_gradient(source: Tensor, cotangent: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.aten.convolution_backward(
+        cotangent, source, weight, None, [1, 1], [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1, [False, True, False]
+    )[1]
+
+
+def _flat_weights(weights: Sequence[Tensor]) -> Tensor:
+    """All kernels in one contiguous vector, as the compiled code reads them."""
+    return torch.cat([w.reshape(-1) for w in weights])
+
+
+def _has_kernel(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """The compiled chain: at least two layers of 3x3 kernels with equal widths, one or two input channels."""
+    width = weights[0].shape[0]
+    return (
+        x.dtype in _DTYPES
+        and x.shape[1] <= 2
+        and len(weights) >= 2
+        and all(w.shape == (width, width if k else x.shape[1], 3, 3) for k, w in enumerate(weights))
+    )
+
+
+def _fwd_cpu(x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool):  # noqa: ANN202
+    if not _has_kernel(x, weights) or x.numel() == 0:
+        return NotImplemented
+    x, flat, eps = x.contiguous(), _flat_weights(weights), eps.contiguous()
+    value, grad = torch.empty_like(eps), torch.empty_like(x)
+    extension().feature_gradient_fwd(  # type: ignore[union-attr]
+        _DTYPES[x.dtype], x.data_ptr(), flat.data_ptr(), eps.data_ptr(), value.data_ptr(), grad.data_ptr(),
+        *x.shape, weights[0].shape[0], len(weights), delta, final_activation,
+    )  # fmt: skip
+    return value, grad
+
+
+def _vjp_cpu(
+    d_value: Tensor, d_grad: Tensor, x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool
+):  # noqa: ANN202
+    if not _has_kernel(x, weights) or x.numel() == 0:
+        return NotImplemented
+    d_value, d_grad, x, eps = (t.contiguous() for t in (d_value, d_grad, x, eps))
+    flat = _flat_weights(weights)
+    d_x, d_flat, d_eps = torch.empty_like(x), torch.empty_like(flat), torch.empty_like(eps)
+    extension().feature_gradient_vjp(  # type: ignore[union-attr]
+        _DTYPES[x.dtype], d_value.data_ptr(), d_grad.data_ptr(), x.data_ptr(), flat.data_ptr(), eps.data_ptr(),
+        d_x.data_ptr(), d_flat.data_ptr(), d_eps.data_ptr(),
+        *x.shape, weights[0].shape[0], len(weights), delta, final_activation,
+    )  # fmt: skip
+    parts = d_flat.split([w.numel() for w in weights])
+    return d_x, [p.view_as(w).clone() for p, w in zip(parts, weights, strict=True)], d_eps
+
+
+_fwd = define(
+    "feature_gradient_fwd(Tensor x, Tensor[] weights, Tensor eps, float delta, bool final_activation)"
+    " -> (Tensor value, Tensor grad)",
+    "feature_gradient",
+    ref=feature_gradient_fwd_ref,
+    cpu=_fwd_cpu,
+)
+_vjp = define(
+    "feature_gradient_vjp(Tensor d_value, Tensor d_grad, Tensor x, Tensor[] weights, Tensor eps, float delta,"
+    " bool final_activation) -> (Tensor d_x, Tensor[] d_weights, Tensor d_eps)",
+    "feature_gradient",
+    ref=feature_gradient_vjp_ref,
+    cpu=_vjp_cpu,
+)
+
+
+class _Vjp(torch.autograd.Function):
+    """The derivative of FeatureGradient; its own derivative differentiates the definition."""
+
+    @staticmethod
+    def forward(d_value, d_grad, x, eps, delta, final_activation, *weights):  # noqa: ANN001, ANN205, D102
+        d_x, d_weights, d_eps = _vjp(d_value, d_grad, x, list(weights), eps, delta, final_activation)
+        return d_x, d_eps, *d_weights
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: ANN001, ANN205, D102
+        d_value, d_grad, x, eps, ctx.delta, ctx.final_activation, *weights = inputs
+        ctx.save_for_backward(d_value, d_grad, x, eps, *weights)
+
+    @staticmethod
+    def backward(ctx, *cotangents):  # noqa: ANN001, ANN205, D102
+        with torch.enable_grad():
+            saved = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            d_value, d_grad, x, eps, *weights = saved
+            d_x, d_weights, d_eps = feature_gradient_vjp_ref(
+                d_value, d_grad, x, weights, eps, ctx.delta, ctx.final_activation
+            )
+            outputs = [d_x, d_eps, *d_weights]
+            pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if c is not None and o.requires_grad]
+            grads = torch.autograd.grad(*zip(*pairs, strict=True), saved, allow_unused=True)
+        return *grads[:4], None, None, *grads[4:]
+
+
+class FeatureGradient(torch.autograd.Function):
+    """Value and gradient of r_eps, differentiable in x, eps and the weights."""
+
+    @staticmethod
+    def forward(x, eps, delta, final_activation, *weights):  # noqa: ANN001, ANN205, D102
+        return _fwd(x, list(weights), eps, delta, final_activation)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: ANN001, ANN205, D102
+        x, eps, ctx.delta, ctx.final_activation, *weights = inputs
+        ctx.save_for_backward(x, eps, *weights)
+
+    @staticmethod
+    def backward(ctx, d_value, d_grad):  # noqa: ANN001, ANN205, D102
+        x, eps, *weights = ctx.saved_tensors
+        d_x, d_eps, *d_weights = _Vjp.apply(d_value, d_grad, x, eps, ctx.delta, ctx.final_activation, *weights)
+        return d_x, d_eps, None, None, *d_weights
+
+
+@accepts_arrays
+def feature_gradient(
+    x: Tensor, weights: Sequence[Tensor], eps: float | Tensor, delta: float = 0.01, final_activation: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Value and gradient of the learned regulariser r_eps(x) = sum_i h_eps(|g_i(x)|) in one call.
+
+    Args:
+        x: images [B, C, H, W].
+        weights: convolution kernels [C_out, C_in, k, k] of the layers, k odd; no bias.
+        eps: smoothing radius, > 0: a number, or [B].
+        delta: radius of the smoothed ReLU, > 0.
+        final_activation: whether the last layer is activated too (as the paper writes; the authors' code does not).
+
+    Returns:
+        value [B] and gradient like x, both differentiable in x, weights and eps.
+
+    Raises:
+        ValueError: shapes, types or devices do not fit.
+
+    Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
+    """
+    op = "feature_gradient"
+    expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real [B, C, H, W]", describe(x))
+    expect(len(weights) > 0, op, "weights", "at least one convolution kernel", "none")
+    expect(delta > 0, op, "delta", "a number > 0", delta)
+    channels = x.shape[1]
+    for k, w in enumerate(weights):
+        expect(
+            w.ndim == 4 and w.shape[1] == channels and w.shape[2] == w.shape[3] and w.shape[2] % 2 == 1,
+            op, f"weights[{k}]", f"[C_out, {channels}, k, k] with odd k", tuple(w.shape),
+        )  # fmt: skip
+        expect(w.dtype == x.dtype and w.device == x.device, op, f"weights[{k}]", f"{x.dtype} on {x.device}", describe(w))
+        channels = w.shape[0]
+    return FeatureGradient.apply(x, per_image(eps, x, op, "eps"), float(delta), bool(final_activation), *weights)

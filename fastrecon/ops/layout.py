@@ -1,0 +1,40 @@
+"""How public ops lay their arguments out for the kernels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastrecon.checks import expect
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}  # codes of csrc/kernels.h
+
+
+def real_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of |x|."""
+    return x.dtype.to_real() if x.dtype.is_complex else x.dtype
+
+
+def strength(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor:
+    """`value`, a number >= 0 or a real tensor, as a tensor with the real dtype and the device of x."""
+    if not isinstance(value, Tensor):
+        expect(value >= 0, op, argument, "a number >= 0", value)
+        return torch.full((), value, dtype=real_dtype(x), device=x.device)
+    expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
+    expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
+    return value.to(x.device, real_dtype(x))
+
+
+def collapse(x: Tensor, tau: Tensor, op: str, argument: str) -> tuple[Tensor, Tensor]:
+    """Views x as [R, M, S] and tau, broadcastable to x, as [M], so that x[r, m, s] meets tau[m].
+
+    tau is expanded only across dimensions between two of its own along which it does not vary.
+    """
+    size, shape = tuple(x.shape), (1,) * (x.ndim - tau.ndim) + tuple(tau.shape)
+    fits = len(shape) == len(size) and all(t in (1, s) for t, s in zip(shape, size, strict=True))
+    expect(fits, op, argument, f"a number or a shape that broadcasts to {size}", tuple(tau.shape))
+    own = [d for d, t in enumerate(shape) if t != 1]
+    first, last = (own[0], own[-1] + 1) if own else (0, 0)
+    rows, inner, columns = math.prod(size[:first]), math.prod(size[first:last]), math.prod(size[last:])
+    tau = tau.reshape(shape[first:last]).expand(size[first:last]).reshape(inner)
+    return x.contiguous().view(rows, inner, columns), tau.contiguous()

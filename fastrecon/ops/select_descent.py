@@ -1,0 +1,196 @@
+"""The two decisions of an LDA iteration, per image: which candidate to keep, and whether to shrink the smoothing radius.
+
+Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction
+(arXiv:2007.11245), Algorithm 1, lines 5-9.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastrecon.checks import accepts_arrays, describe, expect, per_image
+from fastrecon.ops.layout import DTYPES
+from fastrecon.registry import define, extension
+
+
+def select_descent_ref(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
+    """The definition, u and v [B, N], phi [B]: x like u, took_u bool [B]. NaN counts as higher than any number."""
+    took_u = (phi_u <= phi_v) | (phi_v.isnan() & ~phi_u.isnan())
+    return torch.where(took_u[:, None], u, v), took_u
+
+
+def select_descent_bwd_ref(d_x: Tensor, took_u: Tensor) -> tuple[Tensor, Tensor]:
+    """The definition of the derivative: d_x to the candidate that was kept, 0 to the other."""
+    return torch.where(took_u[:, None], d_x, 0), torch.where(took_u[:, None], 0, d_x)
+
+
+def shrink_eps_ref(
+    grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The definition, gradients [B, N], eps [B]: grad like grad_f, norm float64 [B], eps_next [B], shrunk bool [B]."""
+    grad = grad_f + grad_r
+    norm = torch.linalg.vector_norm(grad, dim=1, dtype=torch.promote_types(grad.dtype, torch.float64)).double()
+    shrunk = norm < sigma * gamma * eps.double()
+    return grad, norm, torch.where(shrunk, gamma * eps, eps), shrunk
+
+
+def _select_cpu(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor):
+    if u.numel() == 0:
+        return NotImplemented
+    u, v, phi_u, phi_v = u.contiguous(), v.contiguous(), phi_u.double().contiguous(), phi_v.double().contiguous()
+    x, took_u = torch.empty_like(u), torch.empty_like(phi_u, dtype=torch.bool)
+    extension().select_descent(  # type: ignore[union-attr]
+        u.data_ptr(), v.data_ptr(), phi_u.data_ptr(), phi_v.data_ptr(), x.data_ptr(), took_u.data_ptr(),
+        u.shape[0], u.shape[1] * u.element_size(),
+    )  # fmt: skip
+    return x, took_u
+
+
+def _select_bwd_cpu(d_x: Tensor, took_u: Tensor):
+    if d_x.numel() == 0:
+        return NotImplemented
+    d_x, took_u = d_x.contiguous(), took_u.contiguous()
+    d_u, d_v = torch.empty_like(d_x), torch.empty_like(d_x)
+    extension().select_descent_bwd(  # type: ignore[union-attr]
+        d_x.data_ptr(), took_u.data_ptr(), d_u.data_ptr(), d_v.data_ptr(),
+        d_x.shape[0], d_x.shape[1] * d_x.element_size(),
+    )  # fmt: skip
+    return d_u, d_v
+
+
+def _shrink_cpu(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma: float):
+    real = grad_f.dtype.to_real() if grad_f.is_complex() else grad_f.dtype
+    if grad_f.dtype not in DTYPES or grad_r.dtype != grad_f.dtype or eps.dtype != real or grad_f.numel() == 0:
+        return NotImplemented
+    grad_f, grad_r, eps = grad_f.contiguous(), grad_r.contiguous(), eps.contiguous()
+    grad, norm = torch.empty_like(grad_f), torch.empty_like(eps, dtype=torch.float64)
+    eps_next, shrunk = torch.empty_like(eps), torch.empty_like(eps, dtype=torch.bool)
+    extension().shrink_eps(  # type: ignore[union-attr]
+        DTYPES[real], grad_f.data_ptr(), grad_r.data_ptr(), eps.data_ptr(), grad.data_ptr(), norm.data_ptr(),
+        eps_next.data_ptr(), shrunk.data_ptr(), grad.shape[0], grad.shape[1] * (2 if grad.is_complex() else 1),
+        sigma, gamma,
+    )  # fmt: skip
+    return grad, norm, eps_next, shrunk
+
+
+_select = define(
+    "select_descent(Tensor u, Tensor v, Tensor phi_u, Tensor phi_v) -> (Tensor x, Tensor took_u)",
+    "select_descent",
+    ref=select_descent_ref,
+    cpu=_select_cpu,
+)
+_select_bwd = define(
+    "select_descent_bwd(Tensor d_x, Tensor took_u) -> (Tensor d_u, Tensor d_v)",
+    "select_descent",
+    ref=select_descent_bwd_ref,
+    cpu=_select_bwd_cpu,
+)
+_shrink = define(
+    "shrink_eps(Tensor grad_f, Tensor grad_r, Tensor eps, float sigma, float gamma)"
+    " -> (Tensor grad, Tensor norm, Tensor eps_next, Tensor shrunk)",
+    "select_descent",
+    ref=shrink_eps_ref,
+    cpu=_shrink_cpu,
+)
+
+
+class SelectDescent(torch.autograd.Function):
+    """The kept candidate, differentiable in it alone: the choice itself is not differentiated."""
+
+    @staticmethod
+    def forward(u, v, phi_u, phi_v):  # noqa: D102
+        return _select(u, v, phi_u, phi_v)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: D102
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_x, _):  # noqa: D102
+        return *_select_bwd(d_x, *ctx.saved_tensors), None, None
+
+
+class ShrinkEps(torch.autograd.Function):
+    """The smoothed gradient and the next radius, which is differentiable in the last one: a product of factors gamma."""
+
+    @staticmethod
+    def forward(grad_f, grad_r, eps, sigma, gamma):  # noqa: D102
+        return _shrink(grad_f, grad_r, eps, sigma, gamma)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: D102
+        grad, norm, _, shrunk = output
+        ctx.gamma = inputs[4]
+        ctx.mark_non_differentiable(grad, norm, shrunk)
+        ctx.save_for_backward(shrunk)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_grad, d_norm, d_eps, d_shrunk):  # noqa: D102
+        (shrunk,) = ctx.saved_tensors
+        return None, None, torch.where(shrunk, ctx.gamma * d_eps, d_eps), None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.contiguous().view(x.shape[0], math.prod(x.shape[1:]))
+
+
+@accepts_arrays
+def select_descent(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keeps, for each image, u if phi_u <= phi_v and v otherwise; NaN counts as higher than any number.
+
+    Args:
+        u: candidates of the split step [B, ...], real or complex.
+        v: candidates of the plain gradient step, the safeguard, like u.
+        phi_u: objective at u [B], in any real dtype.
+        phi_v: objective at v [B].
+
+    Returns:
+        x like u, differentiable in the candidate that was kept, and took_u, bool [B].
+
+    Raises:
+        ValueError: shapes, types or devices do not fit.
+    """
+    op = "select_descent"
+    expect(u.ndim >= 1, op, "u", "[B, ...]", describe(u))
+    expect(v.shape == u.shape and v.dtype == u.dtype and v.device == u.device, op, "v", describe(u), describe(v))
+    for argument, phi in (("phi_u", phi_u), ("phi_v", phi_v)):
+        fits = phi.shape == u.shape[:1] and phi.is_floating_point() and phi.device == u.device
+        expect(fits, op, argument, f"real ({u.shape[0]},) on {u.device}", describe(phi))
+    x, took_u = SelectDescent.apply(_rows(u), _rows(v), phi_u, phi_v)
+    return x.view(u.shape), took_u
+
+
+@accepts_arrays
+def shrink_eps(
+    grad_f: Tensor, grad_r: Tensor, eps: float | Tensor, sigma: float, gamma: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shrinks, for each image, eps to gamma eps if |grad_f + grad_r| < sigma gamma eps.
+
+    Args:
+        grad_f: gradient of the data term [B, ...], real or complex.
+        grad_r: gradient of the smoothed regulariser, like grad_f.
+        eps: smoothing radius, > 0: a number, or [B].
+        sigma: > 0.
+        gamma: reduction factor in (0, 1).
+
+    Returns:
+        grad = grad_f + grad_r, its norm (float64, [B]), eps_next [B] and whether it shrunk (bool, [B]). Only eps_next is
+        differentiable, and only in eps: the decision is not differentiated.
+
+    Raises:
+        ValueError: shapes, types or devices do not fit.
+    """
+    op = "shrink_eps"
+    expect(grad_f.ndim >= 1 and (grad_f.is_floating_point() or grad_f.is_complex()), op, "grad_f", "[B, ...]", describe(grad_f))
+    same = grad_r.shape == grad_f.shape and grad_r.dtype == grad_f.dtype and grad_r.device == grad_f.device
+    expect(same, op, "grad_r", describe(grad_f), describe(grad_r))
+    expect(sigma > 0, op, "sigma", "a number > 0", sigma)
+    expect(0 < gamma < 1, op, "gamma", "a number in (0, 1)", gamma)
+    radius = per_image(eps, grad_f, op, "eps")
+    grad, norm, eps_next, shrunk = ShrinkEps.apply(_rows(grad_f), _rows(grad_r), radius, float(sigma), float(gamma))
+    return grad.view(grad_f.shape), norm, eps_next, shrunk

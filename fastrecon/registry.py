@@ -1,0 +1,171 @@
+"""The ops: their schemas, their implementations, and the choice between them.
+
+Each raw op is defined once with torch.library. Its definition (`ref`) is the fallback on every device and the fake kernel.
+The C++ adapter (`cpu`) lives beside it in fastrecon/ops; Triton and CUDA C++ implementations are looked up by name in
+fastrecon/kernels when first needed, so importing fastrecon loads neither triton nor cupy.
+
+The environment variable FASTRECON_BACKEND forces one of reference, cpu, triton, cuda for all ops.
+"""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch  # before _C: both then share torch's OpenMP runtime and its threads
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+CUDA_OPS: frozenset[str] = frozenset()  # raw ops with a kernels/<op>.cu: only while it is measurably faster than Triton
+
+_library = torch.library.Library("fastrecon", "DEF")
+
+
+@dataclass(frozen=True)
+class Op:
+    """One raw op `fastrecon::<name>`, part of the public op `family` (the file name in ops/, kernels/, csrc/)."""
+
+    name: str
+    family: str
+    implementations: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+
+OPS: dict[str, Op] = {}
+
+
+@cache
+def extension() -> Any | None:
+    """The compiled module fastrecon._C, or None where it was not built."""
+    if importlib.util.find_spec("fastrecon._C") is None:
+        return None
+    return importlib.import_module("fastrecon._C")
+
+
+@cache
+def _available(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run in the interpreter, on CPU tensors (TRITON_INTERPRET=1)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def usable(device: str) -> dict[str, str]:
+    """The backends that can serve tensors on `device` ("cpu" or "cuda"), best first, each with the reason."""
+    found: dict[str, str] = {}
+    if device == "cpu":
+        if extension() is not None:
+            found["cpu"] = f"C++ kernels, {extension().build_info()['isa']}"  # type: ignore[union-attr]
+        if interpreting() and _available("triton"):
+            found["triton"] = "Triton kernels in the interpreter"
+    else:
+        if _available("triton"):
+            found["triton"] = "Triton kernels"
+        if _available("cupy"):
+            found["cuda"] = "CUDA C++ kernels through CuPy"
+    found["reference"] = "plain PyTorch definitions"
+    return found
+
+
+def forced() -> str | None:
+    """The backend that FASTRECON_BACKEND asks for.
+
+    Raises:
+        RuntimeError: it is unknown, or cannot serve any device of this machine.
+    """
+    name = os.environ.get("FASTRECON_BACKEND", "")
+    if not name:
+        return None
+    valid = [*usable("cpu")]
+    if torch.cuda.is_available():
+        valid += [b for b in usable("cuda") if b not in valid]
+    if name not in valid:
+        raise RuntimeError(f"FASTRECON_BACKEND: expected one of {', '.join(valid)} on this machine, got {name!r}")
+    return name
+
+
+def _choose(op: Op, device: str) -> tuple[str, Callable[..., Any]]:
+    valid = usable(device)
+    for name in [forced()] if forced() in valid else valid:
+        if name in ("triton", "cuda") and (implementation := _from_kernels(op, name)) is not None:
+            return name, implementation
+        if name in op.implementations:
+            return name, op.implementations[name]
+    return "reference", op.implementations["reference"]
+
+
+def _from_kernels(op: Op, backend: str) -> Callable[..., Any] | None:
+    if backend == "cuda" and op.name not in CUDA_OPS:
+        return None
+    module = f"fastrecon.kernels.{op.family}" + ("_cuda" if backend == "cuda" else "")
+    if importlib.util.find_spec(module) is None:
+        return None
+    return getattr(importlib.import_module(module), op.name, None)
+
+
+def implementation(name: str, backend: str) -> Callable[..., Any] | None:
+    """The implementation of raw op `name` on `backend`, or None if it has none: for tests and benches."""
+    op = OPS[name]
+    if backend in ("triton", "cuda"):
+        return _from_kernels(op, backend) if _available({"triton": "triton", "cuda": "cupy"}[backend]) else None
+    if backend == "cpu" and extension() is None:
+        return None
+    return op.implementations.get(backend)
+
+
+def define(
+    schema: str, family: str, *, ref: Callable[..., Any], cpu: Callable[..., Any] | None = None
+) -> torch._ops.OpOverloadPacket:
+    """Defines raw op `fastrecon::<schema>` and binds its implementations.
+
+    An implementation may return NotImplemented for arguments it has no kernel for (a rare dtype, say): the definition
+    answers then.
+    """
+    name = schema.partition("(")[0]
+    op = OPS[name] = Op(name, family, {"reference": ref} | ({"cpu": cpu} if cpu else {}))
+    _library.define(schema)
+
+    def dispatch(device: str) -> Callable[..., Any]:
+        chosen: list[Callable[..., Any]] = []
+
+        def call(*args: Any) -> Any:
+            if not chosen:  # on first use: by then the environment is settled and nothing is loaded in vain
+                chosen.append(_choose(op, device)[1])
+            result = chosen[0](*args)
+            return ref(*args) if result is NotImplemented else result
+
+        return call
+
+    _library.impl(name, dispatch("cpu"), "CPU")
+    _library.impl(name, dispatch("cuda"), "CUDA")
+    torch.library.register_fake(f"fastrecon::{name}", ref, lib=_library)
+    return getattr(torch.ops.fastrecon, name)
+
+
+def backends() -> dict[str, dict[str, str]]:
+    """What each op uses on each device of this machine, and why.
+
+    Returns:
+        `{raw op: {device: "backend: reason"}}`.
+
+    Raises:
+        RuntimeError: FASTRECON_BACKEND names a backend that this machine does not have.
+    """
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    table: dict[str, dict[str, str]] = {}
+    for name, op in OPS.items():
+        table[name] = {}
+        for device in devices:
+            backend = _choose(op, device)[0]
+            reason = usable(device).get(backend, "")
+            if forced() == backend:
+                reason += ", forced by FASTRECON_BACKEND"
+            elif backend == "reference" and len(usable(device)) > 1:
+                reason += "; no kernel for this op"
+            elif backend == "reference" and device == "cpu":
+                reason += "; the compiled extension is missing"
+            table[name][device] = f"{backend}: {reason}"
+    return table

@@ -1,0 +1,95 @@
+"""The learned regulariser r(x) = sum_i |g_i(x)|, smoothed with radius eps: value, gradient, feature maps."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastrecon.checks import expect
+from fastrecon.ops.feature_gradient import feature_gradient, features
+
+TINY = 1e-18  # r_eps at this radius is r to rounding, and TINY^2 is still a normal float32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """r_eps at some images, each at its own eps: value [B] and gradient [B, C, H, W]."""
+
+    value: Tensor
+    grad: Tensor
+
+
+class FeatureNorm(nn.Module):
+    """r_eps(x) = sum_i h_eps(|g_i(x)|) with features g of a chain of 3x3 convolutions and smoothed ReLUs.
+
+    Args:
+        channels: features of every layer.
+        layers: convolutions.
+        in_channels: channels of the image.
+        delta: radius of the smoothed ReLU.
+        final_activation: whether the last convolution is activated too.
+
+    Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
+    """
+
+    def __init__(
+        self,
+        channels: int = 32,
+        layers: int = 4,
+        in_channels: int = 1,
+        delta: float = 0.01,
+        final_activation: bool = False,
+    ):
+        super().__init__()
+        expect(channels >= 1, "FeatureNorm", "channels", "an integer >= 1", channels)
+        expect(layers >= 1, "FeatureNorm", "layers", "an integer >= 1", layers)
+        self.delta, self.final_activation = delta, final_activation
+        widths = [in_channels] + [channels] * layers
+        kernels = [torch.empty(o, i, 3, 3) for i, o in itertools.pairwise(widths)]
+        self.weights = nn.ParameterList(nn.init.xavier_uniform_(w) for w in kernels)
+
+    def value(self, x: Tensor, eps: float | Tensor) -> Tensor:
+        """r_eps(x) [B]."""
+        return self.value_and_grad(x, eps)[0]
+
+    def grad(self, x: Tensor, eps: float | Tensor) -> Tensor:
+        """The gradient of r_eps at x, like x."""
+        return self.value_and_grad(x, eps)[1]
+
+    def value_and_grad(self, x: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
+        """r_eps(x) [B] and its gradient like x, differentiable in x, eps and the weights."""
+        return feature_gradient(x, list(self.weights), eps, self.delta, self.final_activation)
+
+    @torch.no_grad()
+    def nonsmooth_value(self, x: Tensor) -> Tensor:
+        """r(x) = sum_i |g_i(x)| [B], the limit of r_eps for eps to 0."""
+        return self.value(x, TINY)
+
+    @torch.no_grad()
+    def feature_norms(self, x: Tensor) -> Tensor:
+        """Maps |g_i(x)| [B, H, W] of images [B, C, H, W]."""
+        return torch.linalg.vector_norm(features(x, list(self.weights), self.delta, self.final_activation)[-1], dim=1)
+
+    # An iteration asks three things; these alone know what is kept between them.
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, eps: Tensor) -> Evaluation:
+        """Value and gradient at x [B, C, H, W] with radii eps [B]."""
+        return Evaluation(*self.value_and_grad(x, eps))
+
+    def choose(self, first: Tensor, a: Evaluation, b: Evaluation) -> Evaluation:
+        """`a` for the images where `first` [B] holds, `b` for the others."""
+        return Evaluation(torch.where(first, a.value, b.value), torch.where(first[:, None, None, None], a.grad, b.grad))
+
+    def renew(self, evaluation: Evaluation, x: Tensor, eps: Tensor, changed: Tensor) -> Evaluation:
+        """The evaluation at x with radii eps, given that of other radii where `changed` [B] holds."""
+        if x.is_cuda or torch.compiler.is_compiling():
+            return self.evaluate(x, eps)  # a captured graph cannot ask which images changed; the others keep their bits
+        which = changed.nonzero().flatten()
+        if len(which) in (0, len(x)):
+            return self.evaluate(x, eps) if len(which) else evaluation
+        part = self.evaluate(x[which], eps[which])
+        return Evaluation(
+            evaluation.value.index_copy(0, which, part.value), evaluation.grad.index_copy(0, which, part.grad)
+        )

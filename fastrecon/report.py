@@ -1,0 +1,99 @@
+"""What a solver says about its result: the certificate of every image."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONVERGED = "converged"
+TRAINED_ONLY = "trained phases only"
+ITERATION_LIMIT = "iteration limit"
+STALLED = "no step decreases the objective beyond rounding"
+NOT_FINITE = "the iterate is not finite"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The certificate of each image of a batch: anyone can recompute it from the image, the measurements and `eps`.
+
+    Attributes:
+        phi: [B] objective f(x) + r(x).
+        phi_eps: [B] smoothed objective at `eps`; phi_eps <= phi <= merit.
+        merit: [B] phi_eps + m eps / 2, m the number of pixels; never increases in rigorous mode.
+        grad_norm: [B] norm of the gradient of phi_eps at x.
+        eps: [B] smoothing radius.
+        iterations: [B] all iterations, trained phases included.
+        trials: [B] steps tried by the line search, 0 where there was none.
+        took_u: [B] iterations that took the learned branch u; the others took the gradient step v.
+        reductions: [B] reductions of eps.
+        converged: [B] whether sigma * eps < tol and grad_norm < sigma * gamma * eps.
+        status: why each image stopped.
+        history: after every iteration (row 0: the start) phi_eps, merit, grad_norm and eps, [rows, B] each; None if not
+            recorded.
+        trained_phases: iterations from here on carry the descent guarantee.
+
+    Objective values are NaN where nobody evaluated them (in training).
+    """
+
+    phi: Tensor
+    phi_eps: Tensor
+    merit: Tensor
+    grad_norm: Tensor
+    eps: Tensor
+    iterations: Tensor
+    trials: Tensor
+    took_u: Tensor
+    reductions: Tensor
+    converged: Tensor
+    status: list[str]
+    history: dict[str, Tensor] | None = None
+    trained_phases: int = 0
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def to_dict(self, i: int) -> dict[str, Any]:
+        """The certificate of image i as plain numbers, without its history; None for what is not known."""
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor | list):
+                one = value[i].item() if isinstance(value, Tensor) else value[i]
+                found[field.name] = None if isinstance(one, float) and not math.isfinite(one) else one
+        return found
+
+    def to_json(self) -> str:
+        """The certificates of all images, a JSON list."""
+        return json.dumps([self.to_dict(i) for i in range(len(self))], indent=2)
+
+    def merged(self, parts: int) -> "Report":
+        """The certificate of images made of `parts` consecutive independent entries each.
+
+        Objectives and counts add up, gradients are joined, eps is the largest, and the first part that did not converge
+        gives the status.
+        """
+        if parts == 1:
+            return self
+
+        def join(name: str, t: Tensor) -> Tensor:
+            t = t.unflatten(-1, (-1, parts))
+            if name == "grad_norm":
+                return torch.linalg.vector_norm(t, dim=-1)
+            return t.amax(-1) if name == "eps" else t.all(-1) if name == "converged" else t.sum(-1)
+
+        groups = [self.status[i : i + parts] for i in range(0, len(self), parts)]
+        return dataclasses.replace(
+            self, **{k: join(k, v) for k, v in vars(self).items() if isinstance(v, Tensor)},
+            status=[next((s for s in g if s != CONVERGED), CONVERGED) for g in groups],
+            history=None if self.history is None else {k: join(k, v) for k, v in self.history.items()},
+        )  # fmt: skip
+
+    def to(self, device: torch.device | str) -> "Report":
+        """The same report with its tensors on `device`."""
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        history = None if self.history is None else {k: v.to(device) for k, v in self.history.items()}
+        return dataclasses.replace(self, **moved, history=history)

@@ -1,0 +1,259 @@
+"""What LDA, GD-Net and AGD-Net share: parameters, the rule for eps, the loop over trained phases, the certificate."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from fastrecon.checks import describe, expect
+from fastrecon.fidelity import LeastSquares
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.select_descent import shrink_eps
+from fastrecon.regulariser import Evaluation, FeatureNorm
+from fastrecon.report import CONVERGED, NOT_FINITE, TRAINED_ONLY, Report
+
+FLOOR = 1e-6  # the least value of a step size or of eps_0
+EPS_MODES = ("sample", "batch", "schedule")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class State:
+    """Where an iteration stands, per image: the iterate, and the objective there at radius eps.
+
+    r, f, merit and norm are None while nobody asks for them: in training with x = u.
+    """
+
+    x: Tensor  # [B, 1, H, W]
+    previous: Tensor  # [B, 1, H, W] the iterate before
+    eps: Tensor  # [B]
+    next_eps: Tensor  # [B] radius of the next iteration: eps, or gamma * eps where the test was passed
+    passed: Tensor  # [B] bool: |grad phi_eps(x)| < sigma * gamma * eps
+    grad_f: Tensor  # [B, 1, H, W] gradient of f at x
+    r: Evaluation | None  # r_eps and its gradient at x, without graph
+    f: Tensor | None  # [B] f(x), float64
+    merit: Tensor | None  # [B] phi_eps(x) + m eps / 2, float64
+    norm: Tensor | None  # [B] |grad phi_eps(x)|, float64
+    took_u: Tensor  # [B] counts, int64
+    trials: Tensor
+    reductions: Tensor
+
+
+def take(s: S, which: Tensor) -> S:
+    """The images `which` of a dataclass of batches."""
+    return _each(lambda t: t[which], s)
+
+
+def put(s: S, which: Tensor, part: S) -> S:
+    """`s` with the images `which` replaced by those of `part`."""
+    return _each(lambda t, p: t.index_copy(0, which, p), s, part)
+
+
+def _each(function: Callable[..., Tensor], *parts: Any) -> Any:
+    first = parts[0]
+    if isinstance(first, State | Evaluation):
+        names = [field.name for field in fields(first)]
+        return replace(first, **{name: _each(function, *(getattr(p, name) for p in parts)) for name in names})
+    return None if first is None else function(*parts)
+
+
+def merit(f: Tensor, r: Evaluation, eps: Tensor, x: Tensor) -> Tensor:
+    """phi_eps(x) + m eps / 2 [B] in float64, m the number of pixels: an upper bound of phi(x)."""
+    return f + r.value.double() + x[0, 0].numel() / 2 * eps.detach().double()
+
+
+def row(s: State) -> dict[str, Tensor]:
+    """What the history keeps of a state, [B] each."""
+    if s.merit is None or s.norm is None:
+        return {}
+    eps = s.eps.detach().double()
+    return {"phi_eps": s.merit - s.x[0, 0].numel() / 2 * eps, "merit": s.merit, "grad_norm": s.norm, "eps": eps}
+
+
+def raw_of(value: float, count: int | None = None) -> nn.Parameter:
+    """The parameter whose `positive` is `value`: a scalar, or `count` of them."""
+    raw = torch.tensor(value - FLOOR, dtype=torch.float64).expm1().log()
+    return nn.Parameter((raw if count is None else raw.expand(count)).to(torch.get_default_dtype(), copy=True))
+
+
+def positive(raw: Tensor) -> Tensor:
+    """softplus(raw) + 1e-6."""
+    return softplus(raw) + FLOOR
+
+
+class UnrolledDescent(nn.Module):
+    """A fixed number of trained phases on phi_eps(x) = |A x - y|^2 / 2 + r_eps(x), each with step sizes of its own.
+
+    Subclasses name their step sizes in `raw_*` parameters [phases] and give `sizes` and `step`.
+
+    Args:
+        operator: A.
+        phases: trained phases K.
+        channels, layers, delta, final_activation: of the regulariser, see FeatureNorm.
+        alpha: initial step size of the gradient steps.
+        eps0: initial smoothing radius.
+        sigma, gamma: eps becomes gamma * eps once |grad phi_eps(x)| < sigma * gamma * eps.
+        eps_mode: who decides that: each image ("sample"), the mean norm of the batch ("batch": results then depend on
+            the batch), or nobody ("schedule": after every phase).
+    """
+
+    def __init__(
+        self, operator: LinearOperator, phases: int = 9, channels: int = 32, layers: int = 4, *,
+        delta: float = 0.01, final_activation: bool = False, alpha: float = 1.0, eps0: float = 0.01,
+        sigma: float = 1e3, gamma: float = 0.9, eps_mode: str = "sample",
+    ):  # fmt: skip
+        super().__init__()
+        name = type(self).__name__
+        expect(phases >= 1, name, "phases", "an integer >= 1", phases)
+        expect(0 < gamma < 1, name, "gamma", "a number in (0, 1)", gamma)
+        expect(sigma > 0, name, "sigma", "a number > 0", sigma)
+        expect(eps_mode in EPS_MODES, name, "eps_mode", f"one of {', '.join(EPS_MODES)}", repr(eps_mode))
+        self.sigma, self.gamma, self.eps_mode = sigma, gamma, eps_mode
+        self.fidelity = LeastSquares(operator)
+        self.regulariser = FeatureNorm(channels, layers, 1, delta, final_activation)
+        self.raw_alpha = raw_of(alpha, phases)
+        self.raw_eps0 = raw_of(eps0)
+
+    @property
+    def phases(self) -> int:
+        """K."""
+        return len(self.raw_alpha)
+
+    @property
+    def alpha(self) -> Tensor:
+        """Step sizes of the gradient steps, [K], > 0."""
+        return positive(self.raw_alpha)
+
+    @property
+    def eps0(self) -> Tensor:
+        """Smoothing radius of the first phase, > 0."""
+        return positive(self.raw_eps0)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The arguments that rebuild this network around an operator."""
+        r = self.regulariser
+        return {
+            "phases": self.phases, "channels": r.weights[0].shape[0], "layers": len(r.weights), "delta": r.delta,
+            "final_activation": r.final_activation, "sigma": self.sigma, "gamma": self.gamma, "eps_mode": self.eps_mode,
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def grow(self, phases: int) -> None:
+        """Adds phases up to this number, each a copy of the last trained one. The step sizes become new parameters."""
+        expect(phases >= self.phases, "grow", "phases", f"at least the present {self.phases}", phases)
+        for name, raw in list(self.named_parameters(recurse=False)):
+            if raw.ndim == 1:
+                setattr(self, name, nn.Parameter(torch.cat((raw, raw[-1:].expand(phases - len(raw))))))
+
+    def sizes(self) -> tuple[Tensor, ...]:
+        """The step sizes of all phases, [K] each, as `step` takes them."""
+        raise NotImplementedError
+
+    def step(self, s: State, y: Tensor, select: bool, *sizes: Tensor) -> State:
+        """One phase."""
+        raise NotImplementedError
+
+    def forward(self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False) -> tuple[Tensor, Report]:
+        """The trained phases.
+
+        Args:
+            y: measurements [B, ...].
+            x0: initial images [B, 1, H, W].
+            select: whether each phase chooses between its candidates and tests eps; else the learned step is always
+                taken, eps shrinks after every phase, and nothing else is computed (the first epochs of training).
+            history: whether to record every phase in the report.
+
+        Returns:
+            The images, differentiable in all parameters where gradients are enabled, and their report.
+        """
+        s, rows = self.run(y, x0, select, history)
+        return s.x, self.report(s, rows, [TRAINED_ONLY] * len(s.x))
+
+    def run(
+        self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False
+    ) -> tuple[State, list[dict[str, Tensor]]]:
+        """The state after the trained phases, and the rows of the history from the start on if `history`."""
+        s = self.start(y, x0, select)
+        rows = [row(s)] if history else []
+        for sizes in zip(*self.sizes(), strict=True):
+            s = self.step(s, y, select, *sizes)
+            if history:
+                rows.append(row(s))
+        return s, rows
+
+    def start(self, y: Tensor, x0: Tensor, select: bool = True) -> State:
+        """The state at x0. No test of eps precedes the first phase."""
+        op = type(self).__name__
+        expect(
+            x0.ndim == 4 and x0.shape[1] == 1 and len(x0) == len(y),
+            op,
+            "x0",
+            f"images [{len(y)}, 1, H, W]",
+            describe(x0),
+        )
+        expect(x0.dtype == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", describe(x0))
+        eps = self.eps0.expand(len(x0))
+        zero, never = (torch.zeros(len(x0), dtype=t, device=x0.device) for t in (torch.int64, torch.bool))
+        s = State(x0, x0, eps, eps, never, self.fidelity.grad(x0, y), None, None, None, None, zero, zero, zero)
+        if not select:
+            return s
+        with torch.no_grad():
+            r, f = self.regulariser.evaluate(x0, eps), self.fidelity.value(x0, y)
+            norm = shrink_eps(s.grad_f, r.grad, eps, self.sigma, self.gamma)[1]
+            return replace(s, r=r, f=f, merit=merit(f, r, eps, x0), norm=norm)
+
+    def enter(self, s: State) -> State:
+        """The same iterate with the radius of the next iteration."""
+        if s.r is None or s.merit is None:
+            return replace(s, eps=s.next_eps, reductions=s.reductions + s.passed)
+        with torch.no_grad():
+            r = self.regulariser.renew(s.r, s.x, s.next_eps, s.passed)
+            # r_eps rises when eps falls, by at most m times half the fall: anything beyond is rounding
+            most = s.x[0, 0].numel() / 2 * (s.eps.double() - s.next_eps.double())
+            rise = (r.value.double() - s.r.value.double()).clamp_min(0).minimum(most)
+            return replace(s, eps=s.next_eps, r=r, merit=s.merit + (rise - most), reductions=s.reductions + s.passed)
+
+    def leave(self, s: State, x: Tensor, grad_f: Tensor, r: Evaluation, f: Tensor, took_u: Tensor) -> State:
+        """The state at the new iterate x, with the test that decides the next radius."""
+        _, norm, next_eps, passed = shrink_eps(grad_f, r.grad, s.eps, self.sigma, self.gamma)
+        if self.eps_mode != "sample":
+            small = norm.mean() < self.sigma * self.gamma * s.eps.detach()
+            passed = small if self.eps_mode == "batch" else torch.ones_like(passed)
+            next_eps = torch.where(passed, self.gamma * s.eps, s.eps)
+        return replace(
+            s, x=x, previous=s.x, next_eps=next_eps, passed=passed, grad_f=grad_f, r=r, f=f,
+            merit=merit(f, r, s.eps, x), norm=norm, took_u=s.took_u + took_u,
+        )  # fmt: skip
+
+    def leave_untested(self, s: State, x: Tensor, y: Tensor) -> State:
+        """The state at the new iterate x of a phase without choices, where eps shrinks always."""
+        always = torch.ones_like(s.passed)
+        return replace(
+            s, x=x, previous=s.x, next_eps=self.gamma * s.eps, passed=always, grad_f=self.fidelity.grad(x, y),
+            took_u=s.took_u + 1,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def report(
+        self, s: State, rows: Sequence[Mapping[str, Tensor]], status: Sequence[str], iterations: Tensor | None = None
+    ) -> Report:
+        """The certificate of state s: everything at x and eps, as they stand."""
+        phi = phi_eps = bound = norm = torch.full_like(s.eps, float("nan"), dtype=torch.float64)
+        if s.r is not None and s.f is not None and s.norm is not None and not s.x.requires_grad:
+            phi_eps = s.f + s.r.value.double()
+            bound, norm = merit(s.f, s.r, s.eps, s.x), s.norm
+            # phi lies between the two (eq. 6): anything beyond is rounding
+            phi = (s.f + self.regulariser.nonsmooth_value(s.x).double()).clamp(phi_eps, bound)
+            finite = torch.isfinite(bound + norm).tolist()
+            status = [text if ok else NOT_FINITE for text, ok in zip(status, finite, strict=True)]
+        return Report(
+            phi=phi, phi_eps=phi_eps, merit=bound, grad_norm=norm, eps=s.eps.detach().double(),
+            iterations=torch.full_like(s.trials, self.phases) if iterations is None else iterations,
+            trials=s.trials, took_u=s.took_u, reductions=s.reductions,
+            converged=torch.tensor([text == CONVERGED for text in status], device=s.x.device), status=list(status),
+            history={k: torch.stack([r[k] for r in rows]) for k in rows[0]} if rows else None,
+            trained_phases=self.phases,
+        )  # fmt: skip

@@ -1,0 +1,109 @@
+"""LDA, the Learnable Descent Algorithm: trained phases, and iterations to convergence.
+
+Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction
+(arXiv:2007.11245), Algorithm 1.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.select_descent import select_descent
+from fastrecon.report import Report
+from fastrecon.solvers import convergent
+from fastrecon.solvers.descent import State, UnrolledDescent, positive, raw_of
+
+
+class LDA(UnrolledDescent):
+    """Each phase keeps the lower of u (split step, own learned size) and v (plain gradient step, the safeguard):
+
+        z = x - alpha grad f(x),  u = z - tau grad r_eps(z),  v = z - alpha grad r_eps(x) = x - alpha grad phi_eps(x),
+        x+ = u if phi_eps(u) <= phi_eps(v) else v;  eps+ = gamma eps if |grad phi_eps(x+)| < sigma gamma eps else eps.
+
+    Args:
+        operator: A.
+        phases: trained phases K.
+        channels: features per layer of the regulariser.
+        layers: its convolutions.
+        tau: initial size of the split step.
+        safeguard: whether phases without gradients search the step of v by backtracking, so that the objective
+            decreases from the first phase on and not only in rigorous mode.
+        options: as for UnrolledDescent.
+    """
+
+    def __init__(
+        self, operator: LinearOperator, phases: int = 9, channels: int = 32, layers: int = 4, *,
+        tau: float = 0.1, safeguard: bool = False, **options: Any,
+    ):  # fmt: skip
+        super().__init__(operator, phases, channels, layers, **options)
+        self.safeguard = safeguard
+        self.raw_tau = raw_of(tau, phases)
+
+    @property
+    def tau(self) -> Tensor:
+        """Sizes of the split steps, [K], > 0."""
+        return positive(self.raw_tau)
+
+    def sizes(self) -> tuple[Tensor, ...]:
+        """alpha and tau."""
+        return self.alpha, self.tau
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The arguments that rebuild this network around an operator."""
+        return super().hyperparameters() | {"safeguard": self.safeguard}
+
+    def step(self, s: State, y: Tensor, select: bool, *sizes: Tensor) -> State:
+        """One phase; see the class. In training the graph holds u, and v only for the images that took it."""
+        f, r, (a, t) = self.fidelity, self.regulariser, sizes
+        training = torch.is_grad_enabled()
+        s = self.enter(s)
+        if self.safeguard and select and not training:
+            alpha, tau = (size.double().expand(len(s.x)) for size in (a, t))
+            return convergent.descend(self, s, y, alpha, tau)[0]
+        z = s.x - a * s.grad_f
+        u = z - t * r.grad(z, s.eps)
+        if s.r is None or not select:
+            return self.leave_untested(s, u, y)
+        with torch.no_grad():
+            v = z - a * s.r.grad
+            at_u, at_v = r.evaluate(u, s.eps), r.evaluate(v, s.eps)
+            residual_u, residual_v = f.residual(u, y), f.residual(v, y)
+            f_u, f_v = f.value_of(residual_u), f.value_of(residual_v)
+        x, took_u = select_descent(u, v, f_u + at_u.value, f_v + at_v.value)
+        if training:
+            which = (~took_u).nonzero().flatten()
+            if len(which):
+                x = x.index_copy(0, which, z[which] - a * r.grad(s.x[which], s.eps[which]))
+            grad_f = f.grad(x, y)
+        else:
+            chosen = took_u.view(-1, *[1] * (residual_u.ndim - 1))
+            grad_f = f.grad_of(torch.where(chosen, residual_u, residual_v), x)
+        return self.leave(s, x, grad_f, r.choose(took_u, at_u, at_v), torch.where(took_u, f_u, f_v), took_u)
+
+    def solve(
+        self, y: Tensor, x0: Tensor, tol: float = 1.5e-5, max_iterations: int = 50_000, *,
+        dtype: torch.dtype | None = torch.float64, steps: str = "barzilai-borwein", history: bool = True,
+        progress: Callable[[int, State], object] | None = None,
+    ) -> tuple[Tensor, Report]:  # fmt: skip
+        """Runs the trained phases and then Algorithm 1 with backtracking until its termination test.
+
+        Args:
+            y: measurements [B, ...].
+            x0: initial images [B, 1, H, W].
+            tol: an image is done once sigma * eps < tol and |grad phi_eps(x)| < sigma * gamma * eps at that eps (one
+                test more than Algorithm 1 asks, so that both hold for what the report states).
+            max_iterations: at most this many after the trained phases.
+            dtype: precision of the iterations; the result has that of x0. Near convergence the gradient is smaller than
+                the rounding of its float32 terms, hence float64; None keeps the precision of the network.
+            steps: the step that backtracking tries first: "grow", the last one, doubled where it was accepted at once;
+                or "barzilai-borwein", which needs two to four times fewer evaluations. Both accept by the same rule.
+            history: whether to record every iteration in the report.
+            progress: called after every iteration with its number and the state; see `convergent.reductions_left`.
+
+        Returns:
+            The images and their report. phi_eps(x) + m eps / 2 never increases after the trained phases.
+        """
+        return convergent.solve(self, y, x0, tol, max_iterations, dtype, steps, history, progress)

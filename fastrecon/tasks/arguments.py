@@ -1,0 +1,122 @@
+"""Arguments that several commands share, and how commands answer."""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fastrecon import io, models
+
+DEFAULT_MODEL = "lda-cs-25"
+
+
+def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, more: str = "") -> None:
+    """--model."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        default=default,
+        help=f"shipped model ({', '.join(models.pretrained()) or 'none yet'}) or path of a .safetensors file"
+        f" (default: {more or default})",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device and --threads."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, or auto: cuda if there is one (default)")
+    parser.add_argument("--threads", type=positive(int), metavar="N", help="CPU threads (default: all)")
+
+
+def add_noise(parser: argparse.ArgumentParser) -> None:
+    """--noise and --seed."""
+    parser.add_argument(
+        "--noise", type=positive(float), metavar="STD", help="add Gaussian noise to simulated measurements"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+
+
+def positive(kind: type) -> Any:
+    """An argparse type: a finite `kind` > 0."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected a number > 0, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in its message
+    return parse
+
+
+def device(args: argparse.Namespace) -> torch.device:
+    """The device that --device asks for; sets the number of threads that --threads asks for.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
+    if not (index or "0").isdigit() or int(index or 0) >= count:
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(f"--device: expected one of auto, {', '.join(known)} on this machine, got {args.device!r}")
+    return torch.device(name)
+
+
+def model(args: argparse.Namespace, name: str | None = None) -> models.Reconstructor:
+    """The model `name`, or that of --model, on the device of --device, blockwise or not as --blockwise says."""
+    found = models.load(name or args.model).to(device(args))
+    if getattr(args, "blockwise", None) is not None:
+        found.blockwise = args.blockwise
+    return found
+
+
+def answer(args: argparse.Namespace, value: Any, text: str) -> None:
+    """Prints `value` as JSON if --json was given, else `text`."""
+    print(json.dumps(io.finite(value), indent=2, allow_nan=False) if args.json else text)
+
+
+def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
+    """A progress bar on stderr, where that is a terminal; gone when done."""
+    return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Aligned lines "name  value"."""
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def stems(paths: list[Path]) -> list[str]:
+    """The names of the outputs of these inputs.
+
+    Raises:
+        ValueError: two of them are the same.
+    """
+    first: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in first:
+            raise ValueError(
+                f"{first[path.stem]} and {path}: expected inputs with different names, got two {path.stem!r}"
+            )
+        first[path.stem] = path
+    return list(first)
+
+
+def remarks(notes: Sequence[str]) -> str:
+    """Notes in brackets, if any."""
+    return f" [{'; '.join(notes)}]" if notes else ""

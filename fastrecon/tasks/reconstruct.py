@@ -1,0 +1,115 @@
+"""`fastrecon reconstruct`: images from measurements, each with a figure and its certificate."""
+
+import argparse
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrecon import io
+from fastrecon.models import Reconstructor
+from fastrecon.tasks import arguments, cs, results
+
+EPILOG = """examples:
+  fastrecon reconstruct photo.png --model lda-cs-25 --out results
+  fastrecon reconstruct scans/ measurements/one.npz --out results --bits 16 --json
+  fastrecon reconstruct house.tif --model lda-cs-50 --rigorous --out results
+
+Of an image the sensing is simulated, and the result is scored against it. For an input NAME.png DIR receives
+  NAME_reconstruction.png  the image (.tif with --bits 32: float32, not clipped)
+  NAME_figure.png          reference, start, reconstruction, error, convergence
+  NAME_convergence.png     with --rigorous: objective, merit, gradient, eps and PSNR in every iteration
+  NAME_maps.png            with --maps: feature norms next to the gradient norm of the image
+  NAME_report.json         scores, certificate (objective, gradient norm, eps, converged or why not, ...) and history"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="image files, measurement files (.npz, .safetensors), folders of them",
+    )
+    arguments.add_model(parser, None, f"that of the measurements; {arguments.DEFAULT_MODEL} for images")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    add_options(parser)
+    arguments.add_noise(parser)
+    arguments.add_device(parser)
+    arguments.add_json(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What to compute and write: see results.Options."""
+    o = results.Options()
+    parser.add_argument("--rigorous", action="store_true", help="iterate to convergence after the trained phases")
+    parser.add_argument(
+        "--tol",
+        type=arguments.positive(float),
+        default=o.tol,
+        help=f"--rigorous: until sigma eps < TOL (default: {o.tol})",
+    )
+    parser.add_argument(
+        "--max-iterations", type=arguments.positive(int), default=o.max_iterations, metavar="N",
+        help=f"--rigorous: at most N (default: {o.max_iterations})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--blockwise", action=argparse.BooleanOptionalAction,
+        help="treat every block as an image of its own, as in the paper (default: as the model says)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bits", type=int, choices=(8, 16, 32), default=o.bits, help=f"of the image (default: {o.bits})"
+    )
+    parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=o.figure, help="draw the figures")
+    parser.add_argument("--maps", action="store_true", help="draw the feature maps")
+
+
+def options(args: argparse.Namespace) -> results.Options:
+    """Those of the command line."""
+    return results.Options(args.rigorous, args.tol, args.max_iterations, args.bits, args.figure, args.maps)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the results of each input as soon as it is done."""
+    paths = io.expand(args.inputs, (*io.IMAGE_SUFFIXES, *io.MEASUREMENT_SUFFIXES))
+    stems = arguments.stems(paths)
+    model = cache(lambda name: arguments.model(args, name))
+    if args.model:
+        model(args.model)  # a wrong name is told before anything is written
+    folder = io.output_folder(args.out)
+    reports = []
+    bar = arguments.progress(list(zip(paths, stems, strict=True)), unit="image")
+    for path, stem in bar:
+        m, reference, notes, chosen = _read(path, args, model)
+        report = results.produce(chosen, m, folder / stem, options(args), reference, input=path, notes=notes)
+        reports.append(report)
+        if not args.json:
+            bar.write(line(report))
+    if args.json:
+        arguments.answer(args, reports, "")
+
+
+def _read(
+    path: Path, args: argparse.Namespace, model: Any
+) -> tuple[io.Measurements, np.ndarray | None, tuple, Reconstructor]:
+    """Measurements, the true image if known, remarks, and the model to use."""
+    if path.suffix.lower() in io.MEASUREMENT_SUFFIXES:
+        m = io.read_measurements(path)
+        if args.noise:
+            raise ValueError(f"--noise: expected images to measure, got measurements: {path}")
+        return m, None, (), model(args.model or m.facts.get("model") or arguments.DEFAULT_MODEL)
+    image, chosen = io.read_image(path), model(args.model or arguments.DEFAULT_MODEL)
+    return cs.simulate(chosen, image.pixels, args.noise or 0.0, args.seed), image.pixels, image.notes, chosen
+
+
+def line(report: dict[str, Any]) -> str:
+    """A report in one line."""
+    scores = report["scores"] and report["scores"]["reconstruction"]
+    quality = f"PSNR {scores['psnr']:.2f} dB, " if scores else ""
+    quality += f"SSIM {scores['ssim']:.4f}, " if scores and scores["ssim"] is not None else ""
+    return (
+        f"{report['input']} -> {report['files']['reconstruction']}: {quality}{report['seconds']:.3f} s;"
+        f" {results.summary(report['certificate'])}{arguments.remarks(report['notes'])}"
+    )

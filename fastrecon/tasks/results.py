@@ -1,0 +1,172 @@
+"""One reconstruction and everything that is written about it: image, figures, report."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import fastrecon
+from fastrecon import figures, io, registry
+from fastrecon.metrics import psnr
+from fastrecon.models import Reconstructor
+from fastrecon.report import Report
+from fastrecon.solvers.convergent import reductions_left
+from fastrecon.solvers.descent import State
+from fastrecon.tasks import cs
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compute and what to write.
+
+    Attributes:
+        rigorous: iterate to convergence after the trained phases, until `tol` or `max_iterations` (see LDA.solve).
+        bits: of the image: 8 or 16 (PNG), or 32 (float TIFF, not clipped).
+        figure: whether to draw the figures.
+        maps: whether to draw the feature maps.
+    """
+
+    rigorous: bool = False
+    tol: float = 1.5e-5
+    max_iterations: int = 50_000
+    bits: int = 8
+    figure: bool = True
+    maps: bool = False
+
+
+def produce(
+    model: Reconstructor,
+    m: io.Measurements,
+    prefix: Path,
+    options: Options,
+    reference: np.ndarray | None = None,
+    **about: Any,
+) -> dict[str, Any]:
+    """Reconstructs one image and writes `prefix`_reconstruction.png, `prefix`_report.json and the figures.
+
+    Args:
+        model: the reconstructor.
+        m: measurements of one image.
+        prefix: folder and first part of the names of the files.
+        options: what to compute and write.
+        reference: the true image [H, W], if known.
+        about: what else the report shall hold.
+
+    Returns:
+        The report without the history of the iterations, ready for JSON.
+    """
+    with tqdm(
+        desc=prefix.name, unit="reduction", disable=None if options.rigorous else True, leave=False, miniters=0
+    ) as bar:
+        watch = Watch(model, m, reference, options.tol, bar)
+        limits = {"tol": options.tol, "max_iterations": options.max_iterations, "progress": watch}
+        found = cs.reconstruct(model, m, options.rigorous, **(limits if options.rigorous else {}))
+    history = {k: v[:, 0].tolist() for k, v in (found.report.history or {}).items()}
+    scores = None
+    if reference is not None:
+        scores = {"start": cs.scores(found.start, reference), "reconstruction": cs.scores(found.image, reference)}
+
+    files = {"reconstruction": _named(prefix, "reconstruction.tif" if options.bits == 32 else "reconstruction.png")}
+    io.write_image(files["reconstruction"], found.image, options.bits)
+    for name, figure in _figures(model, found, history, watch.psnr, scores, prefix.name, options, reference).items():
+        files[name] = _named(prefix, f"{name}.png")
+        io.write_figure(files[name], figure)
+    files["report"] = _named(prefix, "report.json")
+    report = about | {
+        "fastrecon": fastrecon.__version__, "model": name_of(model), "ratio": model.meta.get("ratio"),
+        "blockwise": model.blockwise, "size": list(found.image.shape), "device": str(model.q.device),
+        "backend": backend(model.q.device), "seconds": found.seconds, "scores": scores,
+        "certificate": certificate(found.report), "files": files,
+    }  # fmt: skip
+    io.write_json(files["report"], report | {"history": history | ({"psnr": watch.psnr} if watch.psnr else {})})
+    return report
+
+
+def _figures(
+    model: Reconstructor, found: cs.Reconstruction, history: figures.Curves, psnr_history: list[float],
+    scores: dict[str, Any] | None, name: str, options: Options, reference: np.ndarray | None,
+) -> dict[str, Any]:  # fmt: skip
+    drawn: dict[str, Any] = {}
+    title = f"{name} · {name_of(model)}" + (" · rigorous mode" if options.rigorous else "")
+    captions = [what + _caption(scores and scores[what]) for what in ("start", "reconstruction")]
+    if options.figure:
+        drawn["figure"] = figures.reconstruction(found.start, found.image, reference, title, captions, history)
+    if options.figure and options.rigorous:
+        threshold = model.solver.sigma * model.solver.gamma
+        drawn["convergence"] = figures.convergence(history, threshold, found.report.trained_phases, psnr_history, title)
+    if options.maps:
+        x = torch.from_numpy(found.image)[None, None].to(model.q)
+        norms = model.solver.regulariser.feature_norms(x)[0].float().cpu().numpy()
+        drawn["maps"] = figures.feature_maps(found.image, norms, title)
+    return drawn
+
+
+@dataclass
+class Watch:
+    """Follows the rigorous mode: a bar over the reductions of eps, and the PSNR of every iteration.
+
+    Attributes:
+        bar: shows how many reductions are done, of those that the termination test needs.
+        psnr: dB, clipped to [0, 1], one value per iteration after the trained phases; empty without a reference.
+    """
+
+    model: Reconstructor
+    m: io.Measurements
+    reference: np.ndarray | None
+    tol: float
+    bar: tqdm
+    psnr: list[float] = field(default_factory=list)
+
+    def __call__(self, iteration: int, s: State) -> None:
+        """After every iteration."""
+        solver = self.model.solver
+        left = int(reductions_left(s.eps.detach().cpu(), solver.sigma, solver.gamma, self.tol).max())
+        self.bar.total = self.bar.total or left
+        self.bar.n = self.bar.total - left
+        self.bar.set_postfix_str(f"iteration {iteration + 1}", refresh=False)
+        self.bar.update(0)
+        if self.reference is not None:
+            x = s.x
+            if self.model.blockwise:
+                x = self.model.operator.to_image(x.reshape(1, *self.m.y.shape[:2], -1), self.m.size)
+            ref = torch.from_numpy(self.reference)[None, None].to(x)
+            self.psnr.append(psnr(x.clamp(0, 1), ref).item())
+
+
+def certificate(report: Report) -> dict[str, Any]:
+    """The certificate of the report's one image, and whether its merit never increased where that is guaranteed."""
+    merit = (report.history or {}).get("merit", torch.empty(0, 1))[report.trained_phases :, 0]
+    never = bool((merit.diff() <= 0).all()) if len(merit) > 1 else None
+    return report.to_dict(0) | {"merit_never_increased": never}
+
+
+def name_of(model: Reconstructor) -> str:
+    """The model's name, or its method."""
+    return str(model.meta.get("name") or type(model.solver).__name__)
+
+
+def backend(device: torch.device) -> str:
+    """What computes the regulariser on this device."""
+    return registry.backends()["feature_gradient_fwd"][device.type]
+
+
+def summary(c: dict[str, Any]) -> str:
+    """A certificate in one line."""
+    monotone = {None: "", True: ", merit never increased", False: ", merit increased"}[c["merit_never_increased"]]
+    return (
+        f"{c['status']} ({c['iterations']} iterations): objective {c['phi']:.6g},"
+        f" gradient norm {c['grad_norm']:.3g} at eps {c['eps']:.3g}{monotone}"
+    )
+
+
+def _named(prefix: Path, end: str) -> Path:
+    return prefix.with_name(f"{prefix.name}_{end}")
+
+
+def _caption(s: dict[str, Any] | None) -> str:
+    if s is None:
+        return ""
+    return f"\n{s['psnr']:.2f} dB" + ("" if s["ssim"] is None else f"  SSIM {s['ssim']:.4f}")

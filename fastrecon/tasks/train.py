@@ -1,0 +1,31 @@
+"""`fastrecon train`: one subcommand for each kind of model."""
+
+import argparse
+
+from fastrecon.train import lda_cs
+
+EPILOG = """examples:
+  fastrecon train lda-cs --data train400 --ratio 25 --out runs/lda-cs-25
+  fastrecon train lda-cs --out runs/lda-cs-25 --resume
+  torchrun --nproc-per-node 4 -m fastrecon train lda-cs --data train400 --ratio 25 --out runs/lda-cs-25"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The kinds of models."""
+    parser.epilog = EPILOG
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    summary = "LDA for block compressed sensing"
+    lda_cs.add_arguments(
+        kinds.add_parser(
+            "lda-cs",
+            help=summary,
+            description=f"Train {summary}.",
+            epilog=EPILOG,
+            formatter_class=parser.formatter_class,
+        )
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; the exit status is the trainer's."""
+    return lda_cs.run(args)

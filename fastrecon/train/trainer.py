@@ -1,0 +1,274 @@
+"""The training loop: Adam, checkpoints that resume to the same bits, a log, and several processes.
+
+What is trained is a `Task`; the loop knows nothing of it. Under torchrun each process takes its share of every batch
+and the gradients are averaged, so that the result does not depend on the number of processes, up to rounding.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from fastrecon.train import checkpoint
+from fastrecon.train.log import Log, line
+from fastrecon.train.world import World
+
+BETAS = (0.9, 0.999)
+CHECKPOINT = "checkpoint.safetensors"
+REPORT_EVERY = 20  # steps; the loss is read from the device only then
+
+
+class Task(Protocol):
+    """What the loop trains."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        ...
+
+    def prepare(self, step: int) -> bool:
+        """Called before each step; true if the parameters are now others (the network has grown)."""
+        ...
+
+    def loss(self) -> Tensor:
+        """Mean squared error of this process's share of the next batch, a scalar."""
+        ...
+
+    def validate(self) -> float:
+        """PSNR in dB on the validation images; NaN if there are none."""
+        ...
+
+    def export(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Writes the model with what is known of its training."""
+        ...
+
+    def describe(self) -> str:
+        """One word or two on the current stage for the progress line."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a continuation needs: parameters, stage, generators."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps and their learning rates.
+
+    Args:
+        steps: of the whole run.
+        rate: learning rate after warm-up.
+        decay: "cosine" to zero at the last step, or "constant".
+        warmup: steps of linear rise.
+        clip: largest norm of the gradient; 0 for none.
+        ema: decay of the averaged parameters, which validation and export then use; 0 for none.
+        validate_every: steps between validations; each also writes a checkpoint.
+    """
+
+    steps: int
+    rate: float
+    decay: str = "cosine"
+    warmup: int = 0
+    clip: float = 0.0
+    ema: float = 0.0
+    validate_every: int = 1000
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, ..., steps - 1."""
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        fall = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.decay == "cosine" else 1.0
+        return self.rate * rise * fall
+
+
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM in a list, so that the step in progress can end; a second one ends the program."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """Trains a task in a folder: checkpoint.safetensors, log.csv, and what the task exports.
+
+    Args:
+        task: what to train.
+        schedule: steps and rates.
+        folder: of the run; rank 0 writes there.
+        settings: stored in the checkpoint for whoever resumes; JSON.
+        world: the processes of this run.
+    """
+
+    def __init__(
+        self, task: Task, schedule: Schedule, folder: Path, settings: dict[str, Any], world: World | None = None
+    ):
+        self.task, self.schedule, self.folder, self.settings = task, schedule, folder, settings
+        self.world = world or World()
+        self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.average: dict[str, Tensor] = {}
+        self._trained: dict[str, nn.Parameter] = {}
+        self._losses: list[Tensor] = []  # since the last report, on the device
+        self._optimiser: torch.optim.Adam | None = None
+
+    def run(self) -> bool:
+        """Trains to the end (true), or until a signal (false); a checkpoint is there either way.
+
+        Raises:
+            RuntimeError: the loss is not finite; the last checkpoint stays as it is.
+        """
+        from tqdm import tqdm
+
+        lead, total, started = self.world.rank == 0, self.schedule.steps, time.monotonic() - self.seconds
+        log = Log(self.folder, self.step) if lead else None
+        bar = tqdm(total=total, initial=self.step, unit="step", disable=None if lead else True, smoothing=0.05)
+        with interrupts() as seen, bar:
+            while self.step < total:
+                if self.task.prepare(self.step):
+                    self.rebuild()
+                self.update()
+                bar.update()
+                due = self.step % self.schedule.validate_every == 0 or self.step == total
+                report = due or self.step % REPORT_EVERY == 0
+                stop = self._told_to_stop(seen, report)
+                if report:
+                    row = self._mean_loss()
+                    bar.set_postfix_str(line(row))
+                    if log:
+                        self.seconds = time.monotonic() - started
+                        row |= {"validation_psnr": self._validate()} if due else {}
+                        log.write(row | {"seconds": round(self.seconds, 2)})
+                        if due:
+                            tqdm.write(f"step {self.step}/{total}: {line(row)}", file=sys.stderr)
+                if due or stop:
+                    self.save()
+                if stop:
+                    return False
+        return True
+
+    def update(self) -> None:
+        """One step of Adam."""
+        if self._optimiser is None:
+            self.rebuild()
+        optimiser = cast(torch.optim.Adam, self._optimiser)
+        for group in optimiser.param_groups:
+            group["lr"] = self.schedule.rate_at(self.step)
+        optimiser.zero_grad(set_to_none=True)
+        loss = self.task.loss()
+        loss.backward()
+        self._losses.append(self._average_over_processes(loss.detach()))
+        if self.schedule.clip:
+            nn.utils.clip_grad_norm_(self._trained.values(), self.schedule.clip)
+        optimiser.step()
+        self.step += 1
+        if self.schedule.ema:
+            decay = min(self.schedule.ema, self.step / (self.step + 10))  # the first steps must not weigh for ever
+            for name, p in self._trained.items():
+                self.average[name].lerp_(p.detach(), 1 - decay)
+
+    def _average_over_processes(self, loss: Tensor) -> Tensor:
+        """Replaces the gradients by their mean over all processes; returns the mean loss."""
+        if self.world.size == 1:
+            return loss
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained.values()]
+        flat = torch.cat([g.reshape(-1) for g in grads] + [loss.reshape(1)])  # one message: the network is small
+        *means, loss = (self.world.total(flat) / self.world.size).split([g.numel() for g in grads] + [1])
+        for p, mean in zip(self._trained.values(), means, strict=True):
+            p.grad = mean.view_as(p)
+        return loss[0]
+
+    def _told_to_stop(self, seen: list[int], report: bool) -> bool:
+        """Several processes must stop at the same step: they agree at reports."""
+        if self.world.size == 1:
+            return bool(seen)
+        return report and self.world.largest(len(seen)) > 0
+
+    def _mean_loss(self) -> dict[str, Any]:
+        """The row of the log for the steps since the last report."""
+        loss = float(torch.stack(self._losses).mean())
+        self._losses.clear()
+        if not math.isfinite(loss):
+            raise RuntimeError(f"train: the loss became {loss} before step {self.step}: use a lower --lr, or --clip")
+        rate, psnr = self.schedule.rate_at(self.step - 1), -10 * math.log10(max(loss, 1e-20))
+        return {"step": self.step, "stage": self.task.describe(), "rate": rate, "loss": loss, "psnr": psnr}
+
+    def rebuild(self, state: dict[str, Any] | None = None) -> None:
+        """A new optimiser, from `state` or for a grown network: what fits of moments and averages carries over."""
+        moments, average = (state["moments"], state["average"]) if state else (self.moments(), self.average)
+        self._trained = {n: p for n, p in self.task.module.named_parameters() if p.requires_grad}
+        optimiser = self._optimiser = torch.optim.Adam(self._trained.values(), lr=self.schedule.rate, betas=BETAS)
+        for name, p in self._trained.items():
+            if name in moments and moments[name]["exp_avg"].shape == p.shape:
+                optimiser.state[p] = {k: v if k == "step" else v.to(p) for k, v in moments[name].items()}
+        self.average = {}
+        if self.schedule.ema:
+            for name, p in self._trained.items():
+                fits = name in average and average[name].shape == p.shape
+                self.average[name] = (average[name] if fits else p.detach()).clone().to(p)
+        self.best = state["best"] if state else -math.inf  # a grown network replaces the smaller one
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """Adam's state by parameter name."""
+        state = self._optimiser.state if self._optimiser else {}
+        return {n: state[p] for n, p in self._trained.items() if p in state}
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged parameters in place of the current ones, if averages are kept."""
+        current = {n: p.detach().clone() for n, p in self._trained.items()}
+        with torch.no_grad():
+            for n, a in self.average.items():
+                self._trained[n].copy_(a)
+            try:
+                yield
+            finally:
+                for n in self.average:
+                    self._trained[n].copy_(current[n])
+
+    def _validate(self) -> float:
+        """PSNR on the validation images; the best model so far is exported (each one, if there are no such images)."""
+        with self._averaged():
+            found = self.task.validate()
+            if not found <= self.best:  # NaN counts as better
+                self.best = -math.inf if math.isnan(found) else found
+                facts = {"steps": self.step, "validation_psnr": None if math.isnan(found) else round(found, 3)}
+                self.task.export(
+                    self.folder, facts | {"hours": round(self.seconds / 3600, 2), "processes": self.world.size}
+                )
+        return found
+
+    def save(self) -> None:
+        """Writes the checkpoint (rank 0; the others have the same state)."""
+        if self.world.rank == 0:
+            state = {"settings": self.settings, "task": self.task.state_dict(), "moments": self.moments()}
+            facts = {"average": self.average, "step": self.step, "seconds": self.seconds, "losses": self._losses}
+            # JSON has no infinity
+            checkpoint.save(self.folder / CHECKPOINT, state | facts | {"best": max(self.best, -1e9)})
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continues from the contents of a checkpoint."""
+        self.task.load_state_dict(state["task"])
+        self.step, self.seconds, self._losses = state["step"], state["seconds"], state["losses"]
+        self.rebuild(state)

@@ -1,0 +1,1 @@
+"""Weights shipped with the package: safetensors with a model card each."""

@@ -1,0 +1,1 @@
+"""GPU kernels: Triton (`<op>.py`) and CUDA C++ (`<op>.cu`), loaded by fastrecon.registry when first needed."""

@@ -1,0 +1,71 @@
+"""Builds fastrecon._C: every kernel source once per instruction set, and module.cpp, which chooses at run time.
+
+FASTRECON_NO_EXTENSION=1 leaves the extension out (pure Python, same answers). FASTRECON_SANITIZE=address,undefined
+builds it for the sanitizers.
+"""
+
+import os
+import platform
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+CSRC = Path("csrc")
+X86 = platform.machine().lower() in {"x86_64", "amd64"}
+WINDOWS = sys.platform == "win32"
+SANITIZE = os.environ.get("FASTRECON_SANITIZE", "")
+
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mbmi2", "-mprefer-vector-width=512"]
+ISA_FLAGS: dict[str, list[str]] = {"baseline": []}
+if X86 and not WINDOWS:
+    ISA_FLAGS |= {"avx2": ["-mavx2", "-mfma", "-mbmi2"], "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]}
+
+COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall"]
+OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
+if SANITIZE:
+    COMMON = [*COMMON, f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-g", "-fno-omit-frame-pointer"]
+
+
+class BuildPerIsa(build_ext):
+    """Compiles the kernels into one folder of objects per instruction set and links them all into the extension."""
+
+    def build_extension(self, ext):
+        kernels = sorted(str(p) for p in CSRC.glob("*.cpp") if p.name != "module.cpp")
+        depends = [str(p) for p in CSRC.glob("*.h")]
+
+        def compile_one(job):
+            isa, source = job
+            return self.compiler.compile(
+                [source],
+                output_dir=str(Path(self.build_temp) / isa),
+                macros=[("FASTRECON_ISA", isa)],
+                include_dirs=[str(CSRC)],
+                extra_postargs=[*COMMON, *OPENMP, *ISA_FLAGS[isa]],
+                depends=[source, *depends],
+            )
+
+        jobs = [(isa, source) for source in kernels for isa in ISA_FLAGS]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            ext.extra_objects = [obj for objects in pool.map(compile_one, jobs) for obj in objects]
+        super().build_extension(ext)
+
+
+extension = Pybind11Extension(
+    "fastrecon._C",
+    [str(CSRC / "module.cpp")],
+    include_dirs=[str(CSRC)],
+    depends=[str(p) for p in CSRC.glob("*")],
+    define_macros=[("FASTRECON_X86", "1")] if len(ISA_FLAGS) > 1 else [],
+    extra_compile_args=[*COMMON, *OPENMP],
+    extra_link_args=[*OPENMP, *([f"-fsanitize={SANITIZE}"] if SANITIZE else [])],
+    optional=not SANITIZE,  # without a compiler the package installs and runs on its definitions
+)
+
+setup(
+    ext_modules=[] if os.environ.get("FASTRECON_NO_EXTENSION") == "1" else [extension],
+    cmdclass={"build_ext": BuildPerIsa},
+)

@@ -1,0 +1,104 @@
+"""Figures: they show the numbers they were given, and need no display."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastrecon import figures, io
+
+RNG = np.random.default_rng(0)
+REFERENCE = RNG.random((20, 30))
+START, RESULT = REFERENCE + 0.2, REFERENCE + 0.1 * RNG.standard_normal((20, 30))
+
+
+def history(rows):
+    eps = 0.01 * 0.9 ** np.arange(rows)
+    phi = 5 + 1 / (1 + np.arange(rows))
+    return {"phi_eps": phi, "merit": phi + 300 * eps, "grad_norm": eps * 900, "eps": eps}
+
+
+def labelled(axes, text):
+    (found,) = (ax for ax in axes if text in ax.get_ylabel() or text in ax.get_title())
+    return found
+
+
+def curves(ax):
+    return [line.get_ydata() for line in ax.lines]
+
+
+def shown(ax):
+    return np.asarray(ax.images[0].get_array())
+
+
+def test_reconstruction_shows_images_error_and_phases():
+    h = history(10)
+    axes = figures.reconstruction(START, RESULT, REFERENCE, "camera", ["start\n20 dB", "result\n30 dB"], h).axes
+    (reference,) = (ax for ax in axes if ax.get_title() == "reference\n")
+    np.testing.assert_array_equal(shown(reference), REFERENCE)
+    np.testing.assert_array_equal(shown(labelled(axes, "start\n20 dB")), START)
+    np.testing.assert_array_equal(shown(labelled(axes, "result\n30 dB")), RESULT)
+    error = labelled(axes, "|reconstruction")
+    np.testing.assert_allclose(shown(error), abs(RESULT.clip(0, 1) - REFERENCE))
+    assert error.images[0].norm.vmax <= shown(error).max()
+    np.testing.assert_array_equal(curves(labelled(axes, "objective")), [h["merit"], h["phi_eps"]])
+    np.testing.assert_array_equal(curves(labelled(axes, "radius")), [h["eps"]])
+    assert {ax.get_xlabel() for ax in axes} == {"", "phase"}
+
+
+def test_reconstruction_without_a_reference():
+    axes = figures.reconstruction(START, RESULT, None, "scan", ["start", "result"], history(3)).axes
+    assert [ax.get_title() for ax in axes if ax.images] == ["start", "result"]
+
+
+@pytest.mark.parametrize("rows", [12, 200])
+def test_convergence_shows_the_whole_run(rows):
+    h = history(rows)
+    psnr = np.linspace(30, 31, rows - 4)
+    axes = figures.convergence(h, 900.0, 3, psnr, "house").axes
+    np.testing.assert_array_equal(curves(labelled(axes, "objective")), [h["merit"], h["phi_eps"]])
+    np.testing.assert_allclose(curves(labelled(axes, "gradient")), [h["grad_norm"], 900 * h["eps"]])
+    quality = labelled(axes, "PSNR").lines[0]
+    np.testing.assert_array_equal(quality.get_ydata(), psnr)
+    assert quality.get_xdata()[0] == 4  # the first iteration after three phases
+    assert quality.get_xdata()[-1] == rows - 1  # the last row, row 0 being the start
+    assert {ax.get_yscale() for ax in axes} == {"log", "linear"}
+
+
+def test_convergence_without_a_reference():
+    assert not any("PSNR" in ax.get_ylabel() for ax in figures.convergence(history(5), 900.0, 3, [], "x").axes)
+
+
+def test_feature_maps_stand_beside_differences():
+    norms = RNG.random((20, 30))
+    axes = figures.feature_maps(RESULT, norms, "x").axes
+    np.testing.assert_array_equal(shown(labelled(axes, "learned")), norms)
+    np.testing.assert_array_equal(shown(labelled(axes, "forward")), figures.gradient_norm(RESULT))
+
+
+def test_gradient_norm():
+    ramp = np.add.outer(3.0 * np.arange(4), 4.0 * np.arange(5))
+    expected = np.full((4, 5), 5.0)
+    expected[-1], expected[:, -1], expected[-1, -1] = 4, 3, 0
+    np.testing.assert_allclose(figures.gradient_norm(ramp), expected)
+
+
+def test_speed_tells_faster_from_slower():
+    rows = [
+        {"name": "a", "ratio": 4.0, "seconds": 0.001, "baseline_seconds": 0.004},
+        {"name": "b", "ratio": 0.5, "seconds": 0.002, "baseline_seconds": 0.001},
+    ]
+    (ax,) = figures.speed(rows, "here").axes
+    fast, slow = ax.patches
+    assert (fast.get_width(), slow.get_width()) == (4, 0.5)
+    assert fast.get_facecolor() != slow.get_facecolor()
+    assert [t.get_text() for t in ax.texts] == ["4.00x   1 ms, was 4 ms", "0.50x   2 ms, was 1 ms"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7)])
+def test_any_image_shape_is_written(tmp_path, shape):
+    x = np.full(shape, 0.5)
+    io.write_figure(tmp_path / "a.png", figures.reconstruction(x, x, x, "x", ["a\nb", "c\nd"], history(2)), dpi=50)
+    io.write_figure(tmp_path / "b.png", figures.feature_maps(x, x, "x"), dpi=50)
+    for name in ("a.png", "b.png"):
+        with Image.open(tmp_path / name) as image:
+            assert np.asarray(image).std() > 0

@@ -1,0 +1,274 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import fastrecon
+from fastrecon import Reconstructor, load, models, pretrained
+from fastrecon.operators import BlockSensing, random_phi
+from fastrecon.registry import backends
+from fastrecon.solvers import LDA, AGDNet, GDNet
+
+BLOCK, M = 5, 10
+COMPILED = backends()["feature_gradient_fwd"]["cpu"].startswith("cpu")
+
+
+def model(kind=LDA, blockwise=False, seed=0, meta=None):
+    torch.manual_seed(seed)
+    operator = BlockSensing(random_phi(M, BLOCK**2, seed=3).float(), BLOCK)
+    generator = torch.Generator().manual_seed(1)
+    c = torch.randn(25, 25, generator=generator)
+    c = c @ c.T + torch.eye(25)
+    phi = operator.phi
+    q = c @ phi.T @ torch.linalg.inv(phi @ c @ phi.T)
+    facts = {"task": "block-cs", "ratio": 40, "name": "small", "phi_seed": 3} if meta is None else meta
+    return Reconstructor(operator, kind(operator, 2, channels=4, layers=2), q, facts, blockwise=blockwise)
+
+
+def images(count=2, size=(13, 9)):
+    return torch.rand(count, 1, *size, generator=torch.Generator().manual_seed(2))
+
+
+def test_start_fits_the_measurements():
+    r, x = model(), images()
+    y = r.operator(x)
+    torch.testing.assert_close(r.operator(r.start(y)), y, rtol=0, atol=1e-5)  # A Q = I
+    torch.testing.assert_close(r.start(y)[1, 0, 5:10, :5].flatten(), r.q @ y[1, 1, 0])
+
+
+def test_reconstruction_is_the_solver_from_the_start():
+    r, x = model(), images()
+    y = r.operator(x)
+    result = r(y, size=(13, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(result.x, r.solver(y, r.start(y)[..., :13, :9].contiguous())[0])
+    assert r(y).x.shape == (2, 1, 15, 10)
+    assert not result.x.requires_grad
+    assert len(result.report) == 2
+
+
+def test_blockwise_treats_every_block_as_an_image():
+    r, x = model(blockwise=True), images()
+    y = r.operator(x)
+    result = r(y, size=(13, 9), history=True)
+    parts = []
+    for i in range(2):
+        for j in range(3):
+            for k in range(2):
+                block = y[i : i + 1, j : j + 1, k : k + 1]
+                with torch.no_grad():
+                    parts.append(r.solver(block, r.start(block)))
+    for n, (part, _) in enumerate(parts[6:]):
+        top, left = BLOCK * (n // 2), BLOCK * (n % 2)
+        torch.testing.assert_close(r(y).x[1:, :, top : top + BLOCK, left : left + BLOCK], part)
+    of_image = [p.to_dict(0) for _, p in parts[6:]]
+    joined = result.report.to_dict(1)
+    for key in ("phi", "phi_eps", "merit", "iterations", "took_u", "reductions"):
+        assert joined[key] == pytest.approx(sum(p[key] for p in of_image), rel=1e-5)
+    assert joined["grad_norm"] == pytest.approx(sum(p["grad_norm"] ** 2 for p in of_image) ** 0.5, rel=1e-5)
+    assert joined["eps"] == max(p["eps"] for p in of_image)
+    assert joined["status"] == "trained phases only"
+    assert result.report.history["merit"].shape == (3, 2)
+
+
+def test_rigorous_mode_passes_options_on():
+    r, x = model(), images(1)
+    result = r(r.operator(x), size=(13, 9), rigorous=True, tol=1.0, max_iterations=200)
+    assert result.report.status == ["converged"]
+    assert result.report.iterations.item() > 2
+
+
+@pytest.mark.parametrize("kind", [GDNet, AGDNet])
+def test_rigorous_mode_is_refused_where_there_is_none(kind):
+    r = model(kind)
+    with pytest.raises(ValueError, match=rf"reconstruct: rigorous: expected a method .* \(LDA\), got {kind.__name__}"):
+        r(r.operator(images()), rigorous=True)
+
+
+@pytest.mark.skipif(not COMPILED, reason="bits are promised with the compiled kernels")
+@pytest.mark.parametrize("blockwise", [False, True])
+def test_image_has_the_same_bits_alone_and_in_any_batch(blockwise):
+    r = model(blockwise=blockwise)
+    y = r.operator(images(4))
+    x = r(y, size=(13, 9)).x
+    assert torch.equal(r(y[2:3], size=(13, 9)).x, x[2:3])
+    assert torch.equal(r(y[[3, 0]], size=(13, 9)).x, x[[3, 0]])
+
+
+def test_arrays_are_answered_in_kind():
+    r = model()
+    y = r.operator(images())
+    x = r(y.numpy().astype(np.float64), size=(13, 9)).x
+    assert isinstance(x, np.ndarray)
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, r(y, size=(13, 9)).x.numpy())
+
+
+@pytest.mark.parametrize("kind", [LDA, GDNet, AGDNet])
+@pytest.mark.parametrize("from_seed", [True, False])
+def test_saved_model_gives_the_same_bits(tmp_path, kind, from_seed):
+    r = model(
+        kind, blockwise=from_seed, meta={"phi_seed": 3, "training": {"psnr": 30.1}} if from_seed else {"phi_seed": 4}
+    )
+    y, path = r.operator(images()), tmp_path / "m.safetensors"
+    r.save(path)
+    again = load(path)
+    assert torch.equal(again(y).x, r(y).x)
+    assert again.meta == r.meta
+    assert again.blockwise == r.blockwise
+    assert again.solver.hyperparameters() == r.solver.hyperparameters()
+    assert not again.training
+    assert ("phi" in load_file(path)) != from_seed  # a matrix that its seed makes is not stored
+    again.save(path)
+    assert torch.equal(load(str(path))(y).x, r(y).x)
+
+
+def test_shipped_models_load_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_shipped", lambda: tmp_path)
+    assert pretrained() == []
+    with pytest.raises(
+        ValueError, match=r"load: name: expected one of \(none shipped\) or a .safetensors file, got 'small'"
+    ):
+        load("small")
+    model().save(tmp_path / "small.safetensors")
+    model(seed=1).save(tmp_path / "other.safetensors")
+    assert pretrained() == ["other", "small"]
+    y = model().operator(images())
+    assert torch.equal(load("small")(y).x, model()(y).x)
+    with pytest.raises(ValueError, match=r"expected one of other, small or a \.safetensors file, got 'lda-cs-26'"):
+        load("lda-cs-26")
+
+
+def test_every_shipped_model_fits_its_name():
+    for name in fastrecon.pretrained():
+        r = load(name)
+        assert r.meta["name"] == name
+        eye = torch.eye(r.q.shape[1])
+        torch.testing.assert_close(r.operator.phi @ r.q, eye, rtol=0, atol=1e-4)  # A Q = I
+
+
+def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    model().save(path)
+    before = path.read_bytes()
+
+    class Unsavable:
+        pass
+
+    broken = model(meta={"training": Unsavable()})
+    with pytest.raises(TypeError):
+        broken.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def damage_empty(path):
+    path.write_bytes(b"")
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_text(path):
+    path.write_text("not a model at all, but long enough to have a header")
+
+
+def damage_foreign(path):
+    save_file(load_file(path), path)
+
+
+def damage_format(path):
+    save_file(load_file(path), path, {"fastrecon": json.dumps({"format": 99})})
+
+
+def rewrite(path, tensors=None, **changes):
+    with models.safe_open(path, framework="pt") as file:
+        meta = json.loads(file.metadata()["fastrecon"])
+    meta = {k: v for k, v in (meta | changes).items() if v is not None}
+    save_file(load_file(path) if tensors is None else tensors, path, {"fastrecon": json.dumps(meta)})
+
+
+def damage_missing_tensor(path):
+    rewrite(path, {k: v for k, v in load_file(path).items() if k != "raw_tau"})
+
+
+def damage_shape(path):
+    rewrite(path, channels=5)
+
+
+def damage_method(path):
+    rewrite(path, method="magic")
+
+
+def damage_matrix(path):
+    rewrite(path, phi_seed=4)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_empty, r"the file is empty \(0 bytes\)"),
+        (damage_truncate, "expected a model file, got a damaged or foreign one"),
+        (damage_text, "expected a model file, got a damaged or foreign one"),
+        (damage_foreign, "expected a model file, got a safetensors file of another program"),
+        (damage_format, "expected format 1, got 99"),
+        (damage_missing_tensor, r"expected a complete model, got a damaged file .*missing: \['raw_tau'\]"),
+        (damage_shape, "expected a complete model, got a damaged file"),
+        (damage_method, "expected a complete model, got a damaged file .*magic"),
+        (damage_matrix, "the sampling matrix of seed 4 comes out differently"),
+    ],
+)
+def test_damaged_file_is_one_clear_line(tmp_path, damage, message):
+    path = tmp_path / "m.safetensors"
+    model().save(path)
+    damage(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda y: y[..., :7],
+            r"reconstruct: y: expected 10 measurements per block \(ratio 40%\), got 7 \(28% of the 25 pixels\)",
+        ),
+        (lambda y: y[0], r"reconstruct: y: expected real measurements \[B, rows, cols, 10\], got \(3, 2, 10\)"),
+        (
+            lambda y: y.index_fill(0, torch.tensor([1]), float("nan")),
+            "expected finite measurements, got 60 NaN or Inf in image 1",
+        ),
+        (lambda y: y / 0, "expected finite measurements, got .* in image 0"),
+        (lambda y: y.to("meta"), "reconstruct: y: expected a tensor on cpu, got one on meta"),
+        (lambda y: y[:, :1], r"size: expected \(H, W\) of an image of 1x2 blocks of 5x5, got \(13, 9\)"),
+    ],
+)
+def test_wrong_measurements_are_named(change, message):
+    r = model()
+    with pytest.raises(ValueError, match=message):
+        r(change(r.operator(images())), size=(13, 9))
+
+
+def test_parts_that_do_not_belong_together_are_refused():
+    a, b = model(), model()
+    with pytest.raises(ValueError, match="Reconstructor: operator: expected the operator of the solver"):
+        Reconstructor(a.operator, b.solver, a.q, {})
+    with pytest.raises(ValueError, match=r"Reconstructor: q: expected a matrix \(25, 10\), got \(10, 25\)"):
+        Reconstructor(a.operator, a.solver, a.q.T, {})
+
+
+def test_copy_of_a_model_file_keeps_working(tmp_path):
+    model().save(tmp_path / "a.safetensors")
+    shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert load(tmp_path / "b.safetensors").meta["name"] == "small"

@@ -1,0 +1,75 @@
+"""What is installed: versions, metadata, files that go with the code, and the documents beside it."""
+
+import importlib
+import os
+import re
+from importlib.metadata import entry_points, metadata, requires, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import fastrecon as fr
+from fastrecon import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(fr.__file__).parent
+KERNELS = Path(importlib.import_module("fastrecon.kernels").__path__[0])
+
+
+def test_one_version_everywhere():
+    assert fr.__version__ == version("fastrecon")
+    assert re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE) == [fr.__version__]
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == fr.__version__
+
+
+def test_metadata():
+    assert metadata("fastrecon")["License-Expression"] == "Apache-2.0"
+    (command,) = entry_points(group="console_scripts", name="fastrecon")
+    assert callable(command.load())
+
+
+def test_public_names_exist():
+    assert {name for name in fr.__all__ if not hasattr(fr, name)} == set()
+
+
+def test_files_that_go_with_the_code():
+    assert (PACKAGE / "py.typed").is_file()
+    assert (KERNELS.parent / "csrc" / "scalar_math.h").is_file()  # where run-time compilation looks for it
+    assert {p.name for p in KERNELS.glob("*.py")} == {p.name for p in (ROOT / "kernels").glob("*.py")}
+
+
+@pytest.mark.parametrize("name", fr.pretrained())
+def test_weights_have_a_card(name):
+    card = (PACKAGE / "weights" / f"{name}.md").read_text()
+    assert "PSNR" in card
+    assert "fastrecon train" in card  # the command that reproduces them
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {
+        re.sub(r"[-_.]+", "-", name).lower(): pin
+        for name, _, pin in (line.partition("==") for line in lines if not line.startswith("#"))
+    }
+
+
+@pytest.mark.parametrize("requirement", [Requirement(r) for r in requires("fastrecon") or []], ids=str)
+def test_constraints_pin_what_the_package_accepts(requirement):
+    optional = requirement.marker and "extra" in str(requirement.marker) and "dev" not in str(requirement.marker)
+    pin = pins().get(re.sub(r"[-_.]+", "-", requirement.name).lower())
+    assert optional or pin is not None
+    assert pin is None or requirement.specifier.contains(pin)
+
+
+def test_readme_commands_are_constrained():
+    commands = re.findall(r"^.*pip install .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) >= 2
+    assert all("-c constraints.txt" in c for c in commands)
+
+
+@pytest.mark.skipif(registry.extension() is None, reason="the extension was not built")
+def test_extension_uses_the_best_instruction_set():
+    info = registry.extension().build_info()  # type: ignore[union-attr]
+    assert info["isa"] == (os.environ.get("FASTRECON_ISA") or info["isa_supported"][-1])
+    assert set(info["isa_supported"]) <= set(info["isa_built"])

@@ -1,0 +1,127 @@
+"""Every Triton kernel compiles for sm_80 and sm_90 without a GPU, as its host function launches it, and none spills.
+
+A process of its own compiles: Triton's interpreter, which the other tests use, cannot be left once it is on. Run as a
+program, this file prints one JSON row per compiled kernel.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
+
+
+def launch_everything():
+    """Calls the host functions with arguments that together select every kernel and every kind of specialisation."""
+    from fastrecon.kernels import feature_gradient, group_soft_threshold, prox_lp, select_descent, smoothed_l21
+
+    f32, f64, bf16, c64, c128 = torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128
+    chains = [  # channels of the image, width, layers, dtype, final_activation, precision
+        (1, 32, 3, f32, False, "ieee"),
+        (2, 20, 2, f64, True, "ieee"),
+        (4, 128, 2, f32, False, "ieee"),
+        (1, 32, 2, f32, False, "tf32"),
+    ]
+    for channels, width, layers, dtype, final_activation, precision in chains:
+        x, eps = torch.zeros(2, channels, 33, 33, dtype=dtype), torch.ones(2, dtype=dtype)
+        weights = [torch.zeros(width, width if k else channels, 3, 3, dtype=dtype) for k in range(layers)]
+        rest = (x, weights, eps, 0.01, final_activation)
+        feature_gradient.feature_gradient_fwd(*rest, precision=precision)
+        feature_gradient.feature_gradient_vjp(eps, x, *rest, precision=precision)
+    for dtype in (f32, bf16):
+        g, eps = torch.zeros(2, 32, 1089, dtype=dtype), torch.ones(2, dtype=dtype)
+        value, dual, norm = smoothed_l21.smoothed_l21_fwd(g, eps)
+        smoothed_l21.smoothed_l21_bwd(value, g, eps, dual, norm)
+    for dtype, each in ((f32, False), (c64, True)):
+        g, tau = torch.zeros(2, 5, 1089, dtype=dtype), torch.ones(2, 1089 if each else 1)
+        group_soft_threshold.group_soft_threshold_fwd(g, tau)
+        group_soft_threshold.group_soft_threshold_bwd(g, g, tau)
+    for dtype, inner, p in ((f32, 5, 1.0), (c64, 1, 1.0), (f32, 1, 0.5), (c128, 5, 0.5), (f32, 1, 0.0)):
+        x, lam = (
+            torch.zeros(3, inner, 100, dtype=dtype),
+            torch.ones(inner, dtype=torch.empty(0, dtype=dtype).real.dtype),
+        )
+        prox_lp.prox_lp_fwd(x, lam, p)
+        prox_lp.prox_lp_bwd(x, x, lam, p)
+    u, phi = torch.zeros(3, 1089), torch.ones(3)
+    select_descent.select_descent(u, u, phi, phi)
+    select_descent.select_descent_bwd(u, phi > 0)
+    select_descent.shrink_eps(u, u, phi, 1e3, 0.9)
+
+
+def main(folder):
+    """Compiles for each architecture and prints {architecture, kernel, specialisation, registers, stack, shared}."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    class Driver:  # as much of a driver as compiling asks for
+        def __init__(self, capability):
+            self.capability = capability
+
+        def get_current_device(self):
+            return self.capability
+
+        def get_current_stream(self, device):
+            return 0
+
+        def get_current_target(self):
+            return GPUTarget("cuda", self.capability, 32)
+
+    launch, tool = triton.JITFunction.run, Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    cubin, names = Path(folder) / "kernel.cubin", {}
+
+    def compile_only(function, *args, grid, warmup, **options):
+        kernel = launch(function, *args, grid=grid, warmup=True, **options)
+        names[kernel.hash] = kernel
+        flags = "".join(k[0] for k in ("FIRST", "LAST", "PAIR", "BACKWARD") if options.get(k))
+        sizes = " ".join(f"{k}{options[k]}" for k in ("C", "P", "PARTS", "PRECISION") if k in options)
+        rows[kernel.hash] = {"kernel": function.__name__, "options": f"{flags} {sizes} {args[0].dtype}".strip()}
+        return kernel
+
+    triton.JITFunction.run = compile_only
+    for capability in SHARED_LIMIT:
+        rows = {}
+        triton.runtime.driver.set_active(Driver(capability))
+        launch_everything()
+        for key, row in rows.items():
+            cubin.write_bytes(names[key].asm["cubin"])
+            usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+            registers, stack = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK"))
+            row |= {"sm": capability, "registers": registers, "stack": stack, "shared": names[key].metadata.shared}
+            print(json.dumps(row))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    pytest.importorskip("triton", reason="triton is not installed")
+    folder = tmp_path_factory.mktemp("compile")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(folder)}
+    command = [sys.executable, __file__, str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    for r in found:
+        print(f"sm_{r['sm']} {r['kernel']:20s} {r['options']:40s}", r["registers"], r["stack"], r["shared"])
+    return found
+
+
+@pytest.mark.parametrize("sm", SHARED_LIMIT)
+def test_every_kernel_compiles(rows, sm):
+    text = "".join(path.read_text() for path in (Path(__file__).parents[1] / "kernels").glob("*.py"))
+    kernels = set(re.findall(r"^@triton\.jit\ndef (\w*kernel)\(", text, re.MULTILINE))
+    assert {r["kernel"] for r in rows if r["sm"] == sm} == kernels
+
+
+@pytest.mark.parametrize("sm", SHARED_LIMIT)
+def test_no_kernel_spills_or_asks_for_too_much_shared_memory(rows, sm):
+    assert [r for r in rows if r["sm"] == sm and (r["stack"] or r["shared"] > SHARED_LIMIT[sm])] == []
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
