@@ -24,7 +24,7 @@ ISA_FLAGS: dict[str, list[str]] = {"baseline": []}
 if X86 and not WINDOWS:
     ISA_FLAGS |= {"avx2": ["-mavx2", "-mfma", "-mbmi2"], "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]}
 
-COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall"]
+COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-array-bounds"]  # GCC 12 sees negative sizes in generic code
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 if SANITIZE:
     COMMON = [*COMMON, f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-g", "-fno-omit-frame-pointer"]

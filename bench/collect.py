@@ -58,14 +58,16 @@ def seconds(run: Callable[[], object], device: str, rounds: int = 15) -> float:
 
 
 def measured_limits(device: str) -> dict[str, float]:
-    """The device's copy bandwidth [GB/s, bytes read and written] and its matrix rate per dtype [GFLOP/s]."""
+    """The device's copy bandwidth [GB/s, bytes read and written] and its matrix rate per precision [GFLOP/s]."""
     source = torch.empty((1 << 30 if device == "cuda" else 1 << 27) // 4, device=device).fill_(1)
     target = torch.empty_like(source)
     limits = {"copy": 2 * source.nbytes / seconds(lambda: target.copy_(source), device) / 1e9}
     n = 8192 if device == "cuda" else 2048
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        a = torch.randn(n, n, device=device).to(dtype)
-        limits[str(dtype).removeprefix("torch.")] = 2 * n**3 / seconds(lambda a=a: a @ a, device, 5) / 1e9
+    for precision in ("float32", "float64", "bfloat16", *(["tf32"] if device == "cuda" else [])):
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        a = torch.randn(n, n, device=device).to(getattr(torch, precision, torch.float32))
+        limits[precision] = 2 * n**3 / seconds(lambda a=a: a @ a, device, 5) / 1e9
+    torch.backends.cuda.matmul.allow_tf32 = False
     return limits
 
 

@@ -46,7 +46,7 @@ for name; do
   case $name in
     info) stage info bash -c info ;;
     test) TRITON_INTERPRET=0 stage test python3 -m pytest -m gpu -rs --durations=10 tests ;;
-    bench) stage bench python3 bench/collect.py --csv "$out/results.csv" -q --device cuda ;;
+    bench) stage bench python3 bench/collect.py --csv "$out/results.csv" -q -k cuda ;;
     train) stage train bash -c train ;;
     *) failed+=("$name: expected info, test, bench or train") ;;
   esac

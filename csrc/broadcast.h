@@ -40,7 +40,8 @@ FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, 
     const int64_t block = task / group_blocks, m = task % group_blocks * groups;
     const int64_t s = block % length_blocks * length, r = block / length_blocks * rows;
     const int64_t count = smaller_of(groups, M - m), size = smaller_of(length, S - s);
-    double total[kTile] = {};
+    double total[kTile];
+    for (int64_t i = 0; i < count; ++i) total[i] = 0;
     for (int64_t row = r; row < smaller_of(r + rows, R); ++row) {
       T part[kTile];
       body((row * M + m) * S + s, count * size, part);

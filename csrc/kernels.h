@@ -36,11 +36,14 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
                  Address eps_next, Address shrunk, std::int64_t B, std::int64_t N, double sigma, double gamma)) \
   K(feature_gradient_fwd, (int dtype, Address x, Address weights, Address eps, Address value, Address grad,           \
                            std::int64_t B, std::int64_t Cin, std::int64_t H, std::int64_t W, std::int64_t C,          \
-                           std::int64_t L, double delta, bool final_activation))                                      \
+                           std::int64_t L, double delta, bool final_activation, int products))                        \
+  K(feature_gradient_value, (int dtype, Address x, Address weights, Address eps, Address value, std::int64_t B,       \
+                             std::int64_t Cin, std::int64_t H, std::int64_t W, std::int64_t C, std::int64_t L,        \
+                             double delta, bool final_activation, int products))                                      \
   K(feature_gradient_vjp, (int dtype, Address d_value, Address d_grad, Address x, Address weights, Address eps,       \
                            Address d_x, Address d_weights, Address d_eps, std::int64_t B, std::int64_t Cin,           \
                            std::int64_t H, std::int64_t W, std::int64_t C, std::int64_t L, double delta,              \
-                           bool final_activation))
+                           bool final_activation, int products))
 // clang-format on
 
 #define FASTRECON_DECLARE(name, args) void name args;

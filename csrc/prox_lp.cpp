@@ -152,11 +152,14 @@ FR_INLINE void thresholds(const T* lam, int64_t M, double p, T* tau) {
   const double down = __builtin_pow(up, -q);
   const Power<double> power(q);
   parallel(tiles_of(M), M, [=](int64_t task) {
-    for (int64_t m = task * kTile; m < smaller_of(M, (task + 1) * kTile); ++m) {
-      const double l = lam[m], root = p == 0 ? square_root(2 * l)
-                                             : factor * power(l < tiny ? l * up : l) * (l < tiny ? down : 1);
-      tau[m] = T(l > 0 && l <= std::numeric_limits<double>::max() ? root : l);
-    }
+    const int64_t first = task * kTile, last = smaller_of(M, first + kTile);
+    if (p == 0)  // exact where sqrt(2 lam) is
+      for (int64_t m = first; m < last; ++m) tau[m] = T(square_root(2 * double(lam[m])));
+    else
+      for (int64_t m = first; m < last; ++m) {
+        const double l = lam[m], root = factor * power(l < tiny ? l * up : l) * (l < tiny ? down : 1);
+        tau[m] = T(l > 0 && l <= kLargest<double> ? root : l);
+      }
   });
 }
 

@@ -13,15 +13,18 @@ namespace fastrecon {
 #ifdef __CUDACC__
 FR_HD float square_root(float x) { return sqrtf(x); }
 FR_HD double square_root(double x) { return sqrt(x); }
+FR_HD float magnitude(float x) { return fabsf(x); }
+FR_HD double magnitude(double x) { return fabs(x); }
+FR_HD float with_sign(float size, float x) { return copysignf(size, x); }
+FR_HD double with_sign(double size, double x) { return copysign(size, x); }
 #else
 FR_HD float square_root(float x) { return __builtin_sqrtf(x); }
 FR_HD double square_root(double x) { return __builtin_sqrt(x); }
+FR_HD float magnitude(float x) { return __builtin_fabsf(x); }
+FR_HD double magnitude(double x) { return __builtin_fabs(x); }
+FR_HD float with_sign(float size, float x) { return __builtin_copysignf(size, x); }
+FR_HD double with_sign(double size, double x) { return __builtin_copysign(size, x); }
 #endif
-
-template <typename T>
-FR_HD T magnitude(T x) {
-  return x < 0 ? -x : x;
-}
 
 // The larger of a limit and x, and the smaller: NaN in x comes through.
 template <typename T>
@@ -56,8 +59,7 @@ FR_HD T smoothed_norm(T t, T eps) {
 // Soft thresholding of a real number.
 template <typename T>
 FR_HD T shrink(T x, T tau) {
-  const T y = at_least(T(0), magnitude(x) - tau);
-  return x < 0 ? -y : y;
+  return with_sign(at_least(T(0), magnitude(x) - tau), x);
 }
 
 // What soft thresholding multiplies a vector of the given norm by: max(1 - tau / norm, 0), and 0 for norm 0.

@@ -29,11 +29,11 @@ FR_INLINE double bwd_tile(const T* d_dual, T v, T eps, const T* dual, const T* n
   T along[kTile] = {}, inverse[kTile], outward[kTile], d_eps[kTile];
   for (int64_t c = 0; c < C; ++c)
     for (int64_t i = 0; i < n; ++i) along[i] += dual[c * stride + i] * d_dual[c * stride + i];
+  for (int64_t i = 0; i < n; ++i) inverse[i] = 1 / at_least(eps, norm[i]);
   for (int64_t i = 0; i < n; ++i) {
-    const T ratio = at_most(T(1), norm[i] / eps);
-    inverse[i] = 1 / at_least(eps, norm[i]);
-    outward[i] = norm[i] > eps ? along[i] : T(0);
-    d_eps[i] = -v / 2 * ratio * ratio - (along[i] - outward[i]) * inverse[i];
+    const T ratio = at_most(T(1), norm[i] / eps), a = along[i];
+    outward[i] = norm[i] > eps ? a : T(0);
+    d_eps[i] = -v / 2 * ratio * ratio - (a - outward[i]) * inverse[i];
   }
   for (int64_t c = 0; c < C; ++c)
     for (int64_t i = 0; i < n; ++i)

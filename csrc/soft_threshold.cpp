@@ -27,8 +27,9 @@ template <int kWidth, typename T>
 FR_INLINE void bwd_tile(const T* d_y, const T* x, const T* tau, T* d_x, T* d_tau, int64_t n) {
   if (kWidth == 1) {
     for (int64_t i = 0; i < n; ++i) {
-      d_x[i] = magnitude(x[i]) > tau[i] ? d_y[i] : T(0);
-      d_tau[i] = x[i] < 0 ? d_x[i] : -d_x[i];
+      const T d = d_y[i];  // loaded either way: a load that depends on a condition keeps SSE2 from vectorising
+      d_x[i] = magnitude(x[i]) > tau[i] ? d : T(0);
+      d_tau[i] = with_sign(T(1), x[i]) * -d_x[i];
     }
     return;
   }

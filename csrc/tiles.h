@@ -79,44 +79,44 @@ FR_INLINE void expand(const T* in, T* out, std::int64_t n) {
     for (int k = 0; k < kWidth; ++k) out[kWidth * i + k] = in[i];
 }
 
-// Sums of squares below this may have lost digits to underflow.
+// Sums of squares outside these bounds may have lost digits, or everything, to underflow or overflow.
 template <typename T>
 constexpr T kSmallSquare = sizeof(T) == 4 ? T(0x1p-100) : T(0x1p-960);
+template <typename T>
+constexpr T kLargest = std::numeric_limits<T>::max();
 
-// norm[i] = |g[:, i]| for n <= kTile numbers of C channels `stride` reals apart. Where the sum of squares leaves the range
-// of T, and only there, it is formed again from g / max |g|.
+// norm[i] = |g[:, i]| for n <= kTile numbers of C channels `stride` reals apart. Where the sum of squares is out of bounds,
+// and only there, it is formed again from g / max |g|.
 template <int kWidth, typename T>
 FR_INLINE void norms(const T* g, std::int64_t C, std::int64_t stride, std::int64_t n, T* norm) {
-  T square[kWidth * kTile] = {}, folded[kTile];
-  for (std::int64_t c = 0; c < C; ++c)
-    for (std::int64_t i = 0; i < kWidth * n; ++i) square[i] += g[c * stride + i] * g[c * stride + i];
+  using std::int64_t;
+  T square[kWidth * kTile] = {}, folded[kTile], lost[kTile];
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t i = 0; i < kWidth * n; ++i) square[i] += g[c * stride + i] * g[c * stride + i];
   fold<kWidth>(square, folded, n);
-  int unsafe = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    unsafe |= !(folded[i] >= kSmallSquare<T> && folded[i] <= std::numeric_limits<T>::max());
+  for (int64_t i = 0; i < n; ++i) {
+    lost[i] = folded[i] >= kSmallSquare<T> && folded[i] <= kLargest<T> ? T(0) : T(1);
     norm[i] = square_root(folded[i]);
   }
-  if (!unsafe) return;
-  T largest[kWidth * kTile] = {}, scale[kWidth * kTile], again[kTile];
-  for (std::int64_t c = 0; c < C; ++c)
-    for (std::int64_t i = 0; i < kWidth * n; ++i) largest[i] = at_least(magnitude(g[c * stride + i]), largest[i]);
-  for (std::int64_t i = 0; i < n; ++i) {
-    T m = largest[kWidth * i];
-    for (int k = 1; k < kWidth; ++k) m = at_least(m, largest[kWidth * i + k]);
-    again[i] = m > 0 && m <= std::numeric_limits<T>::max() ? m : T(1);
+  if (sum(lost, n) == 0) return;
+  T largest[kWidth * kTile] = {}, scale[kTile], scales[kWidth * kTile];
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t i = 0; i < kWidth * n; ++i) largest[i] = at_least(magnitude(g[c * stride + i]), largest[i]);
+  for (int64_t i = 0; i < n; ++i) {
+    const T m = kWidth == 1 ? largest[i] : at_least(largest[2 * i], largest[2 * i + 1]);
+    scale[i] = m > 0 && m <= kLargest<T> ? m : T(1);
   }
-  expand<kWidth>(again, scale, n);
-  for (std::int64_t i = 0; i < kWidth * n; ++i) square[i] = 0;
-  for (std::int64_t c = 0; c < C; ++c)
-    for (std::int64_t i = 0; i < kWidth * n; ++i) {
-      const T q = g[c * stride + i] / scale[i];
+  expand<kWidth>(scale, scales, n);
+  for (int64_t i = 0; i < kWidth * n; ++i) square[i] = 0;
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t i = 0; i < kWidth * n; ++i) {
+      const T q = g[c * stride + i] / scales[i];
       square[i] += q * q;
     }
-  for (std::int64_t i = 0; i < n; ++i) {
-    const bool safe = folded[i] >= kSmallSquare<T> && folded[i] <= std::numeric_limits<T>::max();
-    T s = square[kWidth * i];
-    for (int k = 1; k < kWidth; ++k) s += square[kWidth * i + k];
-    norm[i] = safe ? norm[i] : again[i] * square_root(s);
+  fold<kWidth>(square, folded, n);
+  for (int64_t i = 0; i < n; ++i) {
+    const T again = scale[i] * square_root(folded[i]);
+    norm[i] = lost[i] != 0 ? again : norm[i];
   }
 }
 }  // namespace

@@ -4,10 +4,23 @@
 // Interpolation points 0, +-5/8, +-3/2, infinity: their products are exact in float32 and the error is about half that
 // of 0, +-1, +-2, infinity (Barabasz et al., arXiv:1803.10986, choose points for the same reason).
 #pragma once
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include "isa.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
+#if defined(__AVX512BF16__)
+using Half = std::uint16_t;  // the bits of a bfloat16
+
+FR_INLINE void store(Half* p, Vec<float> v) {  // rounded to nearest
+  const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+  __builtin_memcpy(p, &h, sizeof h);
+}
+#endif
+
 namespace {
 
 constexpr int kTileOut = 4;                   // a tile's outputs are 4x4
@@ -73,6 +86,73 @@ __attribute__((noinline)) void multiply(int M, int N, int K, const T* A, int lda
     for (; n + 2 * L <= width; n += 2 * L) product_rows<2>(m, K, B + n, width, at, emit);
     if (n < width) product_rows<1>(m, K, B + n, width, at, emit);
   });
+}
+
+#if defined(__AVX512BF16__)
+// bfloat16 products with float32 sums: B holds pairs of rows side by side, [K / 2, N, 2], and A has rows of lda.
+template <int M, int N>
+FR_INLINE void product_half(int K, const Half* a, std::int64_t lda, const Half* b, std::int64_t width, float* c) {
+  __m512 acc[M][N];
+  FR_UNROLL for (int i = 0; i < M; ++i) FR_UNROLL for (int j = 0; j < N; ++j) acc[i][j] = _mm512_setzero_ps();
+  for (int k = 0; k < K; k += 2) {
+    __m512bh w[N];
+    FR_UNROLL for (int j = 0; j < N; ++j) __builtin_memcpy(&w[j], b + k * width + j * 32, 64);
+    FR_UNROLL for (int i = 0; i < M; ++i) {
+      int pair;
+      __builtin_memcpy(&pair, a + i * lda + k, 4);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+      FR_UNROLL for (int j = 0; j < N; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], x, w[j]);
+    }
+  }
+  FR_UNROLL for (int i = 0; i < M; ++i) FR_UNROLL for (int j = 0; j < N; ++j) _mm512_storeu_ps(c + i * width + j * 16, acc[i][j]);
+}
+
+template <int N, int M = kMaxRows>
+FR_INLINE void product_half_rows(int m, int K, const Half* a, std::int64_t lda, const Half* b, std::int64_t width, float* c) {
+  if (m == M) return product_half<M, N>(K, a, lda, b, width, c);
+  if constexpr (M > 1) product_half_rows<N, M - 1>(m, K, a, lda, b, width, c);
+}
+
+template <int kN, int kLda>
+__attribute__((noinline)) void multiply_half(int M, int N, int K, const Half* A, int lda, const Half* B, float* C) {
+  const std::int64_t ld = kLda ? kLda : lda, width = kN ? kN : N;
+  split_rows(M, [&](int begin, int m) {
+    int n = 0;
+    for (; n + 32 <= width; n += 32) product_half_rows<2>(m, K, A + begin * ld, ld, B + 2 * n, width, C + begin * width + n);
+    if (n < width) product_half_rows<1>(m, K, A + begin * ld, ld, B + 2 * n, width, C + begin * width + n);
+  });
+}
+#endif
+
+// The 4x4 outputs D[16, C] of a convolution, tap by tap, from 6x6 pixels at rows[i] + j * C; weights U [9, C, C].
+template <typename T, int N>
+FR_INLINE void direct_rows(const T* const (&rows)[kTileIn], int i0, int C, const T* U, T* D) {
+  constexpr int M = kMaxRows >= 8 ? 8 : 4;  // two rows of four outputs, or one
+  Vec<T> acc[M][N];
+  FR_UNROLL for (int i = 0; i < M; ++i) FR_UNROLL for (int j = 0; j < N; ++j) acc[i][j] = Vec<T>{};
+  for (int tap = 0; tap < 9; ++tap) {
+    const T* w = U + std::int64_t(tap) * C * C;
+    const T* in[M / 4];
+    for (int i = 0; i < M / 4; ++i) in[i] = rows[i0 + i + tap / 3] + tap % 3 * C;
+    for (int k = 0; k < C; ++k) {
+      Vec<T> v[N];
+      FR_UNROLL for (int j = 0; j < N; ++j) v[j] = load(w + k * C + j * kLanes<T>);
+      FR_UNROLL for (int i = 0; i < M; ++i) {
+        const Vec<T> x = splat<T>(in[i / 4][i % 4 * C + k]);
+        FR_UNROLL for (int j = 0; j < N; ++j) acc[i][j] += x * v[j];
+      }
+    }
+  }
+  FR_UNROLL for (int i = 0; i < M; ++i) FR_UNROLL for (int j = 0; j < N; ++j) store(D + (i0 * 4 + i) * C + j * kLanes<T>, acc[i][j]);
+}
+
+template <typename T>
+__attribute__((noinline)) void direct_tile(const T* const (&rows)[kTileIn], int C, const T* U, T* D) {
+  for (int i = 0; i < 4; i += kMaxRows >= 8 ? 2 : 1) {
+    int n = 0;
+    for (; n + 2 * kLanes<T> <= C; n += 2 * kLanes<T>) direct_rows<T, 2>(rows, i, C, U + n, D + n);
+    if (n < C) direct_rows<T, 1>(rows, i, C, U + n, D + n);
+  }
 }
 
 // B^T d: six inputs to six points.
@@ -171,9 +251,9 @@ inline __attribute__((always_inline)) void points_to_kernel(const double (&D)[kP
     }
 }
 
-// V[p * plane + c] = (B^T d B)[p] of the 6x6 pixels at rows[i] + j * C, for all C channels.
-template <typename T>
-FR_INLINE void tile_to_points(const T* const (&rows)[kTileIn], int C, T* V, std::int64_t plane) {
+// V[p * plane + c] = (B^T d B)[p] of the 6x6 pixels at rows[i] + j * C, for all C channels; V may be of bfloat16.
+template <typename T, typename P>
+FR_INLINE void tile_to_points(const T* const (&rows)[kTileIn], int C, P* V, std::int64_t plane) {
   for (int c = 0; c < C; c += kLanes<T>) {
     Vec<T> t[6][6];
     FR_UNROLL for (int j = 0; j < 6; ++j) {

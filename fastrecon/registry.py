@@ -43,6 +43,13 @@ def extension() -> Any | None:
     return importlib.import_module("fastrecon._C")
 
 
+def compiled() -> Any:
+    """The compiled module, for adapters, which are only called where it exists."""
+    module = extension()
+    assert module is not None
+    return module
+
+
 @cache
 def _available(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
@@ -59,14 +66,14 @@ def usable(device: str) -> dict[str, str]:
     if device == "cpu":
         if extension() is not None:
             found["cpu"] = f"C++ kernels, {extension().build_info()['isa']}"  # type: ignore[union-attr]
-        if interpreting() and _available("triton"):
-            found["triton"] = "Triton kernels in the interpreter"
     else:
         if _available("triton"):
             found["triton"] = "Triton kernels"
         if _available("cupy"):
             found["cuda"] = "CUDA C++ kernels through CuPy"
     found["reference"] = "plain PyTorch definitions"
+    if device == "cpu" and interpreting() and _available("triton"):
+        found["triton"] = "Triton kernels in the interpreter, for tests"  # last: thousands of times slower
     return found
 
 

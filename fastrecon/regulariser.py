@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.checks import expect
-from fastrecon.ops.feature_gradient import feature_gradient, features
+from fastrecon.ops.feature_gradient import feature_gradient, feature_value, features
 
 TINY = 1e-18  # r_eps at this radius is r to rounding, and TINY^2 is still a normal float32
 
@@ -51,7 +51,7 @@ class FeatureNorm(nn.Module):
 
     def value(self, x: Tensor, eps: float | Tensor) -> Tensor:
         """r_eps(x) [B]."""
-        return self.value_and_grad(x, eps)[0]
+        return feature_value(x, list(self.weights), eps, self.delta, self.final_activation)
 
     def grad(self, x: Tensor, eps: float | Tensor) -> Tensor:
         """The gradient of r_eps at x, like x."""
@@ -78,14 +78,16 @@ class FeatureNorm(nn.Module):
         """Value and gradient at x [B, C, H, W] with radii eps [B]."""
         return Evaluation(*self.value_and_grad(x, eps))
 
-    def choose(self, first: Tensor, a: Evaluation, b: Evaluation) -> Evaluation:
-        """`a` for the images where `first` [B] holds, `b` for the others."""
-        return Evaluation(torch.where(first, a.value, b.value), torch.where(first[:, None, None, None], a.grad, b.grad))
+    def choose(self, first: Tensor, a: Evaluation, x: Tensor, eps: Tensor) -> Evaluation:
+        """`a` for the images where `first` [B] holds, the evaluation at x for the others, which alone are evaluated."""
+        return self.renew(a, x, eps, ~first)
 
     def renew(self, evaluation: Evaluation, x: Tensor, eps: Tensor, changed: Tensor) -> Evaluation:
-        """The evaluation at x with radii eps, given that of other radii where `changed` [B] holds."""
-        if x.is_cuda or torch.compiler.is_compiling():
-            return self.evaluate(x, eps)  # a captured graph cannot ask which images changed; the others keep their bits
+        """`evaluation` with that at x and eps in its place where `changed` [B] holds."""
+        if x.is_cuda or torch.compiler.is_compiling():  # a captured graph cannot ask which images changed
+            new = self.evaluate(x, eps)
+            value = torch.where(changed, new.value, evaluation.value)
+            return Evaluation(value, torch.where(changed[:, None, None, None], new.grad, evaluation.grad))
         which = changed.nonzero().flatten()
         if len(which) in (0, len(x)):
             return self.evaluate(x, eps) if len(which) else evaluation

@@ -10,7 +10,19 @@ weights if PAIR: the features and their tangents forward, the two cotangents of 
 import triton
 import triton.language as tl
 
-from fastrecon.kernels.scalar_math import curve_at, divide, root, slope_at, smoothed_norm, smoothed_relu
+from fastrecon.kernels.scalar_math import INTERPRETED, curve_at, divide, root, slope_at, smoothed_norm, smoothed_relu
+
+
+@triton.jit
+def _multiply(a, b, total, PRECISION: tl.constexpr):
+    """total + a b. The interpreter knows no bfloat16 products and takes exact ones for them."""
+    if PRECISION == "bf16":
+        if not INTERPRETED:
+            a = a.to(tl.bfloat16)
+            b = b.to(tl.bfloat16)
+        return tl.dot(a, b, total, "ieee", out_dtype=total.dtype)
+    else:
+        return tl.dot(a, b, total, PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
@@ -51,17 +63,16 @@ def _convolve(
 ):  # fmt: skip
     """A, and B if PAIR, convolved with the weights at the given pixels: two tiles [BLOCK_M, BLOCK_C]."""
     c = tl.arange(0, BLOCK_C)
-    dtype = A.dtype.element_ty
-    a = tl.zeros((BLOCK_M, BLOCK_C), dtype)
+    a = tl.zeros((BLOCK_M, BLOCK_C), A.dtype.element_ty)
     b = a
     if FIRST:
         for start in range(0, 9 * CIN, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
             mask = (k < 9 * CIN)[:, None] & (c < C)[None, :]
             w = tl.load(Weight + k[:, None] * C + c[None, :], mask=mask, other=0.0)
-            a = tl.dot(_patches(A, image, row, column, inside, k, H, W, CIN), w, a, PRECISION, out_dtype=dtype)
+            a = _multiply(_patches(A, image, row, column, inside, k, H, W, CIN), w, a, PRECISION)
             if PAIR:
-                b = tl.dot(_patches(B, image, row, column, inside, k, H, W, CIN), w, b, PRECISION, out_dtype=dtype)
+                b = _multiply(_patches(B, image, row, column, inside, k, H, W, CIN), w, b, PRECISION)
     else:
         slices: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
         for i in range(9 * slices):
@@ -73,22 +84,23 @@ def _convolve(
                 w = Weight + (tap * C + k[:, None]) * C + c[None, :]
             w = tl.load(w, mask=(k < C)[:, None] & (c < C)[None, :], other=0.0)
             s = _shifted(A, first, row, column, inside, tap, k, H, W, C, BLOCK_M)
-            a = tl.dot(s, w, a, PRECISION, out_dtype=dtype)
+            a = _multiply(s, w, a, PRECISION)
             if PAIR:
                 s = _shifted(B, first, row, column, inside, tap, k, H, W, C, BLOCK_M)
-                b = tl.dot(s, w, b, PRECISION, out_dtype=dtype)
+                b = _multiply(s, w, b, PRECISION)
     return a, b
 
 
 @triton.jit
 def forward_kernel(
     Source, Tangent, Weight, Eps, Cotangent, Out, OutPair, Partial, H, W,
-    FIRST: tl.constexpr, LAST: tl.constexpr, ACTIVE: tl.constexpr, PAIR: tl.constexpr, DELTA: tl.constexpr,
-    CIN: tl.constexpr, C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, ACTIVE: tl.constexpr, PAIR: tl.constexpr, BACK: tl.constexpr,
+    DELTA: tl.constexpr, CIN: tl.constexpr, C: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One layer forward. Out gets its output, OutPair the output's tangent; in the last layer the cotangents of its
-    pre-activations instead, and Partial [B, tiles] the tile's share of the value, or if PAIR of d_eps."""
+    pre-activations instead, unless no way BACK follows, and Partial [B, tiles] the tile's share of the value, or if
+    PAIR of d_eps."""
     tiles = tl.cdiv(H * W, BLOCK_M)
     problem = (tl.program_id(0) // tiles).to(tl.int64)
     start = tl.program_id(0) % tiles * BLOCK_M
@@ -124,7 +136,8 @@ def forward_kernel(
             share = tl.where(small, -0.5 * v * q * q - divide(along, n), -0.5 * v)
         else:
             share = smoothed_norm(norm, eps)
-        tl.store(Out + tile, slope * y, mask=mask)
+        if BACK:
+            tl.store(Out + tile, slope * y, mask=mask)
         tl.store(Partial + tl.program_id(0), tl.sum(tl.where(inside, share, 0.0).to(tl.float64), axis=0))
     else:
         tl.store(Out + tile, h, mask=mask)
@@ -195,8 +208,7 @@ def weight_kernel(
     chunk = (tl.program_id(0) // (slices * taps)).to(tl.int64)
     k = tl.program_id(0) % slices * BLOCK_K + tl.arange(0, BLOCK_K)
     c = tl.arange(0, BLOCK_C)
-    dtype = Z.dtype.element_ty
-    gradient = tl.zeros((BLOCK_K, BLOCK_C), dtype)
+    gradient = tl.zeros((BLOCK_K, BLOCK_C), Z.dtype.element_ty)
     for offset in range(0, CHUNK, BLOCK_M):
         first = chunk * CHUNK + offset
         inside = first + tl.arange(0, BLOCK_M) < total
@@ -211,7 +223,7 @@ def weight_kernel(
         mask = inside[:, None] & (c < C)[None, :]
         s = tl.load(S + tile, mask=mask, other=0.0)
         z = tl.load(Z + tile, mask=mask, other=0.0)
-        gradient = tl.dot(tl.trans(a), s, gradient, PRECISION, out_dtype=dtype)
-        gradient = tl.dot(tl.trans(b), z, gradient, PRECISION, out_dtype=dtype)
+        gradient = _multiply(tl.trans(a), s, gradient, PRECISION)
+        gradient = _multiply(tl.trans(b), z, gradient, PRECISION)
     out = Partial + ((chunk * taps + tap) * depth + k[:, None]) * C + c[None, :]
     tl.store(out, gradient, mask=(k < depth)[:, None] & (c < C)[None, :])

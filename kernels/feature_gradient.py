@@ -3,12 +3,13 @@
   x, grad, d_grad, d_x  [B, CIN, H, W]  images       eps, value, d_value, d_eps  [B]  radii (> 0) and sums of each image
   weights  L >= 1 kernels [C, CIN, 3, 3], [C, C, 3, 3], ...; C <= 128, CIN <= 4     delta > 0  radius of the activation
   h_0 = x, h_l = a(W_l h_{l-1}), g = h_L     value = sum_i h(|g_i|)     grad = J_g(x)^T y,  y_i = g_i / max(|g_i|, eps)
-L launches forward, L back; features stay channels last between them. The derivative with cotangents v of the value and
-G of the gradient is a tangent pass along G (dot_l), two transposed passes q = J^T y, r = its tangent plus v J^T y, and
-d W_l = <h_{l-1}, s_l> + <dot_{l-1}, z_l> with z_l = a'_l q_l, s_l = a'_l r_l + a''_l dt_l q_l.
+L launches forward and, unless only the value is asked for, L back; features stay channels last between them. The
+derivative with cotangents v of the value and G of the gradient is a tangent pass along G (dot_l), two transposed passes
+q = J^T y, r = its tangent plus v J^T y, and d W_l = <h_{l-1}, s_l> + <dot_{l-1}, z_l> with z_l = a'_l q_l and
+s_l = a'_l r_l + a''_l dt_l q_l.
 Definition: fastrecon/ops/feature_gradient.py.  Maths: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
 
-Products are exact float32 unless `precision` asks for "tf32" or "tf32x3"; float64 runs on its own tensor cores.
+Products are exact in float32, unless `precision` asks for "bfloat16", "tf32" or "tf32x3", and in float64.
 """
 
 from collections.abc import Sequence
@@ -19,18 +20,11 @@ import torch
 from torch import Tensor
 
 from fastrecon.kernels import convolution
-from fastrecon.kernels.launch import (
-    MAX_REGISTERS,
-    ConvolutionTile,
-    blocks,
-    convolution_tile,
-    launch,
-    power_of_2,
-    ready,
-    weight_tile,
-)
+from fastrecon.kernels.launch import ConvolutionTile, blocks, convolution_tile, launch, power_of_2, ready, weight_tile
 from fastrecon.kernels.sums import ordered_sum
 
+# How tl.dot multiplies float32 numbers; "tf32" and "tf32x3" are for direct callers.
+_PRODUCTS = {"float32": "ieee", "direct": "ieee", "bfloat16": "bf16", "tf32": "tf32", "tf32x3": "tf32x3"}
 _CHUNK, _CHUNKS = 512, 256  # least pixels and most programs per tap in a weight gradient: short sums, small workspace
 
 
@@ -60,6 +54,7 @@ class _Chain:
     def __post_init__(self) -> None:
         self.B, self.CIN, self.H, self.W = self.x.shape
         self.C = self.weights[0].shape[-1]
+        self.products = _PRODUCTS[self.precision] if self.x.dtype == torch.float32 else "ieee"
         self.tile = convolution_tile(self.C, self.x.dtype, self.pair)
         self.programs = self.B * blocks(self.H * self.W, self.tile.pixels)
 
@@ -69,23 +64,30 @@ class _Chain:
     def options(self, tile: ConvolutionTile) -> dict[str, Any]:
         return {
             "C": self.C, "BLOCK_M": tile.pixels, "BLOCK_C": tile.channels, "BLOCK_K": tile.depth,
-            "PRECISION": self.precision, "num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": MAX_REGISTERS,
+            "PRECISION": self.products, "num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": tile.registers,
         }  # fmt: skip
 
-    def forward(self, tangent: Tensor, eps: Tensor, d_value: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """(outputs, tangents) of every layer but the last, of which it is the cotangents; and sums [B] over pixels."""
+    def forward(
+        self, tangent: Tensor, eps: Tensor, d_value: Tensor, back: bool = True
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """(outputs, tangents) of every layer but the last, of which it is the cotangents; and sums [B] over pixels.
+
+        Unless a way `back` follows, no layer's output is kept.
+        """
         source, layers = (self.x, tangent), []
         partial = self.x.new_empty((self.B, self.programs // self.B, 1), dtype=torch.float64)
         last = len(self.weights) - 1
         for layer, w in enumerate(self.weights):
             out = self.features()
-            layers.append((out, self.features() if self.pair else out))
+            outputs = (out, self.features() if self.pair else out)
             launch(
-                convolution.forward_kernel, self.programs, *source, w, eps, d_value, *layers[-1], partial,
+                convolution.forward_kernel, self.programs, *source, w, eps, d_value, *outputs, partial,
                 self.H, self.W, FIRST=layer == 0, LAST=layer == last, ACTIVE=layer < last or self.final_activation,
-                PAIR=self.pair, DELTA=self.delta, CIN=self.CIN, **self.options(self.tile),
+                PAIR=self.pair, BACK=back or layer < last, DELTA=self.delta, CIN=self.CIN, **self.options(self.tile),
             )  # fmt: skip
-            source = layers[-1]
+            source = outputs
+            if back:
+                layers.append(outputs)
         return layers, ordered_sum(partial, self.x.dtype)[:, 0]
 
     def back(self, z: Tensor, s: Tensor, layer: int, below: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -129,8 +131,19 @@ def _pack(weights: Sequence[Tensor]) -> list[Tensor]:
     return [first.permute(1, 2, 3, 0).contiguous(), *hidden]
 
 
+def feature_gradient_value(
+    x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool, precision: str = "float32"
+) -> Tensor:
+    """Returns value [B]."""
+    if not _supported(x, weights):
+        return NotImplemented
+    x, eps = ready(x), ready(eps)
+    chain = _Chain(x, _pack(weights), delta, final_activation, precision, pair=False)
+    return chain.forward(x, eps, eps, back=False)[1]
+
+
 def feature_gradient_fwd(
-    x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool, *, precision: str = "ieee"
+    x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool, precision: str = "float32"
 ) -> tuple[Tensor, Tensor]:
     """Returns value [B] and gradient like x."""
     if not _supported(x, weights):
@@ -146,12 +159,13 @@ def feature_gradient_fwd(
 
 def feature_gradient_vjp(
     d_value: Tensor, d_grad: Tensor, x: Tensor, weights: list[Tensor], eps: Tensor, delta: float,
-    final_activation: bool, *, precision: str = "ieee",
+    final_activation: bool, precision: str = "float32",
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
-    """Returns d_x like x, d_weights like weights, d_eps [B]."""
+    """Returns d_x like x, d_weights like weights, d_eps [B]; never multiplies in bfloat16."""
     if not _supported(x, weights):
         return NotImplemented
     d_value, d_grad, x, eps = (ready(t) for t in (d_value, d_grad, x, eps))
+    precision = "float32" if precision == "bfloat16" else precision
     chain = _Chain(x, _pack(weights), delta, final_activation, precision, pair=True)
     layers, d_eps = chain.forward(d_grad, eps, d_value)
     z, s = layers.pop()

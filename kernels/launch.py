@@ -8,11 +8,9 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 TILE = 1024  # elements per program of an elementwise kernel: 8 per thread
-MAX_REGISTERS = 168  # of a convolution, for 12 warps on a multiprocessor; without a number ptxas spills to fit more
 
 
 def ready(t: Tensor) -> Tensor:
@@ -32,12 +30,12 @@ def parts(t: Tensor) -> tuple[Tensor, int]:
 
 def blocks(size: int, block: int) -> int:
     """How many blocks cover `size` elements."""
-    return triton.cdiv(size, block)
+    return -(-size // block)
 
 
 def power_of_2(size: int, least: int = 1, most: int = 2**62) -> int:
     """The smallest power of two >= size, kept within [least, most]."""
-    return min(max(triton.next_power_of_2(max(size, 1)), least), most)
+    return min(max(1 << (max(size, 1) - 1).bit_length(), least), most)
 
 
 def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
@@ -73,20 +71,23 @@ class ConvolutionTile(NamedTuple):
     depth: int
     warps: int
     stages: int
+    registers: int | None  # at most; None leaves it to ptxas, which in float64 spills to fit one block more
 
 
 def convolution_tile(channels: int, dtype: torch.dtype, pair: bool) -> ConvolutionTile:
     """The tile for kernels of width `channels`, with one or (`pair`) two accumulators."""
-    padded = power_of_2(channels, 16, 128)
+    padded, wide = power_of_2(channels, 16, 128), dtype == torch.float64
     accumulators = 2048 if pair else 4096  # 16 to 32 per thread: larger tiles spill, smaller ones reload the weights
-    if dtype == torch.float64:
+    if wide:
         accumulators //= 4
     pixels = power_of_2(accumulators // padded, 16, 4 * padded)
-    return ConvolutionTile(pixels, padded, 16, 8 if padded == 128 else 4, 3)
+    return ConvolutionTile(pixels, padded, 16, 8 if padded == 128 else 4, 3, 168 if wide else None)
 
 
 def weight_tile(channels: int, inputs: int, dtype: torch.dtype) -> ConvolutionTile:
     """The tile for weight gradients: BLOCK_K inputs by BLOCK_C output channels, summed BLOCK_M pixels at a time."""
-    padded = power_of_2(channels, 16, 128)
-    accumulators = 2048 if dtype == torch.float64 else 4096
-    return ConvolutionTile(16, padded, power_of_2(inputs, 16, max(16, accumulators // padded)), 4, 3)
+    padded, wide = power_of_2(channels, 16, 128), dtype == torch.float64
+    accumulators = 2048 if wide else 4096
+    return ConvolutionTile(
+        16, padded, power_of_2(inputs, 16, max(16, accumulators // padded)), 4, 3, 168 if wide else None
+    )

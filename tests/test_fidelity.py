@@ -22,7 +22,8 @@ def test_gradient_is_the_derivative_of_the_value():
     f, x, y = problem()
     x.requires_grad_()
     torch.testing.assert_close(torch.autograd.grad(f.value(x, y).sum(), x)[0], f.grad(x, y))
-    assert torch.autograd.gradcheck(lambda x: f.grad(x, y), x)
+    part = x.detach()[:1, :, :3, :4].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: f.grad(x, y[:1, :1, :2]), part)
 
 
 def test_change_keeps_its_digits_where_a_difference_of_values_has_none():

@@ -92,11 +92,11 @@ def test_renewing_touches_only_what_changed():
 
 
 def test_choice_is_per_image():
-    net, x = make(), images()
-    a, b = net.evaluate(x, torch.full((3,), 0.1).double()), net.evaluate(-x, torch.full((3,), 0.1).double())
-    chosen = net.choose(torch.tensor([True, False, True]), a, b)
-    assert torch.equal(chosen.value, torch.stack((a.value[0], b.value[1], a.value[2])))
-    assert torch.equal(chosen.grad, torch.stack((a.grad[0], b.grad[1], a.grad[2])))
+    net, x, eps = make(), images(), torch.full((3,), 0.1).double()
+    a, b = net.evaluate(x, eps), net.evaluate(-x, eps)
+    chosen = net.choose(torch.tensor([True, False, True]), a, -x, eps)
+    torch.testing.assert_close(chosen.value, torch.stack((a.value[0], b.value[1], a.value[2])))
+    torch.testing.assert_close(chosen.grad, torch.stack((a.grad[0], b.grad[1], a.grad[2])))
 
 
 @pytest.mark.parametrize(("channels", "layers", "count"), [(32, 4, 27936), (8, 4, 1800), (48, 4, 62640), (32, 2, 9504)])

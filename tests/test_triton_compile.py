@@ -22,18 +22,21 @@ def launch_everything():
     from fastrecon.kernels import feature_gradient, group_soft_threshold, prox_lp, select_descent, smoothed_l21
 
     f32, f64, bf16, c64, c128 = torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128
-    chains = [  # channels of the image, width, layers, dtype, final_activation, precision
-        (1, 32, 3, f32, False, "ieee"),
-        (2, 20, 2, f64, True, "ieee"),
-        (4, 128, 2, f32, False, "ieee"),
-        (1, 32, 2, f32, False, "tf32"),
+    chains = [  # image's channels and side (1 is compiled as a constant), width, layers, dtype, activation, precision
+        (1, 33, 32, 3, f32, False, "float32"),
+        (2, 33, 20, 2, f64, True, "float32"),
+        (4, 33, 128, 2, f32, False, "float32"),
+        (1, 33, 32, 2, f32, False, "tf32"),
+        (1, 33, 32, 2, f32, False, "bfloat16"),
+        (1, 1, 1, 1, f32, True, "float32"),
     ]
-    for channels, width, layers, dtype, final_activation, precision in chains:
-        x, eps = torch.zeros(2, channels, 33, 33, dtype=dtype), torch.ones(2, dtype=dtype)
+    for channels, side, width, layers, dtype, final_activation, precision in chains:
+        x, eps = torch.zeros(2, channels, side, side, dtype=dtype), torch.ones(2, dtype=dtype)
         weights = [torch.zeros(width, width if k else channels, 3, 3, dtype=dtype) for k in range(layers)]
         rest = (x, weights, eps, 0.01, final_activation)
-        feature_gradient.feature_gradient_fwd(*rest, precision=precision)
-        feature_gradient.feature_gradient_vjp(eps, x, *rest, precision=precision)
+        feature_gradient.feature_gradient_value(*rest, precision)
+        feature_gradient.feature_gradient_fwd(*rest, precision)
+        feature_gradient.feature_gradient_vjp(eps, x, *rest, precision)
     for dtype in (f32, bf16):
         g, eps = torch.zeros(2, 32, 1089, dtype=dtype), torch.ones(2, dtype=dtype)
         value, dual, norm = smoothed_l21.smoothed_l21_fwd(g, eps)
@@ -42,11 +45,17 @@ def launch_everything():
         g, tau = torch.zeros(2, 5, 1089, dtype=dtype), torch.ones(2, 1089 if each else 1)
         group_soft_threshold.group_soft_threshold_fwd(g, tau)
         group_soft_threshold.group_soft_threshold_bwd(g, g, tau)
-    for dtype, inner, p in ((f32, 5, 1.0), (c64, 1, 1.0), (f32, 1, 0.5), (c128, 5, 0.5), (f32, 1, 0.0)):
-        x, lam = (
-            torch.zeros(3, inner, 100, dtype=dtype),
-            torch.ones(inner, dtype=torch.empty(0, dtype=dtype).real.dtype),
-        )
+    strips = (
+        (f32, 5, 9, 1.0),
+        (f32, 5, 1, 1.0),
+        (c64, 1, 9, 1.0),
+        (f32, 1, 9, 0.5),
+        (c128, 5, 9, 0.5),
+        (f32, 1, 1, 0.0),
+    )
+    for dtype, inner, columns, p in strips:
+        x = torch.zeros(3, inner, columns, dtype=dtype)
+        lam = torch.ones(inner, dtype=dtype.to_real() if dtype.is_complex else dtype)
         prox_lp.prox_lp_fwd(x, lam, p)
         prox_lp.prox_lp_bwd(x, x, lam, p)
     u, phi = torch.zeros(3, 1089), torch.ones(3)

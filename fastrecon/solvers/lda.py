@@ -69,10 +69,10 @@ class LDA(UnrolledDescent):
             return self.leave_untested(s, u, y)
         with torch.no_grad():
             v = z - a * s.r.grad
-            at_u, at_v = r.evaluate(u, s.eps), r.evaluate(v, s.eps)
+            at_u, r_v = r.evaluate(u, s.eps), r.value(v, s.eps)
             residual_u, residual_v = f.residual(u, y), f.residual(v, y)
             f_u, f_v = f.value_of(residual_u), f.value_of(residual_v)
-        x, took_u = select_descent(u, v, f_u + at_u.value, f_v + at_v.value)
+        x, took_u = select_descent(u, v, f_u + at_u.value, f_v + r_v)
         if training:
             which = (~took_u).nonzero().flatten()
             if len(which):
@@ -81,7 +81,7 @@ class LDA(UnrolledDescent):
         else:
             chosen = took_u.view(-1, *[1] * (residual_u.ndim - 1))
             grad_f = f.grad_of(torch.where(chosen, residual_u, residual_v), x)
-        return self.leave(s, x, grad_f, r.choose(took_u, at_u, at_v), torch.where(took_u, f_u, f_v), took_u)
+        return self.leave(s, x, grad_f, r.choose(took_u, at_u, v, s.eps), torch.where(took_u, f_u, f_v), took_u)
 
     def solve(
         self, y: Tensor, x0: Tensor, tol: float = 1.5e-5, max_iterations: int = 50_000, *,

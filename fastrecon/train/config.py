@@ -161,7 +161,8 @@ def command(config: Config) -> str:
     words = ["fastrecon train lda-cs"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default or (not value and not field.default):
+        unset = value == field.default or (not value and not field.default)
+        if unset and field.name != "ratio":
             continue
         if field.name in ("data", "validation_data"):
             words += ["--" + field.name.replace("_", "-"), *last_names(value)]

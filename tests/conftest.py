@@ -1,0 +1,62 @@
+"""Set-up of all tests: Triton's interpreter where there is no GPU, seeds, and what an op's tests run on."""
+
+import importlib
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
+
+from fastrecon import registry
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])])
+def device(request):
+    """Every device of this machine."""
+    return request.param
+
+
+@pytest.fixture
+def unwritten_is_nan():
+    """Memory that an op allocates and does not write holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request, device, unwritten_is_nan, monkeypatch):
+    """Implementations of an op on `device`: in test_foo.py those of the raw ops that fastrecon/ops/foo.py calls."""
+    if request.param not in registry.usable(device):
+        pytest.skip(f"no {request.param} on {device}")
+    module = importlib.import_module(f"fastrecon.ops.{request.module.__name__.removeprefix('test_')}")
+    for attribute, op in list(vars(module).items()):
+        if isinstance(op, torch._ops.OpOverloadPacket):
+            chosen, definition = (registry.implementation(op.__name__, b) for b in (request.param, "reference"))
+            monkeypatch.setattr(module, attribute, _or_definition(chosen, definition))
+    return request.param
+
+
+def _or_definition(chosen, definition):
+    """What the dispatcher calls: the definition answers where `chosen` has no kernel."""
+
+    def call(*arguments):
+        result = chosen(*arguments)
+        return definition(*arguments) if result is NotImplemented else result
+
+    return call
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -1,0 +1,260 @@
+"""The learned regulariser: every implementation against the float64 definition, and the mathematics it stands on."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch.library import opcheck
+from utils import assert_no_worse, compiles, relative_error
+
+from fastrecon import registry
+from fastrecon.ops import feature_gradient, feature_value
+from fastrecon.ops.feature_gradient import feature_gradient_fwd_ref, feature_gradient_value_ref, features
+
+CASES = [  # B, C_in, H, W, channels, layers, final_activation
+    (1, 1, 1, 1, 32, 4, False),
+    (2, 1, 33, 33, 32, 4, False),
+    (3, 2, 5, 7, 32, 4, True),
+    (1, 1, 131, 66, 32, 4, True),  # more than one band of rows
+    (2, 1, 40, 37, 8, 2, True),
+    (1, 2, 31, 29, 48, 6, False),
+    (1, 1, 23, 70, 20, 3, True),  # channels that fill no vector
+    (1, 1, 17, 2, 64, 4, False),
+]
+
+
+def problem(case, dtype=torch.float64, seed=0, eps=0.5):
+    """Images, kernels and radii in `dtype`, with pixels on both sides of eps."""
+    batch, c_in, height, width, channels, layers, final = case
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(batch, c_in, height, width, generator=generator, dtype=torch.float64)
+    widths = [c_in] + [channels] * layers
+    weights = [
+        torch.randn(o, i, 3, 3, generator=generator, dtype=torch.float64) * (2 / (9 * i)) ** 0.5
+        for i, o in zip(widths, widths[1:], strict=False)
+    ]
+    radii = eps * (1 + torch.rand(batch, generator=generator, dtype=torch.float64))
+    return x.to(dtype), [w.to(dtype) for w in weights], radii.to(dtype), final
+
+
+def clear_of_kinks(x, weights, final, delta=0.01, margin=1e-4):
+    """Whether no pre-activation is where a'' jumps: there two right answers of the second derivative differ a lot."""
+    h = [x, *features(x, weights, delta, True)]
+    t = [torch.nn.functional.conv2d(s, w, padding=1) for s, w in zip(h, weights, strict=False)]
+    t = t if final else t[:-1]
+    return min(((s.abs() - delta).abs() / margin).min().item() for s in t) > 1
+
+
+def values_and_derivatives(function, x, weights, eps, final, delta):
+    """Value, gradient, and the derivatives of a random functional of both in x, eps and the weights."""
+    leaves = [t.detach().requires_grad_() for t in (x, eps, *weights)]
+    value, grad = function(leaves[0], leaves[2:], leaves[1], delta, final)
+    generator = torch.Generator().manual_seed(2)
+    a = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype)
+    b = torch.randn(grad.shape, generator=generator, dtype=torch.float64).to(value.dtype)
+    derivatives = torch.autograd.grad((a * value).sum() + (b * grad).sum(), leaves)
+    return [t.detach() for t in (value, grad, *derivatives)]
+
+
+@pytest.mark.parametrize("precision", ["float32", "direct", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_error_against_eager(case, precision):
+    """Direct products, used for images narrower than a tile in any case, err at most twice as much as eager PyTorch;
+    Winograd's by the constant of its transforms more: at most three times, and 4e-6 of the gradient in all."""
+    delta = 0.3  # so wide that both branches of a are taken everywhere, and second derivatives are tame
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    x, weights, eps, final = problem(case, dtype)
+    function = partial(feature_gradient, precision="direct" if precision == "direct" else "float32")
+    mine = values_and_derivatives(function, x, weights, eps, final, delta)
+    wide = (x.double(), [w.double() for w in weights], eps.double())
+    exact = values_and_derivatives(feature_gradient_fwd_ref, *wide, final, delta)
+    if precision == "float64":
+        assert max(relative_error(r, e) for r, e in zip(mine, exact, strict=True)) < 1e-11
+        return
+    eager = values_and_derivatives(feature_gradient_fwd_ref, x, weights, eps, final, delta)
+    narrow = min(x.shape[2:]) < 8
+    assert_no_worse(mine, eager, exact, factor=2 if narrow or precision == "direct" else 3)
+    assert relative_error(mine[1], exact[1]) < 4e-6
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[3]], ids=str)
+def test_images_meet_the_published_accuracy(case):
+    """Gradient within 2e-6 and value within 1e-7 of float64, at the trained delta and radius."""
+    for seed in range(3):
+        x, weights, _, final = problem(case, torch.float32, seed)
+        eps = torch.full((len(x),), 1e-3)
+        value, grad = feature_gradient(x, weights, eps, final_activation=final)
+        exact = feature_gradient_fwd_ref(x.double(), [w.double() for w in weights], eps.double(), 0.01, final)
+        assert relative_error(value, exact[0]) < 1e-7
+        assert relative_error(grad, exact[1]) < 2e-6
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_raw_implementations_agree(backend):
+    x, weights, eps, final = problem(CASES[4])
+    value, forward, vjp = (
+        registry.implementation(f"feature_gradient_{name}", backend) for name in ("value", "fwd", "vjp")
+    )
+    if value is None:
+        pytest.skip("the compiled extension is not built here: the definition answers, and is tested above")
+    exact = feature_gradient_fwd_ref(x, weights, eps, 0.01, final)
+    torch.testing.assert_close(forward(x, weights, eps, 0.01, final, "float32"), exact)
+    torch.testing.assert_close(value(x, weights, eps, 0.01, final, "float32"), exact[0])
+    d_x, d_weights, d_eps = vjp(torch.ones_like(eps), x, x, weights, eps, 0.01, final, "float32")
+    reference = registry.implementation("feature_gradient_vjp", "reference")
+    torch.testing.assert_close(
+        (d_x, *d_weights, d_eps),
+        (lambda r: (r[0], *r[1], r[2]))(reference(torch.ones_like(eps), x, x, weights, eps, 0.01, final, "float32")),
+    )
+
+
+def test_gradient_is_the_derivative_of_the_value():
+    x, weights, eps, final = problem((2, 1, 9, 11, 16, 4, False))
+    direction = torch.randn_like(x)
+    step = 1e-6
+    up, down = (feature_value(x + s * step * direction, weights, eps) for s in (1, -1))
+    along = (feature_gradient(x, weights, eps)[1] * direction).flatten(1).sum(1)
+    torch.testing.assert_close((up - down) / (2 * step), along, rtol=1e-6, atol=1e-8)
+
+
+def test_smoothing_bounds():
+    """r_eps <= r <= r_eps + m eps / 2 (eq. 6), with pixels at |g| = 0, below and above eps."""
+    x, weights, _, _ = problem((1, 1, 12, 10, 8, 3, False))
+    x[..., :6, :] = 0
+    r = features(x, weights, 0.01)[-1].norm(dim=1).sum()
+    for eps in (1e-9, 0.1, 1.0, 1e6):
+        value = feature_value(x, weights, eps)
+        assert value <= r * (1 + 1e-12)
+        assert r <= value + x.numel() * eps / 2 + 1e-9
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_derivatives(final):
+    case = (2, 1, 4, 3, 4, 3, final)
+    x, weights, eps, _ = next(
+        p for p in (problem(case, seed=s) for s in range(200)) if clear_of_kinks(p[0], p[1], final, delta=0.3)
+    )
+    function = partial(feature_gradient, delta=0.3, final_activation=final)
+    leaves = [t.requires_grad_() for t in (x, eps, *weights)]
+
+    def call(x, eps, *weights):
+        return function(x, list(weights), eps)
+
+    assert torch.autograd.gradcheck(call, leaves, eps=1e-7, atol=1e-5)
+    assert torch.autograd.gradgradcheck(call, leaves, eps=1e-7, atol=1e-4)
+
+
+def test_registration():
+    x, weights, eps, final = problem((1, 1, 6, 5, 8, 2, True))
+    ops, tail = torch.ops.fastrecon, (0.01, final)
+    opcheck(ops.feature_gradient_fwd, (x, weights, eps, *tail, "float32"))
+    opcheck(ops.feature_gradient_value, (x, weights, eps, *tail, "float32"))
+    opcheck(ops.feature_gradient_vjp, (eps, x, x, weights, eps, *tail, "float32"))
+
+
+@compiles
+def test_compiles_as_one_graph():
+    x, weights, eps, _ = problem((1, 1, 8, 6, 8, 3, False))
+
+    def descend(x):
+        return x - 0.1 * feature_gradient(x, weights, eps)[1]
+
+    compiled = torch.compile(descend, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), descend(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 33, 33), (1, 140, 20), (2, 16, 9)], ids=str)
+def test_an_image_has_the_same_bits_in_any_batch(shape):
+    x, weights, eps, _ = problem((5, *shape, 32, 4, False), torch.float32)
+    value, grad = feature_gradient(x, weights, eps)
+    assert torch.equal(value, feature_value(x, weights, eps))
+    for i in range(5):
+        alone = feature_gradient(x[i : i + 1], weights, eps[i : i + 1])
+        assert torch.equal(alone[0], value[i : i + 1])
+        assert torch.equal(alone[1], grad[i : i + 1])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    assert torch.equal(feature_gradient(x[order], weights, eps[order])[1], grad[order])
+
+
+def test_repeats_its_bits_with_derivatives():
+    x, weights, eps, final = problem(CASES[1], torch.float32)
+    runs = [values_and_derivatives(feature_gradient, x, weights, eps, final, 0.01) for _ in range(3)]
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
+
+
+def test_any_memory_layout():
+    x, weights, eps, _ = problem((2, 1, 20, 18, 32, 4, False), torch.float32)
+    value, grad = feature_gradient(x, weights, eps)
+    memory = torch.zeros(2, 1, 40, 37)
+    memory[:, :, ::2, 1::2] = x
+    sliced = memory[:, :, ::2, 1::2]
+    offset = torch.empty(x.numel() + 1)[1:].view_as(x).copy_(x)  # not on 16 bytes
+    strided = [w.transpose(2, 3).contiguous().transpose(2, 3) for w in weights]
+    for image, kernels in ((sliced, weights), (offset, weights), (x, strided)):
+        v, g = feature_gradient(image, kernels, eps)
+        assert torch.equal(v, value)
+        assert torch.equal(g, grad)
+
+
+def test_zero_and_extreme_inputs():
+    x, weights, _, _ = problem((1, 1, 10, 10, 32, 4, False), torch.float32)
+    for image in (torch.zeros_like(x), x * 1e-42, x * 1e15):
+        for eps in (1e-12, 1.0, 1e12):
+            value, grad = feature_gradient(image, weights, eps)
+            exact = feature_gradient_fwd_ref(
+                image.double(), [w.double() for w in weights], torch.tensor([eps]).double(), 0.01, False
+            )
+            assert torch.isfinite(grad).all()
+            assert relative_error(value, exact[0]) < 1e-5
+            assert relative_error(grad, exact[1]) < 1e-5
+
+
+def test_nan_stays_where_it_can_be_seen():
+    x, weights, eps, _ = problem((2, 1, 40, 40, 32, 4, False), torch.float32)
+    clean = feature_gradient(x, weights, eps)
+    x[0, 0, 20, 20] = float("nan")
+    value, grad = feature_gradient(x, weights, eps)
+    assert value[0].isnan()
+    assert grad[0, 0, 20, 20].isnan()
+    assert torch.equal(value[1], clean[0][1])  # the other image is untouched
+    assert torch.equal(grad[1], clean[1][1])
+
+
+def test_empty_batch():
+    _, weights, _, _ = problem(CASES[1])
+    value, grad = feature_gradient(torch.empty(0, 1, 8, 8, dtype=torch.float64), weights, 0.1)
+    assert value.shape == (0,)
+    assert grad.shape == (0, 1, 8, 8)
+
+
+def test_bfloat16_is_opt_in_and_near():
+    x, weights, _, _ = problem((1, 1, 48, 48, 32, 4, False), torch.float32)
+    exact = feature_gradient(x, weights, 1e-3)
+    near = feature_gradient(x, weights, 1e-3, precision="bfloat16")
+    assert relative_error(near[0], exact[0]) < 3e-3
+    assert relative_error(near[1], exact[1]) < 3e-2
+
+
+def test_numpy_in_numpy_out():
+    x, weights, eps, _ = problem((1, 1, 8, 7, 8, 2, False))
+    value, grad = feature_gradient(x.numpy(), [w.numpy() for w in weights], eps.numpy())
+    assert isinstance(value, np.ndarray)
+    assert isinstance(grad, np.ndarray)
+    np.testing.assert_array_equal(grad, feature_gradient(x, weights, eps)[1].numpy())
+    assert feature_gradient_value_ref(x, weights, eps, 0.01, False).item() == pytest.approx(value.item())
+
+
+def test_errors_name_the_argument():
+    x, weights, eps, _ = problem(CASES[1])
+    for wrong, message in (
+        ((x[0], weights, eps), "x: expected real"),
+        ((x, weights[1:], eps), r"weights\[0\]: expected \[C_out, 1, k, k\]"),
+        ((x, [w.float() for w in weights], eps), r"weights\[0\]: expected torch.float64"),
+        ((x, weights, torch.ones(3)), "eps: expected a number or shape"),
+        ((x, weights, eps, 0.0), "delta: expected a number > 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            feature_gradient(*wrong)
+    with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, direct"):
+        feature_gradient(x, weights, eps, precision="float8")
