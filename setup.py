@@ -19,12 +19,22 @@ X86 = platform.machine().lower() in {"x86_64", "amd64"}
 WINDOWS = sys.platform == "win32"
 SANITIZE = os.environ.get("FASTRECON_SANITIZE", "")
 
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mbmi2", "-mprefer-vector-width=512"]
+AVX512 = [
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512dq",
+    "-mavx512vl",
+    "-mavx2",
+    "-mfma",
+    "-mbmi2",
+    "-mprefer-vector-width=512",
+]
 ISA_FLAGS: dict[str, list[str]] = {"baseline": []}
 if X86 and not WINDOWS:
     ISA_FLAGS |= {"avx2": ["-mavx2", "-mfma", "-mbmi2"], "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]}
 
-COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-array-bounds"]  # GCC 12 sees negative sizes in generic code
+COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+COMMON += ["-Wall", "-Wno-array-bounds"]  # GCC 12 sees negative sizes where generic code has none
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 if SANITIZE:
     COMMON = [*COMMON, f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-g", "-fno-omit-frame-pointer"]

@@ -1,4 +1,4 @@
-"""The one door for inputs of public functions: arrays in, messages that name the argument, what was expected, what came."""
+"""The one door for inputs of public functions: arrays in, and messages that name what was expected and what came."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def expect(condition: bool, op: str, argument: str, expected: str, got: object) -> None:
-    """Raises ValueError "op: argument: expected ..., got ..." unless `condition` holds. Never pass a tensor's values."""
+    """Raises ValueError "op: argument: expected ..., got ..." unless `condition` holds. Never ask a tensor's values."""
     if not condition:
         raise ValueError(f"{op}: {argument}: expected {expected}, got {got}")
 
@@ -28,7 +28,8 @@ def per_image(value: float | Tensor, like: Tensor, op: str, argument: str) -> Te
     real = like.real.dtype if like.is_complex() else like.dtype
     if not isinstance(value, Tensor):
         return torch.full((like.shape[0],), float(value), dtype=real, device=like.device)
-    expect(value.ndim == 0 or value.shape == like.shape[:1], op, argument, f"a number or shape ({like.shape[0]},)", tuple(value.shape))
+    fits = value.ndim == 0 or value.shape == like.shape[:1]
+    expect(fits, op, argument, f"a number or shape ({like.shape[0]},)", tuple(value.shape))
     expect(value.device == like.device or value.ndim == 0, op, argument, f"a tensor on {like.device}", value.device)
     return value.to(like.device, real).expand(like.shape[0])
 

@@ -1,8 +1,8 @@
 """The ops: their schemas, their implementations, and the choice between them.
 
-Each raw op is defined once with torch.library. Its definition (`ref`) is the fallback on every device and the fake kernel.
-The C++ adapter (`cpu`) lives beside it in fastrecon/ops; Triton and CUDA C++ implementations are looked up by name in
-fastrecon/kernels when first needed, so importing fastrecon loads neither triton nor cupy.
+Each raw op is defined once with torch.library. Its definition (`ref`) is the fallback on every device and the fake
+kernel. The C++ adapter (`cpu`) lives beside it in fastrecon/ops; Triton and CUDA C++ implementations are looked up by
+name in fastrecon/kernels when first needed, so importing fastrecon loads neither triton nor cupy.
 
 The environment variable FASTRECON_BACKEND forces one of reference, cpu, triton, cuda for all ops.
 """

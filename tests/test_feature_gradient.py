@@ -1,5 +1,6 @@
 """The learned regulariser: every implementation against the float64 definition, and the mathematics it stands on."""
 
+import itertools
 from functools import partial
 
 import numpy as np
@@ -32,7 +33,7 @@ def problem(case, dtype=torch.float64, seed=0, eps=0.5):
     widths = [c_in] + [channels] * layers
     weights = [
         torch.randn(o, i, 3, 3, generator=generator, dtype=torch.float64) * (2 / (9 * i)) ** 0.5
-        for i, o in zip(widths, widths[1:], strict=False)
+        for i, o in itertools.pairwise(widths)
     ]
     radii = eps * (1 + torch.rand(batch, generator=generator, dtype=torch.float64))
     return x.to(dtype), [w.to(dtype) for w in weights], radii.to(dtype), final
@@ -110,7 +111,7 @@ def test_raw_implementations_agree(backend):
 
 
 def test_gradient_is_the_derivative_of_the_value():
-    x, weights, eps, final = problem((2, 1, 9, 11, 16, 4, False))
+    x, weights, eps, _ = problem((2, 1, 9, 11, 16, 4, False))
     direction = torch.randn_like(x)
     step = 1e-6
     up, down = (feature_value(x + s * step * direction, weights, eps) for s in (1, -1))

@@ -38,11 +38,13 @@ def assert_no_worse(
     result: Sequence[Tensor], eager: Sequence[Tensor], exact: Sequence[Tensor], factor: float = 2, slack: float = 4
 ) -> None:
     """Each result is as near to `exact` (float64) as `factor` times what eager PyTorch makes in the same dtype, or as
-    `slack` times the rounding unit of that dtype (eager may be exact by luck on tiny inputs)."""
+    `slack` rounding units of that dtype (eager may be exact by luck on tiny inputs; in float64 it is its own judge, so
+    eight times as many are granted there)."""
     for k, (r, e, x) in enumerate(zip(result, eager, exact, strict=True)):
-        assert r.dtype == e.dtype and r.shape == e.shape, f"output {k}: {r.dtype} {r.shape}, expected {e.dtype} {e.shape}"
+        assert (r.dtype, r.shape) == (e.dtype, e.shape), f"output {k}"
         mine, theirs = relative_error(r, x), relative_error(e, x)
-        allowed = max(factor * theirs, slack * torch.finfo(r.dtype).eps)
+        unit = torch.finfo(r.dtype)
+        allowed = max(factor * theirs, slack * unit.eps * (8 if unit.bits == 64 else 1))
         assert mine <= allowed, f"output {k}: error {mine:.2e}, eager's {theirs:.2e}, allowed {allowed:.2e}"
 
 

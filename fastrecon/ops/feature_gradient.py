@@ -5,8 +5,8 @@ radius delta; r_eps(x) = sum_i h_eps(|g_i(x)|), |g_i| over channels; gradient J_
 Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction
 (arXiv:2007.11245), eqs. (8)-(10) and (33).
 
-The derivative of the gradient in closed form: with cotangents v of the value and G of the gradient, G . grad r_eps is the
-derivative of r_eps along G, so its gradients are one tangent pass of the features along G and two transposed passes.
+The derivative of the gradient in closed form: with cotangents v of the value and G of the gradient, G . grad r_eps is
+the derivative of r_eps along G, so its gradients are one tangent pass of the features along G and two transposed ones.
 """
 
 from collections.abc import Sequence
@@ -110,14 +110,26 @@ def feature_gradient_vjp_ref(
     for layer in reversed(range(len(weights))):
         a1, a2 = slope[layer]
         z, s = a1 * q, a1 * r + a2 * q
-        d_weights[layer] = _weight_gradient(h[layer], s, weights[layer]) + _weight_gradient(dot[layer], z, weights[layer])
+        d_weights[layer] = _weight_gradient(h[layer], s, weights[layer]) + _weight_gradient(
+            dot[layer], z, weights[layer]
+        )
         q, r = (conv_transpose2d(c, weights[layer], padding=pads[layer]) for c in (z, s))
     return r, d_weights, d_eps
 
 
 def _weight_gradient(source: Tensor, cotangent: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.aten.convolution_backward(
-        cotangent, source, weight, None, [1, 1], [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], 1, [False, True, False]
+        cotangent,
+        source,
+        weight,
+        None,
+        [1, 1],
+        [weight.shape[-1] // 2] * 2,
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [False, True, False],
     )[1]
 
 
@@ -137,7 +149,9 @@ def _has_kernel(x: Tensor, weights: Sequence[Tensor]) -> bool:
     )
 
 
-def _sizes(x: Tensor, weights: Sequence[Tensor], delta: float, final_activation: bool, precision: str) -> tuple[Any, ...]:
+def _sizes(
+    x: Tensor, weights: Sequence[Tensor], delta: float, final_activation: bool, precision: str
+) -> tuple[Any, ...]:
     return *x.shape, weights[0].shape[0], len(weights), delta, final_activation, PRECISIONS[precision]
 
 
@@ -211,7 +225,7 @@ _vjp = define(
 
 
 class _Vjp(torch.autograd.Function):
-    """The derivative of FeatureGradient; its own derivative differentiates the definition."""
+    """The derivative of _FeatureGradient; its own derivative differentiates the definition."""
 
     @staticmethod
     def forward(d_value, d_grad, x, eps, delta, final_activation, precision, *weights):
@@ -238,7 +252,7 @@ class _Vjp(torch.autograd.Function):
         return *grads[:4], None, None, None, *grads[4:]
 
 
-class FeatureGradient(torch.autograd.Function):
+class _FeatureGradient(torch.autograd.Function):
     """Value and gradient of r_eps, differentiable in x, eps and the weights."""
 
     @staticmethod
@@ -283,7 +297,7 @@ def feature_gradient(
     Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
     """
     eps = _check("feature_gradient", x, weights, eps, delta, precision)
-    return FeatureGradient.apply(x, eps, float(delta), bool(final_activation), precision, *weights)
+    return _FeatureGradient.apply(x, eps, float(delta), bool(final_activation), precision, *weights)
 
 
 @accepts_arrays
@@ -298,9 +312,7 @@ def feature_value(
     return _value(x, list(weights), eps, float(delta), bool(final_activation), precision)
 
 
-def _check(
-    op: str, x: Tensor, weights: Sequence[Tensor], eps: float | Tensor, delta: float, precision: str
-) -> Tensor:
+def _check(op: str, x: Tensor, weights: Sequence[Tensor], eps: float | Tensor, delta: float, precision: str) -> Tensor:
     expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real [B, C, H, W]", describe(x))
     expect(len(weights) > 0, op, "weights", "at least one convolution kernel", "none")
     expect(delta > 0, op, "delta", "a number > 0", delta)
@@ -311,6 +323,8 @@ def _check(
             w.ndim == 4 and w.shape[1] == channels and w.shape[2] == w.shape[3] and w.shape[2] % 2 == 1,
             op, f"weights[{k}]", f"[C_out, {channels}, k, k] with odd k", tuple(w.shape),
         )  # fmt: skip
-        expect(w.dtype == x.dtype and w.device == x.device, op, f"weights[{k}]", f"{x.dtype} on {x.device}", describe(w))
+        expect(
+            w.dtype == x.dtype and w.device == x.device, op, f"weights[{k}]", f"{x.dtype} on {x.device}", describe(w)
+        )
         channels = w.shape[0]
     return per_image(eps, x, op, "eps")

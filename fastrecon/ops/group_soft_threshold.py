@@ -103,7 +103,8 @@ def group_soft_threshold(g: Tensor, tau: float | Tensor) -> Tensor:
         ValueError: shapes, types or devices do not fit.
     """
     op = "group_soft_threshold"
-    expect(g.ndim >= 2 and (g.is_floating_point() or g.is_complex()), op, "g", "real or complex [B, C, ...]", describe(g))
+    numeric = g.is_floating_point() or g.is_complex()
+    expect(g.ndim >= 2 and numeric, op, "g", "real or complex [B, C, ...]", describe(g))
     batch, channels, *space = g.shape
     t = strength(tau, g, op, "tau")
     if t.ndim == 1 and t.shape[0] == batch:

@@ -1,4 +1,4 @@
-"""The two decisions of an LDA iteration, per image: which candidate to keep, and whether to shrink the smoothing radius.
+"""The two decisions of an LDA iteration, per image: which candidate to keep, and whether the smoothing radius shrinks.
 
 Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction
 (arXiv:2007.11245), Algorithm 1, lines 5-9.
@@ -115,7 +115,7 @@ class SelectDescent(torch.autograd.Function):
 
 
 class ShrinkEps(torch.autograd.Function):
-    """The smoothed gradient and the next radius, which is differentiable in the last one: a product of factors gamma."""
+    """The smoothed gradient and the next radius, differentiable in the last one: a product of factors gamma."""
 
     @staticmethod
     def forward(grad_f, grad_r, eps, sigma, gamma):  # noqa: D102
@@ -179,14 +179,15 @@ def shrink_eps(
         gamma: reduction factor in (0, 1).
 
     Returns:
-        grad = grad_f + grad_r, its norm (float64, [B]), eps_next [B] and whether it shrunk (bool, [B]). Only eps_next is
+        grad = grad_f + grad_r, its norm (float64, [B]), eps_next [B], whether it shrunk (bool, [B]). Only eps_next is
         differentiable, and only in eps: the decision is not differentiated.
 
     Raises:
         ValueError: shapes, types or devices do not fit.
     """
     op = "shrink_eps"
-    expect(grad_f.ndim >= 1 and (grad_f.is_floating_point() or grad_f.is_complex()), op, "grad_f", "[B, ...]", describe(grad_f))
+    numeric = grad_f.is_floating_point() or grad_f.is_complex()
+    expect(grad_f.ndim >= 1 and numeric, op, "grad_f", "[B, ...]", describe(grad_f))
     same = grad_r.shape == grad_f.shape and grad_r.dtype == grad_f.dtype and grad_r.device == grad_f.device
     expect(same, op, "grad_r", describe(grad_f), describe(grad_r))
     expect(sigma > 0, op, "sigma", "a number > 0", sigma)

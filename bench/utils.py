@@ -1,0 +1,60 @@
+"""What the benches of ops share: problems, the gate before every timing, and the record for collect.py."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+IMPLEMENTATIONS = ["eager", "torch.compile", "fastrecon"]
+Outputs = Sequence[Tensor]
+
+
+def numbers(*shape: int, device: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """Normal random numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(device)
+
+
+def with_grads(function: Callable[..., Any], *inputs: Any) -> list[Tensor]:
+    """Outputs of `function`, and the gradients of their sum in the inputs that require one."""
+    outputs = function(*inputs)
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    leaves = [i for i in inputs if isinstance(i, Tensor) and i.requires_grad]
+    total = sum(o.real.sum() for o in outputs if o.requires_grad)
+    return [o.detach() for o in outputs] + (list(torch.autograd.grad(total, leaves)) if leaves else [])
+
+
+def error(result: Outputs, exact: Outputs) -> float:
+    """The largest relative error of the floating-point outputs."""
+    pairs = [(r, e) for r, e in zip(result, exact, strict=True) if e.is_floating_point() or e.is_complex()]
+    return max(((r.to(e.dtype) - e).norm() / e.norm().clamp_min(1e-30)).item() for r, e in pairs)
+
+
+def time_op(
+    benchmark: Any, implementation: str, ours: Callable[..., Any], eager: Callable[..., Any], inputs: Sequence[Any],
+    op: str, moved: int,
+) -> None:  # fmt: skip
+    """Times outputs and gradients of one implementation on float32 or complex64 `inputs`, once they are right.
+
+    Args:
+        moved: bytes that must be read and written, forward and backward.
+    """
+    wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+    doubles = [
+        i.detach().to(wide[i.dtype]).requires_grad_(i.requires_grad) if isinstance(i, Tensor) else i for i in inputs
+    ]
+    exact = with_grads(eager, *doubles)
+    allowed = 2 * error(with_grads(eager, *inputs), exact) + 4 * torch.finfo(torch.float32).eps
+    compiled = torch.compile(eager, dynamic=False) if implementation == "torch.compile" else eager
+    function = ours if implementation == "fastrecon" else compiled
+
+    def run() -> list[Tensor]:
+        result = with_grads(function, *inputs)
+        if inputs[0].is_cuda:
+            torch.cuda.synchronize()
+        return result
+
+    assert error(run(), exact) <= allowed  # no timing of wrong answers
+    benchmark.pedantic(run, rounds=15, warmup_rounds=3)
+    benchmark.extra_info.update(op=op, dtype=str(inputs[0].dtype).removeprefix("torch."), bytes=moved)
