@@ -69,7 +69,7 @@ class Reconstructor(nn.Module):
         Args:
             y: [B, rows, cols, m], a tensor on the model's device or an array; computed in the model's precision.
             size: (H, W) of the images, to which the last blocks are cropped; else whole blocks.
-            rigorous: whether to continue from the trained phases to convergence (LDA.solve).
+            rigorous: whether to continue from the trained phases to convergence (LDA.solve, balanced).
             options: of LDA.solve, or `history`.
 
         Raises:
@@ -96,7 +96,9 @@ class Reconstructor(nn.Module):
 
     def _image(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
         x0 = self.start(y, size)
-        return self.solver.solve(y, x0, **options) if rigorous else self.solver(y, x0, **options)
+        if not rigorous:
+            return self.solver(y, x0, **options)
+        return self.solver.solve(y, x0, **{"balance": not self.solver.regulariser.final_activation} | options)
 
     def _blocks(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
         count, rows, cols, m = y.shape

@@ -351,3 +351,16 @@ def test_reductions_left():
 def test_wrong_input_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+def test_balanced_network_takes_the_same_learned_steps():
+    net = network(phases=3)
+    with torch.no_grad():
+        net.raw_tau.copy_(torch.tensor([-3.0, -2.0, -4.0]))
+    y, x0 = problem(net)
+    twin = net.balanced()
+    torch.testing.assert_close(twin(y, x0, select=False)[0], net(y, x0, select=False)[0])
+    torch.testing.assert_close(twin.tau.sum(), twin.alpha.sum())
+    c = net.tau.sum() / net.alpha.sum()
+    x, eps = x0, net.eps0
+    torch.testing.assert_close(twin.regulariser.value(x, twin.eps0), c * net.regulariser.value(x, eps))

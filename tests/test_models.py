@@ -16,6 +16,15 @@ BLOCK, M = 5, 10
 COMPILED = backends()["feature_gradient_fwd"]["cpu"].startswith("cpu")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Images of a few pixels gain nothing from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def model(kind=LDA, blockwise=False, seed=0, meta=None):
     torch.manual_seed(seed)
     operator = BlockSensing(random_phi(M, BLOCK**2, seed=3).float(), BLOCK)

@@ -73,9 +73,15 @@ def row(s: State) -> dict[str, Tensor]:
     return {"phi_eps": s.merit - s.x[0, 0].numel() / 2 * eps, "merit": s.merit, "grad_norm": s.norm, "eps": eps}
 
 
+def raw_from(value: Tensor) -> Tensor:
+    """The inverse of `positive`, in float64."""
+    wide = (value.double() - FLOOR).clamp_min(1e-12)
+    return wide + (-(-wide).expm1()).log()
+
+
 def raw_of(value: float, count: int | None = None) -> nn.Parameter:
     """The parameter whose `positive` is `value`: a scalar, or `count` of them."""
-    raw = torch.tensor(value - FLOOR, dtype=torch.float64).expm1().log()
+    raw = raw_from(torch.tensor(value, dtype=torch.float64))
     return nn.Parameter((raw if count is None else raw.expand(count)).to(torch.get_default_dtype(), copy=True))
 
 

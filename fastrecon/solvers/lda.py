@@ -4,17 +4,20 @@ Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconv
 (arXiv:2007.11245), Algorithm 1.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.report import Report
 from fastrecon.solvers import convergent
-from fastrecon.solvers.descent import State, UnrolledDescent, positive, raw_of
+from fastrecon.solvers.descent import State, UnrolledDescent, positive, raw_from, raw_of
 
 
 class LDA(UnrolledDescent):
@@ -46,6 +49,25 @@ class LDA(UnrolledDescent):
     def tau(self) -> Tensor:
         """Sizes of the split steps, [K], > 0."""
         return positive(self.raw_tau)
+
+    @torch.no_grad()
+    def balanced(self) -> Self:
+        """A copy in which r has the weight in phi that the learned steps give it: c r with c = sum tau / sum alpha.
+
+        Training with x = u sees r only through tau grad r, so its scale is arbitrary, and minimising phi to the end may
+        smooth far too much or too little. Features c g with radius c eps have the value c r_eps, and tau / c takes the
+        same step: every u stays as it is, and on average u and v now weigh r alike.
+
+        Raises:
+            ValueError: the last layer is activated; its features do not scale with its weights.
+        """
+        expect(not self.regulariser.final_activation, "balanced", "final_activation", "False", True)
+        net = copy.deepcopy(self)
+        c = self.tau.sum() / self.alpha.sum()
+        net.regulariser.weights[-1].mul_(c)
+        net.raw_tau.copy_(raw_from(self.tau / c))
+        net.raw_eps0.copy_(raw_from(self.eps0 * c))
+        return net
 
     def sizes(self) -> tuple[Tensor, ...]:
         """alpha and tau."""
@@ -85,8 +107,8 @@ class LDA(UnrolledDescent):
 
     def solve(
         self, y: Tensor, x0: Tensor, tol: float = 1.5e-5, max_iterations: int = 50_000, *,
-        dtype: torch.dtype | None = torch.float64, steps: str = "barzilai-borwein", history: bool = True,
-        progress: Callable[[int, State], object] | None = None,
+        balance: bool = False, dtype: torch.dtype | None = torch.float64, steps: str = "barzilai-borwein",
+        history: bool = True, progress: Callable[[int, State], object] | None = None,
     ) -> tuple[Tensor, Report]:  # fmt: skip
         """Runs the trained phases and then Algorithm 1 with backtracking until its termination test.
 
@@ -96,6 +118,7 @@ class LDA(UnrolledDescent):
             tol: an image is done once sigma * eps < tol and |grad phi_eps(x)| < sigma * gamma * eps at that eps (one
                 test more than Algorithm 1 asks, so that both hold for what the report states).
             max_iterations: at most this many after the trained phases.
+            balance: whether to run the network `balanced`, whose phi is the one that the learned steps mean.
             dtype: precision of the iterations; the result has that of x0. Near convergence the gradient is smaller than
                 the rounding of its float32 terms, hence float64; None keeps the precision of the network.
             steps: the step that backtracking tries first: "grow", the last one, doubled where it was accepted at once;
@@ -106,4 +129,6 @@ class LDA(UnrolledDescent):
         Returns:
             The images and their report. phi_eps(x) + m eps / 2 never increases after the trained phases.
         """
-        return convergent.solve(self, y, x0, tol, max_iterations, dtype, steps, history, progress)
+        return convergent.solve(
+            self.balanced() if balance else self, y, x0, tol, max_iterations, dtype, steps, history, progress
+        )
