@@ -33,6 +33,7 @@ COLUMNS = [
     *("x_eager", "x_compile", "gb_s", "gflop_s", "copy_gb_s", "matrix_gflop_s", "share", "peak_mb"),
 ]
 BASELINES = {"x_eager": "eager", "x_compile": "torch.compile"}
+OWN_COLUMNS = {"device", "dtype", "implementation", "shape"}  # a bench's other parameters go into the name of its case
 
 
 def device_name(device: str) -> str:
@@ -73,8 +74,11 @@ def measured_limits(device: str) -> dict[str, float]:
 
 def row(bench: dict[str, Any], limits: dict[str, dict[str, float]]) -> dict[str, Any]:
     """One row, but for the ratios, from one entry of pytest-benchmark's JSON."""
-    file, _, case = bench["fullname"].partition("::")
-    info = {**(bench["params"] or {}), **bench["extra_info"]}
+    file, _, function = bench["fullname"].partition("::")
+    params = bench["params"] or {}
+    info = {**params, **bench["extra_info"]}
+    case = [function.partition("[")[0].removeprefix("bench_")]
+    case += [f"{name}={value}" for name, value in sorted(params.items()) if name not in OWN_COLUMNS]
     device = str(info.get("device", "cpu")).partition(":")[0]
     dtype = str(info.get("dtype", "float32")).removeprefix("torch.")
     limit, extension = limits[device], registry.extension()
@@ -91,7 +95,7 @@ def row(bench: dict[str, Any], limits: dict[str, dict[str, float]]) -> dict[str,
         if extension
         else "none",
         "op": info.get("op", Path(file).stem.removeprefix("bench_")),
-        "case": case.partition("[")[0].removeprefix("bench_"),
+        "case": " ".join(case),
         "shape": "x".join(re.findall(r"\d+", str(info.get("shape", "")))),
         "dtype": dtype,
         "implementation": info.get("implementation", "fastrecon"),

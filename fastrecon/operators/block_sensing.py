@@ -24,8 +24,8 @@ def random_phi(m: int, n: int = 1089, seed: int = 0) -> Tensor:
     """Gaussian sampling matrix [m, n] with orthonormal rows, float64; a seed gives the same anywhere, to rounding."""
     expect(1 <= m <= n, "random_phi", "m", f"1 to n = {n} rows", m)
     gaussian = np.random.RandomState(seed).standard_normal((n, m))  # the one NumPy stream that is frozen for good
-    q, r = np.linalg.qr(gaussian)
-    return torch.from_numpy(np.ascontiguousarray((q * np.where(np.diag(r) < 0, -1.0, 1.0)).T))
+    q, r = torch.linalg.qr(torch.from_numpy(gaussian))
+    return torch.where(r.diagonal() < 0, -q, q).T.contiguous()
 
 
 class BlockSensing(LinearOperator):
