@@ -41,7 +41,13 @@ def eager(x: Tensor, weights: list[Tensor], eps: Tensor, create_graph: bool = Fa
         return value, torch.autograd.grad(value.sum(), x, create_graph=create_graph)[0]
 
 
-compiled = torch.compile(partial(value_and_gradient, delta=DELTA), dynamic=False)
+@cache
+def _compiled() -> Function:
+    return torch.compile(partial(value_and_gradient, delta=DELTA), dynamic=False)
+
+
+def compiled(x: Tensor, weights: list[Tensor], eps: Tensor) -> tuple[Tensor, Tensor]:
+    return _compiled()(x, weights, eps)
 
 
 def half(function: Function) -> Function:

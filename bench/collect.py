@@ -80,7 +80,7 @@ def row(bench: dict[str, Any], limits: dict[str, dict[str, float]]) -> dict[str,
     case = [function.partition("[")[0].removeprefix("bench_")]
     case += [f"{name}={value}" for name, value in sorted(params.items()) if name not in OWN_COLUMNS]
     device = str(info.get("device", "cpu")).partition(":")[0]
-    dtype = str(info.get("dtype", "float32")).removeprefix("torch.")
+    dtype = (re.findall(r"\w*(?:float|complex|tf)\d+", str(info.get("dtype"))) or ["float32"])[0]
     limit, extension = limits[device], registry.extension()
     time_s, floor_s = bench["stats"]["median"], 0.0
     out = {
@@ -142,7 +142,7 @@ def main() -> int:
         pytest_arguments.append(str(HERE))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pytest", f"--benchmark-json={report}", *pytest_arguments]
+        command = [sys.executable, "-m", "pytest", "-W", "default", f"--benchmark-json={report}", *pytest_arguments]
         status = subprocess.run(command, check=False, env=os.environ | {"PYTHONUNBUFFERED": "1"}).returncode
         benches = json.loads(report.read_text())["benchmarks"] if report.is_file() and report.stat().st_size else []
     if not benches:

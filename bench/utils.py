@@ -21,7 +21,7 @@ def with_grads(function: Callable[..., Any], *inputs: Any) -> list[Tensor]:
     outputs = function(*inputs)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     leaves = [i for i in inputs if isinstance(i, Tensor) and i.requires_grad]
-    total = sum(o.real.sum() for o in outputs if o.requires_grad)
+    total = [o.real.sum() for o in outputs if o.requires_grad]
     return [o.detach() for o in outputs] + (list(torch.autograd.grad(total, leaves)) if leaves else [])
 
 

@@ -247,7 +247,7 @@ class _Vjp(torch.autograd.Function):
             )
             outputs = [d_x, d_eps, *d_weights]
             pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if c is not None and o.requires_grad]
-            used, given = zip(*pairs, strict=True)
+            used, given = [o for o, _ in pairs], [c for _, c in pairs]
             grads = torch.autograd.grad(used, saved, given, allow_unused=True)
         return *grads[:4], None, None, None, *grads[4:]
 

@@ -18,16 +18,16 @@ from fastrecon.registry import define, extension
 HALLEY_STEPS = 5  # from z = |x|, below one unit in the last place of float64 |x| for every p in [0, 1]
 
 
-def threshold_constant(p: float) -> float:
-    """K(p) of the threshold tau = K(p) lam^(1 / (2 - p)), 2013 paper eq. (12): sqrt(2) at p = 0, 1 at p = 1."""
-    return (2 - p) * (2 - 2 * p) ** ((p - 1) / (2 - p))
+def threshold(lam: Tensor, p: float) -> Tensor:
+    """tau(lam, p), 2013 paper eq. (12), as one power: sqrt(2 lam) at p = 0, lam at p = 1."""
+    return ((2 - p) ** (2 - p) * (2 - 2 * p) ** (p - 1) * lam) ** (1 / (2 - p))
 
 
 def _shrinkage(x: Tensor, lam: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whether |x| > tau; |x| (1 elsewhere); r = |y| / |x|; and d|y| / d|x| = 1 / (1 - (1 - p) lam p |y|^(p-2))."""
     lam, modulus = lam[:, None], x.abs()
     modulus = modulus.to(torch.promote_types(modulus.dtype, torch.float32))
-    above = modulus > threshold_constant(p) * lam ** (1 / (2 - p))
+    above = ~(modulus <= threshold(lam, p))  # NaN comes through
     a = torch.where(above, modulus, 1)
     c = torch.where(above, lam * p * a ** (p - 1) / a, 0)
     r = torch.ones_like(a)  # in units of |x|: f(r) = r - 1 + c r^(p-1)
@@ -41,7 +41,7 @@ def _shrinkage(x: Tensor, lam: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor
 def prox_lp_fwd_ref(x: Tensor, lam: Tensor, p: float) -> Tensor:
     """The definition, x [R, M, S], lam [M]: y like x."""
     above, _, r, _ = _shrinkage(x, lam, p)
-    return torch.where(above | x.isnan(), (x * r).to(x.dtype), 0)
+    return torch.where(above, (x * r).to(x.dtype), 0)
 
 
 def prox_lp_bwd_ref(d_y: Tensor, x: Tensor, lam: Tensor, p: float) -> tuple[Tensor, Tensor]:
