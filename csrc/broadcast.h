@@ -32,7 +32,8 @@ FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, 
                                 const F& body) {
   using std::int64_t;
   const int64_t length = smaller_of(S, kTile), groups = smaller_of(M, kTile / length);
-  const int64_t wanted = length < S ? 1 : kTile / (groups * length), rows = wanted > 16 ? wanted : 16;
+  const int64_t tile_rows = kTile / (groups * length), few = 16;  // at least 16 bound the partial sums' memory
+  const int64_t rows = length < S ? 1 : tile_rows > few ? tile_rows : few;
   const int64_t row_blocks = tiles_of(R, rows), length_blocks = tiles_of(S, length), group_blocks = tiles_of(M, groups);
   const int64_t blocks = row_blocks * length_blocks;  // to add up for each m
   Scratch<double> partial(blocks == 1 ? 0 : blocks * M);

@@ -159,7 +159,7 @@ def test_reconstruct_json_is_the_report(run, tmp_path):
 
 
 def test_rigorous_run_converges_and_says_so(run, tmp_path):
-    command = "reconstruct @images/disc.png --model @tv.safetensors --rigorous --tol 0.5 --out"
+    command = "reconstruct @images/disc.png --model @tv.safetensors --rigorous --tol 0.05 --out"
     text = ok(run(command, tmp_path))
     assert "converged" in text
     assert "merit never increased" in text
@@ -167,7 +167,7 @@ def test_rigorous_run_converges_and_says_so(run, tmp_path):
     report = json.loads((tmp_path / "disc_report.json").read_text())
     certificate, history = report["certificate"], report["history"]
     assert certificate["converged"] is certificate["merit_never_increased"] is True
-    assert 1e3 * certificate["eps"] < 0.5
+    assert 1e3 * certificate["eps"] < 0.05
     assert len(history["eps"]) == certificate["iterations"] + 1
     assert len(history["psnr"]) == certificate["iterations"] - 3
     assert history["psnr"][-1] == pytest.approx(report["scores"]["reconstruction"]["psnr"], abs=1e-3)

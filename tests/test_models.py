@@ -85,7 +85,7 @@ def test_blockwise_treats_every_block_as_an_image():
 
 def test_rigorous_mode_passes_options_on():
     r, x = model(), images(1)
-    result = r(r.operator(x), size=(13, 9), rigorous=True, tol=1.0, max_iterations=200)
+    result = r(r.operator(x), size=(13, 9), rigorous=True, tol=0.1, max_iterations=2000)
     assert result.report.status == ["converged"]
     assert result.report.iterations.item() > 2
 

@@ -228,14 +228,11 @@ class _Vjp(torch.autograd.Function):
     """The derivative of _FeatureGradient; its own derivative differentiates the definition."""
 
     @staticmethod
-    def forward(d_value, d_grad, x, eps, delta, final_activation, precision, *weights):
+    def forward(ctx, d_value, d_grad, x, eps, delta, final_activation, precision, *weights):
+        ctx.delta, ctx.final_activation = delta, final_activation
+        ctx.save_for_backward(d_value, d_grad, x, eps, *weights)
         d_x, d_weights, d_eps = _vjp(d_value, d_grad, x, list(weights), eps, delta, final_activation, precision)
         return d_x, d_eps, *d_weights
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        d_value, d_grad, x, eps, ctx.delta, ctx.final_activation, _, *weights = inputs
-        ctx.save_for_backward(d_value, d_grad, x, eps, *weights)
 
     @staticmethod
     def backward(ctx, *cotangents):
@@ -256,13 +253,10 @@ class _FeatureGradient(torch.autograd.Function):
     """Value and gradient of r_eps, differentiable in x, eps and the weights."""
 
     @staticmethod
-    def forward(x, eps, delta, final_activation, precision, *weights):
+    def forward(ctx, x, eps, delta, final_activation, precision, *weights):  # torch.compile: no setup_context with *
+        ctx.options = (delta, final_activation, precision)
+        ctx.save_for_backward(x, eps, *weights)
         return _fwd(x, list(weights), eps, delta, final_activation, precision)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, eps, *ctx.options = inputs[:5]
-        ctx.save_for_backward(x, eps, *inputs[5:])
 
     @staticmethod
     def backward(ctx, d_value, d_grad):
