@@ -13,6 +13,7 @@ from pathlib import Path
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 CSRC = Path("csrc")
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
@@ -51,13 +52,16 @@ class BuildPerIsa(build_ext):
 
         def compile_one(job):
             isa, source = job
+            folder = str(Path(self.build_temp) / isa)
+            objects = self.compiler.object_filenames([source], output_dir=folder)
+            if not self.force and not newer_group([source, *depends, "setup.py"], objects[0]):
+                return objects
             return self.compiler.compile(
                 [source],
-                output_dir=str(Path(self.build_temp) / isa),
+                output_dir=folder,
                 macros=[("FASTRECON_ISA", isa)],
                 include_dirs=[str(CSRC)],
                 extra_postargs=[*COMMON, *OPENMP, *ISA_FLAGS[isa]],
-                depends=[source, *depends],
             )
 
         jobs = [(isa, source) for source in kernels for isa in ISA_FLAGS]
