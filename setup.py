@@ -33,9 +33,11 @@ AVX512 = [
 # The sanitizers look at one build, the widest that this machine runs: four of them would take most of CI's time.
 ISA_FLAGS: dict[str, list[str]] = {"baseline": ["-march=native"] if SANITIZE else []}
 if X86 and not WINDOWS and not SANITIZE:
-    ISA_FLAGS |= {"avx2": ["-mavx2", "-mfma", "-mbmi2"], "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]}
+    ISA_FLAGS |= {"avx2": ["-mavx2", "-mfma", "-mbmi2"], "avx512": AVX512}
+    ISA_FLAGS["avx512bf16"] = [*AVX512, "-mavx512bf16", "-DFASTRECON_EXTENDS=avx512"]
+BFLOAT16 = {"feature_gradient"}  # all that avx512bf16 adds to avx512
 
-COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+COMMON = ["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
 COMMON += ["-Wall", "-Wno-array-bounds"]  # GCC 12 sees negative sizes where generic code has none
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 if SANITIZE:
@@ -64,7 +66,7 @@ class BuildPerIsa(build_ext):
                 extra_postargs=[*COMMON, *OPENMP, *ISA_FLAGS[isa]],
             )
 
-        jobs = [(isa, source) for source in kernels for isa in ISA_FLAGS]
+        jobs = [(i, k) for k in kernels for i in ISA_FLAGS if i != "avx512bf16" or Path(k).stem in BFLOAT16]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = [obj for objects in pool.map(compile_one, jobs) for obj in objects]
         super().build_extension(ext)

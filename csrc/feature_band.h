@@ -356,21 +356,8 @@ class Band {
     T* sums = out_->d_weights + int64_t(s.L - 1) * kPoints * c() * c();
     const int64_t width = s.W + 2, image = (h_[0][1].hi - h_[0][1].lo + 2) * width;
     for (int r = larger(begin, r0_); r < smaller(end, r1_); ++r)
-      for (int a = 0; a < kArrays; ++a) {
-        const T* source = x_[a] + (r - h_[0][1].lo) * width;
-        const T* cotangent = h_[1 - a][1].at(r) + c();
-        const auto at = [&](int i, int k) { return source[i / 9 * image + i % 9 / 3 * width + i % 3 + k]; };
-        split_rows(9 * s.Cin, [&](int begin_tap, int m) {
-          int n = 0;
-          const auto shifted = [&](int i, int k) { return at(begin_tap + i, k); };
-          const auto emit = [&](int i, int j, Vec<T> v) {
-            T* to = sums + (begin_tap + i) * c() + n + j * kLanes<T>;
-            store(to, load(to) + v);
-          };
-          for (; n + 2 * kLanes<T> <= c(); n += 2 * kLanes<T>) product_rows<2>(m, s.W, cotangent + n, c(), shifted, emit);
-          if (n < c()) product_rows<1>(m, s.W, cotangent + n, c(), shifted, emit);
-        });
-      }
+      for (int a = 0; a < kArrays; ++a)
+        correlate_row<kC>(x_[a] + (r - h_[0][1].lo) * width, image, width, s.Cin, s.W, h_[1 - a][1].at(r) + c(), c(), sums);
   }
 
   // x, zero-padded by one pixel, rows lo - 1 .. hi of h_1's range.
@@ -385,24 +372,16 @@ class Band {
 
   // h_1 = a(w_1 * x) for rows begin <= r < end.
   void first(int begin, int end) {
-    const int64_t width = s.W + 2, image = (h_[0][1].hi - h_[0][1].lo + 2) * width;
-    int64_t offset[18];
-    for (int k = 0; k < 9 * s.Cin; ++k) offset[k] = k / 9 * image + k % 9 / 3 * width + k % 3;
+    const int64_t width = s.W + 2, image = (h_[0][1].hi - h_[0][1].lo + 2) * width, n = int64_t(s.W) * c();
     for (int r = begin; r < end; ++r)
       for (int a = 0; a < kArrays; ++a) {
-        const T* source = x_[a] + (r - h_[0][1].lo) * width;
         T* to = h_[a][1].at(r) + c();
-        const T* slope_of = h_[0][1].at(r) + c();
-        split_rows(s.W, [&](int m0, int m) {
-          const auto at = [&](int i, int k) { return source[offset[k] + m0 + i]; };
-          int n = 0;
-          const auto emit = [&](int i, int j, Vec<T> v) {
-            const int64_t p = int64_t(m0 + i) * c() + n + j * kLanes<T>;
-            store(to + p, a == 0 ? act(v) : act.slope(load(slope_of + p)) * v);
-          };
-          for (; n + 2 * kLanes<T> <= c(); n += 2 * kLanes<T>) product_rows<2>(m, 9 * s.Cin, w.first + n, c(), at, emit);
-          if (n < c()) product_rows<1>(m, 9 * s.Cin, w.first + n, c(), at, emit);
-        });
+        const T* h = h_[0][1].at(r) + c();
+        convolve_row<kC>(x_[a] + (r - h_[0][1].lo) * width, image, width, s.Cin, s.W, w.first, c(), to);
+        for (int64_t i = 0; i < n; i += kLanes<T>) {
+          const Vec<T> v = load(to + i);
+          store(to + i, a == 0 ? act(v) : act.slope(load(h + i)) * v);
+        }
       }
   }
 

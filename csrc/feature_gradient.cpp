@@ -124,15 +124,29 @@ void run(const Arguments<T>& a) {
   }
 }
 
+bool direct(Products products, int64_t H, int64_t W) { return products == Products::kDirect || smaller(H, W) < kNarrow; }
+
+// Whether this unit has products of bfloat16 numbers and the call asks for them.
+bool half(int dtype, int products, int64_t H, int64_t W) {
+#if defined(__AVX512BF16__)
+  return dtype == kFloat32 && Products(products) == Products::kHalf && !direct(Products(products), H, W);
+#else
+  return false;
+#endif
+}
+
+template <Pass kPass>
+void dispatch_half(const Arguments<float>& a) {
+#if defined(__AVX512BF16__)
+  if (a.s.Cp == 32) return run<32, kPass, Products::kHalf>(a);
+  run<0, kPass, Products::kHalf>(a);
+#endif
+}
+
 template <Pass kPass, typename T>
 void dispatch(const Arguments<T>& a) {
   if constexpr (sizeof(T) == 4) {
-    if (a.products == Products::kDirect || smaller(a.s.H, a.s.W) < kNarrow) return run<0, kPass, Products::kDirect>(a);
-#if defined(__AVX512BF16__)
-    if constexpr (kPass != Pass::kTangent)
-      if (a.products == Products::kHalf)
-        return a.s.Cp == 32 ? run<32, kPass, Products::kHalf>(a) : run<0, kPass, Products::kHalf>(a);
-#endif
+    if (direct(a.products, a.s.H, a.s.W)) return run<0, kPass, Products::kDirect>(a);
     if (a.s.Cp == 32) return run<32, kPass, Products::kWinograd>(a);
   }
   run<0, kPass, Products::kWinograd>(a);
@@ -153,43 +167,60 @@ Arguments<T> arguments(int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, 
   return a;
 }
 
-template <typename F>
-void by_dtype(int dtype, const F& f) {
-  if (dtype == kFloat32) f(float());
-  else f(double());
+// Runs the pass on make(float()) or make(double()), the arguments; `in_half` with products of bfloat16 numbers.
+template <Pass kPass, typename F>
+void start(int dtype, bool in_half, const F& make) {
+  if (in_half) return dispatch_half<kPass>(make(float()));
+#ifndef FASTRECON_EXTENDS
+  if (dtype == kFloat32) return dispatch<kPass>(make(float()));
+  dispatch<kPass>(make(double()));
+#endif
 }
 }  // namespace
 
 void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Address value, Address grad, int64_t B, int64_t Cin,
                           int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
-  by_dtype(dtype, [&](auto zero) {
+  const bool here = half(dtype, products, H, W);
+#ifdef FASTRECON_EXTENDS
+  if (!here)
+    return FASTRECON_EXTENDS::feature_gradient_fwd(dtype, x, weights, eps, value, grad, B, Cin, H, W, C, L, delta, final_activation, products);
+#endif
+  start<Pass::kBoth>(dtype, here, [&](auto zero) {
     using T = decltype(zero);
     auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, value);
     a.x = as<const T>(x), a.grad = as<T>(grad);
-    dispatch<Pass::kBoth>(a);
+    return a;
   });
 }
 
 void feature_gradient_value(int dtype, Address x, Address weights, Address eps, Address value, int64_t B, int64_t Cin, int64_t H,
                             int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
-  by_dtype(dtype, [&](auto zero) {
+  const bool here = half(dtype, products, H, W);
+#ifdef FASTRECON_EXTENDS
+  if (!here)
+    return FASTRECON_EXTENDS::feature_gradient_value(dtype, x, weights, eps, value, B, Cin, H, W, C, L, delta, final_activation, products);
+#endif
+  start<Pass::kUp>(dtype, here, [&](auto zero) {
     using T = decltype(zero);
     auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, value);
     a.x = as<const T>(x);
-    dispatch<Pass::kUp>(a);
+    return a;
   });
 }
 
+#ifndef FASTRECON_EXTENDS
 void feature_gradient_vjp(int dtype, Address d_value, Address d_grad, Address x, Address weights, Address eps, Address d_x,
                           Address d_weights, Address d_eps, int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L,
                           double delta, bool final_activation, int products) {
-  by_dtype(dtype, [&](auto zero) {
+  const auto make = [&](auto zero) {
     using T = decltype(zero);
     auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, d_eps);
     a.x = as<const T>(x), a.grad = as<T>(d_x), a.d_weights = as<T>(d_weights);
     a.d_value = as<const T>(d_value), a.d_grad = as<const T>(d_grad);
-    dispatch<Pass::kTangent>(a);
-  });
+    return a;
+  };
+  dtype == kFloat32 ? dispatch<Pass::kTangent>(make(float())) : dispatch<Pass::kTangent>(make(double()));
 }
+#endif
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -14,6 +14,11 @@
 #include "kernels.h"
 
 namespace fastrecon {
+#ifdef FASTRECON_EXTENDS  // the set whose kernels serve wherever this one has nothing to add
+namespace FASTRECON_EXTENDS {
+FASTRECON_KERNELS(FASTRECON_DECLARE)
+}
+#endif
 namespace FASTRECON_ISA {
 FASTRECON_KERNELS(FASTRECON_DECLARE)
 

@@ -25,7 +25,16 @@ FASTRECON_TABLE(baseline)
 #ifdef FASTRECON_X86
 FASTRECON_TABLE(avx2)
 FASTRECON_TABLE(avx512)
-FASTRECON_TABLE(avx512bf16)
+namespace avx512bf16 {
+FASTRECON_KERNELS(FASTRECON_DECLARE)
+
+const Kernels kTable = [] {  // avx512, but for the kernels that have products of bfloat16
+  Kernels k = avx512::kTable;
+  k.feature_gradient_fwd = feature_gradient_fwd;
+  k.feature_gradient_value = feature_gradient_value;
+  return k;
+}();
+}  // namespace avx512bf16
 #endif
 
 struct Isa {

@@ -124,6 +124,42 @@ __attribute__((noinline)) void multiply_half(int M, int N, int K, const Half* A,
 }
 #endif
 
+// One row of a 3x3 convolution of Cin images with C channels out: to[W, C] = sum over k of x at tap k times w[9 Cin, C].
+// Rows of x are `width` apart, images `image`. kN is C where the compiler may know it, else 0.
+template <int kN, typename T>
+__attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W, const T* w, int C, T* to) {
+  constexpr int L = kLanes<T>;
+  const std::int64_t ld = kN ? kN : C;
+  std::int64_t offset[18];
+  for (int k = 0; k < 9 * Cin; ++k) offset[k] = k / 9 * image + k % 9 / 3 * width + k % 3;
+  split_rows(W, [&](int begin, int m) {
+    const auto at = [&](int i, int k) { return x[offset[k] + begin + i]; };
+    int n = 0;
+    const auto emit = [&](int i, int j, Vec<T> v) { store(to + (begin + i) * ld + n + j * L, v); };
+    for (; n + 2 * L <= ld; n += 2 * L) product_rows<2>(m, 9 * Cin, w + n, ld, at, emit);
+    if (n < ld) product_rows<1>(m, 9 * Cin, w + n, ld, at, emit);
+  });
+}
+
+// Its derivative by w: sums[9 Cin, C] += sum over the row of x at the tap times z[W, C].
+template <int kN, typename T>
+__attribute__((noinline)) void correlate_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W, const T* z, int C, T* sums) {
+  constexpr int L = kLanes<T>;
+  const std::int64_t ld = kN ? kN : C;
+  split_rows(9 * Cin, [&](int begin, int m) {
+    const T* row[kMaxRows];
+    for (int i = 0; i < m; ++i) row[i] = x + (begin + i) / 9 * image + (begin + i) % 9 / 3 * width + (begin + i) % 3;
+    const auto at = [&](int i, int k) { return row[i][k]; };
+    int n = 0;
+    const auto emit = [&](int i, int j, Vec<T> v) {
+      T* to = sums + (begin + i) * ld + n + j * L;
+      store(to, load(to) + v);
+    };
+    for (; n + 2 * L <= ld; n += 2 * L) product_rows<2>(m, W, z + n, ld, at, emit);
+    if (n < ld) product_rows<1>(m, W, z + n, ld, at, emit);
+  });
+}
+
 // The 4x4 outputs D[16, C] of a convolution, tap by tap, from 6x6 pixels at rows[i] + j * C; weights U [9, C, C].
 template <typename T, int N>
 FR_INLINE void direct_rows(const T* const (&rows)[kTileIn], int i0, int C, const T* U, T* D) {
