@@ -1,16 +1,18 @@
 """One training step of LDA: loss and all gradients, K = 9 phases, batch 16 of 33x33 at 25%.
 
 The baseline is the network as people write it today: convolutions in eager PyTorch, the gradient of the regulariser by
-autograd with create_graph=True. Peak memory is measured in a process of its own for each implementation:
+autograd with create_graph=True. Peak memory is measured in a process of its own for each implementation (Linux):
 
     python bench/bench_train_lda.py fastrecon select        # prints bytes
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,14 +83,18 @@ def peak_bytes(implementation: str, select: bool) -> int:
     return json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
 
 
-def measure_peak(implementation: str, select: bool) -> int:
-    import resource
+def resident(field: str) -> int:
+    """VmRSS (now) or VmHWM (peak) of this process in bytes."""
+    return 1024 * int(re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
 
+
+def measure_peak(implementation: str, select: bool) -> int:
     solver, x = problem(torch.float32)
     step(implementation, *problem(torch.float32, batch=1), select)  # libraries load and allocate their own
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     step(implementation, solver, x, select)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return resident("VmHWM") - before
 
 
 @cache

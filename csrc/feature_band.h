@@ -12,7 +12,7 @@ namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
 
-constexpr int kGroup = 24;      // tiles a product: 2 x 36 x 24 x 32 floats stay in a 1 MiB cache with the weights
+constexpr int kGroup = 36;      // tiles a product, at most: 2 x 36 x 36 x 32 floats stay in a 1 MiB cache with the weights
 constexpr int kMinTiles = 48;   // tiles a step of one layer, so that its weights are read for enough of them
 
 // What a band computes.
@@ -109,6 +109,8 @@ class Band {
   struct Range {
     int lo, hi;
   };
+  // Groups as even as can be.
+  static int group_of(int tiles) { return (tiles + (tiles + kGroup - 1) / kGroup - 1) / ((tiles + kGroup - 1) / kGroup); }
   int c() const { return kC ? kC : s.Cp; }
   int64_t plane() const { return int64_t(kArrays * kGroup + 1) * c(); }  // + 1: planes do not collide in the cache
   int64_t input_size() const { return int64_t(s.Cin) * (h_[0][1].hi - h_[0][1].lo + 2) * (s.W + 2); }
@@ -136,8 +138,9 @@ class Band {
     Rows<T> source[kArrays];
     for (int a = 0; a < kArrays; ++a) source[a] = view(a, from, range(i - 1));
     const int tiles = s.tiles * ((end - begin + kTileOut - 1) / kTileOut);
-    for (int g = 0; g < tiles; g += kGroup) {
-      const int n = smaller(kGroup, tiles - g);
+    const int group = group_of(tiles);
+    for (int g = 0; g < tiles; g += group) {
+      const int n = smaller(group, tiles - g);
       convolve(source, up ? w.U[l - 1] : w.Ut[l - 1], begin, g, n);
       for (int t = 0; t < n; ++t) {
         const int y = begin + (g + t) / s.tiles * kTileOut, x = (g + t) % s.tiles * kTileOut;
@@ -335,8 +338,9 @@ class Band {
       return;
     }
     const int tiles = s.tiles * ((end - begin + kTileOut - 1) / kTileOut);
-    for (int g = 0; g < tiles; g += kGroup) {
-      const int n = smaller(kGroup, tiles - g);
+    const int group = group_of(tiles);
+    for (int g = 0; g < tiles; g += group) {
+      const int n = smaller(group, tiles - g);
       for (int a = 0; a < kArrays; ++a) {
         inputs_to_points(source[a], begin, g, n, V_ + a * n * c());
         for (int t = 0; t < n; ++t) {
