@@ -37,7 +37,15 @@ if X86 and not WINDOWS and not SANITIZE:
     ISA_FLAGS["avx512bf16"] = [*AVX512, "-mavx512bf16", "-DFASTRECON_EXTENDS=avx512"]
 BFLOAT16 = {"feature_gradient"}  # all that avx512bf16 adds to avx512
 
-COMMON = ["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+COMMON = [
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fvisibility=hidden",
+]
 COMMON += ["-Wall", "-Wno-array-bounds"]  # GCC 12 sees negative sizes where generic code has none
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 if SANITIZE:

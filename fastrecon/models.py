@@ -2,10 +2,9 @@
 
 import json
 import math
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,8 +24,7 @@ FORMAT = 1
 METHODS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """x [B, 1, H, W], of the kind the measurements were, and the certificate of every image."""
 
     x: Any

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.checks import expect
-from fastrecon.ops.feature_gradient import feature_gradient, feature_value, features
+from fastrecon.ops.feature_gradient import PRECISIONS, feature_gradient, feature_value, features
 
 TINY = 1e-18  # r_eps at this radius is r to rounding, and TINY^2 is still a normal float32
 
@@ -29,6 +29,8 @@ class FeatureNorm(nn.Module):
         in_channels: channels of the image.
         delta: radius of the smoothed ReLU.
         final_activation: whether the last convolution is activated too.
+        precision: of the products in steps, see `feature_gradient`: "bfloat16" is faster where the processor has it.
+            What decides (values, tests, certificates) and everything in float64 is computed in full precision.
 
     Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
     """
@@ -40,11 +42,13 @@ class FeatureNorm(nn.Module):
         in_channels: int = 1,
         delta: float = 0.01,
         final_activation: bool = False,
+        precision: str = "float32",
     ):
         super().__init__()
+        expect(precision in PRECISIONS, "FeatureNorm", "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
         expect(channels >= 1, "FeatureNorm", "channels", "an integer >= 1", channels)
         expect(layers >= 1, "FeatureNorm", "layers", "an integer >= 1", layers)
-        self.delta, self.final_activation = delta, final_activation
+        self.delta, self.final_activation, self.precision = delta, final_activation, precision
         widths = [in_channels] + [channels] * layers
         kernels = [torch.empty(o, i, 3, 3) for i, o in itertools.pairwise(widths)]
         self.weights = nn.ParameterList(nn.init.xavier_uniform_(w) for w in kernels)
@@ -54,8 +58,10 @@ class FeatureNorm(nn.Module):
         return feature_value(x, list(self.weights), eps, self.delta, self.final_activation)
 
     def grad(self, x: Tensor, eps: float | Tensor) -> Tensor:
-        """The gradient of r_eps at x, like x."""
-        return self.value_and_grad(x, eps)[1]
+        """The gradient of r_eps at x, like x, for a step: float32 images in `precision`."""
+        precision = self.precision if x.dtype == torch.float32 else "float32"
+        weights = list(self.weights)
+        return feature_gradient(x, weights, eps, self.delta, self.final_activation, precision=precision)[1]
 
     def value_and_grad(self, x: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
         """r_eps(x) [B] and its gradient like x, differentiable in x, eps and the weights."""

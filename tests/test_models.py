@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from skimage import data
 
 import fastrecon
 from fastrecon import Reconstructor, load, models, pretrained
+from fastrecon.metrics import psnr
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.registry import backends
+from fastrecon.regulariser import FeatureNorm
 from fastrecon.solvers import LDA, AGDNet, GDNet
 
 BLOCK, M = 5, 10
@@ -281,3 +284,21 @@ def test_copy_of_a_model_file_keeps_working(tmp_path):
     model().save(tmp_path / "a.safetensors")
     shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert load(tmp_path / "b.safetensors").meta["name"] == "small"
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("direct", 0.01), ("bfloat16", 0.05)])
+def test_precision_of_the_steps_hardly_moves_the_result(precision, allowed):
+    r = load("lda-cs-25")
+    x = torch.from_numpy(data.camera()[100:199, 180:279]).float()[None, None] / 255
+    y = r.operator(x)
+    exact, report = r(y, size=(99, 99))
+    r.solver.regulariser.precision = precision
+    rough, changed = r(y, size=(99, 99))
+    assert not torch.equal(rough, exact) or not COMPILED
+    assert abs(psnr(rough, x) - psnr(exact, x)).item() < allowed
+    assert torch.equal(changed.converged, report.converged)
+
+
+def test_unknown_precision_is_told():
+    with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, direct, got 'float16'"):
+        FeatureNorm(precision="float16")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from skimage import data
 
 import fastrecon as fr
 from fastrecon import registry
@@ -73,3 +74,14 @@ def test_extension_uses_the_best_instruction_set():
     info = registry.extension().build_info()  # type: ignore[union-attr]
     assert info["isa"] == (os.environ.get("FASTRECON_ISA") or info["isa_supported"][-1])
     assert set(info["isa_supported"]) <= set(info["isa_built"])
+
+
+def test_the_ten_lines_of_the_readme_run(monkeypatch):
+    whole = data.camera
+    monkeypatch.setattr(data, "camera", lambda: whole()[200:233, 200:233])  # one block: rigorous mode takes a while
+    text = (ROOT / "README.md").read_text()
+    program = next(p for p in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "fr.load" in p)
+    names: dict = {}
+    exec(program, names)
+    assert names["x"].shape == (1, 1, 33, 33)
+    assert names["report"].converged.all()

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_model(parser)
     parser.add_argument("--csv", metavar="FILE", help="write the table there too")
     arguments.add_noise(parser)
+    arguments.add_precision(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
 

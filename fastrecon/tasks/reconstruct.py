@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     add_options(parser)
     arguments.add_noise(parser)
+    arguments.add_precision(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
 
