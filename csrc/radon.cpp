@@ -94,8 +94,12 @@ FR_INLINE void interpolate(const T* line, const std::int32_t* cell, const T* f, 
         left = (Vec<T>)_mm512_permutex2var_ps(u, index, v);
         right = (Vec<T>)_mm512_permutex2var_ps(u, _mm512_add_epi32(index, _mm512_set1_epi32(1)), v);
       } else {
-        const __m256i near = _mm256_sub_epi32(_mm256_loadu_si256((const __m256i*)(cell + d)), _mm256_set1_epi32(low));
-        const __m512i index = _mm512_cvtepi32_epi64(near);
+        typedef std::int32_t Near __attribute__((vector_size(32)));
+        typedef long long Wide __attribute__((vector_size(64)));
+        Near near;
+        __builtin_memcpy(&near, cell + d, sizeof near);
+        near -= low;
+        const __m512i index = (__m512i)(__builtin_convertvector(near, Wide));
         const __m512d u = _mm512_loadu_pd(line + low), v = _mm512_loadu_pd(line + low + lanes);
         left = (Vec<T>)_mm512_permutex2var_pd(u, index, v);
         right = (Vec<T>)_mm512_permutex2var_pd(u, _mm512_add_epi64(index, _mm512_set1_epi64(1)), v);

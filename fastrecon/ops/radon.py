@@ -1,10 +1,10 @@
 """Line integrals of images along rays, and their exact adjoint.
 
-The model is Joseph's: a ray steps over the rows (or columns) it crosses, at each it interpolates linearly between the two
-nearest pixels, zeros beyond the edge, and the sum is scaled by its length from row to row. It needs one multiplication
-a step, no branch, and vectorises over neighbouring rays, and it is as accurate for smooth images as area-weighted models;
-the adjoint spreads the same weights back. Source: Joseph, An Improved Algorithm for Reprojecting Rays through Pixel
-Images, IEEE Trans. Med. Imaging 1 (1982). Positions: fastrecon/ops/rays.py.
+The model is Joseph's: a ray steps over the rows (or columns) it crosses, at each it interpolates linearly between the
+two nearest pixels, zeros beyond the edge, and the sum is scaled by its length from row to row. It needs two numbers a
+step, no branch, and vectorises over neighbouring rays of either geometry; on images finer than the rays it is about as
+accurate as area weights, which cost several times as much. The adjoint spreads the same weights back. Source: Joseph,
+An Improved Algorithm for Reprojecting Rays through Pixel Images, IEEE Trans. Med. Imaging 1 (1982), 192-196.
 """
 
 import torch
@@ -20,7 +20,7 @@ MARGIN = 2  # zeros on both sides of a row: positions are clamped to them, and t
 
 
 def _steps(lines: Tensor, axis: Tensor, view: int, over: int, steps: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells [steps, D] on the padded row, fractions and lengths of the rays of a view that step over rows or columns."""
+    """Cells and fractions [steps, D] on padded lines, and lengths [D], of the rays of a view that step along `over`."""
     start, slope, length = lines[:, view]
     line = torch.arange(steps, dtype=lines.dtype, device=lines.device)[:, None]
     position = (start + slope * line).clamp(-MARGIN, width)

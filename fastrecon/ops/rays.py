@@ -27,6 +27,10 @@ class Rays(NamedTuple):
     axis: Tensor
     size: tuple[int, int]
 
+    def to(self, device: torch.device) -> "Rays":
+        """The same rays on `device`."""
+        return Rays(self.lines.to(device), self.axis.to(device), self.size)
+
     def views(self, some: slice) -> "Rays":
         """The rays of some views."""
         return Rays(self.lines[:, some].contiguous(), self.axis[some].contiguous(), self.size)
