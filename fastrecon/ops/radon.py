@@ -20,37 +20,36 @@ MARGIN = 2  # zeros on both sides of a row: positions are clamped to them, and t
 
 
 def _steps(lines: Tensor, axis: Tensor, view: int, over: int, steps: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells and fractions [steps, D] on padded lines, and lengths [D], of the rays of a view that step along `over`."""
-    start, slope, length = lines[:, view]
+    """Of the rays of a view: cells and fractions [steps, D] on padded lines, and whether they step along `over` [D]."""
     line = torch.arange(steps, dtype=lines.dtype, device=lines.device)[:, None]
-    position = (start + slope * line).clamp(-MARGIN, width)
+    position = (lines[0, view] + lines[1, view] * line).clamp(-MARGIN, width)
     cell = position.floor()
-    return cell.long() + MARGIN, position - cell, torch.where(axis[view].abs() == over, length, 0)
+    return cell.long() + MARGIN, position - cell, axis[view].abs() == over
 
 
 def radon_ref(x: Tensor, lines: Tensor, axis: Tensor) -> Tensor:
     """The definition, x [N, H, W], rays [3, A, D] float64 and their axes [A, D]: y [N, A, D]."""
-    y = x.new_zeros(x.shape[0], *axis.shape)
+    y, length = x.new_zeros(x.shape[0], *axis.shape), lines[2].to(x.dtype)
     for over, image in ((1, x), (2, x.mT)):
         steps, width = image.shape[1:]
         padded = torch.nn.functional.pad(image, (MARGIN, MARGIN))
         for view in range(axis.shape[0]):
-            cell, f, length = (t.expand(len(x), *t.shape) for t in _steps(lines, axis, view, over, steps, width))
-            left, right = padded.gather(2, cell), padded.gather(2, cell + 1)
-            f = f.to(x.dtype)
-            y[:, view] += (left * (1 - f) + right * f).sum(1) * length.to(x.dtype)
+            cell, f, own = _steps(lines, axis, view, over, steps, width)
+            cell, f = cell.expand(len(x), *cell.shape), f.to(x.dtype)
+            integral = (padded.gather(2, cell) * (1 - f) + padded.gather(2, cell + 1) * f).sum(1)
+            y[:, view] += torch.where(own, integral * length[view], 0)
     return y
 
 
 def radon_adjoint_ref(y: Tensor, lines: Tensor, axis: Tensor, height: int, width: int) -> Tensor:
     """The definition of the adjoint, y [N, A, D]: x [N, H, W]."""
-    images = []
+    length, images = lines[2].to(y.dtype), []
     for over, (steps, wide) in ((1, (height, width)), (2, (width, height))):
         padded = y.new_zeros(y.shape[0], steps, wide + 2 * MARGIN)
         for view in range(axis.shape[0]):
-            cell, f, length = (t.expand(len(y), *t.shape) for t in _steps(lines, axis, view, over, steps, wide))
-            f = f.to(y.dtype)
-            w = (y[:, view] * length.to(y.dtype))[:, None]
+            cell, f, own = _steps(lines, axis, view, over, steps, wide)
+            cell, f = cell.expand(len(y), *cell.shape), f.to(y.dtype)
+            w = torch.where(own, y[:, view] * length[view], 0)[:, None]
             padded.scatter_add_(2, cell, w * (1 - f)).scatter_add_(2, cell + 1, w * f)
         images.append(padded[:, :, MARGIN:-MARGIN])
     return images[0] + images[1].mT
