@@ -1,6 +1,6 @@
 """kernels/radon.py: line integrals of images along rays by Joseph's interpolation, and the exact adjoint (Triton).
 
-  x [N, H, W]   y [N, A, D]   lines [3, A, D]  start, slope, length   axis [A, D]  +-1: rays step over rows, +-2: columns
+  x [N, H, W]   y [N, A, D]   lines [3, A, D]  start, slope, length   axis [A, D]  +-1: steps over rows, +-2: columns
   y = length sum_i ((1 - f) x[i, c] + f x[i, c + 1]),  c + f = start + slope i,  c an integer, zeros outside the image
 Positions are taken in units of 2^-32 pixel as int64, which is exact: both directions find the same c and f. The adjoint
 has no atomics: a tile of pixels looks up, view by view, which rays can meet it, and adds them in their order.

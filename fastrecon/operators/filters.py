@@ -1,4 +1,4 @@
-"""Filters of filtered back-projection. Source: Kak & Slaney, Principles of Computerized Tomographic Imaging, chapter 3."""
+"""Filters of filtered back-projection (Kak & Slaney, Principles of Computerized Tomographic Imaging, chapter 3)."""
 
 import math
 
@@ -42,14 +42,10 @@ def filtered(y: Tensor, step: float, window: str, finer: int, on_arc: bool = Fal
 def view_weights(angles: Tensor, period: float) -> Tensor:
     """The part of a turn [A] that each view stands for, half the gaps to its neighbours modulo `period`.
 
-    A gap counts at most twice the median one: views are not blown up where others are missing.
+    A gap counts at most four times the mean one: views at the ends of a wedge that is missing are not blown up.
     """
-    if len(angles) == 1:
-        return torch.full_like(angles, period)
     t, order = (angles % period).sort()
-    gaps = torch.diff(t, append=t[:1] + period)
-    distinct = gaps[gaps > 1e-9]
-    gaps = gaps.minimum(2 * distinct.median())
+    gaps = torch.diff(t, append=t[:1] + period).clamp_max(4 * period / len(t))
     weights = torch.empty_like(angles)
     weights[order] = (gaps + gaps.roll(1)) / 2
     return weights
