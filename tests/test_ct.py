@@ -1,4 +1,4 @@
-"""The operator Radon beyond its row in test_operators.py: geometry, units, filtered back-projection, bad input."""
+"""Computed tomography: the operator Radon beyond its row in test_operators.py, and simulated scans."""
 
 import math
 
@@ -10,6 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from fastrecon.operators import Radon
 from fastrecon.operators.filters import FILTERS, filtered, view_weights
+from fastrecon.tasks import ct
 
 FAN = {"geometry": "fan", "source_distance": 150.0, "detector_distance": 90.0}
 GEOMETRIES = {
@@ -166,3 +167,35 @@ def test_arrays_are_answered_in_kind():
 def test_wrong_input_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+def test_a_sparse_scan_and_its_start():
+    image = blobs(65).float()
+    scan = ct.simulate(image, views=60)
+    assert scan.y.shape == (1, 1, 60, scan.operator.detectors)
+    assert torch.equal(scan.y, scan.operator(image))
+    assert relative(scan.start, image) < 0.02
+    fan = ct.simulate(image, views=90, geometry="fan", source_distance=100.0)
+    assert relative(fan.start, image) < 0.02
+
+
+def test_gaussian_noise_has_the_size_asked_for():
+    image = torch.cat((blobs(65), 3 * blobs(65))).float()
+    clean, y = ct.simulate(image), ct.simulate(image, noise=0.02, seed=4).y
+    deviation = (y - clean.y).std((1, 2, 3)) / clean.y.amax((1, 2, 3))
+    torch.testing.assert_close(deviation, torch.full((2,), 0.02), rtol=0.03, atol=0)
+    assert torch.equal(y, ct.simulate(image, noise=0.02, seed=4).y)
+    assert not torch.equal(y, ct.simulate(image, noise=0.02, seed=5).y)
+
+
+def test_photons_are_counted():
+    """The deviation of -log(n / N) is about 1 / sqrt(N exp(-y)); even no photon at all gives a finite number."""
+    y = torch.full((1, 1, 200, 100), 1.5, dtype=torch.float64)
+    difference = ct.noisy(y, photons=1e4) - y
+    assert difference.std().item() == pytest.approx(math.exp(0.75) / 100, rel=0.03)
+    assert abs(difference.mean().item()) < 1e-3
+    assert ct.noisy(torch.full((1, 1, 4, 4), 100.0), photons=1e3).isfinite().all()
+    with pytest.raises(ValueError, match="ct: photons: expected a number >= 1, or None, got 0"):
+        ct.noisy(y, photons=0)
+    with pytest.raises(ValueError, match="ct: noise: expected a number >= 0, got -1"):
+        ct.noisy(y, noise=-1)
