@@ -8,6 +8,7 @@ areas ("strip"). Libraries that are not installed are left out.
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def scikit_image(x: Tensor, direction: str) -> Tensor:
     if direction == "forward":
         answers = [radon(image, degrees, circle=False).T for image in x[:, 0].numpy()]
     else:
-        back = [iradon(y.T, degrees, output_size=SIDE, circle=False, filter_name=None) for y in x[:, 0].numpy()]
+        options: dict[str, Any] = {"output_size": SIDE, "circle": False, "filter_name": None}
+        back = [iradon(y.T, degrees, **options) for y in x[:, 0].numpy()]
         answers = [image * (2 * VIEWS / math.pi) for image in back]
     return torch.from_numpy(np.stack(answers))[:, None]
 

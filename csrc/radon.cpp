@@ -1,10 +1,11 @@
 // radon.cpp: line integrals of images along rays by Joseph's linear interpolation, and the adjoint (CPU).
-//   x [N, H, W]   y [N, A, D]   lines [3, A, D] double: start, slope, length   axis [A, D] int8: +-1 over rows, +-2 columns
-// Definition: fastrecon/ops/radon.py. Positions are exact in double, so both directions find the same cells and fractions.
+//   x [N, H, W]   y [N, A, D]   lines [3, A, D] double: start, slope, length
+//   axis [A, D] int8: +-1: the ray steps over rows, +-2: over columns
+// Definition: fastrecon/ops/radon.py. Positions are exact in double: both directions find the same cells and fractions.
 //
-// A sample costs 12 flops to locate and 3 to interpolate, on data that stays in the first two caches: compute-bound. The
-// forward projection gives a thread some views, the adjoint a tile of the image, so no two threads add to one number and
-// sums have one order on any number of threads.
+// A sample costs 8 operations to locate and 3 to interpolate, on data that stays in the first two caches: arithmetic
+// bounds it. A task of the forward projection has some views, one of the adjoint a tile of the image: no two add to one
+// number, and sums have one order on any number of threads.
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -39,7 +40,8 @@ struct Run {
 FR_INLINE Run next_run(const Bundle& rays, int64_t view, int64_t from, int over, int64_t line, int64_t lines,
                        int64_t origin, int64_t cells) {
   const int64_t at = view * rays.D;
-  const double near = double(line), far = double(line + lines - 1), low = double(origin - 1), high = double(origin + cells);
+  const double near = double(line), far = double(line + lines - 1);
+  const double low = double(origin - 1), high = double(origin + cells);
   const auto across = [&](int64_t d) { return rays.axis[at + d] == over || rays.axis[at + d] == -over; };
   const auto misses = [&](int64_t d) {  // at both ends on the same side: also in between
     const double a = rays.start[at + d] + rays.slope[at + d] * near, b = rays.start[at + d] + rays.slope[at + d] * far;
@@ -86,7 +88,8 @@ FR_INLINE void interpolate(const T* line, const std::int32_t* cell, const T* f, 
   for (int64_t d = 0; d < n; d += lanes) {
     Vec<T> left, right;
 #if defined(__AVX512F__)
-    const std::int32_t a = cell[d], b = cell[d + lanes - 1], low = smaller(a, b) - 1;  // -1: rounding may swap neighbours
+    const std::int32_t a = cell[d], b = cell[d + lanes - 1];
+    const std::int32_t low = smaller(a, b) - 1;  // rounding may swap neighbours
     if (larger(a, b) - low < 2 * lanes - 2) {  // all in two vectors
       if constexpr (sizeof(T) == 4) {
         const __m512i index = _mm512_sub_epi32(_mm512_loadu_si512(cell + d), _mm512_set1_epi32(low));
@@ -184,8 +187,8 @@ struct Pair {  // what the rays in one cell give to its left and its right pixel
 
 // pairs[i, cell] += what the rays of all views give to a tile of lines and cells.
 template <typename T>
-FR_INLINE void spread(const T* y, const Bundle& rays, int over, int64_t line, int64_t lines, int64_t origin, int64_t cells,
-                      T* pairs) {
+FR_INLINE void spread(const T* y, const Bundle& rays, int over, int64_t line, int64_t lines, int64_t origin,
+                      int64_t cells, T* pairs) {
   typedef typename Pair<T>::type Two;
   constexpr int64_t stride = 2 * (kTileCells + 2 * kMargin);
   for (int64_t view = 0; view < rays.A; ++view)
@@ -222,8 +225,9 @@ FR_INLINE void adjoint(const T* y, const Bundle& rays, T* x, int64_t N, int64_t 
     const int64_t lines = over == 1 ? H : W, cells = over == 1 ? W : H;
     const int64_t strips = tiles_of(lines, kTileLines), blocks = tiles_of(cells, kTileCells);
     parallel(N * strips * blocks, N * rays.A * rays.D * (H < W ? H : W), [&](int64_t task) {
-      const int64_t n = task / (strips * blocks), line = task / blocks % strips * kTileLines, origin = task % blocks * kTileCells;
-      const int64_t own_lines = smaller_of(kTileLines, lines - line), own_cells = smaller_of(kTileCells, cells - origin);
+      const int64_t n = task / (strips * blocks);
+      const int64_t line = task / blocks % strips * kTileLines, own_lines = smaller_of(kTileLines, lines - line);
+      const int64_t origin = task % blocks * kTileCells, own_cells = smaller_of(kTileCells, cells - origin);
       T pairs[kTileLines][kTileCells + 2 * kMargin][2] = {};
       spread(y + n * rays.A * rays.D, rays, over, line, own_lines, origin, own_cells, pairs[0][0]);
       const auto pixel = [&](int64_t i, int64_t c) { return pairs[i][c + kMargin][0] + pairs[i][c + kMargin - 1][1]; };
@@ -247,8 +251,8 @@ void radon(int dtype, Address x, Address lines, Address axis, Address y, int64_t
   if (dtype == kFloat64) forward(reinterpret_cast<const double*>(x), rays, reinterpret_cast<double*>(y), N, H, W);
 }
 
-void radon_adjoint(int dtype, Address y, Address lines, Address axis, Address x, int64_t N, int64_t H, int64_t W, int64_t A,
-                   int64_t D) {
+void radon_adjoint(int dtype, Address y, Address lines, Address axis, Address x, int64_t N, int64_t H, int64_t W,
+                   int64_t A, int64_t D) {
   const Bundle rays(lines, axis, A, D);
   if (dtype == kFloat32) adjoint(reinterpret_cast<const float*>(y), rays, reinterpret_cast<float*>(x), N, H, W);
   if (dtype == kFloat64) adjoint(reinterpret_cast<const double*>(y), rays, reinterpret_cast<double*>(x), N, H, W);

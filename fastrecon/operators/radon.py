@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,10 +84,10 @@ class Radon(LinearOperator):
         return self.source_distance + self.detector_distance
 
     def _angles(self, angles: int | Sequence[float] | Tensor) -> Tensor:
-        if isinstance(angles, int):
+        if isinstance(angles, int | np.integer):
             expect(angles > 0, "Radon", "angles", "a number of views > 0, or their angles", angles)
             turn = 2 * math.pi if self.geometry == "fan" else math.pi
-            return torch.arange(angles, dtype=torch.float64) * (turn / angles)
+            return torch.arange(int(angles), dtype=torch.float64) * (turn / int(angles))
         t = torch.as_tensor(angles, dtype=torch.float64).cpu()
         expect(t.ndim == 1 and len(t) > 0, "Radon", "angles", "at least one angle, in one dimension", tuple(t.shape))
         expect(bool(t.isfinite().all()), "Radon", "angles", "finite numbers", "nan or inf")
