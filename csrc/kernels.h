@@ -43,7 +43,11 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(feature_gradient_vjp, (int dtype, Address d_value, Address d_grad, Address x, Address weights, Address eps,       \
                            Address d_x, Address d_weights, Address d_eps, std::int64_t B, std::int64_t Cin,           \
                            std::int64_t H, std::int64_t W, std::int64_t C, std::int64_t L, double delta,              \
-                           bool final_activation, int products))
+                           bool final_activation, int products))                                                      \
+  K(radon, (int dtype, Address x, Address lines, Address axis, Address y, std::int64_t N, std::int64_t H,             \
+            std::int64_t W, std::int64_t A, std::int64_t D))                                                          \
+  K(radon_adjoint, (int dtype, Address y, Address lines, Address axis, Address x, std::int64_t N, std::int64_t H,     \
+                    std::int64_t W, std::int64_t A, std::int64_t D))
 // clang-format on
 
 #define FASTRECON_DECLARE(name, args) void name args;

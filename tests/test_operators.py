@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastrecon.operators import BlockSensing, LinearOperator, measurements, random_phi
+from fastrecon.operators import BlockSensing, LinearOperator, Radon, measurements, random_phi
+
+
+def fan():
+    angles = torch.tensor([0.1, 1.0, 4.0])
+    return Radon((6, 8), angles, geometry="fan", source_distance=9.0, detector_distance=3.0, curved=True, pixel=0.5)
 
 
 class Flip(LinearOperator):
@@ -32,6 +37,10 @@ OPERATORS = {  # a new operator is one row: how it is made, the shape of an inpu
     "composition": (lambda: sensing() @ Flip(), (1, 1, 8, 12), 3.0),
     "adjoint": (lambda: sensing().T, (1, 2, 3, 7), 1.0),
     "adjoint_of_composition": (lambda: (sensing() @ Flip()).T, (1, 2, 3, 7), 3.0),
+    "radon": (lambda: Radon((9, 7), 6), (2, 1, 9, 7), None),
+    "radon_fan": (fan, (1, 2, 6, 8), None),
+    "adjoint_of_radon": (lambda: fan().T, (1, 1, 3, 13), None),
+    "composition_with_radon": (lambda: Radon((8, 5), 4, spacing=0.7) @ Flip(), (1, 1, 8, 5), None),
 }
 
 

@@ -19,7 +19,7 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
 
 def launch_everything():
     """Calls the host functions with arguments that together select every kernel and every kind of specialisation."""
-    from fastrecon.kernels import feature_gradient, group_soft_threshold, prox_lp, select_descent, smoothed_l21
+    from fastrecon.kernels import feature_gradient, group_soft_threshold, prox_lp, radon, select_descent, smoothed_l21
 
     f32, f64, bf16, c64, c128 = torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128
     chains = [  # image's channels and side (1 is compiled as a constant), width, layers, dtype, activation, precision
@@ -58,6 +58,10 @@ def launch_everything():
         lam = torch.ones(inner, dtype=dtype.to_real() if dtype.is_complex else dtype)
         prox_lp.prox_lp_fwd(x, lam, p)
         prox_lp.prox_lp_bwd(x, x, lam, p)
+    for dtype, side, detectors in ((f32, 33, 49), (f64, 1, 1)):
+        lines, axis = torch.zeros(3, side, detectors, dtype=f64), torch.ones(side, detectors, dtype=torch.int8)
+        radon.radon(torch.zeros(2, side, side, dtype=dtype), lines, axis)
+        radon.radon_adjoint(torch.zeros(2, side, detectors, dtype=dtype), lines, axis, side, side)
     u, phi = torch.zeros(3, 1089), torch.ones(3)
     select_descent.select_descent(u, u, phi, phi)
     select_descent.select_descent_bwd(u, phi > 0)

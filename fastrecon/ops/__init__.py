@@ -3,15 +3,22 @@
 from fastrecon.ops.feature_gradient import feature_gradient, feature_value
 from fastrecon.ops.group_soft_threshold import group_soft_threshold
 from fastrecon.ops.prox_lp import prox_lp
+from fastrecon.ops.radon import radon, radon_adjoint
+from fastrecon.ops.rays import Rays, fan_rays, parallel_rays
 from fastrecon.ops.select_descent import select_descent, shrink_eps
 from fastrecon.ops.smoothed_l21 import smoothed_l21
 from fastrecon.ops.soft_threshold import soft_threshold
 
 __all__ = [
+    "Rays",
+    "fan_rays",
     "feature_gradient",
     "feature_value",
     "group_soft_threshold",
+    "parallel_rays",
     "prox_lp",
+    "radon",
+    "radon_adjoint",
     "select_descent",
     "shrink_eps",
     "smoothed_l21",
