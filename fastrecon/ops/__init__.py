@@ -1,16 +1,25 @@
 """Public ops: each a definition, compiled kernels behind the torch dispatcher, and an autograd Function."""
 
+from fastrecon.ops.armijo import armijo
+from fastrecon.ops.dwt2 import dwt2, idwt2
 from fastrecon.ops.feature_gradient import feature_gradient, feature_value
+from fastrecon.ops.fourier_consistency import fourier_consistency
 from fastrecon.ops.group_soft_threshold import group_soft_threshold
+from fastrecon.ops.prox_gradient_step import prox_gradient_step
 from fastrecon.ops.prox_lp import prox_lp
 from fastrecon.ops.select_descent import select_descent, shrink_eps
 from fastrecon.ops.smoothed_l21 import smoothed_l21
 from fastrecon.ops.soft_threshold import soft_threshold
 
 __all__ = [
+    "armijo",
+    "dwt2",
     "feature_gradient",
     "feature_value",
+    "fourier_consistency",
     "group_soft_threshold",
+    "idwt2",
+    "prox_gradient_step",
     "prox_lp",
     "select_descent",
     "shrink_eps",
