@@ -2,5 +2,19 @@
 
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, measurements, random_phi
+from fastrecon.operators.blur import Blur, gaussian_kernel
+from fastrecon.operators.fourier import Fourier
+from fastrecon.operators.inpainting import Inpainting
+from fastrecon.operators.wavelet import Wavelet
 
-__all__ = ["BlockSensing", "LinearOperator", "measurements", "random_phi"]
+__all__ = [
+    "BlockSensing",
+    "Blur",
+    "Fourier",
+    "Inpainting",
+    "LinearOperator",
+    "Wavelet",
+    "gaussian_kernel",
+    "measurements",
+    "random_phi",
+]
