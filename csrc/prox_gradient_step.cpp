@@ -72,7 +72,30 @@ FR_INLINE void run(Address x, Address grad, Address step, Address lam, Address z
       out[3 * b + k] = total;
     }
 }
+
+template <int kWidth, typename T>
+FR_INLINE void run_squares(Address x, Address out, int64_t B, int64_t N) {
+  const int64_t tiles = tiles_of(N);
+  Scratch<double> part(B * tiles);
+  parallel(B * tiles, kWidth * B * N, [&](int64_t task) {
+    const int64_t first = task % tiles * kTile, n = kWidth * smaller_of(kTile, N - first);
+    const T* const own = reinterpret_cast<const T*>(x) + kWidth * (task / tiles * N + first);
+    double square[kWidth * kTile];
+    for (int64_t i = 0; i < n; ++i) square[i] = double(own[i]) * double(own[i]);
+    part.data[task] = sum(square, n);
+  });
+  for (int64_t b = 0; b < B; ++b) {
+    double total = 0;
+    for (int64_t t = 0; t < tiles; ++t) total += part.data[b * tiles + t];
+    reinterpret_cast<double*>(out)[b] = total;
+  }
+}
 }  // namespace
+
+// x [B, N]   out [B] double: |x|^2
+void squares(int dtype, Address x, Address out, int64_t B, int64_t N) {
+  FASTRECON_SHRINKAGE(dtype, run_squares, (x, out, B, N));
+}
 
 void prox_gradient_step(int dtype, Address x, Address grad, Address step, Address lam, Address z, Address sums,
                         int64_t B, int64_t N, int64_t step_image, int64_t step_entry, int64_t lam_image,

@@ -62,6 +62,26 @@ def _step_kernel(
     tl.store(out + 2, tl.sum((lam * size).to(tl.float64), axis=0))
 
 
+@triton.jit
+def _squares_kernel(X, Partial, N, BLOCK: tl.constexpr):
+    tiles = tl.cdiv(N, BLOCK)
+    b = (tl.program_id(0) // tiles).to(tl.int64)
+    n = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(X + b * N + n, mask=n < N, other=0.0).to(tl.float64)
+    tl.store(Partial + tl.program_id(0), tl.sum(x * x, axis=0))
+
+
+def squares(x: Tensor) -> Tensor:
+    """Returns |x|^2 float64 [B] of x [B, N]."""
+    if x.numel() == 0:
+        return NotImplemented
+    numbers, N = parts(x)[0], x[:1].numel() * (2 if x.is_complex() else 1)
+    tiles = blocks(N, TILE)
+    partial = torch.empty((len(x), tiles, 1), dtype=torch.float64, device=x.device)
+    launch(_squares_kernel, len(x) * tiles, numbers, partial, N, BLOCK=TILE)
+    return ordered_sum(partial, torch.float64)[:, 0]
+
+
 def strides(value: Tensor) -> tuple[int, int]:
     """Strides of [1 or B, 1 or N] that repeat what is 1."""
     return (value.shape[1] if value.shape[0] > 1 else 0), int(value.shape[1] > 1)

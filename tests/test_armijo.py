@@ -106,6 +106,16 @@ def test_paper_rule_never_accepts_where_the_proximal_step_climbs_in_f(device, ba
     assert composite.change.item() == pytest.approx(-0.005)
 
 
+def test_paper_rule_accepts_what_climbs_in_F(device, backend):
+    """A = 1, y = 1, lam = 2, x = 0, z = 1: f falls by 1/2, the l1 term rises by 2."""
+    x, z = torch.zeros(1, 1, device=device), torch.ones(1, 1, device=device)
+    one = torch.ones(1, device=device)
+    s = armijo(x, z, x - 1, 2.0, one, rule="paper")
+    assert s.accepted.item()
+    assert s.change.item() == pytest.approx(1.5)
+    assert not armijo(x, z, x - 1, 2.0, one).accepted.item()
+
+
 def test_weights_and_slack(device, backend):
     x, z, grad = (numbers(2, 1, 4, 6, device=device, seed=s) for s in (0, 1, 2))
     curvature, lam = torch.ones(2, device=device), numbers(4, 6, device=device).abs()

@@ -5,7 +5,7 @@ import torch
 from torch.library import opcheck
 from utils import COMPLEX, REAL, assert_compiles, awkward_views, compare, compiles, interpreted, numbers
 
-from fastrecon.ops import prox_gradient_step
+from fastrecon.ops import prox_gradient_step, squares
 
 SHAPES = [  # x, step, lam
     ((1, 6), (), ()),
@@ -148,3 +148,26 @@ def test_registration_and_compilation(device):
     x, grad = (numbers(2, 6, device=device, seed=s) for s in (0, 1))
     opcheck(torch.ops.fastrecon.prox_gradient_step, (x, grad, x.abs(), torch.ones(1, 1, dtype=x.dtype, device=device)))
     assert_compiles(direction, *problem(SHAPES[2], torch.float32, device))
+
+
+@pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1, 20, 27), (2, 1031)], ids=str)
+def test_squares_are_made_in_float64(shape, dtype, device, backend):
+    x = numbers(*shape, dtype=dtype, device=device)
+    wide = x.to(torch.complex128 if x.is_complex() else torch.float64)
+    torch.testing.assert_close(squares(x), wide.abs().square().flatten(1).sum(1), rtol=1e-13, atol=0)
+    assert torch.equal(squares(x[:1]), squares(x)[:1])
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_triton_kernel_of_squares(dtype, device, backend):
+    x = numbers(3, 1, 20, 67, dtype=dtype, device=device)
+    torch.testing.assert_close(squares(x), x.to(torch.complex128).abs().square().sum((1, 2, 3)), rtol=1e-13, atol=0)
+
+
+def test_squares_need_no_gradients(device, backend):
+    assert squares(torch.zeros(0, 3, device=device)).shape == (0,)
+    with pytest.raises(ValueError, match="squares: x: expected no gradients"):
+        squares(torch.zeros(2, 3, requires_grad=True))
+    opcheck(torch.ops.fastrecon.squares, (numbers(2, 5, device=device),))

@@ -76,6 +76,7 @@ def launch_everything():
         x, real = torch.zeros(3, 1089, dtype=dtype), f64 if dtype == f64 else f32
         each, one = torch.ones(3, 1089, dtype=real), torch.ones(1, 1, dtype=real)
         prox_gradient_step.prox_gradient_step(x, x, each, one)
+        prox_gradient_step.squares(x)
         double = torch.ones(3, dtype=f64)
         armijo.armijo(x, x, x, one, double, double, 1e-4, 0.5, 20, True)
         armijo.armijo(x, x, x, each, double, double, 1e-4, 0.5, 20, False)

@@ -5,7 +5,7 @@ from fastrecon.ops.dwt2 import dwt2, idwt2
 from fastrecon.ops.feature_gradient import feature_gradient, feature_value
 from fastrecon.ops.fourier_consistency import fourier_consistency
 from fastrecon.ops.group_soft_threshold import group_soft_threshold
-from fastrecon.ops.prox_gradient_step import prox_gradient_step
+from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.ops.prox_lp import prox_lp
 from fastrecon.ops.select_descent import select_descent, shrink_eps
 from fastrecon.ops.smoothed_l21 import smoothed_l21
@@ -25,4 +25,5 @@ __all__ = [
     "shrink_eps",
     "smoothed_l21",
     "soft_threshold",
+    "squares",
 ]

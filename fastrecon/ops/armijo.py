@@ -149,4 +149,5 @@ def armijo(
     gamma, sums, accepted = _armijo(
         rows(x), rows(z), rows(grad), strength, curvature.double(), spare, beta, eta, trials, rule == "composite"
     )
-    return Step(gamma, *sums.unbind(1), accepted)
+    change, delta, slope, square = sums.unbind(1)
+    return Step(gamma, change, delta, slope, square, accepted)

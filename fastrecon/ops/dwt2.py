@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import accepts_arrays, describe, expect
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, differentiated
 from fastrecon.ops.wavelets import lowpass
 from fastrecon.registry import compiled, define
 
@@ -103,7 +103,9 @@ def _transform(op: str, argument: str, x: Tensor, wavelet: str, level: int, back
     h, w = x.shape[2:]
     fits = h % (1 << level) == 0 and w % (1 << level) == 0
     expect(fits, op, argument, f"height and width divisible by {1 << level} for {level} levels", f"{h}x{w}")
-    return DWT2.apply(x.flatten(0, 1), list(taps), level, back).view(x.shape)
+    planes, g = x.flatten(0, 1), list(taps)
+    raw = _inverse if back else _forward
+    return (DWT2.apply(planes, g, level, back) if differentiated(x) else raw(planes, g, level)).view(x.shape)
 
 
 @accepts_arrays

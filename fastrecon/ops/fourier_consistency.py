@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, describe, expect
-from fastrecon.ops.layout import DTYPES, real_dtype
+from fastrecon.ops.layout import DTYPES, differentiated, real_dtype
 from fastrecon.registry import compiled, define
 
 
@@ -89,5 +89,5 @@ def fourier_consistency(k: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, Ten
     learned = torch.is_grad_enabled() and mask.requires_grad
     expect(not learned, op, "mask", "a mask that requires no gradients: there are none", "requires_grad")
     flat = (k.contiguous().flatten(2), mask.reshape(shape).contiguous().flatten(2), y.contiguous().flatten(2))
-    residual, grad, value = FourierConsistency.apply(*flat)
+    residual, grad, value = (FourierConsistency.apply if differentiated(k, y) else _consistency)(*flat)
     return residual.view(k.shape), grad.view(k.shape), value

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, describe, expect
-from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
+from fastrecon.ops.layout import DTYPES, differentiated, real_dtype, rows, spread_over
 from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
 
@@ -48,6 +48,20 @@ def _cpu(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor):
     return z, sums
 
 
+def squares_ref(x: Tensor) -> Tensor:
+    """The definition, x [B, N]: |x|^2 [B] in float64."""
+    return x.to(torch.complex128 if x.is_complex() else torch.float64).abs().square().sum(1)
+
+
+def _squares_cpu(x: Tensor):
+    if x.dtype not in DTYPES or x.numel() == 0:
+        return NotImplemented
+    x, out = x.contiguous(), torch.empty(len(x), dtype=torch.float64)
+    compiled().squares(DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), *x.shape)
+    return out
+
+
+_squares = define("squares(Tensor x) -> Tensor", "prox_gradient_step", ref=squares_ref, cpu=_squares_cpu)
 _step = define(
     "prox_gradient_step(Tensor x, Tensor grad, Tensor step, Tensor lam) -> (Tensor z, Tensor sums)",
     "prox_gradient_step",
@@ -105,5 +119,21 @@ def prox_gradient_step(
     same = grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device
     expect(same, op, "grad", describe(x), describe(grad))
     steps, strength = spread_over(step, x, op, "step", "> 0"), spread_over(lam, x, op, "lam")
-    z, sums = ProxGradientStep.apply(rows(x), rows(grad), steps, strength)
-    return z.view(x.shape), *sums.unbind(1)
+    call = ProxGradientStep.apply if differentiated(x, grad, steps, strength) else _step
+    z, sums = call(rows(x), rows(grad), steps, strength)
+    slope, square, l1 = sums.unbind(1)
+    return z.view(x.shape), slope, square, l1
+
+
+@accepts_arrays
+def squares(x: Tensor) -> Tensor:
+    """|x|^2 of every image of x [B, ...], real or complex: [B] in float64; not differentiable, it serves decisions.
+
+    Raises:
+        ValueError: x is not numeric, or requires gradients.
+    """
+    numeric = x.ndim >= 1 and (x.is_floating_point() or x.is_complex())
+    expect(numeric, "squares", "x", "a real or complex tensor [B, ...]", describe(x))
+    learned = torch.is_grad_enabled() and x.requires_grad
+    expect(not learned, "squares", "x", "no gradients asked for: detach it", "requires_grad")
+    return _squares(rows(x))

@@ -1,6 +1,8 @@
 """Filters of orthonormal wavelets, from PyWavelets, in the order and sign in which the transforms use them."""
 
 from functools import cache
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ def lowpass(name: str) -> tuple[float, ...]:
 
 @cache
 def _checked(name: str) -> tuple[float, ...]:
-    import pywt  # PyWavelets loads in a tenth of a second: only when a wavelet is asked for
+    pywt: Any = import_module("pywt")  # PyWavelets takes a tenth of a second: only when a wavelet is asked for
 
     known = isinstance(name, str) and name in pywt.wavelist(kind="discrete")
     expect(known, "dwt2", "wavelet", f"an orthonormal wavelet ({FAMILIES})", repr(name))
