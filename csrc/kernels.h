@@ -47,7 +47,21 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(radon, (int dtype, Address x, Address lines, Address axis, Address y, std::int64_t N, std::int64_t H,             \
             std::int64_t W, std::int64_t A, std::int64_t D))                                                          \
   K(radon_adjoint, (int dtype, Address y, Address lines, Address axis, Address x, std::int64_t N, std::int64_t H,     \
-                    std::int64_t W, std::int64_t A, std::int64_t D))
+                    std::int64_t W, std::int64_t A, std::int64_t D))                                                  \
+  K(dwt2, (int dtype, Address x, Address taps, Address c, std::int64_t P, std::int64_t H, std::int64_t W,             \
+           std::int64_t L, std::int64_t levels))                                                                      \
+  K(idwt2, (int dtype, Address c, Address taps, Address x, std::int64_t P, std::int64_t H, std::int64_t W,            \
+            std::int64_t L, std::int64_t levels))                                                                     \
+  K(prox_gradient_step, (int dtype, Address x, Address grad, Address step, Address lam, Address z, Address sums,      \
+                         std::int64_t B, std::int64_t N, std::int64_t step_image, std::int64_t step_entry,            \
+                         std::int64_t lam_image, std::int64_t lam_entry))                                             \
+  K(squares, (int dtype, Address x, Address out, std::int64_t B, std::int64_t N))                                     \
+  K(armijo, (int dtype, Address x, Address z, Address grad, Address lam, Address curvature, Address slack,            \
+             Address gamma, Address sums, Address accepted, std::int64_t B, std::int64_t N, std::int64_t lam_image,   \
+             std::int64_t lam_entry, double beta, double eta, std::int64_t trials, bool composite))                   \
+  K(fourier_consistency, (int dtype, Address k, Address mask, Address y, Address residual, Address grad,              \
+                          Address value, std::int64_t B, std::int64_t C, std::int64_t N, std::int64_t mask_image,     \
+                          std::int64_t mask_channel, bool complex_mask))
 // clang-format on
 
 #define FASTRECON_DECLARE(name, args) void name args;

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from fastrecon import fidelity, linesearch, metrics, operators, ops, regulariser, solvers
+from fastrecon import fidelity, linesearch, masks, metrics, operators, ops, regulariser, solvers
 from fastrecon.models import Reconstructor, Result, load, pretrained
 from fastrecon.registry import backends
 
@@ -16,6 +16,7 @@ __all__ = [
     "fidelity",
     "linesearch",
     "load",
+    "masks",
     "metrics",
     "operators",
     "ops",

@@ -16,8 +16,60 @@ STALLED = "no step decreases the objective beyond rounding"
 NOT_FINITE = "the iterate is not finite"
 
 
+class PerImage:
+    """What the reports of all solvers can do: their fields are [B] tensors, and `status` is a list of B texts."""
+
+    status: list[str]
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def to_dict(self, i: int) -> dict[str, Any]:
+        """The certificate of image i as plain numbers, without its history; None for what is not known."""
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor | list):
+                one = value[i].item() if isinstance(value, Tensor) else value[i]
+                found[field.name] = None if isinstance(one, float) and not math.isfinite(one) else one
+        return found
+
+    def to_json(self) -> str:
+        """The certificates of all images, a JSON list."""
+        return json.dumps([self.to_dict(i) for i in range(len(self))], indent=2)
+
+
 @dataclass(frozen=True)
-class Report:
+class ProximalReport(PerImage):
+    """The certificate of each image of a batch for F(x) = |A x - y|^2 / 2 + |lam x|_1; anyone can recompute it.
+
+    Attributes:
+        objective: [B] F(x), float64.
+        step_norm: [B] |z|, z = soft(x - grad f(x) / L, lam / L) - x: zero at the minimisers of F and nowhere else.
+        relative_step: [B] |z| / |x|.
+        iterations: [B] until the image was done.
+        operator_calls: [B] applications of A, this certificate's included.
+        adjoint_calls: [B] applications of the adjoint of A, likewise.
+        converged: [B] whether |z| <= tol |x| was found.
+        status: why each image stopped.
+        history: F and |z| after every iteration (row 0: the start), `objective` and `step_norm` [rows, B]; or None.
+        network_iterations: [B] iterations that took a network's direction.
+    """
+
+    objective: Tensor
+    step_norm: Tensor
+    relative_step: Tensor
+    iterations: Tensor
+    operator_calls: Tensor
+    adjoint_calls: Tensor
+    network_iterations: Tensor
+    converged: Tensor
+    status: list[str]
+    history: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Report(PerImage):
     """The certificate of each image of a batch: anyone can recompute it from the image, the measurements and `eps`.
 
     Attributes:
@@ -52,23 +104,6 @@ class Report:
     status: list[str]
     history: dict[str, Tensor] | None = None
     trained_phases: int = 0
-
-    def __len__(self) -> int:
-        return len(self.status)
-
-    def to_dict(self, i: int) -> dict[str, Any]:
-        """The certificate of image i as plain numbers, without its history; None for what is not known."""
-        found: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor | list):
-                one = value[i].item() if isinstance(value, Tensor) else value[i]
-                found[field.name] = None if isinstance(one, float) and not math.isfinite(one) else one
-        return found
-
-    def to_json(self) -> str:
-        """The certificates of all images, a JSON list."""
-        return json.dumps([self.to_dict(i) for i in range(len(self))], indent=2)
 
     def merged(self, parts: int) -> "Report":
         """The certificate of images made of `parts` consecutive independent entries each.

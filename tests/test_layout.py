@@ -17,7 +17,7 @@ LAYERS = (
     {"checks", "kernels"},
     {"registry"},
     {"ops"},
-    {"fidelity", "io", "linesearch", "metrics", "networks", "operators", "regulariser", "report"},
+    {"fidelity", "io", "linesearch", "masks", "metrics", "networks", "operators", "regulariser", "report"},
     {"solvers"},
     {"models", "weights"},
     {"engine", "figures"},

@@ -19,7 +19,18 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
 
 def launch_everything():
     """Calls the host functions with arguments that together select every kernel and every kind of specialisation."""
-    from fastrecon.kernels import feature_gradient, group_soft_threshold, prox_lp, radon, select_descent, smoothed_l21
+    from fastrecon.kernels import (
+        armijo,
+        dwt2,
+        feature_gradient,
+        fourier_consistency,
+        group_soft_threshold,
+        prox_gradient_step,
+        prox_lp,
+        radon,
+        select_descent,
+        smoothed_l21,
+    )
 
     f32, f64, bf16, c64, c128 = torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128
     chains = [  # image's channels and side (1 is compiled as a constant), width, layers, dtype, activation, precision
@@ -66,6 +77,20 @@ def launch_everything():
     select_descent.select_descent(u, u, phi, phi)
     select_descent.select_descent_bwd(u, phi > 0)
     select_descent.shrink_eps(u, u, phi, 1e3, 0.9)
+    for dtype in (f32, c64, f64):
+        x, real = torch.zeros(3, 1089, dtype=dtype), f64 if dtype == f64 else f32
+        each, one = torch.ones(3, 1089, dtype=real), torch.ones(1, 1, dtype=real)
+        prox_gradient_step.prox_gradient_step(x, x, each, one)
+        prox_gradient_step.squares(x)
+        double = torch.ones(3, dtype=f64)
+        armijo.armijo(x, x, x, one, double, double, 1e-4, 0.5, 20, True)
+        armijo.armijo(x, x, x, each, double, double, 1e-4, 0.5, 20, False)
+        plane = torch.zeros(3, 32, 32, dtype=dtype)
+        dwt2.dwt2(plane, [0.5] * 8, 2)
+        dwt2.idwt2(plane, [0.5] * 8, 2)
+    for dtype, mask in ((c64, f32), (c64, c64), (c128, f64)):
+        k = torch.zeros(3, 2, 1089, dtype=dtype)
+        fourier_consistency.fourier_consistency(k, torch.ones(3, 1, 1089, dtype=mask), k)
 
 
 def main(folder):

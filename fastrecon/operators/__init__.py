@@ -2,6 +2,21 @@
 
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, measurements, random_phi
+from fastrecon.operators.blur import Blur, gaussian_kernel
+from fastrecon.operators.fourier import Fourier
+from fastrecon.operators.inpainting import Inpainting
 from fastrecon.operators.radon import Radon
+from fastrecon.operators.wavelet import Wavelet
 
-__all__ = ["BlockSensing", "LinearOperator", "Radon", "measurements", "random_phi"]
+__all__ = [
+    "BlockSensing",
+    "Blur",
+    "Fourier",
+    "Inpainting",
+    "LinearOperator",
+    "Radon",
+    "Wavelet",
+    "gaussian_kernel",
+    "measurements",
+    "random_phi",
+]

@@ -20,7 +20,14 @@ class LinearOperator(nn.Module):
 
     A subclass gives `_forward(x)` and `_adjoint(y, size)`, and `_norm` where the largest singular value has a closed
     form. Input and output are tensors [B, ...] or arrays with `__dlpack__`; the answer is of the same kind.
+
+    Attributes:
+        unitary: whether the adjoint is the inverse; then composing with it leaves norms as they are.
+        complex_input: whether A is a map from complex images.
     """
+
+    unitary: bool = False
+    complex_input: bool = False
 
     def forward(self, x: Any) -> Any:
         """A x."""
@@ -86,7 +93,8 @@ class LinearOperator(nn.Module):
         own = next((t for t in [*self.parameters(), *self.buffers()] if t.is_floating_point() or t.is_complex()), None)
         like = torch.empty(0, dtype=torch.float64) if own is None else own
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(tuple(shape), generator=generator, dtype=like.dtype).to(like.device)
+        kind = like.dtype.to_complex() if self.complex_input and not like.is_complex() else like.dtype
+        return torch.randn(tuple(shape), generator=generator, dtype=kind).to(like.device)
 
     def __matmul__(self, other: "LinearOperator") -> "LinearOperator":
         return Composition(self, other)
@@ -103,12 +111,17 @@ class Composition(LinearOperator):
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
         super().__init__()
         self.outer, self.inner = outer, inner
+        self.unitary = outer.unitary and inner.unitary
+        self.complex_input = outer.complex_input or inner.complex_input
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y, self.inner.output_size(size)), size)
+
+    def _norm(self) -> float | None:
+        return self.outer._norm() if self.inner.unitary else self.inner._norm() if self.outer.unitary else None
 
     def output_size(self, size: Sequence[int] | None) -> Sequence[int] | None:
         """Of both, one after the other."""
@@ -121,6 +134,7 @@ class Adjoint(LinearOperator):
     def __init__(self, operator: LinearOperator):
         super().__init__()
         self.operator = operator
+        self.unitary, self.complex_input = operator.unitary, operator.complex_input
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.operator.adjoint(x)

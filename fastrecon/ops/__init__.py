@@ -1,7 +1,11 @@
 """Public ops: each a definition, compiled kernels behind the torch dispatcher, and an autograd Function."""
 
+from fastrecon.ops.armijo import armijo
+from fastrecon.ops.dwt2 import dwt2, idwt2
 from fastrecon.ops.feature_gradient import feature_gradient, feature_value
+from fastrecon.ops.fourier_consistency import fourier_consistency
 from fastrecon.ops.group_soft_threshold import group_soft_threshold
+from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.ops.prox_lp import prox_lp
 from fastrecon.ops.radon import radon, radon_adjoint
 from fastrecon.ops.rays import Rays, fan_rays, parallel_rays
@@ -11,11 +15,16 @@ from fastrecon.ops.soft_threshold import soft_threshold
 
 __all__ = [
     "Rays",
+    "armijo",
+    "dwt2",
     "fan_rays",
     "feature_gradient",
     "feature_value",
+    "fourier_consistency",
     "group_soft_threshold",
+    "idwt2",
     "parallel_rays",
+    "prox_gradient_step",
     "prox_lp",
     "radon",
     "radon_adjoint",
@@ -23,4 +32,5 @@ __all__ = [
     "shrink_eps",
     "smoothed_l21",
     "soft_threshold",
+    "squares",
 ]

@@ -9,10 +9,12 @@ from fastrecon.checks import expect
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}  # codes of csrc/kernels.h
 
+REALS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
+
 
 def real_dtype(x: Tensor) -> torch.dtype:
     """The dtype of |x|."""
-    return x.dtype.to_real() if x.dtype.is_complex else x.dtype
+    return REALS.get(x.dtype, x.dtype)
 
 
 def strength(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor:
@@ -38,3 +40,33 @@ def collapse(x: Tensor, tau: Tensor, op: str, argument: str) -> tuple[Tensor, Te
     rows, inner, columns = math.prod(size[:first]), math.prod(size[first:last]), math.prod(size[last:])
     tau = tau.reshape(shape[first:last]).expand(size[first:last]).reshape(inner)
     return x.contiguous().view(rows, inner, columns), tau.contiguous()
+
+
+def rows(x: Tensor) -> Tensor:
+    """x [B, ...] as contiguous [B, N]."""
+    return x.contiguous().view(x.shape[0], math.prod(x.shape[1:]))
+
+
+def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least: str = ">= 0") -> Tensor:
+    """`value` for images x [B, ...]: a number, [B], or what broadcasts to x; as [1 or B, 1 or N], real.
+
+    It is expanded only within an image, where it varies along some but not all of its dimensions.
+    """
+    if not isinstance(value, Tensor):
+        expect(value > 0 if least == "> 0" else value >= 0, op, argument, f"a number {least}", value)
+        return torch.full((1, 1), float(value), dtype=real_dtype(x), device=x.device)
+    expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
+    expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
+    value = value.to(x.device, real_dtype(x))
+    if value.ndim == 1 and x.ndim > 1 and len(value) == len(x):
+        value = value.view(-1, *[1] * (x.ndim - 1))
+    shape = (1,) * (x.ndim - value.ndim) + tuple(value.shape)
+    fits = len(shape) == x.ndim and all(v in (1, s) for v, s in zip(shape, x.shape, strict=True))
+    expect(fits, op, argument, f"a number, ({len(x)},) or a shape that broadcasts to {tuple(x.shape)}", tuple(shape))
+    inner = (1,) * (x.ndim - 1) if math.prod(shape[1:]) == 1 else tuple(x.shape[1:])
+    return rows(value.reshape(shape).expand(shape[0], *inner))
+
+
+def differentiated(*tensors: Tensor) -> bool:
+    """Whether autograd must see the op; else calling the raw op saves the tens of microseconds of Function.apply."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

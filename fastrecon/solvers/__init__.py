@@ -1,6 +1,9 @@
 """Reconstruction methods, one a file."""
 
 from fastrecon.solvers.gd_net import AGDNet, GDNet
+from fastrecon.solvers.ista import FISTA, ISTA
+from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.lda import LDA
+from fastrecon.solvers.sgp import SGP
 
-__all__ = ["LDA", "AGDNet", "GDNet"]
+__all__ = ["FISTA", "ISTA", "LDA", "SGP", "AGDNet", "GDNet", "detail_weights"]

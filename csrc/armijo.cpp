@@ -1,0 +1,127 @@
+// armijo.cpp: the step along a direction for a quadratic plus an l1 term, per image (CPU).
+// Definition: fastrecon/ops/armijo.py
+//   x, z, grad [B, N] real or complex   lam real; element (b, i) lies at b * lam_image + i * lam_entry
+//   curvature, slack, gamma [B] double   sums [B, 4] double: change, delta, Re <grad, z>, |z|^2   accepted [B] bool
+#include "broadcast.h"
+
+namespace fastrecon {
+namespace FASTRECON_ISA {
+namespace {
+using std::int64_t;
+constexpr int64_t kMostTrials = 64;
+
+// lam (|x + gamma z| - |x|) of n <= kTile numbers, summed.
+template <int kWidth, typename T>
+FR_INLINE double rise(const double* x, const double* z, const double* size, const T* lam, double gamma, int64_t n) {
+  double part[kTile];
+  if (kWidth == 1) {
+    for (int64_t i = 0; i < n; ++i) part[i] = lam[i] * (magnitude(x[i] + gamma * z[i]) - size[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) {
+      const double re = x[2 * i] + gamma * z[2 * i], im = x[2 * i + 1] + gamma * z[2 * i + 1];
+      part[i] = lam[i] * (square_root(re * re + im * im) - size[i]);
+    }
+  }
+  return sum(part, n);
+}
+
+// The rise of the l1 term along trials [first, last) of step eta^j, and the slope and square of z if there are any wanted.
+template <int kWidth, typename T>
+FR_INLINE void tile(const T* x, const T* z, const T* grad, const T* lam, int64_t n, const double* steps, int64_t trials,
+                    double* rises, double* products) {
+  double wide_x[kWidth * kTile], wide_z[kWidth * kTile], size[kTile];
+  for (int64_t i = 0; i < kWidth * n; ++i) {
+    wide_x[i] = x[i];
+    wide_z[i] = z[i];
+  }
+  for (int64_t i = 0; i < n; ++i)
+    size[i] = kWidth == 1 ? magnitude(wide_x[i])
+                          : square_root(wide_x[2 * i] * wide_x[2 * i] + wide_x[2 * i + 1] * wide_x[2 * i + 1]);
+  for (int64_t j = 0; j < trials; ++j) rises[j] = rise<kWidth>(wide_x, wide_z, size, lam, steps[j], n);
+  if (!products) return;
+  double slope[kWidth * kTile], square[kWidth * kTile];
+  for (int64_t i = 0; i < kWidth * n; ++i) {
+    slope[i] = double(grad[i]) * wide_z[i];
+    square[i] = wide_z[i] * wide_z[i];
+  }
+  products[0] = sum(slope, kWidth * n);
+  products[1] = sum(square, kWidth * n);
+}
+
+template <int kWidth, typename T>
+FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curvature, Address slack, Address gamma,
+                   Address sums, Address accepted, int64_t B, int64_t N, int64_t lam_image, int64_t lam_entry,
+                   double beta, double eta, int64_t trials, bool composite) {
+  const int64_t tiles = tiles_of(N);
+  double steps[kMostTrials];
+  steps[0] = 1;
+  for (int64_t j = 1; j < trials; ++j) steps[j] = eta * steps[j - 1];
+  Scratch<double> total(B * (trials + 2));
+  bool* const good = reinterpret_cast<bool*>(accepted);
+  double* const step_of = reinterpret_cast<double*>(gamma);
+  double* const out = reinterpret_cast<double*>(sums);
+  // rises of `count` trials from `from` on, of the images that are not accepted yet (all, in the first pass)
+  const auto pass = [&](int64_t from, int64_t count) {
+    const bool first_pass = from == 0;
+    const int64_t each = count + 2;
+    Scratch<double> part(B * tiles * each);
+    parallel(B * tiles, kWidth * B * N * count, [&](int64_t task) {
+      const int64_t b = task / tiles, first = task % tiles * kTile, n = smaller_of(kTile, N - first);
+      if (!first_pass && good[b]) return;
+      const int64_t at = kWidth * (b * N + first);
+      T lams[kTile];
+      const T* const own = reinterpret_cast<const T*>(lam) + b * lam_image;
+      for (int64_t i = 0; i < n; ++i) lams[i] = own[(first + i) * lam_entry];
+      double* const to = part.data + task * each;
+      tile<kWidth>(reinterpret_cast<const T*>(x) + at, reinterpret_cast<const T*>(z) + at,
+                   reinterpret_cast<const T*>(grad) + at, lams, n, steps + from, count, to,
+                   first_pass ? to + count : nullptr);
+    });
+    for (int64_t b = 0; b < B; ++b) {
+      if (!first_pass && good[b]) continue;
+      double* const own = total.data + b * (trials + 2);
+      for (int64_t k = 0; k < count + (first_pass ? 2 : 0); ++k) {
+        double value = 0;
+        for (int64_t t = 0; t < tiles; ++t) value += part.data[(b * tiles + t) * each + k];
+        own[k < count ? from + k : trials + k - count] = value;
+      }
+    }
+  };
+  const auto decide = [&](int64_t from, int64_t to) {
+    for (int64_t b = 0; b < B; ++b) {
+      if (from && good[b]) continue;
+      const double* const own = total.data + b * (trials + 2);
+      const double slope = own[trials], delta = slope + own[0];
+      good[b] = false;
+      for (int64_t j = from; j < to && !good[b]; ++j) {
+        const double g = steps[j];
+        const double data = g * slope + g * g / 2 * reinterpret_cast<const double*>(curvature)[b];
+        const double change = data + own[j], bound = beta * g * (composite ? delta : slope);
+        good[b] = (composite ? change : data) <= bound + reinterpret_cast<const double*>(slack)[b];
+        step_of[b] = g;
+        out[4 * b] = change;
+      }
+      out[4 * b + 1] = delta;
+      out[4 * b + 2] = slope;
+      out[4 * b + 3] = own[trials + 1];
+    }
+  };
+  pass(0, 1);
+  decide(0, 1);
+  bool all = true;
+  for (int64_t b = 0; b < B; ++b) all = all && good[b];
+  if (!all && trials > 1) {  // most images accept the full step: the ladder is for the others, all its rungs in one pass
+    pass(1, trials - 1);
+    decide(1, trials);
+  }
+}
+}  // namespace
+
+void armijo(int dtype, Address x, Address z, Address grad, Address lam, Address curvature, Address slack, Address gamma,
+            Address sums, Address accepted, int64_t B, int64_t N, int64_t lam_image, int64_t lam_entry, double beta,
+            double eta, int64_t trials, bool composite) {
+  FASTRECON_SHRINKAGE(dtype, run, (x, z, grad, lam, curvature, slack, gamma, sums, accepted, B, N, lam_image, lam_entry,
+                                   beta, eta, trials, composite));
+}
+}  // namespace FASTRECON_ISA
+}  // namespace fastrecon

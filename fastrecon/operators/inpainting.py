@@ -1,0 +1,35 @@
+"""Inpainting: some pixels are known."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.masks_of import fit, mask_of
+
+
+class Inpainting(LinearOperator):
+    """y = m x: [B, C, H, W] -> [B, C, H, W], real or complex, zero where nothing is known. Norm: the largest weight.
+
+    Args:
+        mask: m, 1 where a pixel is known and 0 elsewhere (or weights >= 0): [H, W], or one for each image [B, 1, H, W].
+
+    Raises:
+        ValueError: the mask has another shape or negative values, or an image does not fit it.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Any):
+        super().__init__()
+        self.register_buffer("mask", mask_of(mask, "Inpainting"))
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return x * fit(self.mask, x, "Inpainting", "x")
+
+    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+        return y * fit(self.mask, y, "Inpainting", "y")
+
+    def _norm(self) -> float:
+        return self.mask.max().item()

@@ -1,0 +1,153 @@
+"""How far to go along a direction z for F(x) = |A x - y|^2 / 2 + |lam x|_1, per image and without the host.
+
+The data term of every trial step is known in closed form after one application of A,
+f(x + gamma z) - f(x) = gamma <grad, z> + gamma^2 |A z|^2 / 2, and the l1 term of a whole ladder gamma = eta^j is
+evaluated in one pass. With delta = <grad, z> + |lam (x + z)|_1 - |lam x|_1 the composite rule accepts the first
+F(x + gamma z) - F(x) <= beta gamma delta + slack.
+Source: Tseng & Yun, A Coordinate Gradient Descent Method for Nonsmooth Separable Minimization, Math. Program.
+117 (2009); Bonettini, Loris, Porta & Prato, SIAM J. Optim. 26 (2016). Lee & Chun compare f alone (their eq. (5)).
+"""
+
+from itertools import accumulate
+from operator import mul
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
+from fastrecon.ops.prox_gradient_step import strides
+from fastrecon.registry import compiled, define
+
+MOST_TRIALS = 64
+
+
+class Step(NamedTuple):
+    """Per image [B]: the step (the last trial where none was accepted) and, in float64, what it does.
+
+    Attributes:
+        gamma: step, a power of eta, float64.
+        change: F(x + gamma z) - F(x).
+        delta: <grad, z> + |lam (x + z)|_1 - |lam x|_1, the change that the linear model of f promises at gamma = 1.
+        slope: Re <grad, z>.
+        square: |z|^2.
+        accepted: bool.
+    """
+
+    gamma: Tensor
+    change: Tensor
+    delta: Tensor
+    slope: Tensor
+    square: Tensor
+    accepted: Tensor
+
+
+def ladder(eta: float, trials: int) -> list[float]:
+    """1, eta, eta^2, ..., each the product of the last and eta, in every implementation."""
+    return list(accumulate([1.0] + [eta] * (trials - 1), mul))
+
+
+def decide(
+    rises: Tensor, slope: Tensor, curvature: Tensor, slack: Tensor, beta: float, eta: float, composite: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """gamma, change and accepted [B] from the rises of the l1 term along the ladder [B, J]; float64."""
+    gammas = torch.tensor(ladder(eta, rises.shape[1]), dtype=torch.float64, device=rises.device).expand(rises.shape)
+    data = gammas * slope[:, None] + gammas.square() / 2 * curvature[:, None]
+    target = slope + rises[:, 0] if composite else slope
+    good = (data + rises if composite else data) <= beta * gammas * target[:, None] + slack[:, None]
+    accepted = good.any(1)
+    first = torch.where(accepted, good.int().argmax(1), rises.shape[1] - 1)[:, None]
+    return gammas.gather(1, first)[:, 0], (data + rises).gather(1, first)[:, 0], accepted
+
+
+def armijo_ref(
+    x: Tensor, z: Tensor, grad: Tensor, lam: Tensor, curvature: Tensor, slack: Tensor, beta: float, eta: float,
+    trials: int, composite: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The definition, x, z, grad [B, N], lam [1 or B, 1 or N], curvature and slack float64 [B].
+
+    Returns gamma [B], sums [B, 4] (change, delta, slope, square), accepted bool [B].
+    """
+    wide = torch.complex128 if x.is_complex() else torch.float64
+    x, z, grad, lam = x.to(wide), z.to(wide), grad.to(wide), lam.double()
+    slope = (grad.conj() * z).real.sum(1) if x.is_complex() else (grad * z).sum(1)
+    rises = torch.stack([(lam * ((x + step * z).abs() - x.abs())).sum(1) for step in ladder(eta, trials)], 1)
+    gamma, change, accepted = decide(rises, slope, curvature, slack, beta, eta, composite)
+    return gamma, torch.stack((change, slope + rises[:, 0], slope, z.abs().square().sum(1)), 1), accepted
+
+
+def _cpu(
+    x: Tensor, z: Tensor, grad: Tensor, lam: Tensor, curvature: Tensor, slack: Tensor, beta: float, eta: float,
+    trials: int, composite: bool,
+):  # fmt: skip
+    if x.dtype not in DTYPES or x.numel() == 0 or lam.dtype != real_dtype(x):
+        return NotImplemented
+    x, z, grad = (t.resolve_conj().resolve_neg().contiguous() for t in (x, z, grad))
+    lam, curvature, slack = (t.contiguous() for t in (lam, curvature, slack))
+    gamma, sums = torch.empty(len(x), dtype=torch.float64), torch.empty(len(x), 4, dtype=torch.float64)
+    accepted = torch.empty(len(x), dtype=torch.bool)
+    arrays = (x, z, grad, lam, curvature, slack, gamma, sums, accepted)
+    compiled().armijo(
+        DTYPES[x.dtype], *(t.data_ptr() for t in arrays), *x.shape, *strides(lam), beta, eta, trials, composite
+    )
+    return gamma, sums, accepted
+
+
+_armijo = define(
+    "armijo(Tensor x, Tensor z, Tensor grad, Tensor lam, Tensor curvature, Tensor slack, float beta, float eta,"
+    " int trials, bool composite) -> (Tensor gamma, Tensor sums, Tensor accepted)",
+    "armijo",
+    ref=armijo_ref,
+    cpu=_cpu,
+)
+
+
+@accepts_arrays
+def armijo(
+    x: Tensor, z: Tensor, grad: Tensor, lam: float | Tensor, curvature: Tensor, slack: float | Tensor = 0.0, *,
+    beta: float = 1e-4, eta: float = 0.5, trials: int = 20, rule: str = "composite",
+) -> Step:  # fmt: skip
+    """The first step gamma of 1, eta, eta^2, ... that the Armijo rule accepts, for each image.
+
+    Args:
+        x: iterates [B, ...], real or complex.
+        z: directions, like x.
+        grad: gradient of f at x, like x.
+        lam: weight of |x|_1, >= 0: a number, [B], or real and broadcastable to x.
+        curvature: |A z|^2 [B].
+        slack: rounding to allow, >= 0: a number or [B].
+        beta: share of the promised decrease that is asked for, in (0, 1).
+        eta: factor between trials, in (0, 1).
+        trials: length of the ladder, 1 to 64.
+        rule: "composite" as above, or "paper": f(x + gamma z) - f(x) <= beta gamma <grad, z> + slack, which no step
+            may ever fulfil.
+
+    Returns:
+        Step. Nothing is differentiable: a decision has no derivative.
+
+    Raises:
+        ValueError: shapes, types or devices do not fit, or an input requires gradients.
+    """
+    op = "armijo"
+    expect(
+        x.ndim >= 1 and (x.is_floating_point() or x.is_complex()), op, "x", "a real or complex [B, ...]", describe(x)
+    )
+    for argument, t in (("z", z), ("grad", grad)):
+        same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
+        expect(same, op, argument, describe(x), describe(t))
+    fits = curvature.shape == x.shape[:1] and curvature.is_floating_point() and curvature.device == x.device
+    expect(fits, op, "curvature", f"real ({len(x)},) on {x.device}", describe(curvature))
+    expect(0 < beta < 1, op, "beta", "a number in (0, 1)", beta)
+    expect(0 < eta < 1, op, "eta", "a number in (0, 1)", eta)
+    expect(1 <= trials <= MOST_TRIALS, op, "trials", f"1 to {MOST_TRIALS}", trials)
+    expect(rule in ("composite", "paper"), op, "rule", "composite or paper", repr(rule))
+    learned = torch.is_grad_enabled() and any(t.requires_grad for t in (x, z, grad, curvature))
+    expect(not learned, op, "x, z, grad, curvature", "no gradients asked for: detach them", "requires_grad")
+    strength = spread_over(lam, x, op, "lam")
+    spare = torch.as_tensor(slack, dtype=torch.float64, device=x.device).expand(len(x))
+    gamma, sums, accepted = _armijo(
+        rows(x), rows(z), rows(grad), strength, curvature.double(), spare, beta, eta, trials, rule == "composite"
+    )
+    change, delta, slope, square = sums.unbind(1)
+    return Step(gamma, change, delta, slope, square, accepted)

@@ -1,0 +1,139 @@
+"""One proximal gradient step for f(x) + |lam x|_1, as a direction, with the sums that decide about it, in one pass.
+
+z = soft(x - step grad, step lam) - x. The step may be a number per image (ISTA) or a diagonal metric (scaled gradient
+projection).
+Source: Beck & Teboulle, SIAM J. Imaging Sci. 2 (2009), eq. (1.4); Bonettini, Loris, Porta & Prato, Variable Metric
+Inexact Line-Search-Based Methods for Nonsmooth Optimization, SIAM J. Optim. 26 (2016).
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.ops.layout import DTYPES, differentiated, real_dtype, rows, spread_over
+from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
+from fastrecon.registry import compiled, define
+
+
+def prox_gradient_step_ref(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+    """The definition, x and grad [B, N], step and lam [1 or B, 1 or N]: z like x, sums [B, 3] in float64.
+
+    The sums are Re <grad, z>, |z|^2 and sum lam |x + z|.
+    """
+    u, tau = x - step * grad, (step * lam).expand(x.shape)
+    p = soft_threshold_fwd_ref(u.reshape(1, -1, 1), tau.reshape(-1)).view(x.shape)
+    z = p - x
+    wide = torch.complex128 if x.is_complex() else torch.float64
+    g, d = grad.to(wide), z.to(wide)
+    slope = (g.conj() * d).real.sum(1) if x.is_complex() else (g * d).sum(1)
+    l1 = (lam.double() * p.to(wide).abs()).sum(1)
+    return z, torch.stack((slope, d.abs().square().sum(1), l1), 1)
+
+
+def strides(value: Tensor) -> tuple[int, int]:
+    """Strides of [1 or B, 1 or N] that repeat what is 1."""
+    return (value.shape[1] if value.shape[0] > 1 else 0), int(value.shape[1] > 1)
+
+
+def _cpu(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor):
+    if x.dtype not in DTYPES or x.numel() == 0 or any(t.dtype != real_dtype(x) for t in (step, lam)):
+        return NotImplemented
+    x, grad = (t.resolve_conj().resolve_neg().contiguous() for t in (x, grad))
+    step, lam = step.contiguous(), lam.contiguous()
+    z, sums = torch.empty_like(x), torch.empty(len(x), 3, dtype=torch.float64)
+    compiled().prox_gradient_step(
+        DTYPES[x.dtype], *(t.data_ptr() for t in (x, grad, step, lam, z, sums)), *x.shape, *strides(step), *strides(lam)
+    )
+    return z, sums
+
+
+def squares_ref(x: Tensor) -> Tensor:
+    """The definition, x [B, N]: |x|^2 [B] in float64."""
+    return x.to(torch.complex128 if x.is_complex() else torch.float64).abs().square().sum(1)
+
+
+def _squares_cpu(x: Tensor):
+    if x.dtype not in DTYPES or x.numel() == 0:
+        return NotImplemented
+    x, out = x.contiguous(), torch.empty(len(x), dtype=torch.float64)
+    compiled().squares(DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), *x.shape)
+    return out
+
+
+_squares = define("squares(Tensor x) -> Tensor", "prox_gradient_step", ref=squares_ref, cpu=_squares_cpu)
+_step = define(
+    "prox_gradient_step(Tensor x, Tensor grad, Tensor step, Tensor lam) -> (Tensor z, Tensor sums)",
+    "prox_gradient_step",
+    ref=prox_gradient_step_ref,
+    cpu=_cpu,
+)
+
+
+class ProxGradientStep(torch.autograd.Function):
+    """z, differentiable once in all inputs; the sums decide and are not differentiated."""
+
+    @staticmethod
+    def forward(x, grad, step, lam):  # noqa: D102
+        return _step(x, grad, step, lam)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: D102
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_z, _):  # noqa: D102
+        x, grad, step, lam = ctx.saved_tensors
+        u, tau = x - step * grad, (step * lam).expand(x.shape)
+        d_u, d_tau = torch.ops.fastrecon.soft_threshold_bwd(d_z.reshape(1, -1, 1), u.reshape(1, -1, 1), tau.reshape(-1))
+        d_u, d_tau = d_u.view(x.shape), d_tau.view(x.shape)
+        along = (grad.conj() * d_u).real if x.is_complex() else grad * d_u
+        d_step = (lam * d_tau - along).sum_to_size(step.shape)
+        return d_u - d_z, -step * d_u, d_step, (step * d_tau).sum_to_size(lam.shape)
+
+
+@accepts_arrays
+def prox_gradient_step(
+    x: Tensor, grad: Tensor, step: float | Tensor, lam: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The direction z = soft(x - step grad, step lam) - x from x to its proximal gradient step, and three sums.
+
+    Args:
+        x: iterates [B, ...], real or complex.
+        grad: gradient of the smooth term at x, like x.
+        step: > 0: a number, [B], or real and broadcastable to x (a diagonal metric).
+        lam: weight of |x|_1, >= 0, in the same forms.
+
+    Returns:
+        z like x, differentiable once in all inputs (derivative of the shrinkage 0 where it thresholds to 0), and per
+        image in float64, not differentiable: slope = Re <grad, z>, square = |z|^2, l1 = sum_i lam_i |x_i + z_i|.
+
+    Raises:
+        ValueError: shapes, types or devices do not fit.
+    """
+    op = "prox_gradient_step"
+    numeric = x.is_floating_point() or x.is_complex()
+    expect(x.ndim >= 1 and numeric, op, "x", "a real or complex tensor [B, ...]", describe(x))
+    same = grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device
+    expect(same, op, "grad", describe(x), describe(grad))
+    steps, strength = spread_over(step, x, op, "step", "> 0"), spread_over(lam, x, op, "lam")
+    call = ProxGradientStep.apply if differentiated(x, grad, steps, strength) else _step
+    z, sums = call(rows(x), rows(grad), steps, strength)
+    slope, square, l1 = sums.unbind(1)
+    return z.view(x.shape), slope, square, l1
+
+
+@accepts_arrays
+def squares(x: Tensor) -> Tensor:
+    """|x|^2 of every image of x [B, ...], real or complex: [B] in float64; not differentiable, it serves decisions.
+
+    Raises:
+        ValueError: x is not numeric, or requires gradients.
+    """
+    numeric = x.ndim >= 1 and (x.is_floating_point() or x.is_complex())
+    expect(numeric, "squares", "x", "a real or complex tensor [B, ...]", describe(x))
+    learned = torch.is_grad_enabled() and x.requires_grad
+    expect(not learned, "squares", "x", "no gradients asked for: detach it", "requires_grad")
+    return _squares(rows(x))

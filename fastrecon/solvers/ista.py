@@ -1,0 +1,119 @@
+"""ISTA and FISTA with a fixed step or backtracking, each image with its own.
+
+Source: Beck & Teboulle, A Fast Iterative Shrinkage-Thresholding Algorithm for Linear Inverse Problems, SIAM J. Imaging
+Sci. 2 (2009).
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fastrecon.checks import expect
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.layout import real_dtype
+from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
+from fastrecon.solvers.lasso import Iterate, Lasso, column
+
+RULES = ("fixed", "backtracking")
+
+
+@dataclass(frozen=True)
+class State(Iterate):
+    """The iterate and its trial step."""
+
+    step: Tensor  # [B] 1 / L_k, float64
+
+
+@dataclass(frozen=True)
+class Momentum(State):
+    """With the point where FISTA takes its gradient."""
+
+    v: Tensor  # [B, ...]
+    residual_v: Tensor  # A v - y
+    theta: Tensor  # [B] t_k of the paper, float64
+
+
+S = TypeVar("S", bound=State)
+
+
+class _Backtracking(Lasso[S]):
+    """Args as of Lasso, and:
+
+    rule: "fixed": step 1 / L. "backtracking": L_0 = L / 8, and L_k doubles where f(x+) exceeds the quadratic model; a
+        step that was not accepted costs its image one iteration, so that no iteration applies A twice.
+    lipschitz: with backtracking any first guess will do.
+    """
+
+    def __init__(
+        self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None,
+        rule: str = "fixed",
+    ):  # fmt: skip
+        super().__init__(operator, lam, lipschitz)
+        expect(rule in RULES, type(self).__name__, "rule", " or ".join(RULES), repr(rule))
+        self.rule = rule
+
+    def first_step(self, x: Tensor) -> Tensor:
+        """[B]."""
+        return self.steps(x) * (8 if self.rule == "backtracking" else 1)
+
+    def accepted(self, step: Tensor, square: Tensor, image: Tensor) -> Tensor | None:
+        """Whether f(v + z) <= f(v) + <grad, z> + |z|^2 / (2 step): here |A z|^2 <= |z|^2 / step, exactly; None for all.
+
+        Args:
+            step, square: step and |z|^2, [B].
+            image: A z.
+        """
+        if self.rule == "fixed":
+            return None
+        unit = torch.finfo(real_dtype(image)).eps
+        good = squares(image) <= square / step * (1 + 64 * unit)
+        # the host may look for free on the CPU; elsewhere the selection is made always
+        return None if not good.is_cuda and bool(good.all()) else good
+
+
+class ISTA(_Backtracking[State]):
+    """x+ = soft(x - step grad f(x), step lam)."""
+
+    def start(self, x: Tensor, y: Tensor) -> State:
+        """The state at x."""
+        return State(**vars(self.first(x, y)), step=self.first_step(x))
+
+    def step(self, s: State, k: int) -> State:
+        """One iteration. F never increases."""
+        grad = self.operator.adjoint(s.residual)
+        z, _, square, l1 = prox_gradient_step(s.x, grad, s.step.to(real_dtype(s.x)), self.lam)
+        image = self.operator(z)
+        x, residual = s.x + z, s.residual + image
+        good = self.accepted(s.step, square, image)
+        new = State(x, residual, squares(residual) / 2 + l1, square, s.used, s.step)
+        return new if good is None else _where(good, new, replace(s, step=s.step / 2))
+
+
+class FISTA(_Backtracking[Momentum]):
+    """x+ = soft(v - step grad f(v), step lam), v+ = x+ + (t - 1) / t+ (x+ - x), t+ = (1 + sqrt(1 + 4 t^2)) / 2."""
+
+    def start(self, x: Tensor, y: Tensor) -> Momentum:
+        """The state at x, without momentum."""
+        s, step = self.first(x, y), self.first_step(x)
+        return Momentum(**vars(s), step=step, v=s.x, residual_v=s.residual, theta=torch.ones_like(step))
+
+    def step(self, s: Momentum, k: int) -> Momentum:
+        """One iteration. F may increase."""
+        grad = self.operator.adjoint(s.residual_v)
+        z, _, square, l1 = prox_gradient_step(s.v, grad, s.step.to(real_dtype(s.x)), self.lam)
+        image = self.operator(z)
+        x, residual = s.v + z, s.residual_v + image
+        theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
+        weight = 1 + (s.theta - 1) / theta
+        v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
+        good = self.accepted(s.step, square, image)
+        new = Momentum(x, residual, squares(residual) / 2 + l1, square, s.used, s.step, v, residual_v, theta)
+        return new if good is None else _where(good, new, replace(s, step=s.step / 2))
+
+
+def _where(good: Tensor, new: S, old: S) -> S:
+    """The new state of the images `good` [B], the old one of the others."""
+    mixed = {k: torch.where(good.view(-1, *[1] * (v.ndim - 1)), v, getattr(old, k)) for k, v in vars(new).items()}
+    return replace(new, **mixed)

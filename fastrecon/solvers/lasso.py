@@ -1,0 +1,182 @@
+"""What ISTA, FISTA and SGP share: the problem F(x) = |A x - y|^2 / 2 + |lam x|_1, the loop, the certificate.
+
+Everything is per image. The residual A x - y is carried along by linearity, so that an iteration applies A once and its
+adjoint once, and the objective comes for free. The loop asks the host nothing between two checks of convergence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fastrecon.checks import describe, expect
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.layout import real_dtype, spread_over
+from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
+from fastrecon.report import CONVERGED, ITERATION_LIMIT, NOT_FINITE, ProximalReport
+
+Callback = Callable[[int, Tensor], object]
+
+
+def column(t: Tensor, like: Tensor) -> Tensor:
+    """Numbers [B] as [B, 1, ...] of the real type of `like` [B, ...]."""
+    return t.to(real_dtype(like)).view(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Where an iteration stands, per image."""
+
+    x: Tensor  # [B, ...]
+    residual: Tensor  # A x - y
+    objective: Tensor  # [B] F(x), float64
+    move: Tensor  # [B] |z|^2 of the last proximal gradient step, float64
+    used: Tensor  # [B] iterations that took a network's direction, int64
+
+
+S = TypeVar("S", bound=Iterate)
+
+
+class Lasso(nn.Module, Generic[S]):
+    """min F(x) = |A x - y|^2 / 2 + |lam x|_1 by iterations that a subclass gives: `start` and `step`.
+
+    Args:
+        operator: A, from images or coefficients x [B, ...] to measurements; for wavelet coefficients
+            `A @ Wavelet("sym4", 3).T`.
+        lam: weight, >= 0: a number, [B], or real and broadcastable to x, such as `detail_weights`.
+        lipschitz: L >= |A|^2: a number or [B]; None takes the operator's own norm, by power iteration where that has no
+            closed form.
+    """
+
+    adjoint_calls = 1  # of each iteration, as are operator_calls
+    operator_calls = 1
+
+    def __init__(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None):
+        super().__init__()
+        name = type(self).__name__
+        self.operator = operator
+        if isinstance(lam, Tensor):
+            self.register_buffer("lam", lam)
+        else:
+            expect(lam >= 0, name, "lam", "a number >= 0", lam)
+            self.lam: float | Tensor = float(lam)
+        if isinstance(lipschitz, Tensor):
+            self.register_buffer("lipschitz", lipschitz)
+        else:
+            expect(lipschitz is None or lipschitz > 0, name, "lipschitz", "a number > 0", lipschitz)
+            self.lipschitz: float | Tensor | None = lipschitz
+
+    def steps(self, x: Tensor) -> Tensor:
+        """1 / L of each image, float64 [B]."""
+        found = self.lipschitz if self.lipschitz is not None else self.operator.norm(x.shape, tol=1e-9) ** 2
+        bound = torch.as_tensor(found, dtype=torch.float64, device=x.device)
+        fits = bound.ndim == 0 or bound.shape == x.shape[:1]
+        expect(fits, type(self).__name__, "lipschitz", f"a number or ({len(x)},)", tuple(bound.shape))
+        return 1 / bound.clamp_min(torch.finfo(torch.float32).tiny).expand(len(x))
+
+    def l1(self, x: Tensor) -> Tensor:
+        """|lam x|_1 [B] in float64."""
+        wide = x.to(torch.complex128 if x.is_complex() else torch.float64).abs().flatten(1)
+        return (wide * spread_over(self.lam, x, type(self).__name__, "lam").double()).sum(1)
+
+    def objective(self, x: Tensor, y: Tensor) -> Tensor:
+        """F(x) [B] in float64."""
+        return squares(self.operator(x) - y) / 2 + self.l1(x)
+
+    def start(self, x: Tensor, y: Tensor) -> S:
+        """The state at x."""
+        raise NotImplementedError
+
+    def step(self, s: S, k: int) -> S:
+        """Iteration k = 0, 1, ..."""
+        raise NotImplementedError
+
+    def first(self, x: Tensor, y: Tensor) -> Iterate:
+        """The part of the state at x that all methods have."""
+        residual = self.operator(x) - y
+        objective = squares(residual) / 2 + self.l1(x)
+        none = torch.zeros_like(objective, dtype=torch.int64)
+        return Iterate(x, residual, objective, torch.full_like(objective, float("inf")), none)
+
+    @torch.no_grad()
+    def forward(
+        self, y: Tensor, x0: Tensor | None = None, iterations: int = 100, tol: float = 0.0, *,
+        check_every: int = 10, history: bool = False, callback: Callback | None = None,
+    ) -> tuple[Tensor, ProximalReport]:  # fmt: skip
+        """Runs the iteration.
+
+        Args:
+            y: measurements [B, ...].
+            x0: start [B, ...]; None takes the adjoint of A at y.
+            iterations: at most this many.
+            tol: an image is done once |z| <= tol |x|, z its proximal gradient step with step 1 / L; 0: never.
+            check_every: iterations between two looks at that; only then the host waits for the device.
+            history: whether to record F and |z| of every iteration in the report.
+            callback: called after every iteration with its number 1, 2, ... and x.
+
+        Returns:
+            x [B, ...], and the report: certificates made anew at x by one more A and one more adjoint.
+
+        Raises:
+            ValueError: an argument does not fit.
+        """
+        name = type(self).__name__
+        expect(iterations >= 0, name, "iterations", "an integer >= 0", iterations)
+        expect(tol >= 0, name, "tol", "a number >= 0", tol)
+        expect(check_every >= 1, name, "check_every", "an integer >= 1", check_every)
+        x = self.operator.adjoint(y) if x0 is None else x0
+        fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
+        expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", describe(x))
+        s = self.start(x, y)
+        rows = [(s.objective, s.move.sqrt())] if history else []
+        done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        result, used = x, count
+        for k in range(iterations):
+            s = self.step(s, k)
+            if history:
+                rows.append((s.objective, s.move.sqrt()))
+            if callback is not None:
+                callback(k + 1, s.x)
+            if tol > 0 and ((k + 1) % check_every == 0 or k + 1 == iterations):
+                small = ~done & (s.move <= tol**2 * squares(s.x))
+                if bool(small.any()):  # their images are kept from here on: later iterations of others do not show
+                    result = torch.where(column(small, x).bool(), s.x, result)
+                    count, used = torch.where(small, k + 1, count), torch.where(small, s.used, used)
+                    done = done | small
+                    if bool(done.all()):
+                        break
+        if not bool(done.all()):
+            result = torch.where(column(done, x).bool(), result, s.x) if bool(done.any()) else s.x
+        count, used = torch.where(done, count, iterations), torch.where(done, used, s.used)
+        return result, self.certificate(result, y, done, count, used, rows, started=x0 is None)
+
+    def certificate(
+        self, x: Tensor, y: Tensor, done: Tensor, count: Tensor, used: Tensor, rows: list[Any], started: bool
+    ) -> ProximalReport:
+        """What the report says about x, computed from x, y and the problem alone."""
+        residual = self.operator(x) - y
+        step = self.steps(x)
+        grad = self.operator.adjoint(residual)
+        square = prox_gradient_step(x, grad, step.to(real_dtype(x)), self.lam)[2]
+        objective = squares(residual) / 2 + self.l1(x)
+        finite = torch.isfinite(objective + square).tolist()
+        status = [CONVERGED if d else ITERATION_LIMIT for d in done.tolist()]
+        status = [text if ok else NOT_FINITE for text, ok in zip(status, finite, strict=True)]
+        names = ("objective", "step_norm")
+        return ProximalReport(
+            objective=objective, step_norm=square.sqrt(), relative_step=(square / squares(x).clamp_min(1e-300)).sqrt(),
+            iterations=count, operator_calls=2 + self.operator_calls * count,
+            adjoint_calls=1 + int(started) + self.adjoint_calls * count, network_iterations=used,
+            converged=done & torch.tensor(finite, device=x.device), status=status,
+            history={n: torch.stack(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)} if rows else None,
+        )  # fmt: skip
+
+
+def detail_weights(size: tuple[int, int], level: int, lam: float) -> Tensor:
+    """lam [H, W] for wavelet coefficients of images of this size: 0 on the approximation, `lam` on all details."""
+    weights = torch.full(size, float(lam))
+    weights[: size[0] >> level, : size[1] >> level] = 0
+    return weights

@@ -1,0 +1,263 @@
+"""ISTA, FISTA and SGP on problems whose minimisers are known or certified: descent, convergence, counts."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fastrecon import masks
+from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Wavelet, gaussian_kernel
+from fastrecon.ops import dwt2, prox_gradient_step
+from fastrecon.report import CONVERGED, ITERATION_LIMIT, NOT_FINITE
+from fastrecon.solvers import FISTA, ISTA, SGP, detail_weights
+
+METHODS = {
+    "ista": lambda a, lam: ISTA(a, lam),
+    "ista-backtracking": lambda a, lam: ISTA(a, lam, rule="backtracking"),
+    "fista": lambda a, lam: FISTA(a, lam),
+    "fista-backtracking": lambda a, lam: FISTA(a, lam, rule="backtracking"),
+    "sgp": lambda a, lam: SGP(a, lam),
+    "sgp-network": lambda a, lam: SGP(a, lam, network=bold),
+}
+
+
+def bold(x, grad):
+    """Twice the safe step, as a trained network often says."""
+    return torch.full((len(x),), 1.9, device=x.device)
+
+
+class Counting(LinearOperator):
+    """Counts applications."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.complex_input, self.forwards, self.adjoints = inner, inner.complex_input, 0, 0
+
+    def _forward(self, x):
+        self.forwards += 1
+        return self.inner(x)
+
+    def _adjoint(self, y, size):
+        self.adjoints += 1
+        return self.inner.adjoint(y, size)
+
+    def _norm(self):
+        return self.inner._norm()
+
+
+def scene(side=32, count=2, dtype=torch.float64):
+    """Smooth images with edges, [count, 1, side, side] on [0, 1]."""
+    t = torch.linspace(0, 1, side, dtype=dtype)
+    x = torch.stack([(3 * t[:, None] + (k + 1) * t).sin().abs() + (t[:, None] > t + 0.2 * k) for k in range(count)])
+    return x[:, None] / 2
+
+
+def problem(kind="inpainting", side=32, dtype=torch.float64):
+    """Operator on coefficients, measurements, lam."""
+    x, w = scene(side, 2, dtype), Wavelet("sym4", 2).T
+    if kind == "inpainting":
+        a = Inpainting(torch.stack([masks.uniform((side, side), 0.5, s) for s in (0, 1)])[:, None]) @ w
+        return a, a.outer(x), 0.02
+    if kind == "fourier":
+        a = Fourier(torch.stack([masks.variable_density((side, side), 0.4, s) for s in (0, 1)])[:, None]) @ w
+        return a, a.outer(x.to(dtype.to_complex())), 0.02
+    a = Blur(gaussian_kernel(0.6, 5, dtype)) @ w
+    return a, a.outer(x), 0.01
+
+
+def kkt(x, a, y, lam):
+    """The largest violation of 0 in grad f(x) + lam d|x|, over lam."""
+    g = a.adjoint(a(x) - y)
+    on, off = (g + lam * x.sgn()).abs() * (x != 0), (g.abs() - lam).clamp_min(0) * (x == 0)
+    return ((on + off).amax() / lam).item()
+
+
+@pytest.mark.parametrize("kind", ["inpainting", "fourier", "blur"])
+@pytest.mark.parametrize("method", METHODS)
+def test_reaches_the_minimiser(method, kind):
+    a, y, lam = problem(kind)
+    x, report = METHODS[method](a, lam)(y, iterations=6000, tol=1e-9, check_every=20)
+    assert report.status == [CONVERGED] * 2
+    assert kkt(x, a, y, lam) < 1e-5
+    best, _ = FISTA(a, lam)(y, iterations=6000, tol=1e-11, check_every=20)
+    torch.testing.assert_close(report.objective, FISTA(a, lam).objective(best, y), rtol=1e-9, atol=0)
+    assert (report.relative_step < 1e-8).all()
+
+
+@pytest.mark.parametrize("kind", ["inpainting", "fourier", "blur"])
+@pytest.mark.parametrize("method", [m for m in METHODS if not m.startswith("fista")])
+def test_the_objective_never_increases(method, kind):
+    a, y, lam = problem(kind)
+    solver, seen = METHODS[method](a, lam), []
+    _, report = solver(y, iterations=150, history=True, callback=lambda k, x: seen.append(solver.objective(x, y)))
+    exact = torch.stack(seen)
+    assert (exact.diff(dim=0) <= 1e-13 * exact[:-1]).all()
+    torch.testing.assert_close(report.history["objective"][1:], exact, rtol=1e-11, atol=0)  # carried along, not drifted
+    assert (report.history["objective"].diff(dim=0) <= 1e-13 * exact).all()
+
+
+class Adversary(nn.Module):
+    """Answers anything in [1e-2, 1e2], anew in every iteration, for every coefficient or for every image."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.generator = kind, torch.Generator().manual_seed(0)
+
+    def forward(self, x, grad):
+        shape = (len(x),) if self.kind == "step" else x.shape
+        u = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        if self.kind == "nan":
+            return torch.where(u < 0.1, float("nan"), 1e9 * u)
+        return 10 ** (4 * u - 2) if self.kind != "extreme" else torch.where(u < 0.5, 1e-2, 1e2)
+
+
+@pytest.mark.parametrize("kind", ["step", "diagonal", "extreme", "nan"])
+@pytest.mark.parametrize("task", ["inpainting", "fourier"])
+def test_any_network_reaches_the_minimiser(kind, task):
+    a, y, lam = problem(task)
+    solver = SGP(a, lam, network=Adversary(kind))
+    x, report = solver(y, iterations=8000, tol=1e-9, check_every=20, history=True)
+    best, _ = FISTA(a, lam)(y, iterations=6000, tol=1e-11, check_every=20)
+    assert report.status == [CONVERGED] * 2
+    torch.testing.assert_close(report.objective, solver.objective(best, y), rtol=1e-8, atol=0)
+    assert kkt(x, a, y, lam) < 1e-5
+    f = report.history["objective"]
+    assert (f.diff(dim=0) <= 1e-13 * f[:-1]).all()
+
+
+def test_the_printed_rule_stops_at_its_cap_and_falls_back():
+    """On f alone (the paper's eq. (5)) it may refuse every step, and did for ever in print; here x+ = x + z2 then."""
+    a, y, lam = problem()
+    best, _ = FISTA(a, 20 * lam)(y, iterations=3000, tol=1e-10, check_every=20)
+    for network in (None, Adversary("extreme")):
+        solver = SGP(a, 20 * lam, network=network, rule="paper", trials=8)
+        x, report = solver(y, best, iterations=200, history=True)  # at the minimiser f alone has no descent to offer
+        assert torch.isfinite(report.history["objective"]).all()
+        assert (report.objective <= (1 + 1e-6) * solver.objective(best, y)).all()
+        torch.testing.assert_close(report.history["objective"][-1], solver.objective(x, y), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("task", ["inpainting", "fourier"])
+def test_unit_metric_and_full_weight_is_ista(task):
+    a, y, lam = problem(task)
+    plain, _ = ISTA(a, lam)(y, iterations=40)
+    torch.testing.assert_close(SGP(a, lam)(y, iterations=40)[0], plain, rtol=0, atol=1e-13)
+    # with d = t and gamma1 = 1 both steps of z1 are steps of ISTA: an iteration is two of them
+    one = SGP(a, lam, network=lambda x, g: torch.ones(len(x)))
+    x, report = one(y, iterations=20)
+    torch.testing.assert_close(x, plain, rtol=0, atol=1e-12)
+    assert report.network_iterations.tolist() == [20, 20]
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "sgp-network"])
+def test_one_application_of_each_per_iteration(method):
+    a, y, lam = problem()
+    counting = Counting(a)
+    solver = METHODS[method](counting, lam)
+    x0 = a.adjoint(y)
+    _, report = solver(y, x0, iterations=7)
+    assert (counting.forwards, counting.adjoints) == (7 + 2, 7 + 1)  # and the start, and the certificate
+    assert report.operator_calls.tolist() == [9, 9]
+    assert report.adjoint_calls.tolist() == [8, 8]
+
+
+def test_two_applications_with_a_network():
+    a, y, lam = problem()
+    counting = Counting(a)
+    _, report = SGP(counting, lam, network=bold)(y, iterations=7)
+    assert (counting.forwards, counting.adjoints) == (2 * 7 + 2, 2 * 7 + 2)
+    assert report.operator_calls.tolist() == [16, 16]
+    assert report.adjoint_calls.tolist() == [16, 16]
+
+
+def test_fista_is_faster_than_ista_and_a_network_than_both():
+    a, y, lam = problem()
+    end = [METHODS[m](a, lam)(y, iterations=15)[1].objective for m in ("ista", "fista", "sgp-network")]
+    assert (end[1] < end[0]).all()
+    assert (end[2] < end[0]).all()
+
+
+def test_backtracking_finds_its_step_from_any_guess():
+    a, y, lam = problem("blur")
+    for guess in (1e-3, 1.0, 30.0):
+        _, report = ISTA(a, lam, lipschitz=guess, rule="backtracking")(y, iterations=300, history=True)
+        f = report.history["objective"]
+        assert (f.diff(dim=0) <= 1e-13 * f[:-1]).all()
+        assert (f[-1] < f[0]).all()
+
+
+def test_weights_of_coefficients_and_of_images():
+    a, y, lam = problem()
+    weights = detail_weights((32, 32), 2, lam)
+    assert weights[:8, :8].sum() == 0
+    assert weights.count_nonzero() == 32 * 32 - 64
+    x, _ = FISTA(a, weights.double())(y, iterations=4000, tol=1e-10)
+    g = a.adjoint(a(x) - y)
+    assert g[..., :8, :8].abs().max() < 1e-7  # the approximation is not shrunk
+    two, _ = ISTA(a, torch.tensor([lam, 2 * lam]).double())(y, iterations=20)
+    torch.testing.assert_close(two[1], ISTA(a, 2 * lam)(y, iterations=20)[0][1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_image_has_the_same_bits_in_any_batch(method):
+    x = scene(32, 3, torch.float32)
+    a = Inpainting(masks.uniform((32, 32), 0.5)) @ Wavelet("sym4", 2).T
+    y = a.outer(x)
+    together, report = METHODS[method](a, 0.02)(y, iterations=60, tol=1e-3)
+    for i in range(3):
+        alone, own = METHODS[method](a, 0.02)(y[i : i + 1], iterations=60, tol=1e-3)
+        assert torch.equal(alone, together[i : i + 1])
+        assert own.to_dict(0) == report.to_dict(i)
+
+
+def test_report():
+    a, y, lam = problem()
+    x, report = FISTA(a, lam)(y, iterations=25, tol=1e-12, history=True)
+    assert report.status == [ITERATION_LIMIT] * 2
+    assert not report.converged.any()
+    assert report.iterations.tolist() == [25, 25]
+    z = prox_gradient_step(x, a.adjoint(a(x) - y), 1.0, lam)[0]
+    torch.testing.assert_close(report.step_norm, z.flatten(1).norm(dim=1))
+    torch.testing.assert_close(report.objective, FISTA(a, lam).objective(x, y))
+    assert report.history["objective"].shape == (26, 2)
+    assert set(report.to_dict(1)) >= {"objective", "step_norm", "iterations", "operator_calls", "converged", "status"}
+    assert "ITERATION" not in report.to_json()
+
+
+def test_what_is_not_finite_is_said():
+    a, y, lam = problem()
+    y[1, 0, 3, 3] = float("nan")
+    _, report = ISTA(a, lam)(y, iterations=5, tol=1e-2)
+    assert report.status[1] == NOT_FINITE
+    assert not report.converged[1]
+    assert math.isfinite(report.objective[0])
+
+
+def test_start_at_the_solution_stays_there():
+    x = dwt2(scene(), "haar", 1)
+    a = Wavelet("haar", 1).T
+    solution = torch.sign(x) * (x.abs() - 0.1).clamp_min(0)  # A orthonormal: one shrinkage solves it
+    for method in METHODS:
+        found, report = METHODS[method](a, 0.1)(a(x), solution, iterations=20, tol=1e-12)
+        assert report.converged.all(), method
+        torch.testing.assert_close(found, solution, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a, y: ISTA(a, -1.0), "ISTA: lam: expected a number >= 0, got -1.0"),
+        (lambda a, y: FISTA(a, 1.0, rule="greedy"), "FISTA: rule: expected fixed or backtracking, got 'greedy'"),
+        (lambda a, y: FISTA(a, 1.0, lipschitz=0.0), "FISTA: lipschitz: expected a number > 0"),
+        (lambda a, y: SGP(a, 1.0, beta=0.9), r"SGP: beta: expected a number in \(0, 0.5\]"),
+        (lambda a, y: SGP(a, 1.0, rule="wolfe"), "SGP: rule: expected composite or paper"),
+        (lambda a, y: ISTA(a, 1.0)(y, iterations=-1), "ISTA: iterations: expected an integer >= 0"),
+        (lambda a, y: ISTA(a, 1.0)(y, y[:1]), "ISTA: x0: expected a batch of 2 images"),
+        (lambda a, y: SGP(a, 1.0, network=lambda x, g: x * 1j)(y, iterations=1), "SGP: network: expected real step"),
+    ],
+)
+def test_says_what_is_wrong(call, message):
+    a, y, _ = problem()
+    with pytest.raises(ValueError, match=message):
+        call(a, y)
