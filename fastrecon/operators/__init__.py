@@ -2,5 +2,6 @@
 
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, measurements, random_phi
+from fastrecon.operators.dictionary import Dictionary
 
-__all__ = ["BlockSensing", "LinearOperator", "measurements", "random_phi"]
+__all__ = ["BlockSensing", "Dictionary", "LinearOperator", "measurements", "random_phi"]
