@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from fastrecon import io
+from fastrecon import io, sparse
 from fastrecon.checks import describe, expect
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.operators.base import through
 from fastrecon.operators.block_sensing import product_per_image
-from fastrecon.report import Report
+from fastrecon.report import Report, Result
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.descent import UnrolledDescent
+from fastrecon.sparse import SparseCoder
 
 FORMAT = 1
 METHODS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
-
-
-@dataclass(frozen=True)
-class Result:
-    """x [B, 1, H, W], of the kind the measurements were, and the certificate of every image."""
-
-    x: Any
-    report: Report
 
 
 class Reconstructor(nn.Module):
@@ -161,7 +153,7 @@ def _shipped() -> Any:
     return resources.files("fastrecon.weights")
 
 
-def load(name: str | Path) -> Reconstructor:
+def load(name: str | Path) -> "Reconstructor | SparseCoder":
     """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode.
 
     Raises:
@@ -182,7 +174,7 @@ def load(name: str | Path) -> Reconstructor:
     return _read(io.existing(name))
 
 
-def _read(path: Path) -> Reconstructor:
+def _read(path: Path) -> "Reconstructor | SparseCoder":
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("fastrecon")
@@ -194,7 +186,7 @@ def _read(path: Path) -> Reconstructor:
     meta = json.loads(text or "")
     expect(meta.get("format") == FORMAT, "load", str(path), f"format {FORMAT}", f"{meta.get('format')}")
     try:
-        return _rebuild(meta, tensors)
+        return (sparse.rebuild if meta["method"] == sparse.METHOD else _rebuild)(meta, tensors)
     except (KeyError, TypeError, RuntimeError) as e:
         reason = str(e).strip().splitlines()[0]
         raise ValueError(

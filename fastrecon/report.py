@@ -16,6 +16,14 @@ STALLED = "no step decreases the objective beyond rounding"
 NOT_FINITE = "the iterate is not finite"
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a model answers: x, of the kind of its input, and the certificate of every image."""
+
+    x: Any
+    report: Any
+
+
 C = TypeVar("C", bound="Certificate")
 
 

@@ -19,7 +19,14 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
 
 def launch_everything():
     """Calls the host functions with arguments that together select every kernel and every kind of specialisation."""
-    from fastrecon.kernels import feature_gradient, group_soft_threshold, prox_lp, select_descent, smoothed_l21
+    from fastrecon.kernels import (
+        feature_gradient,
+        group_soft_threshold,
+        ladmm_step,
+        prox_lp,
+        select_descent,
+        smoothed_l21,
+    )
 
     f32, f64, bf16, c64, c128 = torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128
     chains = [  # image's channels and side (1 is compiled as a constant), width, layers, dtype, activation, precision
@@ -62,6 +69,13 @@ def launch_everything():
     select_descent.select_descent(u, u, phi, phi)
     select_descent.select_descent_bwd(u, phi > 0)
     select_descent.shrink_eps(u, u, phi, 1e3, 0.9)
+    for dtype in (f32, f64):
+        q, row = torch.zeros(130, 500, dtype=dtype), torch.ones(500, dtype=dtype)
+        ladmm_step.ladmm_shrink_fwd(q, q, row)
+        ladmm_step.ladmm_shrink_bwd(q, q)
+        for update in range(3):
+            ladmm_step.ladmm_step_fwd(q, q, q, q, row, row, row, row, update)
+            ladmm_step.ladmm_step_bwd(q, q, q, q, q, q, q, q, row, row, row, update)
 
 
 def main(folder):

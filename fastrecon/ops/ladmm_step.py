@@ -139,7 +139,10 @@ def _step_bwd_cpu(d_e, d_dual, d_arg, q, x, e, dual, e_next, beta, w, beta_next,
     d_e_in = q.new_empty(0) if update == RESIDUAL else torch.empty_like(d_q)
     d_parameters = torch.empty_like(inputs[3][:1].expand(4, -1), memory_format=torch.contiguous_format)
     compiled().ladmm_step_bwd(
-        DTYPES[q.dtype], update, *_addresses(*inputs, d_q, d_q if update == RESIDUAL else d_e_in, d_dual_in, d_parameters), *q.shape
+        DTYPES[q.dtype],
+        update,
+        *_addresses(*inputs, d_q, d_q if update == RESIDUAL else d_e_in, d_dual_in, d_parameters),
+        *q.shape,
     )
     return d_q, d_e_in, d_dual_in, d_parameters
 

@@ -32,7 +32,7 @@ class DLADMM(SplitProblem):
         layers: K.
         beta, l1, l2: of the LADMM that the layers start from and that continues after them.
         per_row: whether thresholds have an entry for each component of Z and of E, instead of one number.
-        noise: standard deviation of what is added to A / L1 at the start, relative to the mean modulus of its entries.
+        noise: standard deviation of what is added to L1 W1_k = A at the start, relative to the mean modulus of A's entries.
         radius: of the neighbourhood |W1_k - A / L1| <= radius |A / L1| (spectral norms) that `project` enforces.
     """
 
@@ -48,8 +48,10 @@ class DLADMM(SplitProblem):
         self.classical = LADMM(self.a, lam, self.b, beta=beta, l1=l1, l2=l2, e_update=e_update)
         self.per_row, self.radius = per_row, float(radius)
         w, (m, d) = self.classical.weights, self.a.atoms.shape
-        spread = noise * w.w1.abs().mean()
-        self.w1 = nn.ParameterList([w.w1 + spread * torch.randn_like(w.w1) for _ in range(layers)])
+        atoms = self.a.atoms.detach()
+        spread = noise * atoms.abs().mean()
+        # L1 W1_k, entries of the size of A's: Adam's steps are absolute and would drown those of W1_k itself
+        self.scaled_w1 = nn.ParameterList([atoms + spread * torch.randn_like(atoms) for _ in range(layers)])
         p = m if self.b is None else self.b.atoms.shape[1]
         sizes = {"tau1": (w.tau1, d if per_row else 1), "beta": (w.beta, m), "tau2": (w.tau2, p if per_row else 1)}
         for name, (value, size) in sizes.items():
@@ -58,12 +60,12 @@ class DLADMM(SplitProblem):
         if self.b is None:
             self.raw_w2 = nn.Parameter(raw_from(w.w2).to(w.w2).expand(layers, -1).clone())
         else:
-            self.w2 = nn.ParameterList([w.w2.clone() for _ in range(layers)])
+            self.scaled_w2 = nn.ParameterList([self.b.atoms.detach().clone() for _ in range(layers)])
 
     @property
     def layers(self) -> int:
         """K."""
-        return len(self.w1)
+        return len(self.scaled_w1)
 
     def hyperparameters(self) -> dict[str, Any]:
         """What `DLADMM(a, **hyperparameters)` needs to be built anew, B apart."""
@@ -76,8 +78,9 @@ class DLADMM(SplitProblem):
     def weights(self) -> list[Weights]:
         """Those of each layer; all but W1, and W2 of a general B, are positive by softplus."""
         tau1, beta, tau2 = (positive(p).unbind() for p in (self.raw_tau1, self.raw_beta, self.raw_tau2))
-        w2 = positive(self.raw_w2).unbind() if self.b is None else list(self.w2)
-        return [Weights(*rows) for rows in zip(self.w1, tau1, beta, w2, tau2, strict=True)]
+        w1 = [p / self.classical.l1 for p in self.scaled_w1]
+        w2 = positive(self.raw_w2).unbind() if self.b is None else [p / self.classical.l2 for p in self.scaled_w2]
+        return [Weights(*rows) for rows in zip(w1, tau1, beta, w2, tau2, strict=True)]
 
     def states(self, x: Tensor) -> Iterator[Splitting]:
         """The state after each layer, differentiable, for x [N, m]: what losses take."""
@@ -154,13 +157,12 @@ class DLADMM(SplitProblem):
         """Back to the neighbourhood of the classical weights, to be called after a training step: W1_k into the ball
         around A / L1 (and W2_k, of a general B, around B / L2), then beta_k down to |W1_k^T diag(beta_k) A| < 1.
         """
-        w = self.classical.weights
-        pairs = [(p, w.w1) for p in self.w1] + ([] if self.b is None else [(p, w.w2) for p in self.w2])
+        pairs = [(p, self.a.atoms) for p in self.scaled_w1]
+        pairs += [] if self.b is None else [(p, self.b.atoms) for p in self.scaled_w2]
         for p, centre in pairs:
             far = torch.linalg.matrix_norm(p - centre, 2) / (self.radius * torch.linalg.matrix_norm(centre, 2))
             p.copy_(centre + (p - centre) / far.clamp_min(1))
-        beta = positive(self.raw_beta)
-        for k, p in enumerate(self.w1):
-            size = torch.linalg.matrix_norm(p.T @ (beta[k][:, None] * self.a.atoms), 2)
+        for k, w in enumerate(self.weights()):
+            size = torch.linalg.matrix_norm(w.w1.T @ (w.beta[:, None] * self.a.atoms), 2)
             if size > STABLE:
-                self.raw_beta[k] = raw_from(beta[k] * STABLE / size).to(beta)
+                self.raw_beta[k] = raw_from(w.beta * STABLE / size).to(w.beta)

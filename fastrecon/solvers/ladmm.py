@@ -284,7 +284,10 @@ class LADMM(SplitProblem):
             for _ in range(CHECK):
                 part, arg = self.iterate(part, data, arg, self.weights, self.beta)
             s, found = s.put(open_, part), self.values(part, data)
-            gap, count = gap.index_copy(0, open_, found["gap"]), count.index_add(0, open_, torch.full_like(open_, CHECK))
+            gap, count = (
+                gap.index_copy(0, open_, found["gap"]),
+                count.index_add(0, open_, torch.full_like(open_, CHECK)),
+            )
             if progress:
                 progress(k + CHECK, gap)
             open_ = open_[found["gap"] > tol * found["feasible"].clamp_min(1)]  # a NaN does not come back

@@ -36,7 +36,9 @@ def learn_dictionary(
     expect(installed, op, "scikit-learn", "the package (pip install scikit-learn)", "none")
     varied = (patches - patches.mean(1, keepdim=True)).double()
     varied = varied[torch.linalg.vector_norm(varied, dim=1) > 0.01 * m**0.5]  # flat ones teach nothing but noise
-    expect(len(varied) >= 2 * atoms, op, "patches", f"at least {2 * atoms} that are not flat", f"{len(varied)} of {count}")
+    expect(
+        len(varied) >= 2 * atoms, op, "patches", f"at least {2 * atoms} that are not flat", f"{len(varied)} of {count}"
+    )
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
     generator = torch.Generator().manual_seed(seed)
