@@ -6,7 +6,7 @@
   r = q + e_next - x,  dual_next = dual + beta r,  arg = dual_next + beta_next r
   derivatives of the parameters are sums over the samples, in a fixed order, in float64
 Definition: fastrecon/ops/ladmm_step.py.  Maths: Xie, Wu, Zhong, Liu & Lin, arXiv:1905.06179.
-The products stay with the vendor's library: a pass reads and writes 7 matrices [N, M], a product computes 2 D per entry.
+The products stay with the vendor: a pass reads and writes 7 matrices [N, M], a product computes 2 D per entry.
 """
 
 import torch

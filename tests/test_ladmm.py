@@ -12,23 +12,24 @@ from fastrecon.solvers.ladmm import Splitting, distance
 LAM = 0.3
 
 
-def dictionary(m=30, d=20, dtype=torch.float64):
+def dictionary(m=30, d=12, dtype=torch.float64):
     a = numbers(m, d, dtype=torch.float64)
     return (a / a.norm(dim=0)).to(dtype)
 
 
-def general_b(m=30, p=40):
+def general_b(m=30, p=36):
     """Rows that are almost orthogonal: a right inverse without large numbers."""
     q = torch.linalg.qr(numbers(p, m, seed=7))[0].T
-    return q * torch.linspace(0.7, 1.3, m, dtype=torch.float64)[:, None]
+    return q * torch.linspace(0.9, 1.1, m, dtype=torch.float64)[:, None]
 
 
-def samples(a, n=4, seed=1):
+def samples(a, n=4, seed=1, b=None):
     """Sparse codes and sparse errors."""
     generator = torch.Generator().manual_seed(seed)
-    z, e = (torch.randn(n, k, generator=generator, dtype=torch.float64) for k in (a.shape[1], a.shape[0]))
+    b = torch.eye(len(a), dtype=torch.float64) if b is None else b
+    z, e = (torch.randn(n, t.shape[1], generator=generator, dtype=torch.float64) for t in (a, b))
     rare = [torch.rand(t.shape, generator=generator) < 0.15 for t in (z, e)]
-    return ((z * rare[0]) @ a.double().T + e * rare[1]).to(a.dtype)
+    return ((z * rare[0]) @ a.double().T + (e * rare[1]) @ b.double().T).to(a.dtype)
 
 
 def optimum(x, a, b):
@@ -44,9 +45,9 @@ def optimum(x, a, b):
 def test_reaches_the_optimum_of_the_linear_programme(e_update, with_b):
     a = dictionary()
     b = general_b() if with_b else None
-    x = samples(a)
+    x = samples(a, b=b)
     best = optimum(x, a, torch.eye(30, dtype=torch.float64) if b is None else b)
-    s, report = LADMM(a, LAM, b, e_update=e_update).solve(x, tol=1e-7, max_iterations=50_000)
+    _, report = LADMM(a, LAM, b, e_update=e_update).solve(x, tol=1e-7, max_iterations=5000)
     assert report.status == ["converged"] * 4
     torch.testing.assert_close(report.objective, best, rtol=1e-6, atol=0)
     assert (report.primal_residual < 1e-6).all()
@@ -65,20 +66,19 @@ def test_other_penalties_have_the_same_optimum():
 def test_gap_bounds_the_distance_to_the_optimum_from_anywhere(with_b):
     a = dictionary()
     b = general_b() if with_b else None
-    solver, x = LADMM(a, LAM, b), samples(a, 50)
+    solver, x = LADMM(a, LAM, b), samples(a, 50, b=b)
     best = optimum(x, a, torch.eye(30, dtype=torch.float64) if b is None else b)
-    p = 40 if with_b else 30
+    p = 36 if with_b else 30
     for scale in (0.0, 0.1, 3.0):
-        z, e, dual = (scale * numbers(50, k, seed=k) for k in (20, p, 31))
+        z, e, dual = (scale * numbers(50, k, seed=k) for k in (12, p, 31))
         dual = dual[:, :30]
         s = Splitting(z, e, dual, z @ a.T, e if b is None else e @ b.T)
         found = solver.values(s, x)
         assert (found["gap"] >= found["feasible"] - best - 1e-9).all()
         assert (found["feasible"] >= best - 1e-9).all()
-    at_optimum = solver.solve(x, tol=1e-8, max_iterations=50_000)[0]
-    found = solver.values(at_optimum, x)
-    scale = solver.values(at_optimum, x)["feasible"]
-    assert (found["gap"] <= 1e-8 * scale.clamp_min(1)).all()
+    few = samples(a, b=b)
+    found = solver.values(solver.solve(few, tol=1e-7, max_iterations=5000)[0], few)
+    assert (found["gap"] <= 1e-7 * found["feasible"].clamp_min(1)).all()  # and it closes
 
 
 def test_certificate_can_be_recomputed():
@@ -100,7 +100,7 @@ def test_certificate_can_be_recomputed():
 def test_step_is_the_formula():
     a, x = dictionary(), samples(dictionary())
     solver = LADMM(a, LAM, beta=0.7)
-    z, e, dual = (numbers(4, k, seed=k) for k in (20, 30, 31))
+    z, e, dual = (numbers(4, k, seed=k) for k in (12, 30, 31))
     dual = dual[:, :30].contiguous()
     found = solver.step(Splitting(z, e, dual, z @ a.T, e), x)
 
@@ -118,7 +118,7 @@ def test_step_is_the_formula():
 def test_all_ways_to_run_agree(with_b):
     a = dictionary()
     b = general_b() if with_b else None
-    solver, x = LADMM(a, LAM, b), samples(a)
+    solver, x = LADMM(a, LAM, b), samples(a, b=b)
     s = solver.start(x)
     for _ in range(12):
         s = solver.step(s, x)
@@ -143,7 +143,7 @@ def test_a_sample_does_not_depend_on_its_batch():
 def test_fixed_point_is_where_a_step_stays():
     a = dictionary()
     solver, x = LADMM(a, LAM), samples(a)
-    s, _ = solver.solve(x, tol=1e-10, max_iterations=100_000)
+    s, _ = solver.solve(x, tol=1e-10, max_iterations=5000)
     start = solver.start(x)
     assert (distance(s, solver.step(s, x)) < 1e-6 * distance(start, solver.step(start, x))).all()
 

@@ -1,4 +1,4 @@
-"""What ADMM does between its products: every implementation against eager PyTorch in float64, and the map's properties."""
+"""What ADMM does between its products: every kernel against eager PyTorch in float64, and the properties of the map."""
 
 import numpy as np
 import pytest

@@ -1,8 +1,8 @@
 """What linearised ADMM does between its matrix products, for min f(Z) + g(E) subject to X = A Z + B E.
 
-Rows are samples: then the products Z A^T and U W read both factors with unit stride, and these passes read the parameters
-of all m components with unit stride too. r = q + e - x, q = A z, is the residual; u = dual + beta r is what the next
-product W1^T takes. Thresholds, beta and w belong to the components, never to a sample.
+Rows are samples: the products Z A^T and U W read both factors with unit stride, and these passes the parameters of all
+m components. r = q + e - x, q = A z, is the residual; u = dual + beta r is what the next product W1^T takes. All
+parameters belong to the components, never to a sample.
 
 Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM (arXiv:1905.06179), eqs. (3)-(6).
 """
@@ -29,8 +29,9 @@ def ladmm_shrink_fwd_ref(z: Tensor, p: Tensor, tau: Tensor) -> Tensor:
 
 
 def ladmm_shrink_bwd_ref(d_next: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
-    """The definition of the derivative: d_z [N, D] (d_p is its negative), d_tau [D]. z_next tells where v is beyond tau:
-    there a floating-point |v| - tau is not zero.
+    """The definition of the derivative: d_z [N, D] (d_p is its negative), d_tau [D].
+
+    z_next tells where |z - p| > tau: there |z - p| - tau is not zero in floating point.
     """
     d_z = torch.where(z_next == 0, 0, d_next)
     return d_z, -(z_next.sign() * d_z).sum(0)

@@ -19,7 +19,7 @@ from fastrecon.checks import expect
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.report import TRAINED_ONLY, SplittingReport
 from fastrecon.solvers.descent import positive, raw_from
-from fastrecon.solvers.ladmm import LADMM, Splitting, SplitProblem, Weights, distance
+from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Weights, distance
 
 STABLE = 0.999  # largest |W1^T diag(beta) A| that `project` leaves: below 1, as L1 > beta |A|^2 asks of LADMM
 
@@ -32,7 +32,7 @@ class DLADMM(SplitProblem):
         layers: K.
         beta, l1, l2: of the LADMM that the layers start from and that continues after them.
         per_row: whether thresholds have an entry for each component of Z and of E, instead of one number.
-        noise: standard deviation of what is added to L1 W1_k = A at the start, relative to the mean modulus of A's entries.
+        noise: standard deviation of what is added to L1 W1_k = A at the start, relative to the mean modulus of A.
         radius: of the neighbourhood |W1_k - A / L1| <= radius |A / L1| (spectral norms) that `project` enforces.
     """
 
@@ -107,7 +107,7 @@ class DLADMM(SplitProblem):
             elif rows is None:
                 s = self.run(x, weights)
             else:
-                for s in self.chain(x, weights):  # noqa: B007
+                for s in self.chain(x, weights):
                     rows.append(self.values(s, x))
             return s, self.report(s, x, self.layers, accepted, tol, TRAINED_ONLY, rows)
 

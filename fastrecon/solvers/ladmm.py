@@ -133,9 +133,8 @@ class SplitProblem(nn.Module):
         """The last state of `chain`; of B = I without temporaries: five matrices are overwritten in turn."""
         s = self.start(x)
         if self.b is not None:
-            for s in self.chain(x, weights):  # noqa: B020
-                pass
-            return s
+            *_, last = self.chain(x, weights)
+            return last
         x, dual, transposed = x.contiguous(), torch.zeros_like(s.dual), self.a.atoms.T
         arg, p, q = -weights[0].beta * x, torch.empty_like(s.z), torch.empty_like(s.dual)
         for k, w in enumerate(weights):
@@ -149,8 +148,8 @@ class SplitProblem(nn.Module):
     def values(self, s: Splitting, x: Tensor) -> dict[str, Tensor]:
         """objective, primal_residual, gap, and the objective `feasible` at the feasible point, [N] float64 each.
 
-        dual / max(1, |B^T dual|_inf, |A^T dual|_inf / lam) is dual feasible, (z, e + B^+ (x - A z - B e)) primal feasible
-        where B has a right inverse B^+; for B = I that is (z, x - A z). The gap between them is never negative.
+        feasible where B has a right inverse B^+; for B = I that is (z, x - A z). The gap between them is never below 0.
+        feasible where B has a right inverse B^+; for B = I that is (z, x - A z). The gap between them is never negative.
         """
         a, z, e, dual, data = (t.double() for t in (self.a.atoms, s.z, s.e, s.dual, x))
         rest = data - z @ a.T
@@ -252,7 +251,7 @@ class LADMM(SplitProblem):
             s, rows = self.run(x, weights), None
         else:
             rows = []
-            for s in self.chain(x, weights):  # noqa: B007
+            for s in self.chain(x, weights):
                 rows.append(self.values(s, x))
         return s, self.report(s, x, iterations, 0, tol, f"{iterations} iterations only", rows)
 

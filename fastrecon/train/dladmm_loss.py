@@ -20,8 +20,9 @@ def _outside(t: Tensor, bound: float) -> Tensor:
 
 
 def gap(s: Splitting, x: Tensor, atoms: Tensor, lam: float) -> Tensor:
-    """f(Z) + g(E) - d(dual), d = -<dual, X>, its constraints |A^T dual| <= lam and |dual| <= 1 relaxed to penalties: sums
-    over each sample divided by m, mean over the samples.
+    """f(Z) + g(E) - d(dual), d = -<dual, X> with |A^T dual| <= lam and |dual| <= 1 relaxed to penalties.
+
+    Sums over each sample divided by m, mean over the samples.
     """
     primal = lam * s.z.abs().sum(1) + s.e.abs().sum(1)
     penalty = _outside(s.dual @ atoms, lam).sum(1) + _outside(s.dual, 1.0).sum(1)
@@ -29,7 +30,7 @@ def gap(s: Splitting, x: Tensor, atoms: Tensor, lam: float) -> Tensor:
 
 
 def gap_literal(s: Splitting, x: Tensor, atoms: Tensor, lam: float) -> Tensor:
-    """The same as in the authors' code: means over matrices of different sizes, so that f counts m / d times as much."""
+    """The same as in the authors' code: means over matrices of different sizes, so that f counts m / d times."""
     penalty = _outside(s.dual @ atoms, lam).mean() + _outside(s.dual, 1.0).mean()
     return lam * s.z.abs().mean() + s.e.abs().mean() + penalty + (s.dual * x).mean()
 

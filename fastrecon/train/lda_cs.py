@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def device_of(name: str) -> torch.device:
+    """The device that --device asks for."""
     kind, _, index = name.partition(":")
     known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
     expect(known, "train", "--device", "cpu, cuda, cuda:N or auto", repr(name))
