@@ -1,5 +1,7 @@
 """What LADMM does between its products, forward and backward, for 1,000 samples of 500 and the patches of an image."""
 
+from functools import partial
+
 import pytest
 import torch
 from utils import DEVICES, IMPLEMENTATIONS, numbers, time_op
@@ -44,8 +46,15 @@ def bench_step(benchmark, implementation, update, shape, device):
     general = update == "general"
     inputs = (q.requires_grad_(), x, e.requires_grad_(general), dual.requires_grad_(), *parameters(4, shape[1], device))
     passes = 7 + 11 if general else 6 + 9  # forward reads 3 or 4 and writes 3; backward 8 and 3, or 7 and 2
-    ours = lambda *t: ladmm_step(*t, update)  # noqa: E731
-    time_op(benchmark, implementation, ours, EAGER[update], inputs, f"ladmm_step_{update}", passes * q.nbytes)
+    time_op(
+        benchmark,
+        implementation,
+        partial(ladmm_step, update=update),
+        EAGER[update],
+        inputs,
+        f"ladmm_step_{update}",
+        passes * q.nbytes,
+    )
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -19,7 +19,6 @@ from fastrecon.operators.block_sensing import product_per_image
 from fastrecon.report import Report, Result
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.descent import UnrolledDescent
-from fastrecon.sparse import SparseCoder
 
 FORMAT = 1
 METHODS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
@@ -153,8 +152,9 @@ def _shipped() -> Any:
     return resources.files("fastrecon.weights")
 
 
-def load(name: str | Path) -> "Reconstructor | SparseCoder":
-    """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode.
+def load(name: str | Path) -> Any:
+    """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode: a Reconstructor, or a
+    sparse.SparseCoder or sparse.PatchDenoiser, by what the file holds.
 
     Raises:
         FileNotFoundError: no such file.
@@ -174,7 +174,7 @@ def load(name: str | Path) -> "Reconstructor | SparseCoder":
     return _read(io.existing(name))
 
 
-def _read(path: Path) -> "Reconstructor | SparseCoder":
+def _read(path: Path) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("fastrecon")

@@ -325,5 +325,5 @@ def ladmm_step(
     if arg is not None:
         _step_inplace(q, x, e, dual, arg, *parameters, code)
         return e, dual, arg
-    e_next, dual_next, arg = LadmmStep.apply(q, x, e, dual, *parameters, code)
-    return e if code == GIVEN else e_next, dual_next, arg
+    found = LadmmStep.apply(q, x, e, dual, *parameters, code)
+    return e if code == GIVEN else found[0], found[1], found[2]

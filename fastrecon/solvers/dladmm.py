@@ -36,6 +36,10 @@ class DLADMM(SplitProblem):
         radius: of the neighbourhood |W1_k - A / L1| <= radius |A / L1| (spectral norms) that `project` enforces.
     """
 
+    raw_tau1: Tensor
+    raw_beta: Tensor
+    raw_tau2: Tensor
+
     def __init__(
         self, a: Dictionary | Tensor, lam: float = 0.45, b: Dictionary | Tensor | None = None, *, layers: int = 15,
         beta: float = 1.0, l1: float | None = None, l2: float | None = None, e_update: str = "residual",
@@ -107,8 +111,7 @@ class DLADMM(SplitProblem):
             elif rows is None:
                 s = self.run(x, weights)
             else:
-                for s in self.chain(x, weights):
-                    rows.append(self.values(s, x))
+                s = self.recorded(x, weights, rows)
             return s, self.report(s, x, self.layers, accepted, tol, TRAINED_ONLY, rows)
 
     @torch.no_grad()

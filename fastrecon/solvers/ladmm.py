@@ -144,12 +144,19 @@ class SplitProblem(nn.Module):
             ladmm_step(q, x, s.e, dual, w.beta, w.w2, w.tau2, beta_next, self.e_update, arg=arg)
         return Splitting(s.z, s.e, dual, q, s.e)
 
+    def recorded(self, x: Tensor, weights: Sequence[Weights], rows: list[dict[str, Tensor]]) -> Splitting:
+        """As `run`; the certificate after every iteration is added to `rows`."""
+        s = self.start(x)
+        for s in self.chain(x, weights):
+            rows.append(self.values(s, x))
+        return s
+
     @torch.no_grad()
     def values(self, s: Splitting, x: Tensor) -> dict[str, Tensor]:
         """objective, primal_residual, gap, and the objective `feasible` at the feasible point, [N] float64 each.
 
-        feasible where B has a right inverse B^+; for B = I that is (z, x - A z). The gap between them is never below 0.
-        feasible where B has a right inverse B^+; for B = I that is (z, x - A z). The gap between them is never negative.
+        dual / max(1, |B^T dual|_inf, |A^T dual|_inf / lam) is dual feasible; (z, e + B^+ (x - A z - B e)) is primal
+        feasible where B has a right inverse B^+; for B = I that is (z, x - A z). The gap is never negative.
         """
         a, z, e, dual, data = (t.double() for t in (self.a.atoms, s.z, s.e, s.dual, x))
         rest = data - z @ a.T
@@ -180,7 +187,7 @@ class SplitProblem(nn.Module):
         """The certificate of s; `unfinished` says why samples stopped that have not converged."""
         found = self.values(s, x)
         converged = found["gap"] <= tol * found["feasible"].clamp_min(1)
-        counts = [torch.as_tensor(c, device=x.device).expand(len(x)) for c in (accepted, iterations)]
+        taken, count = (torch.as_tensor(c, device=x.device).expand(len(x)) for c in (accepted, iterations))
         finite = torch.isfinite(found["objective"]) & torch.isfinite(found["primal_residual"])
         status = [
             CONVERGED if done else unfinished if good else NOT_FINITE
@@ -188,7 +195,9 @@ class SplitProblem(nn.Module):
         ]
         names = ("objective", "primal_residual", "gap")
         rows = None if history is None else {n: torch.stack([h[n] for h in history]) for n in names}
-        return SplittingReport(*(found[n] for n in names), *counts, converged, status, rows)
+        return SplittingReport(
+            found["objective"], found["primal_residual"], found["gap"], taken, count, converged, status, rows
+        )  # fmt: skip
 
 
 class LADMM(SplitProblem):
@@ -247,12 +256,8 @@ class LADMM(SplitProblem):
         """A fixed number of iterations from zero for x [N, m]; the report says whether gap <= tol max(1, objective)."""
         expect(iterations >= 1, "LADMM", "iterations", "an integer >= 1", iterations)
         weights = [self.weights] * iterations
-        if not history:
-            s, rows = self.run(x, weights), None
-        else:
-            rows = []
-            for s in self.chain(x, weights):
-                rows.append(self.values(s, x))
+        rows: list[dict[str, Tensor]] | None = [] if history else None
+        s = self.run(x, weights) if rows is None else self.recorded(x, weights, rows)
         return s, self.report(s, x, iterations, 0, tol, f"{iterations} iterations only", rows)
 
     @torch.no_grad()

@@ -4,6 +4,8 @@ Source: Mairal, Bach, Ponce & Sapiro, Online Dictionary Learning for Sparse Codi
 """
 
 import importlib.util
+import warnings
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,13 +47,17 @@ def learn_dictionary(
     start = varied[torch.randperm(len(varied), generator=generator)[: atoms - 1]]
     start = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     learner = MiniBatchDictionaryLearning(
-        n_components=atoms - 1, alpha=sparsity, batch_size=batch, fit_algorithm="cd", dict_init=start.numpy(),
-        random_state=seed,
+        n_components=atoms - 1, alpha=cast(Any, sparsity), batch_size=batch, fit_algorithm="cd",
+        dict_init=start.numpy(), random_state=seed,
     )  # fmt: skip
     steps = max(1, round(passes * len(varied) / batch))
-    for _ in range(steps):
-        chosen = torch.randint(len(varied), (batch,), generator=generator)
-        learner.partial_fit(varied[chosen].numpy())
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Objective did not converge"
+        )  # codes of a passing dictionary need not be exact
+        for _ in range(steps):
+            chosen = torch.randint(len(varied), (batch,), generator=generator)
+            learner.partial_fit(varied[chosen].numpy())
     learned = torch.from_numpy(learner.components_).to(patches)
     learned = learned / torch.linalg.vector_norm(learned, dim=1, keepdim=True).clamp_min(1e-12)
     return torch.cat([torch.full((1, m), m**-0.5).to(learned), learned]).T.contiguous()
