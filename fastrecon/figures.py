@@ -64,6 +64,31 @@ def reconstruction(
     return figure
 
 
+def before_after(images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> Figure:
+    """Images [H, W] of one size side by side, on the [0, 1] scale."""
+    height = float(np.clip(CELL * images[0].shape[0] / images[0].shape[1], 1, 2 * CELL))
+    figure = Figure(figsize=(CELL * len(images), height + 0.9), layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    axes = cast(Any, figure.subplots(1, len(images), squeeze=False))[0]
+    for ax, pixels, caption in zip(axes, images, captions, strict=True):
+        _image(ax, pixels, caption)
+    return figure
+
+
+def layers(curves: Mapping[str, Sequence[float]], ylabel: str, title: str) -> Figure:
+    """One curve for each method over its layers or iterations 1, 2, ...; the first is drawn in red."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    ax = figure.subplots()
+    shades = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", GREY)
+    for k, (name, values) in enumerate(curves.items()):
+        color = RED if k == 0 else shades[(k - 1) % len(shades)]
+        _curve(ax, 1 + np.arange(len(values)), values, color, name)
+    _axes(ax, "layer or iteration", ylabel)
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def convergence(history: Curves, threshold: float, trained: int, psnr: Sequence[float], title: str) -> Figure:
     """A run to convergence: objective and merit, gradient norm and its threshold, eps, and PSNR against iterations.
 

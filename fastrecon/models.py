@@ -4,31 +4,24 @@ import json
 import math
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from fastrecon import io
+from fastrecon import io, sparse
 from fastrecon.checks import describe, expect
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.operators.base import through
 from fastrecon.operators.block_sensing import product_per_image
-from fastrecon.report import Report
+from fastrecon.report import Report, Result
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.descent import UnrolledDescent
 
 FORMAT = 1
 METHODS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
-
-
-class Result(NamedTuple):
-    """x [B, 1, H, W], of the kind the measurements were, and the certificate of every image."""
-
-    x: Any
-    report: Report
 
 
 class Reconstructor(nn.Module):
@@ -159,8 +152,9 @@ def _shipped() -> Any:
     return resources.files("fastrecon.weights")
 
 
-def load(name: str | Path) -> Reconstructor:
-    """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode.
+def load(name: str | Path) -> Any:
+    """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode: a Reconstructor, or a
+    sparse.SparseCoder or sparse.PatchDenoiser, by what the file holds.
 
     Raises:
         FileNotFoundError: no such file.
@@ -180,7 +174,7 @@ def load(name: str | Path) -> Reconstructor:
     return _read(io.existing(name))
 
 
-def _read(path: Path) -> Reconstructor:
+def _read(path: Path) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("fastrecon")
@@ -192,7 +186,7 @@ def _read(path: Path) -> Reconstructor:
     meta = json.loads(text or "")
     expect(meta.get("format") == FORMAT, "load", str(path), f"format {FORMAT}", f"{meta.get('format')}")
     try:
-        return _rebuild(meta, tensors)
+        return (sparse.rebuild if meta["method"] == sparse.METHOD else _rebuild)(meta, tensors)
     except (KeyError, TypeError, RuntimeError) as e:
         reason = str(e).strip().splitlines()[0]
         raise ValueError(

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +16,21 @@ STALLED = "no step decreases the objective beyond rounding"
 NOT_FINITE = "the iterate is not finite"
 
 
-class PerImage:
-    """What the reports of all solvers can do: their fields are [B] tensors, and `status` is a list of B texts."""
+class Result(NamedTuple):
+    """What a model answers: x, of the kind of its input, and the certificate of every image."""
+
+    x: Any
+    report: Any
+
+
+C = TypeVar("C", bound="Certificate")
+
+
+class Certificate:
+    """What the certificates of all methods share: a dataclass of tensors [B], and `status`, one text an image."""
 
     status: list[str]
+    history: dict[str, Tensor] | None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -27,7 +38,7 @@ class PerImage:
     def to_dict(self, i: int) -> dict[str, Any]:
         """The certificate of image i as plain numbers, without its history; None for what is not known."""
         found: dict[str, Any] = {}
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(cast(Any, self)):
             value = getattr(self, field.name)
             if isinstance(value, Tensor | list):
                 one = value[i].item() if isinstance(value, Tensor) else value[i]
@@ -38,9 +49,15 @@ class PerImage:
         """The certificates of all images, a JSON list."""
         return json.dumps([self.to_dict(i) for i in range(len(self))], indent=2)
 
+    def to(self: C, device: torch.device | str) -> C:
+        """The same report with its tensors on `device`."""
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        history = None if self.history is None else {k: v.to(device) for k, v in self.history.items()}
+        return dataclasses.replace(cast(Any, self), **moved, history=history)
+
 
 @dataclass(frozen=True)
-class ProximalReport(PerImage):
+class ProximalReport(Certificate):
     """The certificate of each image of a batch for F(x) = |A x - y|^2 / 2 + |lam x|_1; anyone can recompute it.
 
     Attributes:
@@ -69,7 +86,7 @@ class ProximalReport(PerImage):
 
 
 @dataclass(frozen=True)
-class Report(PerImage):
+class Report(Certificate):
     """The certificate of each image of a batch: anyone can recompute it from the image, the measurements and `eps`.
 
     Attributes:
@@ -127,8 +144,44 @@ class Report(PerImage):
             history=None if self.history is None else {k: join(k, v) for k, v in self.history.items()},
         )  # fmt: skip
 
-    def to(self, device: torch.device | str) -> "Report":
-        """The same report with its tensors on `device`."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        history = None if self.history is None else {k: v.to(device) for k, v in self.history.items()}
-        return dataclasses.replace(self, **moved, history=history)
+
+@dataclass(frozen=True)
+class SplittingReport(Certificate):
+    """The certificate of each sample of min lam |z|_1 + |e|_1 subject to x = A z + B e.
+
+    Attributes:
+        objective: [B] lam |z|_1 + |e|_1.
+        primal_residual: [B] |A z + B e - x|.
+        gap: [B] duality gap at the feasible point with this z, >= 0: its objective is at most so far above the optimum.
+            Inf where no feasible point is known (a general B without a right inverse).
+        accepted: [B] learned layers whose output was taken.
+        iterations: [B] all iterations, learned layers included.
+        converged: [B] whether gap <= tol * max(1, objective of the feasible point).
+        status: why each sample stopped.
+        history: objective, primal_residual and gap after every iteration, [rows, B] each; None if not recorded.
+    """
+
+    objective: Tensor
+    primal_residual: Tensor
+    gap: Tensor
+    accepted: Tensor
+    iterations: Tensor
+    converged: Tensor
+    status: list[str]
+    history: dict[str, Tensor] | None = None
+
+    def merged(self, parts: int) -> "SplittingReport":
+        """The certificate of images made of `parts` consecutive samples each: sums, but the most iterations."""
+
+        def join(name: str, t: Tensor) -> Tensor:
+            t = t.unflatten(-1, (-1, parts))
+            if name == "primal_residual":
+                return torch.linalg.vector_norm(t, dim=-1)
+            return t.amax(-1) if name == "iterations" else t.all(-1) if name == "converged" else t.sum(-1)
+
+        groups = [self.status[i : i + parts] for i in range(0, len(self), parts)]
+        return dataclasses.replace(
+            self, **{k: join(k, v) for k, v in vars(self).items() if isinstance(v, Tensor)},
+            status=[next((s for s in g if s != CONVERGED), CONVERGED) for g in groups],
+            history=None if self.history is None else {k: join(k, v) for k, v in self.history.items()},
+        )  # fmt: skip

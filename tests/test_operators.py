@@ -7,6 +7,7 @@ import torch
 from fastrecon.operators import (
     BlockSensing,
     Blur,
+    Dictionary,
     Fourier,
     Inpainting,
     LinearOperator,
@@ -58,6 +59,7 @@ OPERATORS = {  # a new operator is one row: how it is made, the shape of an inpu
         (1, 1, 4, 4),
         None,
     ),
+    "dictionary": (lambda: Dictionary(random_phi(5, 9, seed=2).T * torch.arange(1.0, 6.0)), (2, 3, 5), 5.0),
     "composition": (lambda: sensing() @ Flip(), (1, 1, 8, 12), 3.0),
     "adjoint": (lambda: sensing().T, (1, 2, 3, 7), 1.0),
     "adjoint_of_composition": (lambda: (sensing() @ Flip()).T, (1, 2, 3, 7), 3.0),

@@ -25,6 +25,7 @@ def launch_everything():
         feature_gradient,
         fourier_consistency,
         group_soft_threshold,
+        ladmm_step,
         prox_gradient_step,
         prox_lp,
         radon,
@@ -91,6 +92,13 @@ def launch_everything():
     for dtype, mask in ((c64, f32), (c64, c64), (c128, f64)):
         k = torch.zeros(3, 2, 1089, dtype=dtype)
         fourier_consistency.fourier_consistency(k, torch.ones(3, 1, 1089, dtype=mask), k)
+    for dtype in (f32, f64):
+        q, row = torch.zeros(130, 500, dtype=dtype), torch.ones(500, dtype=dtype)
+        ladmm_step.ladmm_shrink_fwd(q, q, row)
+        ladmm_step.ladmm_shrink_bwd(q, q)
+        for update in range(3):
+            ladmm_step.ladmm_step_fwd(q, q, q, q, row, row, row, row, update)
+            ladmm_step.ladmm_step_bwd(q, q, q, q, q, q, q, q, row, row, row, update)
 
 
 def main(folder):

@@ -3,6 +3,7 @@
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, measurements, random_phi
 from fastrecon.operators.blur import Blur, gaussian_kernel
+from fastrecon.operators.dictionary import Dictionary
 from fastrecon.operators.fourier import Fourier
 from fastrecon.operators.inpainting import Inpainting
 from fastrecon.operators.radon import Radon
@@ -11,6 +12,7 @@ from fastrecon.operators.wavelet import Wavelet
 __all__ = [
     "BlockSensing",
     "Blur",
+    "Dictionary",
     "Fourier",
     "Inpainting",
     "LinearOperator",

@@ -5,6 +5,7 @@ from fastrecon.ops.dwt2 import dwt2, idwt2
 from fastrecon.ops.feature_gradient import feature_gradient, feature_value
 from fastrecon.ops.fourier_consistency import fourier_consistency
 from fastrecon.ops.group_soft_threshold import group_soft_threshold
+from fastrecon.ops.ladmm_step import ladmm_shrink, ladmm_step
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.ops.prox_lp import prox_lp
 from fastrecon.ops.radon import radon, radon_adjoint
@@ -23,6 +24,8 @@ __all__ = [
     "fourier_consistency",
     "group_soft_threshold",
     "idwt2",
+    "ladmm_shrink",
+    "ladmm_step",
     "parallel_rays",
     "prox_gradient_step",
     "prox_lp",

@@ -1,9 +1,11 @@
 """Reconstruction methods, one a file."""
 
+from fastrecon.solvers.dladmm import DLADMM
 from fastrecon.solvers.gd_net import AGDNet, GDNet
 from fastrecon.solvers.ista import FISTA, ISTA
+from fastrecon.solvers.ladmm import LADMM
 from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.lda import LDA
 from fastrecon.solvers.sgp import SGP
 
-__all__ = ["FISTA", "ISTA", "LDA", "SGP", "AGDNet", "GDNet", "detail_weights"]
+__all__ = ["DLADMM", "FISTA", "ISTA", "LADMM", "LDA", "SGP", "AGDNet", "GDNet", "detail_weights"]

@@ -41,6 +41,14 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """--task."""
+    parser.add_argument(
+        "--task", choices=("cs", "saltpepper"), default="cs",
+        help="compressed sensing (default), or salt-and-pepper noise: --noise is the share of the pixels then",
+    )  # fmt: skip
+
+
 def add_noise(parser: argparse.ArgumentParser) -> None:
     """--noise and --seed."""
     parser.add_argument(
@@ -86,9 +94,21 @@ def device(args: argparse.Namespace) -> torch.device:
     return torch.device(name)
 
 
+def any_model(args: argparse.Namespace, name: str | None = None) -> Any:
+    """The model `name`, or that of --model, of any task, on the device of --device."""
+    return models.load(name or args.model).to(device(args))
+
+
 def model(args: argparse.Namespace, name: str | None = None) -> models.Reconstructor:
-    """The model `name`, or that of --model, on the device of --device, blockwise or not as --blockwise says."""
-    found = models.load(name or args.model).to(device(args))
+    """The model `name`, or that of --model, on the device of --device, blockwise or not as --blockwise says.
+
+    Raises:
+        ValueError: it is a model for another task.
+    """
+    found = any_model(args, name)
+    if not isinstance(found, models.Reconstructor):
+        task = found.meta.get("task")
+        raise ValueError(f"--model: expected a model for compressed sensing, got {name or args.model}, for {task}")
     if getattr(args, "blockwise", None) is not None:
         found.blockwise = args.blockwise
     found.solver.regulariser.precision = getattr(args, "precision", "float32")

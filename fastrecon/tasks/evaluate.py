@@ -4,11 +4,12 @@ import argparse
 from typing import Any
 
 from fastrecon import io
-from fastrecon.tasks import arguments, cs
+from fastrecon.tasks import arguments, cs, saltpepper
 
 EPILOG = """examples:
   fastrecon evaluate --data set11 --model lda-cs-25
   fastrecon evaluate --data set11 --model runs/lda-cs-25/model.safetensors --csv scores.csv
+  fastrecon evaluate --task saltpepper --data waterloo --noise 0.1 --csv table.csv
 
 PSNR is that of the image clipped to [0, 1], without rounding or cropping, averaged in dB; SSIM has the 7x7 uniform
 window; RelErr is |x - reference| / |reference|. Seconds are those of the reconstruction alone."""
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="folders of images, or image files")
     arguments.add_model(parser)
     parser.add_argument("--csv", metavar="FILE", help="write the table there too")
+    arguments.add_task(parser)
     arguments.add_noise(parser)
     arguments.add_precision(parser)
     arguments.add_device(parser)
@@ -28,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints a row for each image and the mean, once all are done."""
+    if args.task == "saltpepper":
+        saltpepper.evaluate(args)
+        return
     paths = io.expand(args.data)
     model = arguments.model(args)
     if args.csv:

@@ -9,12 +9,14 @@ import numpy as np
 
 from fastrecon import io
 from fastrecon.models import Reconstructor
-from fastrecon.tasks import arguments, cs, results
+from fastrecon.tasks import arguments, cs, results, saltpepper
 
 EPILOG = """examples:
   fastrecon reconstruct photo.png --model lda-cs-25 --out results
   fastrecon reconstruct scans/ measurements/one.npz --out results --bits 16 --json
   fastrecon reconstruct house.tif --model lda-cs-50 --rigorous --out results
+  fastrecon reconstruct noisy.png --task saltpepper --out results
+  fastrecon reconstruct clean.png --task saltpepper --noise 0.1 --out results
 
 Of an image the sensing is simulated, and the result is scored against it. For an input NAME.png DIR receives
   NAME_reconstruction.png  the image (.tif with --bits 32: float32, not clipped)
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_model(parser, None, f"that of the measurements; {arguments.DEFAULT_MODEL} for images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     add_options(parser)
+    arguments.add_task(parser)
     arguments.add_noise(parser)
     arguments.add_precision(parser)
     arguments.add_device(parser)
@@ -74,6 +77,9 @@ def options(args: argparse.Namespace) -> results.Options:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
+    if args.task == "saltpepper":
+        saltpepper.reconstruct(args)
+        return
     paths = io.expand(args.inputs, (*io.IMAGE_SUFFIXES, *io.MEASUREMENT_SUFFIXES))
     stems = arguments.stems(paths)
     model = cache(lambda name: arguments.model(args, name))

@@ -2,30 +2,33 @@
 
 import argparse
 
-from fastrecon.train import lda_cs
+from fastrecon.train import dladmm, lda_cs
 
 EPILOG = """examples:
   fastrecon train lda-cs --data train400 --ratio 25 --out runs/lda-cs-25
   fastrecon train lda-cs --out runs/lda-cs-25 --resume
+  fastrecon train dladmm --task synthetic --out runs/synthetic
+  fastrecon train dladmm --task denoise --data train400 --out runs/saltpepper
   torchrun --nproc-per-node 4 -m fastrecon train lda-cs --data train400 --ratio 25 --out runs/lda-cs-25"""
+
+
+KINDS = {
+    "lda-cs": (lda_cs, "LDA for block compressed sensing"),
+    "dladmm": (dladmm, "D-LADMM for sparse coding or salt-and-pepper denoising"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The kinds of models."""
     parser.epilog = EPILOG
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    summary = "LDA for block compressed sensing"
-    lda_cs.add_arguments(
-        kinds.add_parser(
-            "lda-cs",
-            help=summary,
-            description=f"Train {summary}.",
-            epilog=EPILOG,
-            formatter_class=parser.formatter_class,
+    for name, (module, summary) in KINDS.items():
+        sub = kinds.add_parser(
+            name, help=summary, description=f"Train {summary}.", epilog=EPILOG, formatter_class=parser.formatter_class
         )
-    )
+        module.add_arguments(sub)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains; the exit status is the trainer's."""
-    return lda_cs.run(args)
+    return KINDS[args.kind][0].run(args)

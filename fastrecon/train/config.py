@@ -135,20 +135,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """One option per field of Config; options that are not given do not appear in the parsed namespace."""
-    for field in dataclasses.fields(Config):
+def add_options(parser: argparse.ArgumentParser, kind: Any = Config) -> None:
+    """One option per field of a configuration; options that are not given do not appear in the parsed namespace."""
+    for field in dataclasses.fields(kind):
         parser_options = dict(field.metadata)
         text = parser_options.pop("help")
         if field.default not in (dataclasses.MISSING, "", 0) and "default" not in text:
             text += f" (default: {field.default})"
         flag = "--" + field.name.replace("_", "-")
+        if isinstance(field.default, bool):
+            parser_options["action"] = argparse.BooleanOptionalAction
         parser.add_argument(flag, help=text.replace("%", "%%"), default=argparse.SUPPRESS, **parser_options)
 
 
-def given(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of Config that the command line named."""
-    return {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if hasattr(args, f.name)}
+def given(args: argparse.Namespace, kind: Any = Config) -> dict[str, Any]:
+    """The fields of a configuration that the command line named."""
+    return {f.name: getattr(args, f.name) for f in dataclasses.fields(kind) if hasattr(args, f.name)}
 
 
 def last_names(paths: Sequence[str]) -> list[str]:
@@ -156,13 +158,16 @@ def last_names(paths: Sequence[str]) -> list[str]:
     return [Path(p).resolve().name for p in paths]
 
 
-def command(config: Config) -> str:
-    """The command that repeats a run."""
-    words = ["fastrecon train lda-cs"]
+def command(config: Any, kind: str = "lda-cs", always: Sequence[str] = ("ratio",)) -> str:
+    """The command that repeats a run; `always` are options named even where they have their default."""
+    words = [f"fastrecon train {kind}"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         unset = value == field.default or (not value and not field.default)
-        if unset and field.name != "ratio":
+        if unset and field.name not in always:
+            continue
+        if isinstance(value, bool):
+            words.append(("--" if value else "--no-") + field.name.replace("_", "-"))
             continue
         if field.name in ("data", "validation_data"):
             words += ["--" + field.name.replace("_", "-"), *last_names(value)]

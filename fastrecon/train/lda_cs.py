@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.threads:
         torch.set_num_threads(args.threads)
-    world, folder = World.join(_device(args.device)), Path(args.out)
+    world, folder = World.join(device_of(args.device)), Path(args.out)
     try:
         trainer = _resumed(args, folder, world) if args.resume else _started(args, folder, world)
         done = trainer.run()
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if done else 130
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that --device asks for."""
     kind, _, index = name.partition(":")
     known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
     expect(known, "train", "--device", "cpu, cuda, cuda:N or auto", repr(name))

@@ -39,5 +39,5 @@ class Log:
 
 def line(row: dict[str, Any]) -> str:
     """A row of the log for people."""
-    text = f"{row['stage']}, loss {row['loss']:.3e}, {row['psnr']:.2f} dB"
+    text = f"{row['stage']}, loss {row['loss']:.3e}" + (f", {row['psnr']:.2f} dB" if "psnr" in row else "")
     return text + (f", validation {row['validation_psnr']:.2f} dB" if "validation_psnr" in row else "")

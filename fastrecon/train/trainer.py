@@ -1,4 +1,4 @@
-"""The training loop: Adam, checkpoints that resume to the same bits, a log, and several processes.
+"""The training loop: Adam or SGD, checkpoints that resume to the same bits, a log, and several processes.
 
 What is trained is a `Task`; the loop knows nothing of it. Under torchrun each process takes its share of every batch
 and the gradients are averaged, so that the result does not depend on the number of processes, up to rounding.
@@ -8,7 +8,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from fastrecon.train.log import Log, line
 from fastrecon.train.world import World
 
 BETAS = (0.9, 0.999)
+MOMENTUM = 0.9
 CHECKPOINT = "checkpoint.safetensors"
 REPORT_EVERY = 20  # steps; the loss is read from the device only then
 
@@ -71,11 +72,13 @@ class Schedule:
     Args:
         steps: of the whole run.
         rate: learning rate after warm-up.
-        decay: "cosine" to zero at the last step, or "constant".
+        decay: "cosine" to zero at the last step, "halving" every `halve_every` steps, or "constant".
         warmup: steps of linear rise.
         clip: largest norm of the gradient; 0 for none.
         ema: decay of the averaged parameters, which validation and export then use; 0 for none.
         validate_every: steps between validations; each also writes a checkpoint.
+        optimiser: "adam", or "sgd" with momentum 0.9.
+        halve_every: steps, for decay "halving".
     """
 
     steps: int
@@ -85,12 +88,20 @@ class Schedule:
     clip: float = 0.0
     ema: float = 0.0
     validate_every: int = 1000
+    optimiser: str = "adam"
+    halve_every: int = 1000
 
     def rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ..., steps - 1."""
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         fall = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.decay == "cosine" else 1.0
-        return self.rate * rise * fall
+        return self.rate * rise * (0.5 ** (step // self.halve_every) if self.decay == "halving" else fall)
+
+    def optimiser_of(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """A new optimiser."""
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(parameters, lr=self.rate, momentum=MOMENTUM)
+        return torch.optim.Adam(parameters, lr=self.rate, betas=BETAS)
 
 
 @contextmanager
@@ -131,7 +142,7 @@ class Trainer:
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, nn.Parameter] = {}
         self._losses: list[Tensor] = []  # since the last report, on the device
-        self._optimiser: torch.optim.Adam | None = None
+        self._optimiser: torch.optim.Optimizer | None = None
 
     def run(self) -> bool:
         """Trains to the end (true), or until a signal (false); a checkpoint is there either way.
@@ -169,10 +180,10 @@ class Trainer:
         return True
 
     def update(self) -> None:
-        """One step of Adam."""
+        """One step of the optimiser."""
         if self._optimiser is None:
             self.rebuild()
-        optimiser = cast(torch.optim.Adam, self._optimiser)
+        optimiser = cast(torch.optim.Optimizer, self._optimiser)
         for group in optimiser.param_groups:
             group["lr"] = self.schedule.rate_at(self.step)
         optimiser.zero_grad(set_to_none=True)
@@ -211,16 +222,18 @@ class Trainer:
         self._losses.clear()
         if not math.isfinite(loss):
             raise RuntimeError(f"train: the loss became {loss} before step {self.step}: use a lower --lr, or --clip")
-        rate, psnr = self.schedule.rate_at(self.step - 1), -10 * math.log10(max(loss, 1e-20))
-        return {"step": self.step, "stage": self.task.describe(), "rate": rate, "loss": loss, "psnr": psnr}
+        row = {"step": self.step, "stage": self.task.describe(), "rate": self.schedule.rate_at(self.step - 1)}
+        squared = getattr(self.task, "squared_error", True)  # only such a loss has a PSNR
+        return row | {"loss": loss} | ({"psnr": -10 * math.log10(max(loss, 1e-20))} if squared else {})
 
     def rebuild(self, state: dict[str, Any] | None = None) -> None:
         """A new optimiser, from `state` or for a grown network: what fits of moments and averages carries over."""
         moments, average = (state["moments"], state["average"]) if state else (self.moments(), self.average)
         self._trained = {n: p for n, p in self.task.module.named_parameters() if p.requires_grad}
-        optimiser = self._optimiser = torch.optim.Adam(self._trained.values(), lr=self.schedule.rate, betas=BETAS)
+        optimiser = self._optimiser = self.schedule.optimiser_of(self._trained.values())
         for name, p in self._trained.items():
-            if name in moments and moments[name]["exp_avg"].shape == p.shape:
+            fits = all(v.shape == p.shape for k, v in moments.get(name, {}).items() if k != "step")
+            if name in moments and fits:
                 optimiser.state[p] = {k: v if k == "step" else v.to(p) for k, v in moments[name].items()}
         self.average = {}
         if self.schedule.ema:
@@ -230,7 +243,7 @@ class Trainer:
         self.best = state["best"] if state else -math.inf  # a grown network replaces the smaller one
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
-        """Adam's state by parameter name."""
+        """The optimiser's state by parameter name."""
         state = self._optimiser.state if self._optimiser else {}
         return {n: state[p] for n, p in self._trained.items() if p in state}
 

@@ -1,0 +1,248 @@
+// ladmm_step.cpp: linearised ADMM between its matrix products (CPU). Definition: fastrecon/ops/ladmm_step.py
+//   z, p [N, D]   q, x, e, dual, arg [N, M]   beta, w, beta_next [M]   tau [D] or [M]; rows are samples
+// Outputs may be the inputs of the same name: every number is read before it is written.
+#include "tiles.h"
+
+namespace fastrecon {
+namespace FASTRECON_ISA {
+namespace {
+using std::int64_t;
+
+enum Update : int { kGeneral = 0, kResidual = 1, kGiven = 2 };
+
+constexpr int64_t kRows = 32;    // rows whose derivatives are added in the working precision before double takes over
+constexpr int64_t kShare = 8192;  // numbers of a task of the forward pass
+
+template <typename V, typename T>
+FR_INLINE V get(const T* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename V, typename T>
+FR_INLINE void put(T* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// body(zero, i) for 0 <= i < n: with zero a vector while one fits, then a number. Vectors are explicit since the compiler
+// gives up on so many arrays that might overlap.
+template <typename T, typename F>
+FR_INLINE void lanes(int64_t n, const F& body) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) body(Vec<T>{}, i);
+  for (; i < n; ++i) body(T(0), i);
+}
+
+// Soft thresholding of a number or a vector; NaN comes through.
+template <typename V>
+FR_INLINE V soft(V v, V tau) {
+  return larger(V{}, v - tau) + smaller(V{}, v + tau);
+}
+
+// d where y is not 0, else 0; and the sign of y times d.
+template <typename V>
+FR_INLINE V where_not_zero(V y, V d) {
+  return y == V{} ? V{} : d;
+}
+template <typename V>
+FR_INLINE V with_sign_of(V y, V d) {
+  return y < V{} ? -d : d;
+}
+
+// body(row, first column, columns) for every row of [N, M], a few rows a task.
+template <typename F>
+FR_INLINE void rows(int64_t N, int64_t M, const F& body) {
+  const int64_t each = M < kShare ? kShare / M : 1;
+  parallel(tiles_of(N, each), N * M, [&](int64_t task) {
+    for (int64_t r = task * each; r < smaller_of(N, (task + 1) * each); ++r) body(r);
+  });
+}
+
+// body(row, first column, columns, sums of those columns [kSums, kTile]) for every row of [N, M]; out [kSums, M] receives
+// the sums, added in an order that depends on N and M alone.
+template <int kSums, typename T, typename F>
+FR_INLINE void sums_over_rows(int64_t N, int64_t M, T* out, const F& body) {
+  const int64_t strips = tiles_of(M), blocks = tiles_of(N, kRows);
+  Scratch<double> partial(blocks * kSums * M);
+  parallel(blocks * strips, N * M, [&](int64_t task) {
+    const int64_t block = task / strips, first = task % strips * kTile, n = smaller_of(kTile, M - first);
+    T part[kSums * kTile] = {};
+    for (int64_t r = block * kRows; r < smaller_of(N, (block + 1) * kRows); ++r) body(r, first, n, part);
+    for (int k = 0; k < kSums; ++k)
+      for (int64_t i = 0; i < n; ++i) partial.data[(block * kSums + k) * M + first + i] = part[k * kTile + i];
+  });
+  parallel(tiles_of(kSums * M), blocks * kSums * M, [&](int64_t task) {
+    const int64_t first = task * kTile, n = smaller_of(kTile, kSums * M - first);
+    double total[kTile] = {};
+    for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t i = 0; i < n; ++i) total[i] += partial.data[block * kSums * M + first + i];
+    for (int64_t i = 0; i < n; ++i) out[first + i] = T(total[i]);
+  });
+}
+
+template <typename T>
+FR_INLINE void add_to(T* p, T v) {
+  *p += v;
+}
+template <typename T>
+FR_INLINE void add_to(T* p, Vec<T> v) {
+  put(p, get<Vec<T>>(p) + v);
+}
+
+template <typename T>
+void shrink_fwd(const T* z, const T* p, const T* tau, T* z_next, int64_t N, int64_t D) {
+  rows(N, D, [=](int64_t r) {
+    const T *zr = z + r * D, *pr = p + r * D;
+    T* const out = z_next + r * D;
+    lanes<T>(D, [=](auto zero, int64_t i) {
+      using V = decltype(zero);
+      put(out + i, soft<V>(get<V>(zr + i) - get<V>(pr + i), get<V>(tau + i)));
+    });
+  });
+}
+
+template <typename T>
+void shrink_bwd(const T* d_next, const T* z_next, T* d_z, T* d_tau, int64_t N, int64_t D) {
+  sums_over_rows<1>(N, D, d_tau, [=](int64_t r, int64_t first, int64_t n, T* part) {
+    const int64_t at = r * D + first;
+    lanes<T>(n, [=](auto zero, int64_t i) {
+      using V = decltype(zero);
+      const V y = get<V>(z_next + at + i), d = where_not_zero<V>(y, get<V>(d_next + at + i));
+      put(d_z + at + i, d);
+      add_to<T>(part + i, -with_sign_of<V>(y, d));
+    });
+  });
+}
+
+template <int kUpdate, typename T>
+void step_fwd(const T* q, const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau,
+              const T* beta_next, T* e_next, T* dual_next, T* arg, int64_t N, int64_t M) {
+  rows(N, M, [=](int64_t row) {
+    const int64_t at = row * M;
+    lanes<T>(M, [=](auto zero, int64_t i) {
+      using V = decltype(zero);
+      const V b = get<V>(beta + i), l = get<V>(dual + at + i);
+      const V distance = get<V>(q + at + i) - get<V>(x + at + i);
+      V after;
+      if (kUpdate == kGeneral) {
+        const V before = get<V>(e + at + i);
+        after = soft<V>(before - get<V>(w + i) * (l + b * (distance + before)), get<V>(tau + i));
+      } else if (kUpdate == kResidual) {
+        after = soft<V>(-distance - get<V>(w + i) * l, get<V>(tau + i));
+      } else {
+        after = get<V>(e + at + i);
+      }
+      const V r = distance + after, next = l + b * r;
+      if (kUpdate != kGiven) put(e_next + at + i, after);
+      put(dual_next + at + i, next);
+      put(arg + at + i, next + get<V>(beta_next + i) * r);
+    });
+  });
+}
+
+// d_parameters [4, M]: of beta, w, tau, beta_next. d_e_in is not written for kResidual.
+template <int kUpdate, typename T>
+void step_bwd(const T* d_e, const T* d_dual, const T* d_arg, const T* q, const T* x, const T* e, const T* dual,
+              const T* e_next, const T* beta, const T* w, const T* beta_next, T* d_q, T* d_e_in, T* d_dual_in,
+              T* d_parameters, int64_t N, int64_t M) {
+  sums_over_rows<4>(N, M, d_parameters, [=](int64_t row, int64_t first, int64_t n, T* part) {
+    const int64_t at = row * M + first;
+    const T *br = beta + first, *wr = w + first, *next = beta_next + first;
+    lanes<T>(n, [=](auto zero, int64_t i) {
+      using V = decltype(zero);
+      const V b = get<V>(br + i), after = get<V>(e_next + at + i);
+      const V distance = get<V>(q + at + i) - get<V>(x + at + i), r = distance + after;
+      const V d_u = get<V>(d_arg + at + i), total = get<V>(d_dual + at + i) + d_u;
+      const V d_r = b * total + get<V>(next + i) * d_u;
+      add_to<T>(part + 3 * kTile + i, r * d_u);
+      V d_b = r * total;
+      if (kUpdate == kGiven) {
+        put(d_q + at + i, d_r);
+        put(d_e_in + at + i, get<V>(d_e + at + i) + d_r);
+        put(d_dual_in + at + i, total);
+      } else {
+        const V step = get<V>(wr + i), l = get<V>(dual + at + i);
+        const V d_v = where_not_zero<V>(after, get<V>(d_e + at + i) + d_r);
+        V slope = l;  // minus the derivative of what is thresholded in w
+        if (kUpdate == kGeneral) {
+          const V h = distance + get<V>(e + at + i), d_h = -step * b * d_v;
+          slope += b * h;
+          d_b -= step * h * d_v;
+          put(d_q + at + i, d_r + d_h);
+          put(d_e_in + at + i, d_v + d_h);
+        } else {
+          put(d_q + at + i, d_r - d_v);
+        }
+        put(d_dual_in + at + i, total - step * d_v);
+        add_to<T>(part + kTile + i, -slope * d_v);
+        add_to<T>(part + 2 * kTile + i, -with_sign_of<V>(after, d_v));
+      }
+      add_to<T>(part + i, d_b);
+    });
+  });
+}
+
+// Calls kernel<update> for a type given by a zero of it.
+#define FASTRECON_UPDATES(update, call)        \
+  switch (update) {                            \
+    case kGeneral: call(kGeneral); break;      \
+    case kResidual: call(kResidual); break;    \
+    default: call(kGiven);                     \
+  }
+
+template <typename T>
+const T* in(Address a) {
+  return reinterpret_cast<const T*>(a);
+}
+template <typename T>
+T* out(Address a) {
+  return reinterpret_cast<T*>(a);
+}
+}  // namespace
+
+void ladmm_shrink_fwd(int dtype, Address z, Address p, Address tau, Address z_next, int64_t N, int64_t D) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    shrink_fwd(in<T>(z), in<T>(p), in<T>(tau), out<T>(z_next), N, D);
+  };
+  dtype == kFloat32 ? run(0.0f) : run(0.0);
+}
+
+void ladmm_shrink_bwd(int dtype, Address d_next, Address z_next, Address d_z, Address d_tau, int64_t N, int64_t D) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    shrink_bwd(in<T>(d_next), in<T>(z_next), out<T>(d_z), out<T>(d_tau), N, D);
+  };
+  dtype == kFloat32 ? run(0.0f) : run(0.0);
+}
+
+void ladmm_step_fwd(int dtype, int update, Address q, Address x, Address e, Address dual, Address beta, Address w,
+                    Address tau, Address beta_next, Address e_next, Address dual_next, Address arg, int64_t N,
+                    int64_t M) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+#define FASTRECON_CALL(kUpdate)                                                                                       \
+  step_fwd<kUpdate>(in<T>(q), in<T>(x), in<T>(e), in<T>(dual), in<T>(beta), in<T>(w), in<T>(tau), in<T>(beta_next),   \
+                    out<T>(e_next), out<T>(dual_next), out<T>(arg), N, M)
+    FASTRECON_UPDATES(update, FASTRECON_CALL)
+#undef FASTRECON_CALL
+  };
+  dtype == kFloat32 ? run(0.0f) : run(0.0);
+}
+
+void ladmm_step_bwd(int dtype, int update, Address d_e, Address d_dual, Address d_arg, Address q, Address x, Address e,
+                    Address dual, Address e_next, Address beta, Address w, Address beta_next, Address d_q,
+                    Address d_e_in, Address d_dual_in, Address d_parameters, int64_t N, int64_t M) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+#define FASTRECON_CALL(kUpdate)                                                                                       \
+  step_bwd<kUpdate>(in<T>(d_e), in<T>(d_dual), in<T>(d_arg), in<T>(q), in<T>(x), in<T>(e), in<T>(dual),               \
+                    in<T>(e_next), in<T>(beta), in<T>(w), in<T>(beta_next), out<T>(d_q), out<T>(d_e_in),              \
+                    out<T>(d_dual_in), out<T>(d_parameters), N, M)
+    FASTRECON_UPDATES(update, FASTRECON_CALL)
+#undef FASTRECON_CALL
+  };
+  dtype == kFloat32 ? run(0.0f) : run(0.0);
+}
+}  // namespace FASTRECON_ISA
+}  // namespace fastrecon

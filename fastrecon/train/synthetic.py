@@ -1,0 +1,122 @@
+"""The synthetic experiment of D-LADMM: sparse codes from data with sparse errors, error against layer.
+
+Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM (arXiv:1905.06179), sec. 5.1, eq. (22), figure 2.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrecon import figures, io
+from fastrecon.solvers import LADMM
+from fastrecon.solvers.ladmm import Splitting
+from fastrecon.sparse import SparseCoder
+from fastrecon.train.dladmm_config import DladmmConfig
+from fastrecon.train.dladmm_task import DladmmTask
+from fastrecon.train.world import World
+
+DENSITY = 0.1  # share of the entries of Z and E that are not zero
+LAMS = (0.01, 0.05, 0.1, 0.5, 1.0)  # of the LADMM that the figure compares with
+ITERATIONS = 150  # of that LADMM
+
+
+@dataclass(frozen=True)
+class Samples:
+    """x = A z + e, one sample a row: x, e [N, m], z [N, d]."""
+
+    x: Tensor
+    z: Tensor
+    e: Tensor
+
+
+def random_dictionary(m: int, d: int, seed: int) -> Tensor:
+    """Gaussian [m, d] with unit columns, float64."""
+    a = torch.randn(m, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return a / torch.linalg.vector_norm(a, dim=0)
+
+
+def draw(atoms: Tensor, count: int, generator: torch.Generator) -> Samples:
+    """Samples whose z and e are Bernoulli(0.1) times normal numbers."""
+    shapes = ((count, atoms.shape[1]), (count, atoms.shape[0]))
+    z, e = (
+        torch.randn(s, generator=generator, dtype=torch.float64) * (torch.rand(s, generator=generator) < DENSITY)
+        for s in shapes
+    )
+    return Samples(z @ atoms.T + e, z, e)
+
+
+def nmse(s: Splitting, truth: Samples) -> float:
+    """10 log10(|Z - Z*|^2 / |Z*|^2 + |E - E*|^2 / |E*|^2) in dB, over all samples together."""
+    pairs = ((s.z, truth.z), (s.e, truth.e))
+    ratios = [(found.double() - true.double()).square().sum() / true.double().square().sum() for found, true in pairs]
+    return (10 * torch.log10(ratios[0] + ratios[1])).item()
+
+
+class Synthetic(DladmmTask):
+    """The training of the experiment; at its end the figure and the table are written.
+
+    Args:
+        config, world: see DladmmTask.
+        fresh: not used: everything comes from the seed.
+    """
+
+    def __init__(self, config: DladmmConfig, world: World, fresh: bool = True):
+        self.config = config
+        atoms = random_dictionary(config.rows, config.columns, config.seed)
+        super().__init__(config, world, atoms, SparseCoder, {"task": "synthetic"})
+        generator = torch.Generator().manual_seed(config.seed + 2)
+        kinds = (draw(atoms, count, generator) for count in (config.samples, config.test_samples))
+        self.train, self.test = (Samples(*(t.to(world.device, self.dtype) for t in vars(s).values())) for s in kinds)
+        self.images = {"training": config.samples, "validation": config.test_samples}
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.config.name or "dladmm-synthetic"
+
+    def batch(self) -> tuple[Tensor, Samples]:
+        """Samples drawn with replacement."""
+        chosen = torch.randint(self.config.samples, (self.config.batch,), generator=self.generator)
+        chosen = chosen[self.world.rank :: self.world.size].to(self.world.device)
+        truth = Samples(*(t[chosen] for t in vars(self.train).values()))
+        return truth.x, truth
+
+    def error(self, s: Splitting, truth: Samples) -> Tensor:
+        """|Z - Z*|^2 + |E - E*|^2, eq. (8), per sample and row of X."""
+        return ((s.z - truth.z).square().sum() + (s.e - truth.e).square().sum()) / truth.x.numel()
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Minus the NMSE of the last layer on the test samples, in dB: more is better."""
+        return -nmse(self.module.solver(self.test.x)[0], self.test)
+
+    def finish(self, folder: Path) -> None:
+        """nmse.csv and nmse.png: NMSE of every layer, and of every iteration of LADMM for several lam."""
+        found = curves(self.module, self.test)
+        io.write_csv(folder / "nmse.csv", table(found))
+        title = f"{self.config.rows} x {self.config.columns}, {self.config.test_samples} samples"
+        shown = {k: v[: 2 * self.config.layers] for k, v in found.items()}
+        io.write_figure(folder / "nmse.png", figures.layers(shown, "NMSE (dB)", title))
+
+
+@torch.no_grad()
+def curves(model: SparseCoder, test: Samples, lams: Iterable[float] = LAMS) -> dict[str, list[float]]:
+    """NMSE of each layer of D-LADMM, and of each of 150 iterations of LADMM for several lam."""
+    solver = model.solver
+    found = {"D-LADMM": [nmse(s, test) for s in solver.states(test.x)]}
+    for lam in lams:
+        classical = LADMM(solver.a, lam)
+        states = classical.chain(test.x, [classical.weights] * ITERATIONS)
+        found[f"LADMM, lam = {lam:g}"] = [nmse(s, test) for s in states]
+    return found
+
+
+def table(found: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """A row for each layer, a column for each method, in dB."""
+    longest = max(map(len, found.values()))
+    columns = {name: [f"{v:.2f}" for v in values] + [""] * (longest - len(values)) for name, values in found.items()}
+    return [{"layer": k + 1} | {name: values[k] for name, values in columns.items()} for k in range(longest)]
