@@ -131,3 +131,14 @@ def test_says_what_is_wrong(kind, y, message):
 def test_needs_square_patches():
     with pytest.raises(ValueError, match="expected a dictionary of square patches, got 15 pixels"):
         PatchDenoiser(DLADMM(torch.eye(15), layers=1), {"task": "salt-and-pepper"})
+
+
+def test_shipped_model_denoises_a_photograph():
+    from skimage import data
+
+    x = torch.from_numpy(data.camera()).float()[None, None, :200, :331] / 255
+    y = noisy(x)
+    found = fr.load("dladmm-saltpepper")(y)
+    assert found.x.shape == x.shape
+    assert fr.metrics.psnr(found.x.clamp(0, 1), x) > fr.metrics.psnr(y, x) + 15
+    assert found.report.iterations.tolist() == [15]
