@@ -62,7 +62,7 @@ def test_removes_salt_and_pepper_in_rigorous_mode():
     found = model()(y, rigorous=True, tol=1e-3)
     assert found.report.status == ["converged"]
     assert found.report.gap[0] <= 1e-3 * found.report.objective[0] * 1.01 + 1e-3 * 88
-    assert fr.metrics.psnr(found.x, x) > fr.metrics.psnr(y, x) + 8
+    assert fr.metrics.psnr(found.x, x) > fr.metrics.psnr(y, x) + 6
 
 
 def test_certificate_of_an_image_adds_up_over_its_patches():
@@ -131,3 +131,14 @@ def test_says_what_is_wrong(kind, y, message):
 def test_needs_square_patches():
     with pytest.raises(ValueError, match="expected a dictionary of square patches, got 15 pixels"):
         PatchDenoiser(DLADMM(torch.eye(15), layers=1), {"task": "salt-and-pepper"})
+
+
+def test_shipped_model_denoises_a_photograph():
+    from skimage import data
+
+    x = torch.from_numpy(data.camera()).float()[None, None, :200, :331] / 255
+    y = noisy(x)
+    found = fr.load("dladmm-saltpepper")(y)
+    assert found.x.shape == x.shape
+    assert fr.metrics.psnr(found.x.clamp(0, 1), x) > fr.metrics.psnr(y, x) + 15
+    assert found.report.iterations.tolist() == [15]

@@ -31,7 +31,8 @@ class DladmmConfig:
     constrain: bool = _option("project the weights onto a neighbourhood of the classical ones after each step", False)
     radius: float = _option("of that neighbourhood, relative to |A|", 1.0, type=float)
     loss: str = _option(
-        "distance from the truth, the duality gap with consistent weights, or as in the authors' code", "supervised",
+        "distance from the truth (squared, or in dB: of relative errors), the duality gap with consistent weights, or"
+        " as in the authors' code", "supervised",
         choices=LOSSES,
     )  # fmt: skip
     deep: float = _option(

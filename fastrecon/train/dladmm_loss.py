@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from fastrecon.solvers.ladmm import Splitting
 
-LOSSES = ("supervised", "gap", "gap-literal")
+LOSSES = ("supervised", "decibel", "gap", "gap-literal")
 
 
 def _outside(t: Tensor, bound: float) -> Tensor:

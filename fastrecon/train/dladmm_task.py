@@ -70,6 +70,10 @@ class DladmmTask:
         """The supervised loss of one layer."""
         raise NotImplementedError
 
+    def relative_error(self, s: Splitting, truth: Any) -> Tensor:
+        """The same relative to the truth, whose logarithm weighs every layer alike however small its error is."""
+        raise NotImplementedError
+
     def prepare(self, step: int) -> bool:
         """Projects what the last step changed; the network never grows."""
         if self.config.constrain:
@@ -88,6 +92,8 @@ class DladmmTask:
                 continue
             if self.config.loss == "supervised":
                 yield self.error(s, truth)
+            elif self.config.loss == "decibel":
+                yield 10 * torch.log10(self.relative_error(s, truth))
             else:
                 yield (gap if self.config.loss == "gap" else gap_literal)(s, x, solver.a.atoms, solver.lam)
 
@@ -177,6 +183,10 @@ class Denoise(DladmmTask):
     def error(self, s: Splitting, truth: Tensor) -> Tensor:
         """Mean squared error of A Z."""
         return (s.az - truth).square().mean()
+
+    def relative_error(self, s: Splitting, truth: Tensor) -> Tensor:
+        """|A Z - clean patch|^2 / |clean patch|^2 over the batch."""
+        return (s.az - truth).square().sum() / truth.square().sum()
 
     @torch.no_grad()
     def validate(self) -> float:

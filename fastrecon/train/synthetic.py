@@ -89,6 +89,12 @@ class Synthetic(DladmmTask):
         """|Z - Z*|^2 + |E - E*|^2, eq. (8), per sample and row of X."""
         return ((s.z - truth.z).square().sum() + (s.e - truth.e).square().sum()) / truth.x.numel()
 
+    def relative_error(self, s: Splitting, truth: Samples) -> Tensor:
+        """|Z - Z*|^2 / |Z*|^2 + |E - E*|^2 / |E*|^2 over the batch: the NMSE of eq. (22)."""
+        pairs = ((s.z, truth.z), (s.e, truth.e))
+        first, second = ((found - true).square().sum() / true.square().sum() for found, true in pairs)
+        return first + second
+
     @torch.no_grad()
     def validate(self) -> float:
         """Minus the NMSE of the last layer on the test samples, in dB: more is better."""
