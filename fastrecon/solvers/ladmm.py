@@ -135,7 +135,8 @@ class SplitProblem(nn.Module):
         if self.b is not None:
             *_, last = self.chain(x, weights)
             return last
-        x, dual, transposed = x.contiguous(), torch.zeros_like(s.dual), self.a.atoms.T
+        x, dual = x.contiguous(), torch.zeros_like(s.dual)
+        transposed = self.a.atoms.T.contiguous()  # a product with a transposed factor is 3% slower
         arg, p, q = -weights[0].beta * x, torch.empty_like(s.z), torch.empty_like(s.dual)
         for k, w in enumerate(weights):
             ladmm_shrink(s.z, torch.mm(arg, w.w1, out=p), w.tau1, inplace=True)
