@@ -19,7 +19,7 @@ LAYERS = (
     {"ops"},
     {"fidelity", "io", "linesearch", "masks", "metrics", "networks", "operators", "regulariser", "report"},
     {"solvers"},
-    {"models", "weights"},
+    {"models", "problems", "step_models", "weights"},
     {"engine", "figures"},
     {"train"},
     {"tasks", "serve"},

@@ -9,12 +9,16 @@ import numpy as np
 
 from fastrecon import io
 from fastrecon.models import Reconstructor
-from fastrecon.tasks import arguments, cs, results
+from fastrecon.tasks import arguments, cs, inverse, results
+
+# tasks beside block compressed sensing, which is this module: each has run(args)
+TASKS = {"inpaint": inverse, "fourier": inverse, "deblur": inverse}
 
 EPILOG = """examples:
   fastrecon reconstruct photo.png --model lda-cs-25 --out results
   fastrecon reconstruct scans/ measurements/one.npz --out results --bits 16 --json
   fastrecon reconstruct house.tif --model lda-cs-50 --rigorous --out results
+  fastrecon reconstruct photo.png --task inpaint --method fista --rate 0.3 --out results
 
 Of an image the sensing is simulated, and the result is scored against it. For an input NAME.png DIR receives
   NAME_reconstruction.png  the image (.tif with --bits 32: float32, not clipped)
@@ -33,12 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         help="image files, measurement files (.npz, .safetensors), folders of them",
     )
+    parser.add_argument("--task", choices=("cs", *TASKS), default="cs", help="what was measured (default: cs)")
     arguments.add_model(parser, None, f"that of the measurements; {arguments.DEFAULT_MODEL} for images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     add_options(parser)
     arguments.add_noise(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
+    inverse.add_options(parser)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +79,8 @@ def options(args: argparse.Namespace) -> results.Options:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
+    if args.task != "cs":
+        return TASKS[args.task].run(args)
     paths = io.expand(args.inputs, (*io.IMAGE_SUFFIXES, *io.MEASUREMENT_SUFFIXES))
     stems = arguments.stems(paths)
     model = cache(lambda name: arguments.model(args, name))
