@@ -86,8 +86,8 @@ class StepNet(nn.Module):
         }  # fmt: skip
         self.unet = UNet(4 if complex_input else 2, width, norm)
         self.head = nn.Linear(width, 1) if variant == "step" else nn.Conv2d(width, 1, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for p in self.head.parameters():
+            nn.init.zeros_(p)
 
     def forward(self, x: Tensor, grad: Tensor) -> Tensor:
         """softplus(o + log(e - 1)), which is 1 where the network's output o is 0."""
@@ -109,8 +109,8 @@ class DirectNet(nn.Module):
         self.settings: dict[str, Any] = {"width": width, "norm": norm}
         self.unet = UNet(1, width, norm)
         self.head = nn.Conv2d(width, 1, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for p in self.head.parameters():
+            nn.init.zeros_(p)
 
     def forward(self, x: Tensor) -> Tensor:
         """An image like x."""
