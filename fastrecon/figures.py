@@ -123,6 +123,41 @@ def convergence(history: Curves, threshold: float, trained: int, psnr: Sequence[
     return figure
 
 
+def curves(
+    start: np.ndarray, result: np.ndarray, reference: np.ndarray, title: str, captions: Sequence[str],
+    methods: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> Figure:  # fmt: skip
+    """Reference, start, reconstruction and error; below, NMSE against iteration and against time.
+
+    Args:
+        start: initial image [H, W].
+        result: reconstruction [H, W].
+        reference: the true image [H, W].
+        title: heading.
+        captions: of start and result.
+        methods: seconds and NMSE in dB of each method, one value for each iteration from the start on.
+    """
+    height = float(np.clip(CELL * result.shape[0] / result.shape[1], 1, 2 * CELL))
+    figure = Figure(figsize=(4 * CELL, height + 2 * CURVES), layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    top, bottom = cast(Any, figure.subfigures(2, 1, height_ratios=[height + 0.6, 1.5 * CURVES]))
+    axes = top.subplots(1, 4)
+    images = [(reference, "reference\n"), (start, captions[0]), (result, captions[1])]
+    for ax, (pixels, caption) in zip(axes, images, strict=False):
+        _image(ax, pixels, caption)
+    error = np.abs(result.clip(0, 1) - reference)
+    limit = max(float(np.quantile(error, 0.998)), 1e-6)
+    _colorbar(top, axes[3], _image(axes[3], error, "|reconstruction - reference|\n", "magma", limit))
+    iterations, times = bottom.subplots(1, 2)
+    for (name, (seconds, nmse)), color in zip(methods.items(), (BLUE, ORANGE, GREEN, RED), strict=False):
+        _curve(iterations, np.arange(len(nmse)), nmse, color, name)
+        _curve(times, 1e3 * np.asarray(seconds), nmse, color, name)
+    _axes(iterations, "iteration", "NMSE (dB)")
+    _axes(times, "milliseconds", "NMSE (dB)")
+    iterations.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def feature_maps(pixels: np.ndarray, norms: np.ndarray, title: str) -> Figure:
     """The image, what the learned features see of it, and what total variation would see.
 

@@ -5,7 +5,6 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import torch
 
 from fastrecon.checks import expect
 
@@ -13,7 +12,6 @@ FAMILIES = "haar, db1 to db38, sym2 to sym20, coif1 to coif17"
 ORTHONORMAL = 1e-10  # the sym filters are tabulated to 1e-11; dmey is cut off at 2e-3
 
 
-@torch.compiler.assume_constant_result
 def lowpass(name: str) -> tuple[float, ...]:
     """The lowpass filter g of wavelet `name`, in the order of correlation: a_k = sum_i g_i x_(2k + i - L/2 + 1).
 
@@ -24,6 +22,10 @@ def lowpass(name: str) -> tuple[float, ...]:
             shrinking its coefficients would not be a proximal map.
     """
     return _checked(name)
+
+
+# what torch.compiler.assume_constant_result does, which would load all of torch._dynamo when fastrecon is imported
+lowpass._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

@@ -41,11 +41,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_task(parser: argparse.ArgumentParser) -> None:
-    """--task."""
+def add_task(parser: argparse.ArgumentParser, *others: str) -> None:
+    """--task: cs or one of the others."""
     parser.add_argument(
-        "--task", choices=("cs", "saltpepper"), default="cs",
-        help="compressed sensing (default), or salt-and-pepper noise: --noise is the share of the pixels then",
+        "--task", choices=("cs", *others), default="cs",
+        help="what was measured: cs, block compressed sensing (default); saltpepper, an image with salt-and-pepper noise"
+        " (--noise is the share of the pixels then); others by name",
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="folders of images, or image files")
     arguments.add_model(parser)
     parser.add_argument("--csv", metavar="FILE", help="write the table there too")
-    arguments.add_task(parser)
+    arguments.add_task(parser, "saltpepper")
     arguments.add_noise(parser)
     arguments.add_precision(parser)
     arguments.add_device(parser)

@@ -9,7 +9,10 @@ import numpy as np
 
 from fastrecon import io
 from fastrecon.models import Reconstructor
-from fastrecon.tasks import arguments, cs, results, saltpepper
+from fastrecon.tasks import arguments, cs, inverse, results, saltpepper
+
+# tasks beside block compressed sensing, which is this module
+TASKS = {"saltpepper": saltpepper.reconstruct} | dict.fromkeys(("inpaint", "fourier", "deblur"), inverse.run)
 
 EPILOG = """examples:
   fastrecon reconstruct photo.png --model lda-cs-25 --out results
@@ -17,6 +20,7 @@ EPILOG = """examples:
   fastrecon reconstruct house.tif --model lda-cs-50 --rigorous --out results
   fastrecon reconstruct noisy.png --task saltpepper --out results
   fastrecon reconstruct clean.png --task saltpepper --noise 0.1 --out results
+  fastrecon reconstruct photo.png --task inpaint --method fista --rate 0.3 --out results
 
 Of an image the sensing is simulated, and the result is scored against it. For an input NAME.png DIR receives
   NAME_reconstruction.png  the image (.tif with --bits 32: float32, not clipped)
@@ -35,14 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         help="image files, measurement files (.npz, .safetensors), folders of them",
     )
+    arguments.add_task(parser, *TASKS)
     arguments.add_model(parser, None, f"that of the measurements; {arguments.DEFAULT_MODEL} for images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     add_options(parser)
-    arguments.add_task(parser)
     arguments.add_noise(parser)
     arguments.add_precision(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
+    inverse.add_options(parser)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +82,8 @@ def options(args: argparse.Namespace) -> results.Options:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
-    if args.task == "saltpepper":
-        saltpepper.reconstruct(args)
+    if args.task != "cs":
+        TASKS[args.task](args)
         return
     paths = io.expand(args.inputs, (*io.IMAGE_SUFFIXES, *io.MEASUREMENT_SUFFIXES))
     stems = arguments.stems(paths)
