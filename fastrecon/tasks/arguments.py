@@ -45,7 +45,7 @@ def add_task(parser: argparse.ArgumentParser, *others: str) -> None:
     """--task: cs or one of the others."""
     parser.add_argument(
         "--task", choices=("cs", *others), default="cs",
-        help="what was measured: cs, block compressed sensing (default); saltpepper, an image with salt-and-pepper noise"
+        help="what was measured: cs, block compressed sensing (default); saltpepper, images with impulse noise"
         " (--noise is the share of the pixels then); others by name",
     )  # fmt: skip
 
