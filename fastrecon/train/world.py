@@ -42,6 +42,7 @@ class World:
         return float(box)
 
     def leave(self) -> None:
-        """Ends the communication that `join` began."""
+        """Ends the communication that `join` began, once all processes are here: none must miss another's last word."""
         if self.size > 1:
+            dist.barrier()
             dist.destroy_process_group()
