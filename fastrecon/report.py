@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ C = TypeVar("C", bound="Certificate")
 
 class Certificate:
     """What the certificates of all methods share: a dataclass of tensors [B], and `status`, one text an image."""
+
+    NORMS: ClassVar[tuple[str, ...]] = ()  # fields that are norms of parts of an image
+    MAXIMA: ClassVar[tuple[str, ...]] = ()  # fields of which an image has that of its worst part
 
     status: list[str]
     history: dict[str, Tensor] | None
@@ -54,6 +57,28 @@ class Certificate:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         history = None if self.history is None else {k: v.to(device) for k, v in self.history.items()}
         return dataclasses.replace(cast(Any, self), **moved, history=history)
+
+    def merged(self: C, parts: int) -> C:
+        """The certificate of images made of `parts` consecutive independent entries each.
+
+        Objectives and counts add up, norms are joined, MAXIMA take the largest, and the first part that did not
+        converge gives the status.
+        """
+        if parts == 1:
+            return self
+
+        def join(name: str, t: Tensor) -> Tensor:
+            t = t.unflatten(-1, (-1, parts))
+            if name in self.NORMS:
+                return torch.linalg.vector_norm(t, dim=-1)
+            return t.amax(-1) if name in self.MAXIMA else t.all(-1) if name == "converged" else t.sum(-1)
+
+        groups = [self.status[i : i + parts] for i in range(0, len(self), parts)]
+        return dataclasses.replace(
+            cast(Any, self), **{k: join(k, v) for k, v in vars(self).items() if isinstance(v, Tensor)},
+            status=[next((s for s in g if s != CONVERGED), CONVERGED) for g in groups],
+            history=None if self.history is None else {k: join(k, v) for k, v in self.history.items()},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +133,9 @@ class Report(Certificate):
     Objective values are NaN where nobody evaluated them (in training).
     """
 
+    NORMS: ClassVar[tuple[str, ...]] = ("grad_norm",)
+    MAXIMA: ClassVar[tuple[str, ...]] = ("eps",)
+
     phi: Tensor
     phi_eps: Tensor
     merit: Tensor
@@ -121,28 +149,6 @@ class Report(Certificate):
     status: list[str]
     history: dict[str, Tensor] | None = None
     trained_phases: int = 0
-
-    def merged(self, parts: int) -> "Report":
-        """The certificate of images made of `parts` consecutive independent entries each.
-
-        Objectives and counts add up, gradients are joined, eps is the largest, and the first part that did not converge
-        gives the status.
-        """
-        if parts == 1:
-            return self
-
-        def join(name: str, t: Tensor) -> Tensor:
-            t = t.unflatten(-1, (-1, parts))
-            if name == "grad_norm":
-                return torch.linalg.vector_norm(t, dim=-1)
-            return t.amax(-1) if name == "eps" else t.all(-1) if name == "converged" else t.sum(-1)
-
-        groups = [self.status[i : i + parts] for i in range(0, len(self), parts)]
-        return dataclasses.replace(
-            self, **{k: join(k, v) for k, v in vars(self).items() if isinstance(v, Tensor)},
-            status=[next((s for s in g if s != CONVERGED), CONVERGED) for g in groups],
-            history=None if self.history is None else {k: join(k, v) for k, v in self.history.items()},
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,9 @@ class SplittingReport(Certificate):
         history: objective, primal_residual and gap after every iteration, [rows, B] each; None if not recorded.
     """
 
+    NORMS: ClassVar[tuple[str, ...]] = ("primal_residual",)
+    MAXIMA: ClassVar[tuple[str, ...]] = ("iterations",)
+
     objective: Tensor
     primal_residual: Tensor
     gap: Tensor
@@ -169,19 +178,3 @@ class SplittingReport(Certificate):
     converged: Tensor
     status: list[str]
     history: dict[str, Tensor] | None = None
-
-    def merged(self, parts: int) -> "SplittingReport":
-        """The certificate of images made of `parts` consecutive samples each: sums, but the most iterations."""
-
-        def join(name: str, t: Tensor) -> Tensor:
-            t = t.unflatten(-1, (-1, parts))
-            if name == "primal_residual":
-                return torch.linalg.vector_norm(t, dim=-1)
-            return t.amax(-1) if name == "iterations" else t.all(-1) if name == "converged" else t.sum(-1)
-
-        groups = [self.status[i : i + parts] for i in range(0, len(self), parts)]
-        return dataclasses.replace(
-            self, **{k: join(k, v) for k, v in vars(self).items() if isinstance(v, Tensor)},
-            status=[next((s for s in g if s != CONVERGED), CONVERGED) for g in groups],
-            history=None if self.history is None else {k: join(k, v) for k, v in self.history.items()},
-        )  # fmt: skip
