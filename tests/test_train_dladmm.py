@@ -235,7 +235,6 @@ def test_batches_obey_the_model(recombine):
     task = Synthetic(config, World())
     x, truth = task.batch()
     torch.testing.assert_close(x, truth.z @ task.module.operator.atoms.T + truth.e)
-    known = (truth.z[:, None].abs() == task.train.z.abs()).all(-1) & (truth.e[:, None].abs() == task.train.e.abs()).all(
-        -1
-    )
+    pairs = ((truth.z, task.train.z), (truth.e, task.train.e))
+    same = [(mine[:, None].abs() == theirs.abs()).all(-1) for mine, theirs in pairs]
     assert bool((same[0] & same[1]).any(1).all()) is not recombine  # the pairs of the training samples, or new ones
