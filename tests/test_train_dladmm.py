@@ -227,3 +227,14 @@ def test_models_of_other_tasks_are_refused(tmp_path, capsys):
         "expected a model for salt-and-pepper noise such as dladmm-saltpepper, got lda-cs-10" in capsys.readouterr().err
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("recombine", [False, True])
+def test_batches_obey_the_model(recombine):
+    config = DladmmConfig("synthetic", rows=20, columns=10, samples=32, test_samples=8, batch=64, recombine=recombine)
+    task = Synthetic(config, World())
+    x, truth = task.batch()
+    torch.testing.assert_close(x, truth.z @ task.module.operator.atoms.T + truth.e)
+    pairs = ((truth.z, task.train.z), (truth.e, task.train.e))
+    same = [(mine[:, None].abs() == theirs.abs()).all(-1) for mine, theirs in pairs]
+    assert bool((same[0] & same[1]).any(1).all()) is not recombine  # the pairs of the training samples, or new ones

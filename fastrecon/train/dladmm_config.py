@@ -52,6 +52,7 @@ class DladmmConfig:
     rows: int = _option("synthetic: length m of the data", 500, type=int)
     columns: int = _option("synthetic: length d of the codes", 250, type=int)
     samples: int = _option("synthetic: training samples", 10_000, type=int)
+    recombine: bool = _option("synthetic: train on codes of one sample with errors of another, signs at random", False)
     test_samples: int = _option("synthetic: test samples", 1_000, type=int)
     patch: int = _option("denoise: side of the patches", 16, type=int)
     atoms: int = _option("denoise: atoms of the dictionary", 512, type=int)

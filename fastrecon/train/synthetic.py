@@ -79,11 +79,17 @@ class Synthetic(DladmmTask):
         return self.config.name or "dladmm-synthetic"
 
     def batch(self) -> tuple[Tensor, Samples]:
-        """Samples drawn with replacement."""
-        chosen = torch.randint(self.config.samples, (self.config.batch,), generator=self.generator)
-        chosen = chosen[self.world.rank :: self.world.size].to(self.world.device)
-        truth = Samples(*(t[chosen] for t in vars(self.train).values()))
-        return truth.x, truth
+        """Samples drawn with replacement, or the codes of one with the errors of another and random signs."""
+        rank, size, device = self.world.rank, self.world.size, self.world.device
+        chosen = torch.randint(self.config.samples, (2, self.config.batch), generator=self.generator)
+        first, second = chosen[:, rank::size].to(device)
+        if not self.config.recombine:
+            truth = Samples(*(t[first] for t in vars(self.train).values()))
+            return truth.x, truth
+        signs = 2 * torch.randint(2, (2, self.config.batch, 1), generator=self.generator)[:, rank::size].to(first) - 1
+        z, e = signs[0] * self.train.z[first], signs[1] * self.train.e[second]
+        x = self.module.operator(z) + e
+        return x, Samples(x, z, e)
 
     def error(self, s: Splitting, truth: Samples) -> Tensor:
         """|Z - Z*|^2 + |E - E*|^2, eq. (8), per sample and row of X."""
