@@ -49,8 +49,9 @@ COMMON = [
 COMMON += ["-Wall", "-Wno-array-bounds"]  # GCC 12 sees negative sizes where generic code has none
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 if SANITIZE:
-    COMMON += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-g", "-fno-omit-frame-pointer"]
-    COMMON += ["-O1"]  # with checks in every unrolled loop -O3 takes many minutes a file
+    COMMON += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    # with checks in every unrolled loop -O3 takes many minutes a file, and so does following variables for debuggers
+    COMMON += ["-O1", "-g1", "-fno-var-tracking"]
 
 
 class BuildPerIsa(build_ext):
