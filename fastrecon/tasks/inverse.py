@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="share of known pixels or frequencies (default: 0.5)",
     )
     group.add_argument(
-        "--iterations", type=arguments.positive(int), metavar="N", help="(default: 100; sgp-step and sgp-diag: 20)"
+        "--iterations", type=arguments.positive(int), metavar="N", help="(default: 500; sgp-step and sgp-diag: 20)"
     )
     group.add_argument(
         "--lam-factor", type=arguments.positive(float), default=1.0, metavar="X",
@@ -130,7 +130,7 @@ def _solve(method: str, p: problems.Instance, lam: float, iterations: int | None
         nmse.append(_db(x, truth))
         begin = time.perf_counter()
 
-    default = 100 if network is None else 20
+    default = 500 if network is None else 20
     x, report = solver(p.y, x0, iterations=iterations or default, history=True, callback=watch)
     objective = report.history["objective"][:, 0].tolist()
     return {
