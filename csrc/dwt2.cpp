@@ -183,30 +183,24 @@ FR_INLINE void synthesise(const T* ll, int64_t ll_ld, const T* c, int64_t c_ld, 
 // Memory for the approximations between levels: those of levels 1, 3, ... and 2, 4, ... share a place each.
 FR_INLINE int64_t between(int64_t reals, int64_t levels) { return levels > 1 ? reals / 4 + reals / 16 : 0; }
 
-template <int kWidth, typename T, int kL>
-FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
-  const Filters<T, kL> f(taps, L);
-  const int64_t ld = W * kWidth, reals = H * ld, room = between(reals, levels);
-  const bool many = P >= kManyPlanes;
-  const auto level = [&](int64_t plane, int64_t l, T* kept, int64_t first, int64_t last) {
-    T* const own[2] = {kept, kept + reals / 4};
-    const int64_t h = H >> l, w = W >> l;
-    const T* const source = l ? own[(l - 1) % 2] : x + plane * reals;
-    T* const target = c + plane * reals;
-    const bool end = l + 1 == levels;
-    analyse<kWidth>(source, w * kWidth, h, w, f, end ? target : own[l % 2], end ? ld : w / 2 * kWidth, target, ld, first,
-                    last);
-  };
-  if (many) {
+// level(plane, l, memory, first, last) for the rows of every level l of every plane, each level after the one it reads:
+// the last one first if `up`. Whole planes are tasks where there are many, strips of a level's rows where there are few.
+template <typename T, typename Level>
+FR_INLINE void each_level(int64_t P, int64_t H, int64_t reals, int64_t levels, bool up, const Level& level) {
+  const int64_t room = between(reals, levels);
+  if (P >= kManyPlanes) {
     parallel(P, P * reals, [&](int64_t plane) {
       Scratch<T> kept(room);
-      for (int64_t l = 0; l < levels; ++l) level(plane, l, kept.data, 0, H >> (l + 1));
+      for (int64_t i = 0; i < levels; ++i) {
+        const int64_t l = up ? levels - 1 - i : i;
+        level(plane, l, kept.data, 0, H >> (l + 1));
+      }
     });
     return;
   }
   Scratch<T> kept(P * room);
-  for (int64_t l = 0; l < levels; ++l) {
-    const int64_t rows = H >> (l + 1), strips = tiles_of(rows, kStrip);
+  for (int64_t i = 0; i < levels; ++i) {
+    const int64_t l = up ? levels - 1 - i : i, rows = H >> (l + 1), strips = tiles_of(rows, kStrip);
     parallel(P * strips, P * reals >> (2 * l), [&](int64_t task) {
       const int64_t plane = task / strips, first = task % strips * kStrip;
       level(plane, l, kept.data + plane * room, first, smaller_of(first + kStrip, rows));
@@ -215,33 +209,32 @@ FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t 
 }
 
 template <int kWidth, typename T, int kL>
+FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
+  const Filters<T, kL> f(taps, L);
+  const int64_t ld = W * kWidth, reals = H * ld;
+  each_level<T>(P, H, reals, levels, false, [&](int64_t plane, int64_t l, T* kept, int64_t first, int64_t last) {
+    T* const own[2] = {kept, kept + reals / 4};
+    const int64_t h = H >> l, w = W >> l;
+    const T* const source = l ? own[(l - 1) % 2] : x + plane * reals;
+    T* const target = c + plane * reals;
+    const bool end = l + 1 == levels;
+    analyse<kWidth>(source, w * kWidth, h, w, f, end ? target : own[l % 2], end ? ld : w / 2 * kWidth, target, ld, first,
+                    last);
+  });
+}
+
+template <int kWidth, typename T, int kL>
 FR_INLINE void inverse(const T* c, const double* taps, T* x, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
   const Filters<T, kL> f(taps, L);
-  const int64_t ld = W * kWidth, reals = H * ld, room = between(reals, levels);
-  const bool many = P >= kManyPlanes;
-  const auto level = [&](int64_t plane, int64_t l, T* kept, int64_t first, int64_t last) {
+  const int64_t ld = W * kWidth, reals = H * ld;
+  each_level<T>(P, H, reals, levels, true, [&](int64_t plane, int64_t l, T* kept, int64_t first, int64_t last) {
     T* const own[2] = {kept, kept + reals / 4};
     const int64_t h = H >> l, w = W >> l;
     const T* const source = c + plane * reals;
     const bool start = l + 1 == levels;
     synthesise<kWidth>(start ? source : own[l % 2], start ? ld : w / 2 * kWidth, source, ld, f,
                        l ? own[(l - 1) % 2] : x + plane * reals, w * kWidth, h, w, first, last);
-  };
-  if (many) {
-    parallel(P, P * reals, [&](int64_t plane) {
-      Scratch<T> kept(room);
-      for (int64_t l = levels - 1; l >= 0; --l) level(plane, l, kept.data, 0, H >> (l + 1));
-    });
-    return;
-  }
-  Scratch<T> kept(P * room);
-  for (int64_t l = levels - 1; l >= 0; --l) {
-    const int64_t rows = H >> (l + 1), strips = tiles_of(rows, kStrip);
-    parallel(P * strips, P * reals >> (2 * l), [&](int64_t task) {
-      const int64_t plane = task / strips, first = task % strips * kStrip;
-      level(plane, l, kept.data + plane * room, first, smaller_of(first + kStrip, rows));
-    });
-  }
+  });
 }
 
 // Lengths of common filters are compiled; the others loop.

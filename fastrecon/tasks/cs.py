@@ -75,10 +75,10 @@ def reconstruct(model: Reconstructor, m: Measurements, rigorous: bool = False, *
     if m.y.shape[2] == model.q.shape[1]:  # else the model tells what it expected
         _check_operator(model, m)
     with torch.no_grad():
-        _synchronise(y)
+        synchronise(y)
         begin = time.perf_counter()
         result = model(y, size=m.size, rigorous=rigorous, history=True, **options)
-        _synchronise(y)
+        synchronise(y)
     seconds = time.perf_counter() - begin
     image = _pixels(result.x)
     if not np.isfinite(image).all():
@@ -146,6 +146,7 @@ def _pixels(x: Tensor) -> np.ndarray:
     return x[0, 0].float().cpu().numpy()
 
 
-def _synchronise(x: Tensor) -> None:
+def synchronise(x: Tensor) -> None:
+    """Waits for the device of x, before a clock is read."""
     if x.is_cuda:
         torch.cuda.synchronize(x.device)

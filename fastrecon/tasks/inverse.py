@@ -123,8 +123,7 @@ def _solve(method: str, p: problems.Instance, lam: float, iterations: int | None
 
     def watch(_: int, x: Tensor) -> None:
         nonlocal begin, spent
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
+        cs.synchronise(x)
         spent += time.perf_counter() - begin
         seconds.append(spent)
         nmse.append(_db(x, truth))

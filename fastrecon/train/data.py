@@ -25,6 +25,17 @@ def split(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]
     return sorted(order[held:]), sorted(order[:held])
 
 
+def load_and_hold(
+    inputs: Sequence[str | Path], validation: Sequence[str | Path], fraction: float, seed: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Training and validation images: those of `validation` if there are any, else a share of `inputs`, see `split`."""
+    images, held = load(inputs), load(validation)
+    if not held:
+        train, hold = split(len(images), fraction, seed)
+        images, held = [images[i] for i in train], [images[i] for i in hold]
+    return images, held
+
+
 def _orientations(side: int) -> Tensor:
     """Row-major positions of a side x side crop under the 8 symmetries of the square, int64 [8, side * side]."""
     grid = torch.arange(side * side).view(side, side)

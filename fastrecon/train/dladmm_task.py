@@ -138,11 +138,7 @@ class Denoise(DladmmTask):
 
     def __init__(self, config: DladmmConfig, world: World, fresh: bool = True):
         self.config = config
-        images = data.load(config.data)
-        held = data.load(config.validation_data)
-        if not held:
-            train, hold = data.split(len(images), config.validation, config.seed)
-            images, held = [images[i] for i in train], [images[i] for i in hold]
+        images, held = data.load_and_hold(config.data, config.validation_data, config.validation, config.seed)
         self.images = {"training": len(images), "validation": len(held)}
         self.crops = data.Crops(images, config.patch, config.seed, world.device, getattr(torch, config.dtype))
         self.held = [_central(i, config.patch)[None, None].to(world.device, getattr(torch, config.dtype)) for i in held]

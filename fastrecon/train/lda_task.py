@@ -39,11 +39,7 @@ class LdaCs:
 
     def __init__(self, config: Config, world: World, fresh: bool = True):
         self.config, self.world, self.dtype = config, world, getattr(torch, config.dtype)
-        images = data.load(config.data)
-        held = data.load(config.validation_data)
-        if not held:
-            train, hold = data.split(len(images), config.validation, config.seed)
-            images, held = [images[i] for i in train], [images[i] for i in hold]
+        images, held = data.load_and_hold(config.data, config.validation_data, config.validation, config.seed)
         self.images = {"training": len(images), "validation": len(held)}
         self.crops = data.Crops(images, config.patch, config.seed, world.device, self.dtype)
         self.held = [_central(i)[None, None].to(world.device, self.dtype) for i in held]
