@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.epilog = EPILOG
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="folders of images, or image files")
-    arguments.add_model(parser)
+    other = f"{saltpepper.MODEL} with --task saltpepper"
+    arguments.add_model(parser, None, f"{arguments.DEFAULT_MODEL}; {other}")
     parser.add_argument("--csv", metavar="FILE", help="write the table there too")
     arguments.add_task(parser, "saltpepper")
     arguments.add_noise(parser)
@@ -33,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
     if args.task == "saltpepper":
         saltpepper.evaluate(args)
         return
-    paths = io.expand(args.data)
-    model = arguments.model(args)
+    paths, name = io.expand(args.data), args.model or arguments.DEFAULT_MODEL
+    model = arguments.model(args, name)
     if args.csv:
         io.output_file(args.csv)
     images = map(io.read_image, arguments.progress(paths, unit="image"))
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     mean = cs.mean(rows)
     if args.csv:
         io.write_csv(args.csv, [*rows, {"image": "mean", "height": "", "width": "", **mean}])
-    arguments.answer(args, {"model": args.model, "images": rows, "mean": mean}, table(rows, mean))
+    arguments.answer(args, {"model": name, "images": rows, "mean": mean}, table(rows, mean))
 
 
 def table(rows: list[dict[str, Any]], mean: dict[str, float | None]) -> str:

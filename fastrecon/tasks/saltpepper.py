@@ -30,7 +30,7 @@ def model(args: argparse.Namespace) -> PatchDenoiser:
     Raises:
         ValueError: it is a model for another task.
     """
-    name = MODEL if args.model in (None, arguments.DEFAULT_MODEL) else args.model
+    name = args.model or MODEL
     found = arguments.any_model(args, name)
     if not isinstance(found, PatchDenoiser):
         raise ValueError(f"--model: expected a model for salt-and-pepper noise such as {MODEL}, got {name}")
