@@ -34,15 +34,18 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
                          std::int64_t bytes))                                                                         \
   K(shrink_eps, (int dtype, Address grad_f, Address grad_r, Address eps, Address grad, Address norm,                  \
                  Address eps_next, Address shrunk, std::int64_t B, std::int64_t N, double sigma, double gamma)) \
-  K(ladmm_shrink_fwd, (int dtype, Address z, Address p, Address tau, Address z_next, std::int64_t N, std::int64_t D)) \
-  K(ladmm_shrink_bwd, (int dtype, Address d_next, Address z_next, Address d_z, Address d_tau, std::int64_t N,         \
-                       std::int64_t D))                                                                               \
-  K(ladmm_step_fwd, (int dtype, int update, Address q, Address x, Address e, Address dual, Address beta, Address w,   \
-                     Address tau, Address beta_next, Address e_next, Address dual_next, Address arg, std::int64_t N,  \
+  K(ladmm_shrink_fwd, (int dtype, Address z, Address arg, Address w, Address tau, Address z_next, std::int64_t N,     \
+                       std::int64_t M, std::int64_t D))                                                               \
+  K(ladmm_shrink_bwd, (int dtype, Address d_next, Address z_next, Address arg, Address w, Address d_z, Address d_arg, \
+                       Address d_w, Address d_tau, std::int64_t N, std::int64_t M, std::int64_t D))                   \
+  K(ladmm_step_fwd, (int dtype, int update, Address z, Address a, Address x, Address e, Address dual, Address beta,   \
+                     Address w, Address tau, Address beta_next, Address q, Address e_next, Address dual_next, Address arg,\
+                     std::int64_t N, std::int64_t D, std::int64_t M))                                                 \
+  K(ladmm_step_bwd, (int dtype, int update, Address d_q_in, Address d_e, Address d_dual, Address d_arg, Address z,    \
+                     Address a, Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,\
+                     Address beta_next, Address d_q, Address d_z, Address d_a, Address d_e_in, Address d_dual_in,     \
+                     Address d_parameters, bool q_used, bool a_learned, std::int64_t N, std::int64_t D,               \
                      std::int64_t M))                                                                                 \
-  K(ladmm_step_bwd, (int dtype, int update, Address d_e, Address d_dual, Address d_arg, Address q, Address x,         \
-                     Address e, Address dual, Address e_next, Address beta, Address w, Address beta_next, Address d_q, \
-                     Address d_e_in, Address d_dual_in, Address d_parameters, std::int64_t N, std::int64_t M))        \
   K(feature_gradient_fwd, (int dtype, Address x, Address weights, Address eps, Address value, Address grad,           \
                            std::int64_t B, std::int64_t Cin, std::int64_t H, std::int64_t W, std::int64_t C,          \
                            std::int64_t L, double delta, bool final_activation, int products))                        \

@@ -1,7 +1,9 @@
-// ladmm_step.cpp: linearised ADMM between its matrix products (CPU). Definition: fastrecon/ops/ladmm_step.py
-//   z, p [N, D]   q, x, e, dual, arg [N, M]   beta, w, beta_next [M]   tau [D] or [M]; rows are samples
-// Outputs may be the inputs of the same name: every number is read before it is written.
-#include "tiles.h"
+// ladmm_step.cpp: the two half steps of linearised ADMM, each a matrix product and all that follows it (CPU).
+// Definition: fastrecon/ops/ladmm_step.py
+//   z [N, D]   q, x, e, dual, arg [N, M]   w of the shrinkage [M, D], a [M, D]   beta, w, beta_next [M]   tau [D] or [M]
+// Rows are samples. z_next may be z, and e_next, dual_next, arg their predecessors: numbers are read before they are
+// written, and no product reads what its own tiles overwrite.
+#include "matrix.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
@@ -11,7 +13,6 @@ using std::int64_t;
 enum Update : int { kGeneral = 0, kResidual = 1, kGiven = 2 };
 
 constexpr int64_t kRows = 32;    // rows whose derivatives are added in the working precision before double takes over
-constexpr int64_t kShare = 8192;  // numbers of a task of the forward pass
 
 template <typename V, typename T>
 FR_INLINE V get(const T* p) {
@@ -49,15 +50,6 @@ FR_INLINE V with_sign_of(V y, V d) {
   return y < V{} ? -d : d;
 }
 
-// body(row, first column, columns) for every row of [N, M], a few rows a task.
-template <typename F>
-FR_INLINE void rows(int64_t N, int64_t M, const F& body) {
-  const int64_t each = M < kShare ? kShare / M : 1;
-  parallel(tiles_of(N, each), N * M, [&](int64_t task) {
-    for (int64_t r = task * each; r < smaller_of(N, (task + 1) * each); ++r) body(r);
-  });
-}
-
 // body(row, first column, columns, sums of those columns [kSums, kTile]) for every row of [N, M]; out [kSums, M] receives
 // the sums, added in an order that depends on N and M alone.
 template <int kSums, typename T, typename F>
@@ -89,20 +81,36 @@ FR_INLINE void add_to(T* p, Vec<T> v) {
   put(p, get<Vec<T>>(p) + v);
 }
 
+// For matrix_product: parts of rows of these matrices of the given width.
+template <typename... Pointers>
+FR_INLINE auto touching(int64_t width, Pointers... matrices) {
+  return [=](int64_t r, int64_t first, int64_t n) { (expect_soon(matrices + r * width + first, n), ...); };
+}
+
+// out = -A B, the derivatives of products that are subtracted.
+template <Order kA, Order kB, typename T>
+void minus_product(int64_t M, int64_t N, int64_t K, const T* A, const T* B, T* out) {
+  matrix_product<kA, kB>(M, N, K, A, B, touching(N, out), [=](int64_t r, int64_t first, int64_t n, const T* p) {
+    T* const to = out + r * N + first;
+    lanes<T>(n, [=](auto zero, int64_t i) { put(to + i, -get<decltype(zero)>(p + i)); });
+  });
+}
+
 template <typename T>
-void shrink_fwd(const T* z, const T* p, const T* tau, T* z_next, int64_t N, int64_t D) {
-  rows(N, D, [=](int64_t r) {
-    const T *zr = z + r * D, *pr = p + r * D;
-    T* const out = z_next + r * D;
-    lanes<T>(D, [=](auto zero, int64_t i) {
+void shrink_fwd(const T* z, const T* arg, const T* w, const T* tau, T* z_next, int64_t N, int64_t M, int64_t D) {
+  matrix_product<kByRows, kByRows>(N, D, M, arg, w, touching(D, z, z_next), [=](int64_t r, int64_t first, int64_t n, const T* p) {
+    const T *zr = z + r * D + first, *tr = tau + first;
+    T* const out = z_next + r * D + first;
+    lanes<T>(n, [=](auto zero, int64_t i) {
       using V = decltype(zero);
-      put(out + i, soft<V>(get<V>(zr + i) - get<V>(pr + i), get<V>(tau + i)));
+      put(out + i, soft<V>(get<V>(zr + i) - get<V>(p + i), get<V>(tr + i)));
     });
   });
 }
 
 template <typename T>
-void shrink_bwd(const T* d_next, const T* z_next, T* d_z, T* d_tau, int64_t N, int64_t D) {
+void shrink_bwd(const T* d_next, const T* z_next, const T* arg, const T* w, T* d_z, T* d_arg, T* d_w, T* d_tau, int64_t N,
+                int64_t M, int64_t D) {
   sums_over_rows<1>(N, D, d_tau, [=](int64_t r, int64_t first, int64_t n, T* part) {
     const int64_t at = r * D + first;
     lanes<T>(n, [=](auto zero, int64_t i) {
@@ -112,39 +120,45 @@ void shrink_bwd(const T* d_next, const T* z_next, T* d_z, T* d_tau, int64_t N, i
       add_to<T>(part + i, -with_sign_of<V>(y, d));
     });
   });
+  minus_product<kByRows, kByColumns>(N, M, D, d_z, w, d_arg);
+  minus_product<kByColumns, kByRows>(M, D, N, arg, d_z, d_w);
 }
 
 template <int kUpdate, typename T>
-void step_fwd(const T* q, const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau,
-              const T* beta_next, T* e_next, T* dual_next, T* arg, int64_t N, int64_t M) {
-  rows(N, M, [=](int64_t row) {
-    const int64_t at = row * M;
-    lanes<T>(M, [=](auto zero, int64_t i) {
+void step_fwd(const T* z, const T* a, const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau,
+              const T* beta_next, T* q, T* e_next, T* dual_next, T* arg, int64_t N, int64_t D, int64_t M) {
+  const auto touch = touching(M, x, e, dual, q, e_next, dual_next, arg);
+  matrix_product<kByRows, kByColumns>(N, M, D, z, a, touch, [=](int64_t row, int64_t first, int64_t n, const T* p) {
+    const int64_t at = row * M + first;
+    const T *br = beta + first, *wr = w + first, *tr = tau + first, *next_br = beta_next + first;
+    lanes<T>(n, [=](auto zero, int64_t i) {
       using V = decltype(zero);
-      const V b = get<V>(beta + i), l = get<V>(dual + at + i);
-      const V distance = get<V>(q + at + i) - get<V>(x + at + i);
+      const V az = get<V>(p + i), b = get<V>(br + i), l = get<V>(dual + at + i);
+      const V distance = az - get<V>(x + at + i);
       V after;
       if (kUpdate == kGeneral) {
         const V before = get<V>(e + at + i);
-        after = soft<V>(before - get<V>(w + i) * (l + b * (distance + before)), get<V>(tau + i));
+        after = soft<V>(before - get<V>(wr + i) * (l + b * (distance + before)), get<V>(tr + i));
       } else if (kUpdate == kResidual) {
-        after = soft<V>(-distance - get<V>(w + i) * l, get<V>(tau + i));
+        after = soft<V>(-distance - get<V>(wr + i) * l, get<V>(tr + i));
       } else {
         after = get<V>(e + at + i);
       }
       const V r = distance + after, next = l + b * r;
+      put(q + at + i, az);
       if (kUpdate != kGiven) put(e_next + at + i, after);
       put(dual_next + at + i, next);
-      put(arg + at + i, next + get<V>(beta_next + i) * r);
+      put(arg + at + i, next + get<V>(next_br + i) * r);
     });
   });
 }
 
-// d_parameters [4, M]: of beta, w, tau, beta_next. d_e_in is not written for kResidual.
+// d_parameters [4, M]: of beta, w, tau, beta_next. d_q receives that of q in x = q + ..., and that given from outside, if
+// it is used; d_e_in is not written for kResidual, d_a unless a is learned.
 template <int kUpdate, typename T>
-void step_bwd(const T* d_e, const T* d_dual, const T* d_arg, const T* q, const T* x, const T* e, const T* dual,
-              const T* e_next, const T* beta, const T* w, const T* beta_next, T* d_q, T* d_e_in, T* d_dual_in,
-              T* d_parameters, int64_t N, int64_t M) {
+void step_bwd(const T* d_q_in, const T* d_e, const T* d_dual, const T* d_arg, const T* z, const T* a, const T* q, const T* x,
+              const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* beta_next, T* d_q, T* d_z,
+              T* d_a, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used, bool a_learned, int64_t N, int64_t D, int64_t M) {
   sums_over_rows<4>(N, M, d_parameters, [=](int64_t row, int64_t first, int64_t n, T* part) {
     const int64_t at = row * M + first;
     const T *br = beta + first, *wr = w + first, *next = beta_next + first;
@@ -154,10 +168,11 @@ void step_bwd(const T* d_e, const T* d_dual, const T* d_arg, const T* q, const T
       const V distance = get<V>(q + at + i) - get<V>(x + at + i), r = distance + after;
       const V d_u = get<V>(d_arg + at + i), total = get<V>(d_dual + at + i) + d_u;
       const V d_r = b * total + get<V>(next + i) * d_u;
+      const V outside = q_used ? get<V>(d_q_in + at + i) : V{};
       add_to<T>(part + 3 * kTile + i, r * d_u);
       V d_b = r * total;
       if (kUpdate == kGiven) {
-        put(d_q + at + i, d_r);
+        put(d_q + at + i, outside + d_r);
         put(d_e_in + at + i, get<V>(d_e + at + i) + d_r);
         put(d_dual_in + at + i, total);
       } else {
@@ -168,10 +183,10 @@ void step_bwd(const T* d_e, const T* d_dual, const T* d_arg, const T* q, const T
           const V h = distance + get<V>(e + at + i), d_h = -step * b * d_v;
           slope += b * h;
           d_b -= step * h * d_v;
-          put(d_q + at + i, d_r + d_h);
+          put(d_q + at + i, outside + (d_r + d_h));
           put(d_e_in + at + i, d_v + d_h);
         } else {
-          put(d_q + at + i, d_r - d_v);
+          put(d_q + at + i, outside + (d_r - d_v));
         }
         put(d_dual_in + at + i, total - step * d_v);
         add_to<T>(part + kTile + i, -slope * d_v);
@@ -180,6 +195,11 @@ void step_bwd(const T* d_e, const T* d_dual, const T* d_arg, const T* q, const T
       add_to<T>(part + i, d_b);
     });
   });
+  const auto into = [](T* out, int64_t width) {
+    return [=](int64_t r, int64_t first, int64_t n, const T* p) { std::memcpy(out + r * width + first, p, n * sizeof(T)); };
+  };
+  matrix_product<kByRows, kByRows>(N, D, M, d_q, a, touching(D, d_z), into(d_z, D));
+  if (a_learned) matrix_product<kByColumns, kByRows>(M, D, N, d_q, z, touching(D, d_a), into(d_a, D));
 }
 
 // Calls kernel<update> for a type given by a zero of it.
@@ -200,45 +220,50 @@ T* out(Address a) {
 }
 }  // namespace
 
-void ladmm_shrink_fwd(int dtype, Address z, Address p, Address tau, Address z_next, int64_t N, int64_t D) {
+void ladmm_shrink_fwd(int dtype, Address z, Address arg, Address w, Address tau, Address z_next, int64_t N, int64_t M,
+                      int64_t D) {
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    shrink_fwd(in<T>(z), in<T>(p), in<T>(tau), out<T>(z_next), N, D);
+    shrink_fwd(in<T>(z), in<T>(arg), in<T>(w), in<T>(tau), out<T>(z_next), N, M, D);
   };
   dtype == kFloat32 ? run(0.0f) : run(0.0);
 }
 
-void ladmm_shrink_bwd(int dtype, Address d_next, Address z_next, Address d_z, Address d_tau, int64_t N, int64_t D) {
+void ladmm_shrink_bwd(int dtype, Address d_next, Address z_next, Address arg, Address w, Address d_z, Address d_arg,
+                      Address d_w, Address d_tau, int64_t N, int64_t M, int64_t D) {
   const auto run = [&](auto zero) {
     using T = decltype(zero);
-    shrink_bwd(in<T>(d_next), in<T>(z_next), out<T>(d_z), out<T>(d_tau), N, D);
+    shrink_bwd(in<T>(d_next), in<T>(z_next), in<T>(arg), in<T>(w), out<T>(d_z), out<T>(d_arg), out<T>(d_w), out<T>(d_tau),
+               N, M, D);
   };
   dtype == kFloat32 ? run(0.0f) : run(0.0);
 }
 
-void ladmm_step_fwd(int dtype, int update, Address q, Address x, Address e, Address dual, Address beta, Address w,
-                    Address tau, Address beta_next, Address e_next, Address dual_next, Address arg, int64_t N,
-                    int64_t M) {
+void ladmm_step_fwd(int dtype, int update, Address z, Address a, Address x, Address e, Address dual, Address beta, Address w,
+                    Address tau, Address beta_next, Address q, Address e_next, Address dual_next, Address arg, int64_t N,
+                    int64_t D, int64_t M) {
   const auto run = [&](auto zero) {
     using T = decltype(zero);
 #define FASTRECON_CALL(kUpdate)                                                                                       \
-  step_fwd<kUpdate>(in<T>(q), in<T>(x), in<T>(e), in<T>(dual), in<T>(beta), in<T>(w), in<T>(tau), in<T>(beta_next),   \
-                    out<T>(e_next), out<T>(dual_next), out<T>(arg), N, M)
+  step_fwd<kUpdate>(in<T>(z), in<T>(a), in<T>(x), in<T>(e), in<T>(dual), in<T>(beta), in<T>(w), in<T>(tau),           \
+                    in<T>(beta_next), out<T>(q), out<T>(e_next), out<T>(dual_next), out<T>(arg), N, D, M)
     FASTRECON_UPDATES(update, FASTRECON_CALL)
 #undef FASTRECON_CALL
   };
   dtype == kFloat32 ? run(0.0f) : run(0.0);
 }
 
-void ladmm_step_bwd(int dtype, int update, Address d_e, Address d_dual, Address d_arg, Address q, Address x, Address e,
-                    Address dual, Address e_next, Address beta, Address w, Address beta_next, Address d_q,
-                    Address d_e_in, Address d_dual_in, Address d_parameters, int64_t N, int64_t M) {
+void ladmm_step_bwd(int dtype, int update, Address d_q_in, Address d_e, Address d_dual, Address d_arg, Address z, Address a,
+                    Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,
+                    Address beta_next, Address d_q, Address d_z, Address d_a, Address d_e_in, Address d_dual_in,
+                    Address d_parameters, bool q_used, bool a_learned, int64_t N, int64_t D, int64_t M) {
   const auto run = [&](auto zero) {
     using T = decltype(zero);
 #define FASTRECON_CALL(kUpdate)                                                                                       \
-  step_bwd<kUpdate>(in<T>(d_e), in<T>(d_dual), in<T>(d_arg), in<T>(q), in<T>(x), in<T>(e), in<T>(dual),               \
-                    in<T>(e_next), in<T>(beta), in<T>(w), in<T>(beta_next), out<T>(d_q), out<T>(d_e_in),              \
-                    out<T>(d_dual_in), out<T>(d_parameters), N, M)
+  step_bwd<kUpdate>(in<T>(d_q_in), in<T>(d_e), in<T>(d_dual), in<T>(d_arg), in<T>(z), in<T>(a), in<T>(q), in<T>(x),   \
+                    in<T>(e), in<T>(dual), in<T>(e_next), in<T>(beta), in<T>(w), in<T>(beta_next), out<T>(d_q),       \
+                    out<T>(d_z), out<T>(d_a), out<T>(d_e_in), out<T>(d_dual_in), out<T>(d_parameters), q_used,        \
+                    a_learned, N, D, M)
     FASTRECON_UPDATES(update, FASTRECON_CALL)
 #undef FASTRECON_CALL
   };

@@ -36,11 +36,11 @@ FR_INLINE void parallel(std::int64_t tasks, std::int64_t reals, const F& body) {
   for (std::int64_t i = 0; i < tasks; ++i) body(i);
 }
 
-// Memory that lives as long as one kernel call.
+// Memory that lives as long as one kernel call, from a whole cache line on.
 template <typename T>
 struct Scratch {
   T* data;
-  FR_INLINE explicit Scratch(std::int64_t n) : data(static_cast<T*>(std::malloc((n + 1) * sizeof(T)))) {
+  FR_INLINE explicit Scratch(std::int64_t n) : data(static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 127) / 64 * 64))) {
     if (!data) throw std::bad_alloc();
   }
   FR_INLINE ~Scratch() { std::free(data); }

@@ -1,6 +1,6 @@
-"""kernels/ladmm_step.py: linearised ADMM between its matrix products, and its derivative (Triton).
+"""kernels/ladmm_step.py: what follows the matrix products of linearised ADMM, and its derivative (Triton).
 
-  z, p [N, D]   q, x, e, dual, arg [N, M]  rows are samples    beta, w, tau, beta_next [M]  (tau [D] for z)
+  z, p = arg w [N, D]   q = z a^T, x, e, dual, arg [N, M]  beta, w, tau, beta_next [M]  (tau [D] for z); rows are samples
   z_next = soft(z - p, tau)
   e_next = soft(e - w (dual + beta (q + e - x)), tau) | soft(x - q - w dual, tau) | e      UPDATE = 0 | 1 | 2
   r = q + e_next - x,  dual_next = dual + beta r,  arg = dual_next + beta_next r
@@ -148,21 +148,22 @@ def _writable(*tensors: Tensor) -> bool:
     return all(ready(t) is t for t in tensors)
 
 
-def ladmm_shrink_fwd(z: Tensor, p: Tensor, tau: Tensor) -> Tensor:
+def _shrink(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor, out: Tensor) -> Tensor:
+    p = ready(torch.mm(arg, w))
+    launch(_shrink_kernel, blocks(z.numel(), TILE), ready(z), p, ready(tau), out, z.numel(), z.shape[1], BLOCK=TILE)
+    return out
+
+
+def ladmm_shrink_fwd(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> Tensor:
     """Returns z_next like z."""
-    z_next = torch.empty_like(z, memory_format=torch.contiguous_format)
-    launch(
-        _shrink_kernel, blocks(z.numel(), TILE), ready(z), ready(p), ready(tau), z_next, z.numel(), z.shape[1],
-        BLOCK=TILE,
-    )  # fmt: skip
-    return z_next
+    return _shrink(z, arg, w, tau, torch.empty_like(z, memory_format=torch.contiguous_format))
 
 
-def ladmm_shrink_(z: Tensor, p: Tensor, tau: Tensor) -> None:
+def ladmm_shrink_(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> None:
     """Overwrites z."""
     if not _writable(z):
         return NotImplemented
-    launch(_shrink_kernel, blocks(z.numel(), TILE), z, ready(p), ready(tau), z, z.numel(), z.shape[1], BLOCK=TILE)
+    _shrink(z, arg, w, tau, z)
     return None
 
 
@@ -175,23 +176,26 @@ def _step(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], update: int) 
 
 
 def ladmm_step_fwd(
-    q: Tensor, x: Tensor, e: Tensor, dual: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor, update: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns e_next (empty where given), dual_next, arg like q."""
-    dual_next, arg = (torch.empty_like(q, memory_format=torch.contiguous_format) for _ in range(2))
-    e_next = q.new_empty(0) if update == GIVEN else torch.empty_like(arg)
+    z: Tensor, a: Tensor, x: Tensor, e: Tensor, dual: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor,
+    update: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Returns q, e_next (empty where given), dual_next, arg like x."""
+    q = ready(torch.mm(z, a.T))
+    dual_next, arg = torch.empty_like(q), torch.empty_like(q)
+    e_next = q.new_empty(0) if update == GIVEN else torch.empty_like(q)
     outputs = (arg if update == GIVEN else e_next, dual_next, arg)
     _step((q, x, e, dual, beta, w, tau, beta_next), outputs, update)
-    return e_next, dual_next, arg
+    return q, e_next, dual_next, arg
 
 
 def ladmm_step_(
-    q: Tensor, x: Tensor, e: Tensor, dual: Tensor, arg: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor,
-    update: int,
+    z: Tensor, a: Tensor, x: Tensor, q: Tensor, e: Tensor, dual: Tensor, arg: Tensor, beta: Tensor, w: Tensor,
+    tau: Tensor, beta_next: Tensor, update: int,
 ) -> None:  # fmt: skip
-    """Overwrites e, dual and arg."""
-    if not _writable(e, dual, arg):
+    """Overwrites q, e, dual and arg."""
+    if not _writable(q, e, dual, arg):
         return NotImplemented
+    torch.mm(z, a.T, out=q)
     _step((q, x, e, dual, beta, w, tau, beta_next), (e, dual, arg), update)
     return None
 
@@ -204,28 +208,32 @@ def _tile(N: int, M: int) -> tuple[dict[str, int], int, int]:
     return {"BLOCK_M": block_m, "BLOCK_N": block_n, "ROUNDS": ROUNDS}, blocks(M, block_m) * chunks, chunks
 
 
-def ladmm_shrink_bwd(d_next: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns d_z like z_next, d_tau [D]."""
+def ladmm_shrink_bwd(d_next: Tensor, z_next: Tensor, arg: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns d_z like z_next, d_arg like arg, d_w like w, d_tau [D]."""
     N, D = z_next.shape
     tile, programs, chunks = _tile(N, D)
     d_z = torch.empty_like(z_next, memory_format=torch.contiguous_format)
     partial = torch.empty((1, chunks, D), dtype=torch.float64, device=d_z.device)
     launch(_shrink_bwd_kernel, programs, ready(d_next), ready(z_next), d_z, partial, N, D, **tile)
-    return d_z, ordered_sum(partial, d_z.dtype)[0]
+    return d_z, -(d_z @ w.T), -(arg.T @ d_z), ordered_sum(partial, d_z.dtype)[0]
 
 
 def ladmm_step_bwd(
-    d_e: Tensor, d_dual: Tensor, d_arg: Tensor, q: Tensor, x: Tensor, e: Tensor, dual: Tensor, e_next: Tensor,
-    beta: Tensor, w: Tensor, beta_next: Tensor, update: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Returns d_q, d_e (empty for the residual update), d_dual like q, and those of the parameters [4, M]."""
+    d_q: Tensor, d_e: Tensor, d_dual: Tensor, d_arg: Tensor, z: Tensor, a: Tensor, q: Tensor, x: Tensor, e: Tensor,
+    dual: Tensor, e_next: Tensor, beta: Tensor, w: Tensor, beta_next: Tensor, update: int, a_learned: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Returns d_z, d_a (empty unless a is learned), d_q, d_e (empty for the residual update), d_dual like q, and of the
+    parameters [4, M].
+    """
     N, M = q.shape
     tile, programs, chunks = _tile(N, M)
-    d_q, d_dual_in = (torch.empty_like(q, memory_format=torch.contiguous_format) for _ in range(2))
-    d_e_in = q.new_empty(0) if update == RESIDUAL else torch.empty_like(d_q)
+    slope, d_dual_in = (torch.empty_like(q, memory_format=torch.contiguous_format) for _ in range(2))
+    d_e_in = q.new_empty(0) if update == RESIDUAL else torch.empty_like(slope)
     partial = torch.empty((1, chunks, 4 * M), dtype=torch.float64, device=q.device)
     after = e if update == GIVEN else e_next
     inputs = [ready(t) for t in (d_e, d_dual, d_arg, q, x, e, dual, after, beta, w, beta_next)]
-    outputs = (d_q, d_q if update == RESIDUAL else d_e_in, d_dual_in, partial)
+    outputs = (slope, slope if update == RESIDUAL else d_e_in, d_dual_in, partial)
     launch(_step_bwd_kernel, programs, *inputs, *outputs, N, M, UPDATE=update, **tile)
-    return d_q, d_e_in, d_dual_in, ordered_sum(partial, q.dtype).view(4, M)
+    d_q = slope + d_q if d_q.numel() else slope
+    d_a = d_q.T @ z if a_learned else a.new_empty(0)
+    return d_q @ a, d_a, d_q, d_e_in, d_dual_in, ordered_sum(partial, q.dtype).view(4, M)

@@ -93,12 +93,12 @@ def launch_everything():
         k = torch.zeros(3, 2, 1089, dtype=dtype)
         fourier_consistency.fourier_consistency(k, torch.ones(3, 1, 1089, dtype=mask), k)
     for dtype in (f32, f64):
-        q, row = torch.zeros(130, 500, dtype=dtype), torch.ones(500, dtype=dtype)
-        ladmm_step.ladmm_shrink_fwd(q, q, row)
-        ladmm_step.ladmm_shrink_bwd(q, q)
+        q, a, row = torch.zeros(130, 500, dtype=dtype), torch.zeros(500, 500, dtype=dtype), torch.ones(500, dtype=dtype)
+        ladmm_step.ladmm_shrink_fwd(q, q, a, row)
+        ladmm_step.ladmm_shrink_bwd(q, q, q, a)
         for update in range(3):
-            ladmm_step.ladmm_step_fwd(q, q, q, q, row, row, row, row, update)
-            ladmm_step.ladmm_step_bwd(q, q, q, q, q, q, q, q, row, row, row, update)
+            ladmm_step.ladmm_step_fwd(q, a, q, q, q, row, row, row, row, update)
+            ladmm_step.ladmm_step_bwd(q, q, q, q, q, a, q, q, q, q, q, row, row, row, update, False)
 
 
 def main(folder):

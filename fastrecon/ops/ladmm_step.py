@@ -1,7 +1,7 @@
-"""What linearised ADMM does between its matrix products, for min f(Z) + g(E) subject to X = A Z + B E.
+"""The half steps of linearised ADMM for min f(Z) + g(E) subject to X = A Z + B E: a product and all that follows it.
 
-Rows are samples: the products Z A^T and U W read both factors with unit stride, and these passes the parameters of all
-m components. r = q + e - x, q = A z, is the residual; u = dual + beta r is what the next product W1^T takes. All
+Rows are samples: the products Z A^T and U W read both factors with unit stride, and what follows takes the parameters
+of all m components. r = A z + e - x is the residual; arg = dual + beta r is what the next product W1^T takes. All
 parameters belong to the components, never to a sample.
 
 Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM (arXiv:1905.06179), eqs. (3)-(6).
@@ -23,38 +23,44 @@ def _shrink(v: Tensor, tau: Tensor) -> Tensor:
     return (v - tau).clamp_min(0) + (v + tau).clamp_max(0)
 
 
-def ladmm_shrink_fwd_ref(z: Tensor, p: Tensor, tau: Tensor) -> Tensor:
-    """The definition, z and p [N, D], tau [D]: soft(z - p, tau)."""
-    return _shrink(z - p, tau)
+def ladmm_shrink_fwd_ref(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> Tensor:
+    """The definition, z [N, D], arg [N, M], w [M, D], tau [D]: soft(z - arg w, tau)."""
+    return _shrink(z - arg @ w, tau)
 
 
-def ladmm_shrink_bwd_ref(d_next: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
-    """The definition of the derivative: d_z [N, D] (d_p is its negative), d_tau [D].
+def ladmm_shrink_bwd_ref(
+    d_next: Tensor, z_next: Tensor, arg: Tensor, w: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The definition of the derivative: d_z [N, D], d_arg [N, M], d_w [M, D], d_tau [D].
 
-    z_next tells where |z - p| > tau: there |z - p| - tau is not zero in floating point.
+    z_next tells where |z - arg w| > tau: there |z - arg w| - tau is not zero in floating point.
     """
     d_z = torch.where(z_next == 0, 0, d_next)
-    return d_z, -(z_next.sign() * d_z).sum(0)
+    return d_z, -(d_z @ w.T), -(arg.T @ d_z), -(z_next.sign() * d_z).sum(0)
 
 
 def ladmm_step_fwd_ref(
-    q: Tensor, x: Tensor, e: Tensor, dual: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor, update: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition, q, x, e, dual [N, M], parameters [M]: e_next (empty where given), dual_next, arg."""
+    z: Tensor, a: Tensor, x: Tensor, e: Tensor, dual: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor,
+    update: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The definition, z [N, D], a [M, D], x, e, dual [N, M], parameters [M]: q = a z, e_next (empty where given),
+    dual_next, arg.
+    """
+    q = z @ a.T
     if update == GENERAL:
         e = _shrink(e - w * (dual + beta * (q + e - x)), tau)
     elif update == RESIDUAL:
         e = _shrink(x - q - w * dual, tau)
     r = q + e - x
     dual = dual + beta * r
-    return q.new_empty(0) if update == GIVEN else e, dual, dual + beta_next * r
+    return q, q.new_empty(0) if update == GIVEN else e, dual, dual + beta_next * r
 
 
-def ladmm_step_bwd_ref(
+def step_slopes(
     d_e: Tensor, d_dual: Tensor, d_arg: Tensor, q: Tensor, x: Tensor, e: Tensor, dual: Tensor, e_next: Tensor,
     beta: Tensor, w: Tensor, beta_next: Tensor, update: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The definition of the derivative: d_q (d_x is its negative), d_e (empty for the residual update), d_dual like q;
+    """What the derivative of a step is between its products: d_q, d_e (empty for the residual update), d_dual like q;
     those of beta, w, tau, beta_next as rows of [4, M].
     """
     after = e if update == GIVEN else e_next
@@ -77,125 +83,151 @@ def ladmm_step_bwd_ref(
     return d_r + d_h, d_v + d_h, total - w * d_v, torch.stack((d_beta, d_w, d_tau, d_next))
 
 
-def ladmm_shrink_ref_(z: Tensor, p: Tensor, tau: Tensor) -> None:
-    """z becomes soft(z - p, tau)."""
-    z.copy_(ladmm_shrink_fwd_ref(z, p, tau))
+def ladmm_step_bwd_ref(
+    d_q: Tensor, d_e: Tensor, d_dual: Tensor, d_arg: Tensor, z: Tensor, a: Tensor, q: Tensor, x: Tensor, e: Tensor,
+    dual: Tensor, e_next: Tensor, beta: Tensor, w: Tensor, beta_next: Tensor, update: int, a_learned: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The definition of the derivative: d_z, d_a (empty unless a is learned), then those of `step_slopes`. The given
+    d_q, empty where nothing else uses q, is part of the one returned.
+    """
+    slope, *others = step_slopes(d_e, d_dual, d_arg, q, x, e, dual, e_next, beta, w, beta_next, update)
+    d_q = slope + d_q if d_q.numel() else slope
+    return d_q @ a, d_q.T @ z if a_learned else a.new_empty(0), d_q, *others
+
+
+def ladmm_shrink_ref_(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> None:
+    """z becomes soft(z - arg w, tau)."""
+    z.copy_(ladmm_shrink_fwd_ref(z, arg, w, tau))
 
 
 def ladmm_step_ref_(
-    q: Tensor, x: Tensor, e: Tensor, dual: Tensor, arg: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor,
-    update: int,
+    z: Tensor, a: Tensor, x: Tensor, q: Tensor, e: Tensor, dual: Tensor, arg: Tensor, beta: Tensor, w: Tensor,
+    tau: Tensor, beta_next: Tensor, update: int,
 ) -> None:  # fmt: skip
-    """ladmm_step_fwd with e and dual overwritten by their successors, arg by the new one."""
-    e_next, dual_next, arg_next = ladmm_step_fwd_ref(q, x, e, dual, beta, w, tau, beta_next, update)
-    if update != GIVEN:
-        e.copy_(e_next)
-    dual.copy_(dual_next)
-    arg.copy_(arg_next)
+    """ladmm_step_fwd into q and arg, with e and dual overwritten by their successors."""
+    found = ladmm_step_fwd_ref(z, a, x, e, dual, beta, w, tau, beta_next, update)
+    for target, value in zip((q, e, dual, arg), found, strict=True):
+        if target is not e or update != GIVEN:
+            target.copy_(value)
 
 
 def _addresses(*tensors: Tensor) -> list[int]:
     return [t.data_ptr() for t in tensors]
 
 
-def _has_kernel(t: Tensor) -> bool:
-    return t.dtype in (torch.float32, torch.float64) and t.numel() > 0
+def _has_kernel(*tensors: Tensor) -> bool:
+    return tensors[0].dtype in (torch.float32, torch.float64) and all(t.numel() > 0 for t in tensors)
 
 
-def _shrink_fwd_cpu(z: Tensor, p: Tensor, tau: Tensor):
-    if not _has_kernel(z):
+def _contiguous(*tensors: Tensor) -> list[Tensor]:
+    return [t.contiguous() for t in tensors]
+
+
+def _shrink_fwd_cpu(z, arg, w, tau):
+    if not _has_kernel(z, arg):
         return NotImplemented
-    z, p, tau = z.contiguous(), p.contiguous(), tau.contiguous()
-    z_next = torch.empty_like(z)
-    compiled().ladmm_shrink_fwd(DTYPES[z.dtype], *_addresses(z, p, tau, z_next), *z.shape)
+    inputs = _contiguous(z, arg, w, tau)
+    z_next = torch.empty_like(inputs[0])
+    compiled().ladmm_shrink_fwd(DTYPES[z.dtype], *_addresses(*inputs, z_next), len(z), *w.shape)
     return z_next
 
 
-def _shrink_bwd_cpu(d_next: Tensor, z_next: Tensor):
-    if not _has_kernel(z_next):
+def _shrink_bwd_cpu(d_next, z_next, arg, w):
+    if not _has_kernel(z_next, arg):
         return NotImplemented
-    d_next, z_next = d_next.contiguous(), z_next.contiguous()
-    d_z, d_tau = torch.empty_like(z_next), torch.empty_like(z_next[0])
-    compiled().ladmm_shrink_bwd(DTYPES[z_next.dtype], *_addresses(d_next, z_next, d_z, d_tau), *z_next.shape)
-    return d_z, d_tau
+    inputs = _contiguous(d_next, z_next, arg, w)
+    outputs = [torch.empty_like(t) for t in inputs[1:]]
+    outputs.append(torch.empty_like(z_next[0]))
+    compiled().ladmm_shrink_bwd(DTYPES[z_next.dtype], *_addresses(*inputs, *outputs), len(arg), *w.shape)
+    return tuple(outputs)
 
 
-def _step_fwd_cpu(q, x, e, dual, beta, w, tau, beta_next, update):
-    if not _has_kernel(q):
+def _step_fwd_cpu(z, a, x, e, dual, beta, w, tau, beta_next, update):
+    if not _has_kernel(z, a, x):
         return NotImplemented
-    inputs = [t.contiguous() for t in (q, x, e, dual, beta, w, tau, beta_next)]
-    dual_next, arg = torch.empty_like(inputs[0]), torch.empty_like(inputs[0])
-    e_next = q.new_empty(0) if update == GIVEN else torch.empty_like(arg)
-    outputs = (arg if update == GIVEN else e_next, dual_next, arg)
-    compiled().ladmm_step_fwd(DTYPES[q.dtype], update, *_addresses(*inputs, *outputs), *q.shape)
-    return e_next, dual_next, arg
+    inputs = _contiguous(z, a, x, e, dual, beta, w, tau, beta_next)
+    q, dual_next, arg = (torch.empty_like(inputs[2]) for _ in range(3))
+    e_next = q.new_empty(0) if update == GIVEN else torch.empty_like(q)
+    outputs = (q, q if update == GIVEN else e_next, dual_next, arg)
+    compiled().ladmm_step_fwd(DTYPES[z.dtype], update, *_addresses(*inputs, *outputs), *z.shape, len(a))
+    return q, e_next, dual_next, arg
 
 
-def _step_bwd_cpu(d_e, d_dual, d_arg, q, x, e, dual, e_next, beta, w, beta_next, update):
-    if not _has_kernel(q):
+def _step_bwd_cpu(d_q, d_e, d_dual, d_arg, z, a, q, x, e, dual, e_next, beta, w, beta_next, update, a_learned):
+    if not _has_kernel(z, a, x):
         return NotImplemented
-    after = e if update == GIVEN else e_next
-    inputs = [t.contiguous() for t in (d_e, d_dual, d_arg, q, x, e, dual, after, beta, w, beta_next)]
-    d_q, d_dual_in = torch.empty_like(inputs[3]), torch.empty_like(inputs[3])
+    used, after = d_q.numel() > 0, e if update == GIVEN else e_next
+    inputs = _contiguous(d_q if used else d_dual, d_e, d_dual, d_arg, z, a, q, x, e, dual, after, beta, w, beta_next)
+    d_q, d_dual_in = torch.empty_like(inputs[6]), torch.empty_like(inputs[6])
+    d_z, d_a = torch.empty_like(inputs[4]), torch.empty_like(inputs[5]) if a_learned else a.new_empty(0)
     d_e_in = q.new_empty(0) if update == RESIDUAL else torch.empty_like(d_q)
-    d_parameters = torch.empty_like(inputs[3][:1].expand(4, -1), memory_format=torch.contiguous_format)
+    d_parameters = d_q.new_empty(4, len(a))
+    outputs = (d_q, d_z, d_a if a_learned else d_q, d_q if update == RESIDUAL else d_e_in, d_dual_in, d_parameters)
     compiled().ladmm_step_bwd(
-        DTYPES[q.dtype],
-        update,
-        *_addresses(*inputs, d_q, d_q if update == RESIDUAL else d_e_in, d_dual_in, d_parameters),
-        *q.shape,
-    )
-    return d_q, d_e_in, d_dual_in, d_parameters
+        DTYPES[z.dtype], update, *_addresses(*inputs, *outputs), used, a_learned, *z.shape, len(a)
+    )  # fmt: skip
+    return d_z, d_a, d_q, d_e_in, d_dual_in, d_parameters
 
 
-def _shrink_cpu_(z: Tensor, p: Tensor, tau: Tensor):
-    if not (_has_kernel(z) and z.is_contiguous()):
+def _shrink_cpu_(z, arg, w, tau):
+    if not (_has_kernel(z, arg) and z.is_contiguous()):
         return NotImplemented
-    p, tau = p.contiguous(), tau.contiguous()
-    compiled().ladmm_shrink_fwd(DTYPES[z.dtype], *_addresses(z, p, tau, z), *z.shape)
+    compiled().ladmm_shrink_fwd(
+        DTYPES[z.dtype], *_addresses(z, *(t := _contiguous(arg, w, tau)), z), len(z), *t[1].shape
+    )  # fmt: skip
     return None
 
 
-def _step_cpu_(q, x, e, dual, arg, beta, w, tau, beta_next, update):
-    if not (_has_kernel(q) and all(t.is_contiguous() for t in (e, dual, arg))):
+def _step_cpu_(z, a, x, q, e, dual, arg, beta, w, tau, beta_next, update):
+    if not (_has_kernel(z, a, x) and all(t.is_contiguous() for t in (q, e, dual, arg))):
         return NotImplemented
-    q, x, beta, w, tau, beta_next = (t.contiguous() for t in (q, x, beta, w, tau, beta_next))
-    addresses = _addresses(q, x, e, dual, beta, w, tau, beta_next, e, dual, arg)
-    compiled().ladmm_step_fwd(DTYPES[q.dtype], update, *addresses, *q.shape)
+    inputs = _contiguous(z, a, x, e, dual, beta, w, tau, beta_next)
+    compiled().ladmm_step_fwd(
+        DTYPES[z.dtype], update, *_addresses(*inputs, q, e, dual, arg), *z.shape, len(a)
+    )  # fmt: skip
     return None
 
 
+_STATE = "Tensor x, Tensor e, Tensor dual"
 _PARAMETERS = "Tensor beta, Tensor w, Tensor tau, Tensor beta_next, int update"
 FAMILY = "ladmm_step"
 _shrink_fwd = define(
-    "ladmm_shrink_fwd(Tensor z, Tensor p, Tensor tau) -> Tensor", FAMILY, ref=ladmm_shrink_fwd_ref, cpu=_shrink_fwd_cpu
+    "ladmm_shrink_fwd(Tensor z, Tensor arg, Tensor w, Tensor tau) -> Tensor",
+    FAMILY,
+    ref=ladmm_shrink_fwd_ref,
+    cpu=_shrink_fwd_cpu,
 )
 _shrink_bwd = define(
-    "ladmm_shrink_bwd(Tensor d_next, Tensor z_next) -> (Tensor d_z, Tensor d_tau)",
+    "ladmm_shrink_bwd(Tensor d_next, Tensor z_next, Tensor arg, Tensor w)"
+    " -> (Tensor d_z, Tensor d_arg, Tensor d_w, Tensor d_tau)",
     FAMILY,
     ref=ladmm_shrink_bwd_ref,
     cpu=_shrink_bwd_cpu,
 )
 _step_fwd = define(
-    f"ladmm_step_fwd(Tensor q, Tensor x, Tensor e, Tensor dual, {_PARAMETERS})"
-    " -> (Tensor e_next, Tensor dual_next, Tensor arg)",
+    f"ladmm_step_fwd(Tensor z, Tensor a, {_STATE}, {_PARAMETERS})"
+    " -> (Tensor q, Tensor e_next, Tensor dual_next, Tensor arg)",
     FAMILY,
     ref=ladmm_step_fwd_ref,
     cpu=_step_fwd_cpu,
 )
 _step_bwd = define(
-    "ladmm_step_bwd(Tensor d_e, Tensor d_dual, Tensor d_arg, Tensor q, Tensor x, Tensor e, Tensor dual, Tensor e_next,"
-    " Tensor beta, Tensor w, Tensor beta_next, int update)"
-    " -> (Tensor d_q, Tensor d_e_in, Tensor d_dual_in, Tensor d_parameters)",
+    "ladmm_step_bwd(Tensor d_q, Tensor d_e, Tensor d_dual, Tensor d_arg, Tensor z, Tensor a, Tensor q, Tensor x,"
+    " Tensor e, Tensor dual, Tensor e_next, Tensor beta, Tensor w, Tensor beta_next, int update, bool a_learned)"
+    " -> (Tensor d_z, Tensor d_a, Tensor d_q_all, Tensor d_e_in, Tensor d_dual_in, Tensor d_parameters)",
     FAMILY,
     ref=ladmm_step_bwd_ref,
     cpu=_step_bwd_cpu,
 )
 _shrink_inplace = define(
-    "ladmm_shrink_(Tensor(a!) z, Tensor p, Tensor tau) -> ()", FAMILY, ref=ladmm_shrink_ref_, cpu=_shrink_cpu_
+    "ladmm_shrink_(Tensor(a!) z, Tensor arg, Tensor w, Tensor tau) -> ()",
+    FAMILY,
+    ref=ladmm_shrink_ref_,
+    cpu=_shrink_cpu_,
 )
 _step_inplace = define(
-    f"ladmm_step_(Tensor q, Tensor x, Tensor(a!) e, Tensor(b!) dual, Tensor(c!) arg, {_PARAMETERS}) -> ()",
+    "ladmm_step_(Tensor z, Tensor a, Tensor x, Tensor(a!) q, Tensor(b!) e, Tensor(c!) dual, Tensor(d!) arg,"
+    f" {_PARAMETERS}) -> ()",
     FAMILY,
     ref=ladmm_step_ref_,
     cpu=_step_cpu_,
@@ -203,43 +235,51 @@ _step_inplace = define(
 
 
 class LadmmShrink(torch.autograd.Function):
-    """z, p [N, D], tau [D] to soft(z - p, tau), differentiable once; only the result is kept."""
+    """z [N, D], arg [N, M], w [M, D], tau [D] to soft(z - arg w, tau), differentiable once; of z the result is kept."""
 
     @staticmethod
-    def forward(z, p, tau):  # noqa: D102
-        return _shrink_fwd(z, p, tau)
+    def forward(z, arg, w, tau):  # noqa: D102
+        return _shrink_fwd(z, arg, w, tau)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # noqa: D102
-        ctx.save_for_backward(output)
+        ctx.save_for_backward(output, *inputs[1:3])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_next):  # noqa: D102
-        d_z, d_tau = _shrink_bwd(d_next, *ctx.saved_tensors)
-        return d_z, -d_z if ctx.needs_input_grad[1] else None, d_tau
+        return _shrink_bwd(d_next, *ctx.saved_tensors)
 
 
 class LadmmStep(torch.autograd.Function):
-    """q, x, e, dual [N, M] and parameters [M] to e_next, dual_next, arg; differentiable once in all of them."""
+    """z [N, D], a [M, D], x, e, dual [N, M] and parameters [M] to q, e_next, dual_next, arg; differentiable once."""
 
     @staticmethod
-    def forward(q, x, e, dual, beta, w, tau, beta_next, update):  # noqa: D102
-        return _step_fwd(q, x, e, dual, beta, w, tau, beta_next, update)
+    def forward(z, a, x, e, dual, beta, w, tau, beta_next, update):  # noqa: D102
+        return _step_fwd(z, a, x, e, dual, beta, w, tau, beta_next, update)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # noqa: D102
-        q, x, e, dual, beta, w, _, beta_next, ctx.update = inputs
-        ctx.save_for_backward(q, x, e, dual, output[0], beta, w, beta_next)
+        z, a, x, e, dual, beta, w, _, beta_next, ctx.update = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(z, a, output[0], x, e, dual, output[1], beta, w, beta_next)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_e, d_dual, d_arg):  # noqa: D102
-        if ctx.update == GIVEN:
-            d_e = torch.zeros_like(d_dual)  # e is handed on outside
-        d_q, d_e, d_dual, d_parameters = _step_bwd(d_e, d_dual, d_arg, *ctx.saved_tensors, ctx.update)
+    def backward(ctx, d_q, *slopes):  # noqa: D102
+        q = ctx.saved_tensors[2]
+        d_q = q.new_empty(0) if d_q is None else d_q
+        # e that is given is handed on outside
+        slopes = [torch.zeros_like(q) if s is None or s.shape != q.shape else s for s in slopes]
+        _, a_learned, x_learned, *_ = ctx.needs_input_grad
+        d_z, d_a, all_q, d_e, d_dual, d_parameters = _step_bwd(
+            d_q, *slopes, *ctx.saved_tensors, ctx.update, a_learned
+        )  # fmt: skip
+        d_x = None
+        if x_learned:
+            d_x = d_q - all_q if d_q.numel() else -all_q
         d_e = None if ctx.update == RESIDUAL else d_e
-        return d_q, -d_q if ctx.needs_input_grad[1] else None, d_e, d_dual, *d_parameters.unbind(), None
+        return d_z, d_a if a_learned else None, d_x, d_e, d_dual, *d_parameters.unbind(), None
 
 
 def _row(value: float | Tensor, like: Tensor, op: str, argument: str) -> Tensor:
@@ -260,37 +300,49 @@ def _same(op: str, like: Tensor, name: str, **others: Tensor) -> None:
         expect(same, op, argument, describe(like), describe(t))
 
 
+def _factors(op: str, z: Tensor, other: Tensor, matrix: Tensor, names: tuple[str, str, str]) -> None:
+    """Checks codes z [N, D] and signals `other` [N, M] against the matrix [M, D] between them."""
+    real = z.ndim == 2 and z.is_floating_point()
+    expect(real, op, names[0], "a real matrix [N, D]", describe(z))
+    kind = f"{str(z.dtype).removeprefix('torch.')} on {z.device}"
+    for argument, t, shape in ((names[1], other, (len(z), None)), (names[2], matrix, (other.shape[-1], z.shape[1]))):
+        fits = t.ndim == 2 and all(want in (None, n) for want, n in zip(shape, t.shape, strict=True))
+        sizes = ", ".join("M" if n is None else str(n) for n in shape)
+        expect(fits and t.dtype == z.dtype and t.device == z.device, op, argument, f"({sizes}) {kind}", describe(t))
+
+
 @accepts_arrays
-def ladmm_shrink(z: Tensor, p: Tensor, tau: float | Tensor, inplace: bool = False) -> Tensor:
-    """The Z step after its product p = (dual + beta r) W1: soft(z - p, tau), in one pass.
+def ladmm_shrink(z: Tensor, arg: Tensor, w: Tensor, tau: float | Tensor, inplace: bool = False) -> Tensor:
+    """The Z step, arg = dual + beta r: soft(z - arg w, tau), in one pass over the product.
 
     Args:
         z: codes [N, D], one sample a row.
-        p: like z.
+        arg: [N, M].
+        w: W1 [M, D].
         tau: threshold, >= 0: a number or [D].
         inplace: whether z itself becomes the result (not differentiable).
 
     Returns:
-        The new z, differentiable once in z, p and tau; the derivative at the threshold is taken as 0.
+        The new z, differentiable once in all arguments; the derivative at the threshold is taken as 0.
 
     Raises:
         ValueError: shapes, types or devices do not fit.
     """
     op = "ladmm_shrink"
-    _same(op, z, "z", p=p)
+    _factors(op, z, arg, w, ("z", "arg", "w"))
     tau = _row(tau, z, op, "tau")
     if not inplace:
-        return LadmmShrink.apply(z, p, tau)
-    _shrink_inplace(z, p, tau)
+        return LadmmShrink.apply(z, arg, w, tau)
+    _shrink_inplace(z, arg, w, tau)
     return z
 
 
 @accepts_arrays
 def ladmm_step(
-    q: Tensor, x: Tensor, e: Tensor, dual: Tensor, beta: float | Tensor, w: float | Tensor, tau: float | Tensor,
-    beta_next: float | Tensor, update: str = "general", arg: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Everything that follows the product q = A z+ in an iteration with B = I, in one pass.
+    z: Tensor, a: Tensor, x: Tensor, e: Tensor, dual: Tensor, beta: float | Tensor, w: float | Tensor,
+    tau: float | Tensor, beta_next: float | Tensor, update: str = "general", out: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Everything that follows the Z step in an iteration with B = I, in one pass over the product q = A z.
 
     e+ by `update`:
         "general": soft(e - w (dual + beta (q + e - x)), tau), the linearised step with W2 = diag(w)
@@ -299,31 +351,34 @@ def ladmm_step(
     and then r = q + e+ - x, dual+ = dual + beta r, arg = dual+ + beta_next r.
 
     Args:
-        q: A z+ [N, M], one sample a row.
-        x: data, like q.
-        e: like q.
-        dual: multipliers, like q.
+        z: codes [N, D], one sample a row.
+        a: A [M, D].
+        x: data [N, M].
+        e: like x.
+        dual: multipliers, like x.
         beta: penalty, > 0: a number or [M].
         w: step of e, > 0: a number or [M].
         tau: threshold of e, >= 0: a number or [M].
         beta_next: penalty of the next iteration's product, a number or [M].
         update: how e+ is found.
-        arg: where to write arg, like q; e and dual are overwritten by e+ and dual+ too then (not differentiable).
+        out: where to write q and arg, like x; e and dual are overwritten by e+ and dual+ too then (not differentiable).
 
     Returns:
-        e+, dual+, arg, differentiable once in all arguments; the derivative at the threshold is taken as 0.
+        q, e+, dual+, arg, differentiable once in all arguments; the derivative at the threshold is taken as 0.
 
     Raises:
         ValueError: shapes, types or devices do not fit.
     """
     op = "ladmm_step"
-    _same(op, q, "q", x=x, e=e, dual=dual, **({} if arg is None else {"arg": arg}))
+    _factors(op, z, x, a, ("z", "x", "a"))
+    _same(op, x, "x", e=e, dual=dual, **({} if out is None else {"q": out[0], "arg": out[1]}))
     expect(update in UPDATES, op, "update", f"one of {', '.join(UPDATES)}", repr(update))
     named = {"beta": beta, "w": w, "tau": tau, "beta_next": beta_next}
-    parameters = [_row(value, q, op, argument) for argument, value in named.items()]
+    parameters = [_row(value, x, op, argument) for argument, value in named.items()]
     code = UPDATES.index(update)
-    if arg is not None:
-        _step_inplace(q, x, e, dual, arg, *parameters, code)
-        return e, dual, arg
-    found = LadmmStep.apply(q, x, e, dual, *parameters, code)
-    return e if code == GIVEN else found[0], found[1], found[2]
+    if out is not None:
+        q, arg = out
+        _step_inplace(z, a, x, q, e, dual, arg, *parameters, code)
+        return q, e, dual, arg
+    q, e_next, dual_next, arg = LadmmStep.apply(z, a, x, e, dual, *parameters, code)
+    return q, e if code == GIVEN else e_next, dual_next, arg

@@ -1,0 +1,95 @@
+// matrix.h: products of matrices, in tiles that go to what follows the product while they are in the cache.
+//
+// Every entry is the same sum over k, in the same order, wherever it stands: a row has the same bits in any batch and on
+// any number of threads.
+#pragma once
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "product.h"
+#include "tiles.h"
+
+namespace fastrecon {
+namespace FASTRECON_ISA {
+namespace {
+template <typename T>
+constexpr int kPanel = 2 * kLanes<T>;          // columns of a tile
+constexpr std::int64_t kBand = 8 * kMaxRows;   // rows, at most, that take a panel while it is in the second-level cache
+constexpr std::int64_t kBlock = 16;            // rows and columns transposed at a time
+constexpr std::int64_t kDepth = 512;           // terms added up before their sum is: longer sums lose digits
+
+enum Order : bool { kByRows = false, kByColumns = true };  // how a factor lies in memory
+
+// B [K, N] in panels [K, kPanel] with zeros beyond N; in columns it lies as [N, K].
+template <Order kB, typename T>
+__attribute__((noinline)) void pack_panel(const T* B, std::int64_t K, std::int64_t N, std::int64_t first, T* out) {
+  using std::int64_t;
+  constexpr int64_t width = kPanel<T>;
+  const int64_t n = smaller_of(width, N - first);
+  if (n < width) std::memset(out, 0, K * width * sizeof(T));
+  if (kB == kByRows) {
+    for (int64_t k = 0; k < K; ++k) std::memcpy(out + k * width, B + k * N + first, n * sizeof(T));
+    return;
+  }
+  for (int64_t k = 0; k < K; k += kBlock) {
+    const int64_t end = smaller_of(K, k + kBlock);
+    for (int64_t j = 0; j < n; ++j)
+      for (int64_t i = k; i < end; ++i) out[i * width + j] = B[(first + j) * K + i];
+  }
+}
+
+// tile[i, j] = sum_k A(i, k) b[k, j] for m <= kMaxRows rows of A, which are lda apart, or its columns are.
+template <Order kA, typename T>
+__attribute__((noinline)) void tile_product(int m, std::int64_t K, const T* a, std::int64_t lda, const T* b, T* tile) {
+  for (std::int64_t k = 0; k < K; k += kDepth) {
+    const T* const ak = a + k * (kA == kByColumns ? lda : 1);
+    const auto at = [ak, lda](int i, int k) { return kA == kByColumns ? ak[k * lda + i] : ak[i * lda + k]; };
+    const auto emit = [tile, k](int i, int j, Vec<T> v) {
+      T* const to = tile + i * kPanel<T> + j * kLanes<T>;
+      store(to, k == 0 ? v : load(to) + v);
+    };
+    product_rows<2>(m, int(smaller_of(kDepth, K - k)), b + k * kPanel<T>, kPanel<T>, at, emit);
+  }
+}
+
+// Asks for the cache lines that hold n numbers from p on.
+template <typename T>
+FR_INLINE void expect_soon(const T* p, std::int64_t n) {
+  const char* const byte = reinterpret_cast<const char*>(p);
+  for (std::int64_t i = 0; i < n * std::int64_t(sizeof(T)); i += 64) __builtin_prefetch(byte + i);
+  __builtin_prefetch(p + n - 1);
+}
+
+// emit(row, first column, columns, numbers) for every part of a row of A B, A [M, K] and B [K, N]. While the numbers are
+// computed, what emit will touch is fetched: touch(row, first column, columns).
+template <Order kA, Order kB, typename T, typename Touch, typename Emit>
+FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, const T* A, const T* B, const Touch& touch,
+                              const Emit& emit) {
+  using std::int64_t;
+  const int64_t panels = tiles_of(N, kPanel<T>), size = K * kPanel<T>, work = M * N * K / 8;
+  Scratch<T> packed(panels * size);
+  parallel(panels, work, [&](int64_t p) { pack_panel<kB>(B, K, N, p * kPanel<T>, packed.data + p * size); });
+#ifdef _OPENMP
+  const int64_t threads = work < kParallelFrom ? 1 : omp_get_max_threads();
+#else
+  const int64_t threads = 1;
+#endif
+  const bool tall = M >= threads * kMaxRows;  // else threads share the panels
+  const int64_t bands = tall ? tiles_of(tiles_of(M, kBand), threads) * threads : 1, rows = tiles_of(M, bands);
+  const int64_t shares = tall ? 1 : smaller_of(threads, panels), share = tiles_of(panels, shares);
+  parallel(bands * shares, work, [&](int64_t task) {
+    const int64_t begin = task / shares * rows, left = smaller_of(rows, M - begin), from = task % shares * share;
+    for (int64_t p = from; p < smaller_of(from + share, panels); ++p)
+      split_rows(int(left), [&](int first, int m) {
+        T tile[kMaxRows * kPanel<T>];
+        const int64_t row = begin + first, column = p * kPanel<T>, n = smaller_of(kPanel<T>, N - column);
+        for (int i = 0; i < m; ++i) touch(row + i, column, n);
+        tile_product<kA>(m, K, A + row * (kA == kByColumns ? 1 : K), kA == kByColumns ? M : K, packed.data + p * size, tile);
+        for (int i = 0; i < m; ++i) emit(row + i, column, n, tile + i * kPanel<T>);
+      });
+  });
+}
+}  // namespace
+}  // namespace FASTRECON_ISA
+}  // namespace fastrecon
