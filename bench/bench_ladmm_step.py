@@ -1,39 +1,47 @@
-"""What LADMM does between its products, forward and backward, for 1,000 samples of 500 and the patches of an image."""
+"""The half steps of LADMM, forward and backward: 1,000 samples of 500 with 250 atoms, and the patches of an image."""
 
 from functools import partial
 
 import pytest
 import torch
-from utils import DEVICES, IMPLEMENTATIONS, numbers, time_op
+from utils import DEVICES, IMPLEMENTATIONS, time_op
+from utils import numbers as wide
 
 from fastrecon.ops import ladmm_shrink, ladmm_step
 
-SHAPES = [(1000, 500), (1024, 256)]
+numbers = partial(wide, dtype=torch.float32)
+SHAPES = [(1000, 500, 250), (1024, 256, 512)]  # samples, m, d
 
 
 def soft(v, tau):
     return v.sign() * (v.abs() - tau).clamp_min(0)
 
 
-def eager_residual(q, x, e, dual, beta, w, tau, beta_next):
+def eager_shrink(z, arg, w, tau):
+    return soft(z - arg @ w, tau)
+
+
+def eager_residual(z, a, x, e, dual, beta, w, tau, beta_next):
+    q = z @ a.T
     e = soft(x - q - w * dual, tau)
     r = q + e - x
     dual = dual + beta * r
-    return e, dual, dual + beta_next * r
+    return q, e, dual, dual + beta_next * r
 
 
-def eager_general(q, x, e, dual, beta, w, tau, beta_next):
+def eager_general(z, a, x, e, dual, beta, w, tau, beta_next):
+    q = z @ a.T
     e = soft(e - w * (dual + beta * (q + e - x)), tau)
     r = q + e - x
     dual = dual + beta * r
-    return e, dual, dual + beta_next * r
+    return q, e, dual, dual + beta_next * r
 
 
 EAGER = {"general": eager_general, "residual": eager_residual}
 
 
 def parameters(count, columns, device):
-    rows = [numbers(columns, device=device, dtype=torch.float32, seed=10 + k).abs().add(0.1) for k in range(count)]
+    rows = [numbers(columns, device=device, seed=10 + k).abs().add(0.1) for k in range(count)]
     return [r.requires_grad_() for r in rows]
 
 
@@ -42,26 +50,27 @@ def parameters(count, columns, device):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def bench_step(benchmark, implementation, update, shape, device):
-    q, x, e, dual = (numbers(*shape, device=device, dtype=torch.float32, seed=k) for k in range(4))
+    n, m, d = shape
+    z, a, x, e, dual = (numbers(*s, device=device, seed=k) for k, s in enumerate([(n, d), (m, d), *[(n, m)] * 3]))
     general = update == "general"
-    inputs = (q.requires_grad_(), x, e.requires_grad_(general), dual.requires_grad_(), *parameters(4, shape[1], device))
-    passes = 7 + 11 if general else 6 + 9  # forward reads 3 or 4 and writes 3; backward 8 and 3, or 7 and 2
+    inputs = (z.requires_grad_(), a, x, e.requires_grad_(general), dual.requires_grad_(), *parameters(4, m, device))
+    passes = 8 + 12 if general else 7 + 10  # of [N, M]
     time_op(
-        benchmark,
-        implementation,
-        partial(ladmm_step, update=update),
-        EAGER[update],
-        inputs,
-        f"ladmm_step_{update}",
-        passes * q.nbytes,
-    )
+        benchmark, implementation, partial(ladmm_step, update=update), EAGER[update], inputs, f"ladmm_step_{update}",
+        passes * x.nbytes, flops=4 * n * m * d,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("shape", [(1000, 250), (1024, 512)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def bench_shrink(benchmark, implementation, shape, device):
-    z, p = (numbers(*shape, device=device, dtype=torch.float32, seed=k).requires_grad_() for k in range(2))
-    eager = lambda z, p, tau: soft(z - p, tau)  # noqa: E731
-    inputs = (z, p, *parameters(1, shape[1], device))
-    time_op(benchmark, implementation, ladmm_shrink, eager, inputs, "ladmm_shrink", 6 * z.nbytes)
+    n, m, d = shape
+    z, arg, w = (
+        numbers(*s, device=device, seed=k).requires_grad_() for k, s in enumerate([(n, d), (n, m), (m, d)])
+    )  # fmt: skip
+    inputs = (z, arg, w, *parameters(1, d, device))
+    moved = 4 * z.nbytes + 3 * arg.nbytes + 3 * w.nbytes
+    time_op(
+        benchmark, implementation, ladmm_shrink, eager_shrink, inputs, "ladmm_shrink", moved, flops=6 * n * m * d
+    )  # fmt: skip

@@ -33,12 +33,13 @@ def error(result: Outputs, exact: Outputs) -> float:
 
 def time_op(
     benchmark: Any, implementation: str, ours: Callable[..., Any], eager: Callable[..., Any], inputs: Sequence[Any],
-    op: str, moved: int,
+    op: str, moved: int, flops: int = 0,
 ) -> None:  # fmt: skip
     """Times outputs and gradients of one implementation on float32 or complex64 `inputs`, once they are right.
 
     Args:
         moved: bytes that must be read and written, forward and backward.
+        flops: of matrix products, forward and backward.
     """
     wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}
     doubles = [
@@ -58,3 +59,4 @@ def time_op(
     assert error(run(), exact) <= allowed  # no timing of wrong answers
     benchmark.pedantic(run, rounds=15, warmup_rounds=3)
     benchmark.extra_info.update(op=op, dtype=str(inputs[0].dtype).removeprefix("torch."), bytes=moved)
+    benchmark.extra_info.update({"flops": flops} if flops else {})

@@ -12,6 +12,7 @@ using std::int64_t;
 
 enum Update : int { kGeneral = 0, kResidual = 1, kGiven = 2 };
 
+constexpr int kSlopes = 1;        // a use of kept memory, beside the products'
 constexpr int64_t kRows = 32;    // rows whose derivatives are added in the working precision before double takes over
 
 template <typename V, typename T>
@@ -153,12 +154,15 @@ void step_fwd(const T* z, const T* a, const T* x, const T* e, const T* dual, con
   });
 }
 
-// d_parameters [4, M]: of beta, w, tau, beta_next. d_q receives that of q in x = q + ..., and that given from outside, if
-// it is used; d_e_in is not written for kResidual, d_a unless a is learned.
+// d_parameters [4, M]: of beta, w, tau, beta_next. d_q and d_e, from outside, are read if they are used. d_e_in is not written
+// for kResidual, d_a and d_x are if they are learned.
 template <int kUpdate, typename T>
-void step_bwd(const T* d_q_in, const T* d_e, const T* d_dual, const T* d_arg, const T* z, const T* a, const T* q, const T* x,
-              const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* beta_next, T* d_q, T* d_z,
-              T* d_a, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used, bool a_learned, int64_t N, int64_t D, int64_t M) {
+void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const T* z, const T* a, const T* q, const T* x,
+              const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* beta_next, T* d_z, T* d_a,
+              T* d_x, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used, bool e_used, bool a_learned, bool x_learned,
+              int64_t N, int64_t D, int64_t M) {
+  Kept<T, kSlopes> memory(N * M);
+  T* const all_q = memory.data;  // the whole derivative of q
   sums_over_rows<4>(N, M, d_parameters, [=](int64_t row, int64_t first, int64_t n, T* part) {
     const int64_t at = row * M + first;
     const T *br = beta + first, *wr = w + first, *next = beta_next + first;
@@ -168,25 +172,29 @@ void step_bwd(const T* d_q_in, const T* d_e, const T* d_dual, const T* d_arg, co
       const V distance = get<V>(q + at + i) - get<V>(x + at + i), r = distance + after;
       const V d_u = get<V>(d_arg + at + i), total = get<V>(d_dual + at + i) + d_u;
       const V d_r = b * total + get<V>(next + i) * d_u;
-      const V outside = q_used ? get<V>(d_q_in + at + i) : V{};
+      const V d_after = e_used ? get<V>(d_e + at + i) + d_r : d_r;
+      const auto finish = [&](V slope) {
+        put(all_q + at + i, q_used ? get<V>(d_q + at + i) + slope : slope);
+        if (x_learned) put(d_x + at + i, -slope);
+      };
       add_to<T>(part + 3 * kTile + i, r * d_u);
       V d_b = r * total;
       if (kUpdate == kGiven) {
-        put(d_q + at + i, outside + d_r);
-        put(d_e_in + at + i, get<V>(d_e + at + i) + d_r);
+        finish(d_r);
+        put(d_e_in + at + i, d_after);
         put(d_dual_in + at + i, total);
       } else {
         const V step = get<V>(wr + i), l = get<V>(dual + at + i);
-        const V d_v = where_not_zero<V>(after, get<V>(d_e + at + i) + d_r);
+        const V d_v = where_not_zero<V>(after, d_after);
         V slope = l;  // minus the derivative of what is thresholded in w
         if (kUpdate == kGeneral) {
           const V h = distance + get<V>(e + at + i), d_h = -step * b * d_v;
           slope += b * h;
           d_b -= step * h * d_v;
-          put(d_q + at + i, outside + (d_r + d_h));
+          finish(d_r + d_h);
           put(d_e_in + at + i, d_v + d_h);
         } else {
-          put(d_q + at + i, outside + (d_r - d_v));
+          finish(d_r - d_v);
         }
         put(d_dual_in + at + i, total - step * d_v);
         add_to<T>(part + kTile + i, -slope * d_v);
@@ -198,8 +206,8 @@ void step_bwd(const T* d_q_in, const T* d_e, const T* d_dual, const T* d_arg, co
   const auto into = [](T* out, int64_t width) {
     return [=](int64_t r, int64_t first, int64_t n, const T* p) { std::memcpy(out + r * width + first, p, n * sizeof(T)); };
   };
-  matrix_product<kByRows, kByRows>(N, D, M, d_q, a, touching(D, d_z), into(d_z, D));
-  if (a_learned) matrix_product<kByColumns, kByRows>(M, D, N, d_q, z, touching(D, d_a), into(d_a, D));
+  matrix_product<kByRows, kByRows>(N, D, M, all_q, a, touching(D, d_z), into(d_z, D));
+  if (a_learned) matrix_product<kByColumns, kByRows>(M, D, N, all_q, z, touching(D, d_a), into(d_a, D));
 }
 
 // Calls kernel<update> for a type given by a zero of it.
@@ -253,17 +261,18 @@ void ladmm_step_fwd(int dtype, int update, Address z, Address a, Address x, Addr
   dtype == kFloat32 ? run(0.0f) : run(0.0);
 }
 
-void ladmm_step_bwd(int dtype, int update, Address d_q_in, Address d_e, Address d_dual, Address d_arg, Address z, Address a,
+void ladmm_step_bwd(int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z, Address a,
                     Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,
-                    Address beta_next, Address d_q, Address d_z, Address d_a, Address d_e_in, Address d_dual_in,
-                    Address d_parameters, bool q_used, bool a_learned, int64_t N, int64_t D, int64_t M) {
+                    Address beta_next, Address d_z, Address d_a, Address d_x, Address d_e_in, Address d_dual_in,
+                    Address d_parameters, bool q_used, bool e_used, bool a_learned, bool x_learned, int64_t N,
+                    int64_t D, int64_t M) {
   const auto run = [&](auto zero) {
     using T = decltype(zero);
 #define FASTRECON_CALL(kUpdate)                                                                                       \
-  step_bwd<kUpdate>(in<T>(d_q_in), in<T>(d_e), in<T>(d_dual), in<T>(d_arg), in<T>(z), in<T>(a), in<T>(q), in<T>(x),   \
-                    in<T>(e), in<T>(dual), in<T>(e_next), in<T>(beta), in<T>(w), in<T>(beta_next), out<T>(d_q),       \
-                    out<T>(d_z), out<T>(d_a), out<T>(d_e_in), out<T>(d_dual_in), out<T>(d_parameters), q_used,        \
-                    a_learned, N, D, M)
+  step_bwd<kUpdate>(in<T>(d_q), in<T>(d_e), in<T>(d_dual), in<T>(d_arg), in<T>(z), in<T>(a), in<T>(q), in<T>(x),      \
+                    in<T>(e), in<T>(dual), in<T>(e_next), in<T>(beta), in<T>(w), in<T>(beta_next), out<T>(d_z),       \
+                    out<T>(d_a), out<T>(d_x), out<T>(d_e_in), out<T>(d_dual_in), out<T>(d_parameters), q_used,        \
+                    e_used, a_learned, x_learned, N, D, M)
     FASTRECON_UPDATES(update, FASTRECON_CALL)
 #undef FASTRECON_CALL
   };

@@ -17,7 +17,8 @@ template <typename T>
 constexpr int kPanel = 2 * kLanes<T>;          // columns of a tile
 constexpr std::int64_t kBand = 8 * kMaxRows;   // rows, at most, that take a panel while it is in the second-level cache
 constexpr std::int64_t kBlock = 16;            // rows and columns transposed at a time
-constexpr std::int64_t kDepth = 512;           // terms added up before their sum is: longer sums lose digits
+constexpr std::int64_t kDepth = 128;           // terms added up before their sum is: longer sums lose digits
+constexpr int kPacked = 0;                     // the use of kept memory
 
 enum Order : bool { kByRows = false, kByColumns = true };  // how a factor lies in memory
 
@@ -68,7 +69,7 @@ FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, co
                               const Emit& emit) {
   using std::int64_t;
   const int64_t panels = tiles_of(N, kPanel<T>), size = K * kPanel<T>, work = M * N * K / 8;
-  Scratch<T> packed(panels * size);
+  Kept<T, kPacked> packed(panels * size);
   parallel(panels, work, [&](int64_t p) { pack_panel<kB>(B, K, N, p * kPanel<T>, packed.data + p * size); });
 #ifdef _OPENMP
   const int64_t threads = work < kParallelFrom ? 1 : omp_get_max_threads();

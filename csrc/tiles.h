@@ -48,6 +48,46 @@ struct Scratch {
   Scratch& operator=(const Scratch&) = delete;
 };
 
+// The same, but a thread keeps up to kMostKept bytes for its next call: the system has to clear every page it gives anew,
+// which takes longer than filling it. Uses that overlap differ in kUse.
+constexpr std::size_t kMostKept = std::size_t(64) << 20;
+
+struct Block {
+  void* data = nullptr;
+  std::size_t size = 0;
+  ~Block() { std::free(data); }
+  void reserve(std::size_t bytes) {
+    if (bytes <= size) return;
+    std::free(data);
+    size = 0;
+    data = std::aligned_alloc(64, bytes);
+    if (!data) throw std::bad_alloc();
+    size = bytes;
+  }
+};
+
+template <int kUse>
+FR_INLINE Block& kept_block() {
+  static thread_local Block block;
+  return block;
+}
+
+template <typename T, int kUse>
+struct Kept {
+  T* data;
+  FR_INLINE explicit Kept(std::int64_t n) {
+    const std::size_t bytes = (n * sizeof(T) + 127) / 64 * 64;
+    Block& block = bytes > kMostKept ? own_ : kept_block<kUse>();
+    block.reserve(bytes);
+    data = static_cast<T*>(block.data);
+  }
+  Kept(const Kept&) = delete;
+  Kept& operator=(const Kept&) = delete;
+
+ private:
+  Block own_;
+};
+
 // Sum of n numbers in double, in lanes of one vector that are added at the end.
 template <typename T>
 FR_INLINE double sum(const T* x, std::int64_t n) {

@@ -1,6 +1,6 @@
 """kernels/ladmm_step.py: what follows the matrix products of linearised ADMM, and its derivative (Triton).
 
-  z, p = arg w [N, D]   q = z a^T, x, e, dual, arg [N, M]  beta, w, tau, beta_next [M]  (tau [D] for z); rows are samples
+  z, p = arg w [N, D]   q = z a^T, x, e, dual, arg [N, M]   beta, w, tau, beta_next [M] (tau [D] for z)
   z_next = soft(z - p, tau)
   e_next = soft(e - w (dual + beta (q + e - x)), tau) | soft(x - q - w dual, tau) | e      UPDATE = 0 | 1 | 2
   r = q + e_next - x,  dual_next = dual + beta r,  arg = dual_next + beta_next r
@@ -221,11 +221,13 @@ def ladmm_shrink_bwd(d_next: Tensor, z_next: Tensor, arg: Tensor, w: Tensor) -> 
 def ladmm_step_bwd(
     d_q: Tensor, d_e: Tensor, d_dual: Tensor, d_arg: Tensor, z: Tensor, a: Tensor, q: Tensor, x: Tensor, e: Tensor,
     dual: Tensor, e_next: Tensor, beta: Tensor, w: Tensor, beta_next: Tensor, update: int, a_learned: bool,
+    x_learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Returns d_z, d_a (empty unless a is learned), d_q, d_e (empty for the residual update), d_dual like q, and of the
-    parameters [4, M].
+    """Returns d_z, d_a, d_x (empty unless learned), d_e (empty for the residual update), d_dual, and of the parameters
+    [4, M].
     """
     N, M = q.shape
+    d_e = d_e if d_e.numel() else torch.zeros_like(q)
     tile, programs, chunks = _tile(N, M)
     slope, d_dual_in = (torch.empty_like(q, memory_format=torch.contiguous_format) for _ in range(2))
     d_e_in = q.new_empty(0) if update == RESIDUAL else torch.empty_like(slope)
@@ -236,4 +238,5 @@ def ladmm_step_bwd(
     launch(_step_bwd_kernel, programs, *inputs, *outputs, N, M, UPDATE=update, **tile)
     d_q = slope + d_q if d_q.numel() else slope
     d_a = d_q.T @ z if a_learned else a.new_empty(0)
-    return d_q @ a, d_a, d_q, d_e_in, d_dual_in, ordered_sum(partial, q.dtype).view(4, M)
+    d_x = -slope if x_learned else x.new_empty(0)
+    return d_q @ a, d_a, d_x, d_e_in, d_dual_in, ordered_sum(partial, q.dtype).view(4, M)

@@ -82,7 +82,7 @@ def test_gradients(update, device, backend):
     assert torch.autograd.gradcheck(lambda *t: ladmm_step(*t, update), inputs)
     assert torch.autograd.gradcheck(lambda *t: ladmm_step(*t, update)[1:], inputs)  # q not used outside
     fixed = [t.detach() if k in (1, 2) else t for k, t in enumerate(inputs)]  # nor dictionary and data learned
-    assert torch.autograd.gradcheck(lambda *t: ladmm_step(*t, update)[3], fixed)
+    assert torch.autograd.gradcheck(lambda *t: ladmm_step(*t, update)[3], fixed)  # nor e+ used, directly
     assert torch.autograd.gradcheck(ladmm_shrink, shrink_problem((4, 5, 3), torch.float64, device))
 
 
@@ -146,7 +146,8 @@ def test_any_memory_layout(device, backend):
     for position, t in enumerate(inputs):
         for name, view in awkward_views(t).items():
             for u, v in zip(ladmm_step(*inputs[:position], view, *inputs[position + 1 :]), expected, strict=True):
-                assert torch.equal(u, v), (position, name)
+                # the vendor's products may round differently for another layout
+                assert torch.equal(u, v) if backend == "cpu" else torch.allclose(u, v, rtol=1e-5), (position, name)
     z, a, x, e, dual, *rest = inputs
     strided = awkward_views(e)["strided"]
     ladmm_step(z, a, x, strided, dual.clone(), *rest, out=(torch.empty_like(x), torch.empty_like(x)))
@@ -257,8 +258,26 @@ def test_registration_and_compilation(device):
     opcheck(torch.ops.fastrecon.ladmm_shrink_, (z.clone(), x, a, tau))
     for code, update in enumerate(UPDATES):
         opcheck(torch.ops.fastrecon.ladmm_step_fwd, (z, a, x, e, dual, *rest, code))
-        for d_q, learned in ((e, True), (e[:0], False)):
-            inputs = (d_q, e, dual, x, z, a, x, x, e, dual, x, rest[0], rest[1], rest[3], code, learned)
+        for outside, learned in ((e, True), (e[:0], False)):
+            inputs = (
+                outside,
+                outside,
+                dual,
+                x,
+                z,
+                a,
+                x,
+                x,
+                e,
+                dual,
+                x,
+                rest[0],
+                rest[1],
+                rest[3],
+                code,
+                learned,
+                learned,
+            )
             opcheck(torch.ops.fastrecon.ladmm_step_bwd, inputs)
         opcheck(torch.ops.fastrecon.ladmm_step_, (z, a, x, x.clone(), e.clone(), dual.clone(), x.clone(), *rest, code))
         assert_compiles(lambda *t, u=update: ladmm_step(*t, u), *problem((4, 5, 3), torch.float32, device, update))

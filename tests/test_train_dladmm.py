@@ -14,7 +14,7 @@ from fastrecon import io
 from fastrecon.cli import main
 from fastrecon.train import checkpoint, dladmm_loss, synthetic
 from fastrecon.train.dictionary import learn_dictionary
-from fastrecon.train.dladmm_config import DladmmConfig
+from fastrecon.train.dladmm_config import SYNTHETIC, DladmmConfig
 from fastrecon.train.synthetic import Synthetic
 from fastrecon.train.trainer import CHECKPOINT, Schedule
 from fastrecon.train.world import World
@@ -51,6 +51,14 @@ def test_synthetic_run_leaves_model_card_figure_and_table(tmp_path):
     card = (tmp_path / "dladmm-synthetic.md").read_text()
     assert "fastrecon train dladmm --task synthetic" in card
     assert f"signal-to-error ratio {model.meta['training']['validation_psnr']} dB" in card
+
+
+def test_help_names_what_a_task_sets(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "dladmm", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for value in SYNTHETIC.values():
+        assert f"synthetic: {'yes' if value is True else f'{value:g}' if isinstance(value, float) else value}" in text
 
 
 def test_nmse_is_the_formula():

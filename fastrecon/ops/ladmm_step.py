@@ -86,13 +86,19 @@ def step_slopes(
 def ladmm_step_bwd_ref(
     d_q: Tensor, d_e: Tensor, d_dual: Tensor, d_arg: Tensor, z: Tensor, a: Tensor, q: Tensor, x: Tensor, e: Tensor,
     dual: Tensor, e_next: Tensor, beta: Tensor, w: Tensor, beta_next: Tensor, update: int, a_learned: bool,
+    x_learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The definition of the derivative: d_z, d_a (empty unless a is learned), then those of `step_slopes`. The given
-    d_q, empty where nothing else uses q, is part of the one returned.
+    """The definition of the derivative: d_z, d_a, d_x (empty unless learned), then the others of `step_slopes`.
+
+    The given d_q and d_e are empty where nothing else uses q and e_next.
     """
-    slope, *others = step_slopes(d_e, d_dual, d_arg, q, x, e, dual, e_next, beta, w, beta_next, update)
+    d_e = d_e if d_e.numel() else torch.zeros_like(q)
+    slope, d_e_in, d_dual_in, d_parameters = step_slopes(
+        d_e, d_dual, d_arg, q, x, e, dual, e_next, beta, w, beta_next, update
+    )  # fmt: skip
     d_q = slope + d_q if d_q.numel() else slope
-    return d_q @ a, d_q.T @ z if a_learned else a.new_empty(0), d_q, *others
+    d_a, d_x = d_q.T @ z if a_learned else a.new_empty(0), -slope if x_learned else x.new_empty(0)
+    return d_q @ a, d_a, d_x, d_e_in, d_dual_in, d_parameters
 
 
 def ladmm_shrink_ref_(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> None:
@@ -153,20 +159,23 @@ def _step_fwd_cpu(z, a, x, e, dual, beta, w, tau, beta_next, update):
     return q, e_next, dual_next, arg
 
 
-def _step_bwd_cpu(d_q, d_e, d_dual, d_arg, z, a, q, x, e, dual, e_next, beta, w, beta_next, update, a_learned):
+def _step_bwd_cpu(
+    d_q, d_e, d_dual, d_arg, z, a, q, x, e, dual, e_next, beta, w, beta_next, update, a_learned, x_learned
+):
     if not _has_kernel(z, a, x):
         return NotImplemented
-    used, after = d_q.numel() > 0, e if update == GIVEN else e_next
-    inputs = _contiguous(d_q if used else d_dual, d_e, d_dual, d_arg, z, a, q, x, e, dual, after, beta, w, beta_next)
-    d_q, d_dual_in = torch.empty_like(inputs[6]), torch.empty_like(inputs[6])
-    d_z, d_a = torch.empty_like(inputs[4]), torch.empty_like(inputs[5]) if a_learned else a.new_empty(0)
-    d_e_in = q.new_empty(0) if update == RESIDUAL else torch.empty_like(d_q)
-    d_parameters = d_q.new_empty(4, len(a))
-    outputs = (d_q, d_z, d_a if a_learned else d_q, d_q if update == RESIDUAL else d_e_in, d_dual_in, d_parameters)
+    used, after = [t.numel() > 0 for t in (d_q, d_e)], e if update == GIVEN else e_next
+    outside = [t if use else d_dual for use, t in zip(used, (d_q, d_e), strict=True)]
+    inputs = _contiguous(*outside, d_dual, d_arg, z, a, q, x, e, dual, after, beta, w, beta_next)
+    d_z, d_dual_in, d_parameters = (torch.empty_like(t) for t in (inputs[4], inputs[6], inputs[6][:1].expand(4, -1)))
+    wanted = (a_learned, inputs[5]), (x_learned, inputs[7]), (update != RESIDUAL, inputs[8])
+    d_a, d_x, d_e_in = (torch.empty_like(t) if want else t.new_empty(0) for want, t in wanted)
+    optional = [t if t.numel() else d_z for t in (d_a, d_x, d_e_in)]  # an address that is not written to
+    addresses = _addresses(*inputs, d_z, *optional, d_dual_in, d_parameters)
     compiled().ladmm_step_bwd(
-        DTYPES[z.dtype], update, *_addresses(*inputs, *outputs), used, a_learned, *z.shape, len(a)
+        DTYPES[z.dtype], update, *addresses, *used, a_learned, x_learned, *z.shape, len(a)
     )  # fmt: skip
-    return d_z, d_a, d_q, d_e_in, d_dual_in, d_parameters
+    return d_z, d_a, d_x, d_e_in, d_dual_in, d_parameters
 
 
 def _shrink_cpu_(z, arg, w, tau):
@@ -213,8 +222,8 @@ _step_fwd = define(
 )
 _step_bwd = define(
     "ladmm_step_bwd(Tensor d_q, Tensor d_e, Tensor d_dual, Tensor d_arg, Tensor z, Tensor a, Tensor q, Tensor x,"
-    " Tensor e, Tensor dual, Tensor e_next, Tensor beta, Tensor w, Tensor beta_next, int update, bool a_learned)"
-    " -> (Tensor d_z, Tensor d_a, Tensor d_q_all, Tensor d_e_in, Tensor d_dual_in, Tensor d_parameters)",
+    " Tensor e, Tensor dual, Tensor e_next, Tensor beta, Tensor w, Tensor beta_next, int update, bool a_learned,"
+    " bool x_learned) -> (Tensor d_z, Tensor d_a, Tensor d_x, Tensor d_e_in, Tensor d_dual_in, Tensor d_parameters)",
     FAMILY,
     ref=ladmm_step_bwd_ref,
     cpu=_step_bwd_cpu,
@@ -266,20 +275,16 @@ class LadmmStep(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_q, *slopes):  # noqa: D102
-        q = ctx.saved_tensors[2]
-        d_q = q.new_empty(0) if d_q is None else d_q
-        # e that is given is handed on outside
-        slopes = [torch.zeros_like(q) if s is None or s.shape != q.shape else s for s in slopes]
-        _, a_learned, x_learned, *_ = ctx.needs_input_grad
-        d_z, d_a, all_q, d_e, d_dual, d_parameters = _step_bwd(
-            d_q, *slopes, *ctx.saved_tensors, ctx.update, a_learned
-        )  # fmt: skip
-        d_x = None
-        if x_learned:
-            d_x = d_q - all_q if d_q.numel() else -all_q
-        d_e = None if ctx.update == RESIDUAL else d_e
-        return d_z, d_a if a_learned else None, d_x, d_e, d_dual, *d_parameters.unbind(), None
+    def backward(ctx, d_q, d_e, d_dual, d_arg):  # noqa: D102
+        q, unused = ctx.saved_tensors[2], ctx.saved_tensors[2].new_empty(0)
+        outside = [
+            unused if t is None or t.shape != q.shape else t for t in (d_q, d_e)
+        ]  # e that is given has no e_next
+        inside = [torch.zeros_like(q) if t is None else t for t in (d_dual, d_arg)]
+        _, *learned = ctx.needs_input_grad[:3]
+        *grads, d_parameters = _step_bwd(*outside, *inside, *ctx.saved_tensors, ctx.update, *learned)
+        grads = [g if g.shape == q.shape or k < 2 else None for k, g in enumerate(grads)]
+        return *grads, *d_parameters.unbind(), None
 
 
 def _row(value: float | Tensor, like: Tensor, op: str, argument: str) -> Tensor:

@@ -9,8 +9,7 @@ from fastrecon.train import dladmm, lda_cs, sgp
 EPILOG = """examples:
   fastrecon train lda-cs --data train400 --ratio 25 --out runs/lda-cs-25
   fastrecon train lda-cs --out runs/lda-cs-25 --resume
-  fastrecon train dladmm --task synthetic --lam 0.5 --loss decibel --deep 1 --clip 1 --lr 0.03 --steps 3000 \\
-      --recombine --out runs/synthetic
+  fastrecon train dladmm --task synthetic --out runs/synthetic
   fastrecon train dladmm --task denoise --data train400 --lr 0.03 --steps 4000 --out runs/saltpepper
   fastrecon train sgp --task inpaint --variant step --data train400 --out runs/sgp-inpaint-step
   fastrecon train unet --task fourier --data train400 --out runs/unet-fourier

@@ -9,7 +9,7 @@ from fastrecon import io, models
 from fastrecon.checks import expect
 from fastrecon.train import command
 from fastrecon.train.config import add_options, given
-from fastrecon.train.dladmm_config import DladmmConfig
+from fastrecon.train.dladmm_config import SYNTHETIC, DladmmConfig
 from fastrecon.train.dladmm_task import Denoise, DladmmTask
 from fastrecon.train.synthetic import Synthetic
 from fastrecon.train.trainer import Schedule, Trainer
@@ -40,7 +40,7 @@ def _started(args: argparse.Namespace, folder: Path, world: World) -> Trainer:
     options = given(args, DladmmConfig)
     expect("task" in options, "train", "--task", f"one of {', '.join(TASKS)}", "none")
     command.check_new(folder)
-    config = DladmmConfig(**options)
+    config = DladmmConfig(**(SYNTHETIC if options["task"] == "synthetic" else {}) | options)
     command.check_batch(config.batch, world)
     io.output_folder(folder)
     task: DladmmTask = TASKS[config.task](config, world)

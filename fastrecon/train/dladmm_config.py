@@ -9,6 +9,8 @@ from fastrecon.train.config import _option
 from fastrecon.train.dladmm_loss import LOSSES
 
 TASKS = ("synthetic", "denoise")
+# What --task synthetic takes unless told otherwise: the error in dB of every layer, on new pairs of codes and errors.
+SYNTHETIC = {"lam": 0.5, "recombine": True, "loss": "decibel", "deep": 1.0, "steps": 3000, "lr": 0.03, "clip": 1.0}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class DladmmConfig:
     validation: float = _option("denoise: share of the images of --data kept for validation", 0.05, type=float)
     name: str = _option("name of the model; default: dladmm-synthetic or dladmm-saltpepper", "")
     layers: int = _option("learned layers K", 15, type=int)
-    lam: float = _option("weight of |Z|_1", 0.45, type=float)
+    lam: float = _option("weight of |Z|_1; synthetic: 0.5", 0.45, type=float)
     beta: float = _option("penalty of the LADMM that the layers start from", 1.0, type=float)
     e_update: str = _option("of E", "residual", choices=("general", "residual"))
     per_row: bool = _option("a threshold for each component, not one for all", True)
@@ -32,27 +34,29 @@ class DladmmConfig:
     radius: float = _option("of that neighbourhood, relative to |A|", 1.0, type=float)
     loss: str = _option(
         "distance from the truth (squared, or in dB: of relative errors), the duality gap with consistent weights, or"
-        " as in the authors' code", "supervised",
+        " as in the authors' code; synthetic: decibel", "supervised",
         choices=LOSSES,
     )  # fmt: skip
     deep: float = _option(
-        "weight of each layer's loss relative to the next one's: 0 only the last counts, 1 all the same",
+        "weight of each layer's loss relative to the next one's: 0 only the last counts, 1 all the same; synthetic: 1",
         0.0,
         type=float,
     )
-    steps: int = _option("training steps of the whole run", 2000, type=int)
+    steps: int = _option("training steps of the whole run; synthetic: 3000", 2000, type=int)
     batch: int = _option("samples in a step, over all processes", 256, type=int)
-    lr: float = _option("learning rate", 1e-3, type=float)
+    lr: float = _option("learning rate; synthetic: 0.03", 1e-3, type=float)
     optimiser: str = _option("of the parameters", "adam", choices=("adam", "sgd"))
     decay: str = _option("of the learning rate over the run", "cosine", choices=("cosine", "halving", "constant"))
     halve_every: int = _option("steps, for --decay halving", 1000, type=int)
     warmup: int = _option("steps over which the learning rate rises", 50, type=int)
-    clip: float = _option("largest norm of the gradient; 0: none", 0.0, type=float)
+    clip: float = _option("largest norm of the gradient, 0 none; synthetic: 1", 0.0, type=float)
     ema: float = _option("decay of averaged parameters, which are then validated and saved; 0: none", 0.0, type=float)
     rows: int = _option("synthetic: length m of the data", 500, type=int)
     columns: int = _option("synthetic: length d of the codes", 250, type=int)
     samples: int = _option("synthetic: training samples", 10_000, type=int)
-    recombine: bool = _option("synthetic: train on codes of one sample with errors of another, signs at random", False)
+    recombine: bool = _option(
+        "train on codes of one sample with errors of another, signs at random; synthetic: yes", False
+    )
     test_samples: int = _option("synthetic: test samples", 1_000, type=int)
     patch: int = _option("denoise: side of the patches", 16, type=int)
     atoms: int = _option("denoise: atoms of the dictionary", 512, type=int)
