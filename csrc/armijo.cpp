@@ -10,25 +10,37 @@ namespace {
 using std::int64_t;
 constexpr int64_t kMostTrials = 64;
 
-// lam (|x + gamma z| - |x|) of n <= kTile numbers, summed.
-template <int kWidth, typename T>
-FR_INLINE double rise(const double* x, const double* z, const double* size, const T* lam, double gamma, int64_t n) {
+// lam (|x + gamma z| - |x|) of n <= kTile complex numbers, summed.
+FR_INLINE double complex_rise(const double* x, const double* z, const double* size, const double* lam, double gamma,
+                              int64_t n) {
   double part[kTile];
-  if (kWidth == 1) {
-    for (int64_t i = 0; i < n; ++i) part[i] = lam[i] * (magnitude(x[i] + gamma * z[i]) - size[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) {
-      const double re = x[2 * i] + gamma * z[2 * i], im = x[2 * i + 1] + gamma * z[2 * i + 1];
-      part[i] = lam[i] * (square_root(re * re + im * im) - size[i]);
-    }
+  for (int64_t i = 0; i < n; ++i) {
+    const double re = x[2 * i] + gamma * z[2 * i], im = x[2 * i + 1] + gamma * z[2 * i + 1];
+    part[i] = lam[i] * (square_root(re * re + im * im) - size[i]);
   }
   return sum(part, n);
 }
 
+// The same of real numbers, zeros after them up to whole vectors, for kSteps steps at a time.
+template <int kSteps>
+FR_INLINE void real_rises(const double* x, const double* z, const double* size, const double* lam, const double* gamma,
+                          int64_t n, double* rises) {
+  Vec<double> total[kSteps] = {};
+  for (int64_t i = 0; i < n; i += kLanes<double>) {
+    const Vec<double> v = load(x + i), d = load(z + i), s = load(size + i), l = load(lam + i);
+    for (int j = 0; j < kSteps; ++j) {
+      const Vec<double> w = v + gamma[j] * d;
+      total[j] += l * (larger(-w, w) - s);
+    }
+  }
+  for (int j = 0; j < kSteps; ++j) rises[j] = sum_of_lanes(total[j]);
+}
+
 // The rise of the l1 term along trials [first, last) of step eta^j, and the slope and square of z if there are any wanted.
 template <int kWidth, typename T>
-FR_INLINE void tile(const T* x, const T* z, const T* grad, const T* lam, int64_t n, const double* steps, int64_t trials,
-                    double* rises, double* products) {
+FR_INLINE void tile(const T* x, const T* z, const T* grad, const double* lam, int64_t n, const double* steps,
+                    int64_t trials, double* rises, double* products) {
+  constexpr int64_t kAtOnce = 4;
   double wide_x[kWidth * kTile], wide_z[kWidth * kTile], size[kTile];
   for (int64_t i = 0; i < kWidth * n; ++i) {
     wide_x[i] = x[i];
@@ -37,7 +49,14 @@ FR_INLINE void tile(const T* x, const T* z, const T* grad, const T* lam, int64_t
   for (int64_t i = 0; i < n; ++i)
     size[i] = kWidth == 1 ? magnitude(wide_x[i])
                           : square_root(wide_x[2 * i] * wide_x[2 * i] + wide_x[2 * i + 1] * wide_x[2 * i + 1]);
-  for (int64_t j = 0; j < trials; ++j) rises[j] = rise<kWidth>(wide_x, wide_z, size, lam, steps[j], n);
+  int64_t j = 0;
+  if (kWidth == 1) {
+    for (int64_t i = n; i % kLanes<double>; ++i) wide_x[i] = wide_z[i] = size[i] = 0;
+    for (; j + kAtOnce <= trials; j += kAtOnce) real_rises<kAtOnce>(wide_x, wide_z, size, lam, steps + j, n, rises + j);
+    for (; j < trials; ++j) real_rises<1>(wide_x, wide_z, size, lam, steps + j, n, rises + j);
+  } else {
+    for (; j < trials; ++j) rises[j] = complex_rise(wide_x, wide_z, size, lam, steps[j], n);
+  }
   if (!products) return;
   double slope[kWidth * kTile], square[kWidth * kTile];
   for (int64_t i = 0; i < kWidth * n; ++i) {
@@ -69,7 +88,7 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
       const int64_t b = task / tiles, first = task % tiles * kTile, n = smaller_of(kTile, N - first);
       if (!first_pass && good[b]) return;
       const int64_t at = kWidth * (b * N + first);
-      T lams[kTile];
+      double lams[kTile] = {};
       const T* const own = reinterpret_cast<const T*>(lam) + b * lam_image;
       for (int64_t i = 0; i < n; ++i) lams[i] = own[(first + i) * lam_entry];
       double* const to = part.data + task * each;

@@ -35,12 +35,6 @@ FR_INLINE void lanes(int64_t n, const F& body) {
   for (; i < n; ++i) body(T(0), i);
 }
 
-// Soft thresholding of a number or a vector; NaN comes through.
-template <typename V>
-FR_INLINE V soft(V v, V tau) {
-  return larger(V{}, v - tau) + smaller(V{}, v + tau);
-}
-
 // d where y is not 0, else 0; and the sign of y times d.
 template <typename V>
 FR_INLINE V where_not_zero(V y, V d) {

@@ -19,35 +19,53 @@ FR_INLINE void pick(const T* from, int64_t entry, int64_t first, int64_t n, T* o
     for (int64_t i = 0; i < n; ++i) out[i] = from[0];
 }
 
-// One tile of n <= kTile numbers; adds nothing up beyond it: part [3].
-template <int kWidth, typename T>
-FR_INLINE void tile(const T* x, const T* grad, const T* step, const T* lam, T* z, int64_t n, double* part) {
-  T tau[kTile], u[kWidth * kTile], factor[kTile], size[kTile], wide[kWidth * kTile];
-  double slope[kWidth * kTile], square[kWidth * kTile];
-  const int64_t reals = kWidth * n;
+// One tile of n <= kTile complex numbers; adds nothing up beyond it: part [3].
+template <typename T>
+FR_INLINE void complex_tile(const T* x, const T* grad, const T* step, const T* lam, T* z, int64_t n, double* part) {
+  T tau[kTile], u[2 * kTile], factor[kTile], size[kTile], wide[2 * kTile];
+  double slope[2 * kTile], square[2 * kTile];
   for (int64_t i = 0; i < n; ++i) tau[i] = step[i] * lam[i];
-  expand<kWidth>(step, wide, n);
-  for (int64_t i = 0; i < reals; ++i) u[i] = x[i] - wide[i] * grad[i];
-  if (kWidth == 1) {
-    for (int64_t i = 0; i < n; ++i) {
-      const T p = shrink(u[i], tau[i]);
-      z[i] = p - x[i];
-      size[i] = lam[i] * magnitude(p);
-    }
-  } else {
-    norms<kWidth>(u, 1, 0, n, size);
-    for (int64_t i = 0; i < n; ++i) factor[i] = shrink_factor(size[i], tau[i]);
-    expand<kWidth>(factor, wide, n);
-    for (int64_t i = 0; i < reals; ++i) z[i] = u[i] * wide[i] - x[i];
-    for (int64_t i = 0; i < n; ++i) size[i] *= lam[i] * factor[i];
-  }
-  for (int64_t i = 0; i < reals; ++i) {
+  expand<2>(step, wide, n);
+  for (int64_t i = 0; i < 2 * n; ++i) u[i] = x[i] - wide[i] * grad[i];
+  norms<2>(u, 1, 0, n, size);
+  for (int64_t i = 0; i < n; ++i) factor[i] = shrink_factor(size[i], tau[i]);
+  expand<2>(factor, wide, n);
+  for (int64_t i = 0; i < 2 * n; ++i) z[i] = u[i] * wide[i] - x[i];
+  for (int64_t i = 0; i < n; ++i) size[i] *= lam[i] * factor[i];
+  for (int64_t i = 0; i < 2 * n; ++i) {
     slope[i] = double(grad[i]) * double(z[i]);
     square[i] = double(z[i]) * double(z[i]);
   }
-  part[0] = sum(slope, reals);
-  part[1] = sum(square, reals);
+  part[0] = sum(slope, 2 * n);
+  part[1] = sum(square, 2 * n);
   part[2] = sum(size, n);
+}
+
+// The same for real numbers, in one pass; steps and strengths of entry 0 repeat.
+template <typename T>
+FR_INLINE void real_tile(const T* x, const T* grad, const T* step, int64_t step_entry, const T* lam, int64_t lam_entry,
+                         T* z, int64_t n, double* part) {
+  constexpr int lanes = kLanes<double>;
+  T copies[5][kTile + lanes];
+  x = filled(x, n, copies[0]);
+  grad = filled(grad, n, copies[1]);
+  if (step_entry) step = filled(step, n, copies[2]);
+  if (lam_entry) lam = filled(lam, n, copies[3]);
+  T* const to = n % lanes ? copies[4] : z;
+  Vec<double> slope{}, square{}, size{};
+  for (int64_t i = 0; i < n; i += lanes) {
+    const Narrow<T> t = step_entry ? load_narrow(step + i) : step[0] - Narrow<T>{};
+    const Narrow<T> l = lam_entry ? load_narrow(lam + i) : lam[0] - Narrow<T>{};
+    const Narrow<T> v = load_narrow(x + i), g = load_narrow(grad + i), p = soft(v - t * g, t * l), d = p - v;
+    __builtin_memcpy(to + i, &d, sizeof d);
+    slope += widen(g) * widen(d);
+    square += widen(d) * widen(d);
+    size += widen(l * larger(-p, p));
+  }
+  if (to != z) std::memcpy(z, to, n * sizeof(T));
+  part[0] = sum_of_lanes(slope);
+  part[1] = sum_of_lanes(square);
+  part[2] = sum_of_lanes(size);
 }
 
 template <int kWidth, typename T>
@@ -58,11 +76,19 @@ FR_INLINE void run(Address x, Address grad, Address step, Address lam, Address z
   parallel(B * tiles, kWidth * B * N, [&](int64_t task) {
     const int64_t b = task / tiles, first = task % tiles * kTile, n = smaller_of(kTile, N - first);
     const int64_t at = kWidth * (b * N + first);
-    T steps[kTile], lams[kTile];
-    pick(reinterpret_cast<const T*>(step) + b * step_image, step_entry, first, n, steps);
-    pick(reinterpret_cast<const T*>(lam) + b * lam_image, lam_entry, first, n, lams);
-    tile<kWidth>(reinterpret_cast<const T*>(x) + at, reinterpret_cast<const T*>(grad) + at, steps, lams,
-                 reinterpret_cast<T*>(z) + at, n, part.data + 3 * task);
+    const T *xs = reinterpret_cast<const T*>(x) + at, *grads = reinterpret_cast<const T*>(grad) + at;
+    const T *own_step = reinterpret_cast<const T*>(step) + b * step_image;
+    const T *own_lam = reinterpret_cast<const T*>(lam) + b * lam_image;
+    T* const out = reinterpret_cast<T*>(z) + at;
+    if (kWidth == 1) {
+      real_tile(xs, grads, own_step + first * step_entry, step_entry, own_lam + first * lam_entry, lam_entry, out, n,
+                part.data + 3 * task);
+    } else {
+      T steps[kTile], lams[kTile];
+      pick(own_step, step_entry, first, n, steps);
+      pick(own_lam, lam_entry, first, n, lams);
+      complex_tile(xs, grads, steps, lams, out, n, part.data + 3 * task);
+    }
   });
   double* const out = reinterpret_cast<double*>(sums);
   for (int64_t b = 0; b < B; ++b)
@@ -80,9 +106,15 @@ FR_INLINE void run_squares(Address x, Address out, int64_t B, int64_t N) {
   parallel(B * tiles, kWidth * B * N, [&](int64_t task) {
     const int64_t first = task % tiles * kTile, n = kWidth * smaller_of(kTile, N - first);
     const T* const own = reinterpret_cast<const T*>(x) + kWidth * (task / tiles * N + first);
-    double square[kWidth * kTile];
-    for (int64_t i = 0; i < n; ++i) square[i] = double(own[i]) * double(own[i]);
-    part.data[task] = sum(square, n);
+    Vec<double> square{};
+    int64_t i = 0;
+    for (; i + kLanes<double> <= n; i += kLanes<double>) {
+      const Vec<double> v = widen(load_narrow(own + i));
+      square += v * v;
+    }
+    double total = sum_of_lanes(square);
+    for (; i < n; ++i) total += double(own[i]) * double(own[i]);
+    part.data[task] = total;
   });
   for (int64_t b = 0; b < B; ++b) {
     double total = 0;

@@ -88,22 +88,55 @@ struct Kept {
   Block own_;
 };
 
+// As many numbers as a vector of doubles has: what is computed in T and added up in double.
+template <typename T>
+struct NarrowOf {
+  typedef T type __attribute__((vector_size(kLanes<double> * sizeof(T))));
+};
+template <typename T>
+using Narrow = typename NarrowOf<T>::type;
+
+template <typename T>
+FR_INLINE Narrow<T> load_narrow(const T* p) {  // any alignment
+  Narrow<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename V>
+FR_INLINE Vec<double> widen(V v) {
+  return __builtin_convertvector(v, Vec<double>);
+}
+FR_INLINE double sum_of_lanes(Vec<double> v) {
+  double result = 0;
+  for (int k = 0; k < kLanes<double>; ++k) result += v[k];
+  return result;
+}
+
 // Sum of n numbers in double, in lanes of one vector that are added at the end.
 template <typename T>
 FR_INLINE double sum(const T* x, std::int64_t n) {
   constexpr int lanes = kLanes<double>;
-  typedef T Part __attribute__((vector_size(lanes * sizeof(T))));
   Vec<double> total = {};
   std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    Part part;
-    __builtin_memcpy(&part, x + i, sizeof part);
-    total += __builtin_convertvector(part, Vec<double>);
-  }
+  for (; i + lanes <= n; i += lanes) total += widen(load_narrow(x + i));
   double result = 0;
   for (; i < n; ++i) result += x[i];
-  for (int k = 0; k < lanes; ++k) result += total[k];
-  return result;
+  return result + sum_of_lanes(total);
+}
+
+// The first of n <= kTile numbers as they stand, if they fill vectors of doubles; else their copy with zeros after them.
+template <typename T>
+FR_INLINE const T* filled(const T* x, std::int64_t n, T* copy) {
+  if (n % kLanes<double> == 0) return x;
+  std::memcpy(copy, x, n * sizeof(T));
+  std::memset(copy + n, 0, kLanes<double> * sizeof(T));
+  return copy;
+}
+
+// Soft thresholding of a number or a vector; NaN comes through.
+template <typename V>
+FR_INLINE V soft(V v, V tau) {
+  return larger(V{}, v - tau) + smaller(V{}, v + tau);
 }
 
 // out[i] = the sum of the reals of number i.
