@@ -1,6 +1,7 @@
 """What the benches of ops share: problems, the gate before every timing, and the record for collect.py."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,13 +17,20 @@ def numbers(*shape: int, device: str, dtype: torch.dtype = torch.float64, seed: 
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(device)
 
 
+@cache
+def ones(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The derivative of a sum, as dense as derivatives are that come from the next layer."""
+    return torch.ones(shape, dtype=dtype, device=device)
+
+
 def with_grads(function: Callable[..., Any], *inputs: Any) -> list[Tensor]:
     """Outputs of `function`, and the gradients of their sum in the inputs that require one."""
     outputs = function(*inputs)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     leaves = [i for i in inputs if isinstance(i, Tensor) and i.requires_grad]
-    total = [o.real.sum() for o in outputs if o.requires_grad]
-    return [o.detach() for o in outputs] + (list(torch.autograd.grad(total, leaves)) if leaves else [])
+    used = [o for o in outputs if o.requires_grad]
+    slopes = [ones(tuple(o.shape), o.dtype, o.device) for o in used]
+    return [o.detach() for o in outputs] + (list(torch.autograd.grad(used, leaves, slopes)) if leaves else [])
 
 
 def error(result: Outputs, exact: Outputs) -> float:

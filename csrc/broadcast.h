@@ -25,13 +25,13 @@ FR_INLINE void spread(const T* parameter, std::int64_t M, std::int64_t S, std::i
 }
 
 // d_parameter[m] = the sum over r and s of field [R, M, S], which body(first, n, part) writes for the n <= kTile numbers
-// from `first` on. Each task sums a block of at most `rows` rows r, `groups` values m and `length` numbers s in double;
-// blocks start at a number s that is a multiple of `length`, so neighbours along m have no influence.
+// from `first` on. Each task sums a block of at most `rows` rows r, `groups` values m and `length` numbers s in double, tile
+// by tile; blocks start at a number s that is a multiple of `length`, so neighbours along m have no influence.
 template <typename T, typename F>
 FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, std::int64_t reals, T* d_parameter,
                                 const F& body) {
   using std::int64_t;
-  const int64_t length = smaller_of(S, kTile), groups = smaller_of(M, kTile / length);
+  const int64_t length = smaller_of(S, 8 * kTile), groups = length < kTile ? smaller_of(M, kTile / length) : 1;
   const int64_t tile_rows = kTile / (groups * length), few = 16;  // at least 16 bound the partial sums' memory
   const int64_t rows = length < S ? 1 : tile_rows > few ? tile_rows : few;
   const int64_t row_blocks = tiles_of(R, rows), length_blocks = tiles_of(S, length), group_blocks = tiles_of(M, groups);
@@ -45,7 +45,14 @@ FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, 
     for (int64_t i = 0; i < count; ++i) total[i] = 0;
     for (int64_t row = r; row < smaller_of(r + rows, R); ++row) {
       T part[kTile];
-      body((row * M + m) * S + s, count * size, part);
+      const int64_t first = (row * M + m) * S + s;
+      for (int64_t done = 0; size > kTile && done < size; done += kTile) {
+        const int64_t n = smaller_of(kTile, size - done);
+        body(first + done, n, part);
+        total[0] += sum(part, n);
+      }
+      if (size > kTile) continue;
+      body(first, count * size, part);
       if (size == 1)
         for (int64_t i = 0; i < count; ++i) total[i] += part[i];
       else

@@ -41,13 +41,96 @@ FR_INLINE void bwd_tile(const T* d_y, const T* g, const T* tau, int64_t step, T*
       d_g[c * stride + i] = d_y[c * stride + i] * keep[i] + g[c * stride + i] * unit[i] * wide[i];
 }
 
+// The same for a few vectors of real pixels of not too many channels, which stay in the first-level cache: rows of images
+// whose sides are powers of two fall on top of each other in it. `lost` counts sums of squares out of bounds.
+constexpr int64_t kMostChannels = 64;
+constexpr int kPart = 4;  // vectors
+
+template <typename T>
+struct Part {
+  Vec<T> g[kMostChannels][kPart], norm[kPart], tau[kPart];
+
+  FR_INLINE void read(const T* from, const T* taus, int64_t step, int64_t C, int64_t stride, Vec<T>& lost) {
+    Vec<T> square[kPart] = {};
+    for (int64_t c = 0; c < C; ++c)
+      for (int k = 0; k < kPart; ++k) {
+        g[c][k] = load(from + c * stride + k * kLanes<T>);
+        square[k] += g[c][k] * g[c][k];
+      }
+    for (int k = 0; k < kPart; ++k) {
+      const Vec<T> one = splat(T(1));
+      lost += square[k] >= splat(kSmallSquare<T>) ? (square[k] <= splat(kLargest<T>) ? Vec<T>{} : one) : one;
+      T numbers[kLanes<T>];  // one by one in a loop: it becomes one instruction
+      store(numbers, square[k]);
+      for (int i = 0; i < kLanes<T>; ++i) numbers[i] = square_root(numbers[i]);
+      norm[k] = load(numbers);
+      tau[k] = step ? load(taus + k * kLanes<T>) : splat(taus[0]);
+    }
+  }
+  FR_INLINE Vec<T> factor(int k) const { return norm[k] > tau[k] ? (norm[k] - tau[k]) / norm[k] : Vec<T>{}; }
+};
+
+template <typename T>
+FR_INLINE void fwd_part(const T* g, const T* tau, int64_t step, T* y, int64_t C, int64_t stride, Vec<T>& lost) {
+  Part<T> p;
+  p.read(g, tau, step, C, stride, lost);
+  Vec<T> factor[kPart];
+  for (int k = 0; k < kPart; ++k) factor[k] = p.factor(k);
+  for (int64_t c = 0; c < C; ++c)
+    for (int k = 0; k < kPart; ++k) store(y + c * stride + k * kLanes<T>, p.g[c][k] * factor[k]);
+}
+
+template <typename T>
+FR_INLINE void bwd_part(const T* d_y, const T* g, const T* tau, int64_t step, T* d_g, T* d_tau, int64_t C, int64_t stride,
+                        Vec<T>& lost) {
+  Part<T> p;
+  p.read(g, tau, step, C, stride, lost);
+  Vec<T> slope[kMostChannels][kPart], inverse[kPart], along[kPart] = {}, keep[kPart];
+  for (int k = 0; k < kPart; ++k) {
+    inverse[k] = p.norm[k] > p.tau[k] ? 1 / p.norm[k] : Vec<T>{};
+    keep[k] = p.factor(k);
+  }
+  for (int64_t c = 0; c < C; ++c)
+    for (int k = 0; k < kPart; ++k) {
+      slope[c][k] = load(d_y + c * stride + k * kLanes<T>);
+      along[k] += p.g[c][k] * inverse[k] * slope[c][k];
+    }
+  for (int k = 0; k < kPart; ++k) {
+    store(d_tau + k * kLanes<T>, -along[k]);
+    along[k] *= p.tau[k] * inverse[k];
+  }
+  for (int64_t c = 0; c < C; ++c)
+    for (int k = 0; k < kPart; ++k)
+      store(d_g + c * stride + k * kLanes<T>, slope[c][k] * keep[k] + p.g[c][k] * inverse[k] * along[k]);
+}
+
+// part(i, lost) for the parts that fill n pixels, then whole(i, pixels) for the rest; for all where a sum was out of bounds.
+template <int kWidth, typename T, typename F, typename G>
+FR_INLINE void in_parts(int64_t C, int64_t n, const F& part, const G& whole) {
+  constexpr int64_t size = kPart * kLanes<T>;
+  int64_t i = 0;
+  if (kWidth == 1 && C <= kMostChannels) {
+    Vec<T> lost{};
+    for (; i + size <= n; i += size) part(i, lost);
+    for (int k = 0; k < kLanes<T>; ++k)
+      if (lost[k] != 0) i = 0;
+  }
+  if (i < n) whole(i, n - i);
+}
+
 template <int kWidth, typename T>
 FR_INLINE void fwd(Address g, Address tau, Address y, int64_t B, int64_t C, int64_t N, int64_t M) {
   const int64_t tiles = tiles_of(N), step = M == 1 ? 0 : 1;
   parallel(B * tiles, kWidth * B * C * N, [=](int64_t task) {
     const int64_t b = task / tiles, first = task % tiles * kTile, at = kWidth * (b * C * N + first);
-    fwd_tile<kWidth>(reinterpret_cast<const T*>(g) + at, reinterpret_cast<const T*>(tau) + b * M + first * step, step,
-                     reinterpret_cast<T*>(y) + at, C, kWidth * N, smaller_of(kTile, N - first));
+    const T *from = reinterpret_cast<const T*>(g) + at, *taus = reinterpret_cast<const T*>(tau) + b * M + first * step;
+    T* const to = reinterpret_cast<T*>(y) + at;
+    in_parts<kWidth, T>(
+        C, smaller_of(kTile, N - first),
+        [=](int64_t i, Vec<T>& lost) { fwd_part(from + i, taus + i * step, step, to + i, C, N, lost); },
+        [=](int64_t i, int64_t n) {
+          fwd_tile<kWidth>(from + kWidth * i, taus + i * step, step, to + kWidth * i, C, kWidth * N, n);
+        });
   });
 }
 
@@ -60,10 +143,16 @@ FR_INLINE void bwd(Address d_y, Address g, Address tau, Address d_g, Address d_t
   parallel(B * tiles, kWidth * B * C * N, [&](int64_t task) {
     const int64_t b = task / tiles, first = task % tiles * kTile, at = kWidth * (b * C * N + first);
     const int64_t n = smaller_of(kTile, N - first);
-    T own[kTile];
-    bwd_tile<kWidth>(reinterpret_cast<const T*>(d_y) + at, reinterpret_cast<const T*>(g) + at,
-                     reinterpret_cast<const T*>(tau) + b * M + first * step, step, reinterpret_cast<T*>(d_g) + at, own,
-                     C, kWidth * N, n);
+    const T *from = reinterpret_cast<const T*>(g) + at, *slope = reinterpret_cast<const T*>(d_y) + at;
+    const T* const taus = reinterpret_cast<const T*>(tau) + b * M + first * step;
+    T own[kTile], *const to = reinterpret_cast<T*>(d_g) + at;
+    in_parts<kWidth, T>(
+        C, n,
+        [&](int64_t i, Vec<T>& lost) { bwd_part(slope + i, from + i, taus + i * step, step, to + i, own + i, C, N, lost); },
+        [&](int64_t i, int64_t count) {
+          bwd_tile<kWidth>(slope + kWidth * i, from + kWidth * i, taus + i * step, step, to + kWidth * i, own + i, C,
+                           kWidth * N, count);
+        });
     if (M == 1)
       part.data[task] = sum(own, n);
     else

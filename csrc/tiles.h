@@ -112,16 +112,18 @@ FR_INLINE double sum_of_lanes(Vec<double> v) {
   return result;
 }
 
-// Sum of n numbers in double, in lanes of one vector that are added at the end.
+// Sum of n numbers in double, in the lanes of four vectors that are added at the end: one would wait for every addition.
 template <typename T>
 FR_INLINE double sum(const T* x, std::int64_t n) {
   constexpr int lanes = kLanes<double>;
-  Vec<double> total = {};
+  Vec<double> total[4] = {};
   std::int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) total += widen(load_narrow(x + i));
+  for (; i + 4 * lanes <= n; i += 4 * lanes)
+    for (int k = 0; k < 4; ++k) total[k] += widen(load_narrow(x + i + k * lanes));
+  for (; i + lanes <= n; i += lanes) total[0] += widen(load_narrow(x + i));
   double result = 0;
   for (; i < n; ++i) result += x[i];
-  return result + sum_of_lanes(total);
+  return result + sum_of_lanes((total[0] + total[1]) + (total[2] + total[3]));
 }
 
 // The first of n <= kTile numbers as they stand, if they fill vectors of doubles; else their copy with zeros after them.
