@@ -76,9 +76,7 @@ class Reconstructor(nn.Module):
         expect(
             able, "reconstruct", "rigorous", "a method with a convergence guarantee (LDA)", type(self.solver).__name__
         )
-        expect(y.device == self.q.device, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
-        y = y.to(self.q.dtype)
-        return (self._blocks if self.blockwise else self._image)(y, size, rigorous, options)
+        return (self._blocks if self.blockwise else self._image)(y.to(self.q.dtype), size, rigorous, options)
 
     def capturable(self, rigorous: bool = False, **options: Any) -> bool:
         """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
@@ -95,11 +93,11 @@ class Reconstructor(nn.Module):
         x, report = self._image(y.reshape(-1, 1, 1, m), None, rigorous, options)
         return self.operator.to_image(x.reshape(count, rows, cols, -1), size), report.merged(rows * cols)
 
-    def check(self, y: Tensor) -> None:
-        """Looks at measurements, wherever they lie.
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at measurements, on the model's device or `anywhere`.
 
         Raises:
-            ValueError: they have another shape or type, NaN or Inf.
+            ValueError: they have another shape, type or device, NaN or Inf.
         """
         m = self.q.shape[1]
         expect(
@@ -112,6 +110,8 @@ class Reconstructor(nn.Module):
         ratio = f" (ratio {self.meta['ratio']:g}%)" if "ratio" in self.meta else ""
         got = f"{y.shape[3]} ({100 * y.shape[3] / len(self.q):.0f}% of the {len(self.q)} pixels)"
         expect(y.shape[3] == m, "reconstruct", "y", f"{m} measurements per block{ratio}", got)
+        here = anywhere or y.device == self.q.device
+        expect(here, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
         expect_finite(y, "reconstruct", "finite measurements", "image")
 
     def save(self, path: str | Path) -> None:

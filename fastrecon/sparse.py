@@ -56,29 +56,26 @@ class SparseCoder(nn.Module):
     @torch.no_grad()
     def compute(self, y: Tensor, rigorous: bool = False, **options: Any) -> tuple[Tensor, SplittingReport]:
         """As `forward` for data that passed `check`. Unless rigorous, the host never waits for the device."""
-        s, report = self._solve(self._data(y), rigorous, options)
+        s, report = self._solve(y.to(self.operator.atoms.dtype), rigorous, options)
         return s.z, report
 
     def capturable(self, rigorous: bool = False, **options: Any) -> bool:
         """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
         return not rigorous
 
-    def _data(self, y: Tensor) -> Tensor:
-        device = self.operator.atoms.device
-        expect(y.device == device, "restore", "y", f"a tensor on {device}", f"one on {y.device}")
-        return y.to(self.operator.atoms.dtype)
-
     def _solve(self, x: Tensor, rigorous: bool, options: dict[str, Any]) -> tuple[Splitting, SplittingReport]:
         return self.solver.solve(x, **options) if rigorous else self.solver(x, **options)
 
-    def check(self, y: Tensor) -> None:
-        """Looks at data, wherever they lie.
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at data, on the model's device or `anywhere`.
 
         Raises:
-            ValueError: they have another shape or type, NaN or Inf.
+            ValueError: they have another shape, type or device, NaN or Inf.
         """
         shape = self._shape()
         expect(y.ndim == len(shape.split(",")) and y.is_floating_point(), "restore", "y", f"real {shape}", describe(y))
+        device = self.operator.atoms.device
+        expect(anywhere or y.device == device, "restore", "y", f"a tensor on {device}", f"one on {y.device}")
         expect_finite(y, "restore", "finite values", "sample")
 
     def _shape(self) -> str:
@@ -125,7 +122,7 @@ class PatchDenoiser(SparseCoder):
     @torch.no_grad()
     def compute(self, y: Tensor, rigorous: bool = False, **options: Any) -> tuple[Tensor, SplittingReport]:
         """As `forward` for images that passed `check`. Unless rigorous, the host never waits for the device."""
-        patches = self.to_patches(self._data(y))
+        patches = self.to_patches(y.to(self.operator.atoms.dtype))
         s, report = self._solve(patches, rigorous, options)
         return self.to_image(s.az, y.shape[-2:]), report.merged(len(patches) // len(y))
 
@@ -142,9 +139,9 @@ class PatchDenoiser(SparseCoder):
         image = patches.reshape(-1, rows, cols, b, b).transpose(2, 3).reshape(-1, 1, rows * b, cols * b)
         return image[..., :h, :w].contiguous()
 
-    def check(self, y: Tensor) -> None:
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
         """As of SparseCoder."""
-        super().check(y)
+        super().check(y, anywhere)
         fits = y.shape[1] == 1 and y.numel() > 0
         expect(fits, "restore", "y", f"images {self._shape()}", describe(y))
 

@@ -155,8 +155,8 @@ class Lasso(nn.Module, Generic[S]):
         count, used = torch.where(done, count, iterations), torch.where(done, used, s.used)
         return result, self.certificate(result, y, done, count, used, rows, started=x0 is None)
 
-    def check(self, y: Tensor) -> None:
-        """Looks at measurements, wherever they lie.
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at measurements; their shape and device are the operator's to judge.
 
         Raises:
             ValueError: they are not numeric, or hold NaN or Inf.
