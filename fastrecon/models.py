@@ -35,6 +35,7 @@ class Reconstructor(nn.Module):
             image, which leaves no block edges.
     """
 
+    independent = True  # a batch may have any number of inputs, and be cut or filled up
     q: Tensor
 
     def __init__(self, operator: BlockSensing, solver: Any, q: Tensor, meta: dict[str, Any], blockwise: bool = False):

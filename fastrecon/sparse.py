@@ -29,6 +29,8 @@ class SparseCoder(nn.Module):
         meta: facts to keep with the model: `task`, `name`, `training`.
     """
 
+    independent = True  # a batch may have any number of inputs, and be cut or filled up
+
     def __init__(self, solver: DLADMM, meta: dict[str, Any]):
         super().__init__()
         expect(solver.b is None, type(self).__name__, "solver", "a DLADMM with B = I", "a general B")

@@ -1,4 +1,4 @@
-"""Networks ask the device nothing on the way: with no GPU, on shapes that claim to lie on one; on a GPU, by its own word.
+"""Networks ask the device nothing on the way: on shapes that claim to lie on a GPU, and on a GPU if there is one.
 
 A host that waits leaves the GPU idle, and a CUDA graph cannot be captured.
 """
@@ -7,7 +7,6 @@ import ctypes
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,36 +17,12 @@ from test_sparse import model as small_coder
 from test_sparse import smooth
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from utils import NoSync
 
 from fastrecon import masks
 from fastrecon.operators import Blur, Fourier, Inpainting, Wavelet, gaussian_kernel
 from fastrecon.solvers import FISTA, ISTA, LDA, SGP, AGDNet, GDNet
 from fastrecon.sparse import SparseCoder
-
-ASKING = {  # ops whose result, or its shape, the host has to wait for
-    "_local_scalar_dense", "is_nonzero", "item", "equal", "nonzero", "nonzero_numpy", "masked_select",
-    "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "lift_fresh",
-}  # fmt: skip
-COPIES = {"_to_copy", "copy_", "_copy_from"}
-
-
-class NoSync(TorchDispatchMode):
-    """Raises on ops that read values on the host, select by a mask, or copy between host and device."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, result = func.overloadpacket.__name__, None
-        assert name not in ASKING, f"{func} makes the host wait"
-        if name.startswith(("index", "_index")) and len(args) > 1 and isinstance(args[1], list | tuple):
-            masks = [t for t in args[1] if t is not None and t.dtype in (torch.bool, torch.uint8)]
-            assert not masks, f"{func} with a mask makes the host wait for the shape"
-        result = func(*args, **(kwargs or {}))
-        if name in COPIES:
-            devices = {t.device.type for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
-            assert len(devices) == 1, f"{func} copies between host and device"
-        return result
-
 
 NO_GUARD = """
 #include <c10/core/impl/DeviceGuardImplInterface.h>
