@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `fastrecon info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, RuntimeError, OSError, MemoryError) as e:
+    except (ValueError, TypeError, RuntimeError, OSError, MemoryError, ImportError) as e:
         if os.environ.get("FASTRECON_DEBUG") == "1":
             raise
         print(f"fastrecon: {' '.join(str(e).split()) or type(e).__name__}", file=sys.stderr)

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+
 from PIL import Image
 
 import fastrecon as fr
