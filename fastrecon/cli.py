@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("fastrecon.tasks.evaluate", "PSNR, SSIM, relative error and time over a folder of images"),
     "train": ("fastrecon.tasks.train", "train a model"),
     "bench": ("fastrecon.tasks.bench", "throughput on this machine against eager PyTorch"),
+    "tune": ("fastrecon.tasks.tune", "measure the best tiles of the GPU kernels and keep them"),
     "info": ("fastrecon.tasks.info", "versions, devices, backends, shipped models"),
 }
 

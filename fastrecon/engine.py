@@ -60,9 +60,9 @@ class Engine:
             solver is captured where its `lipschitz` is given.
         precision: of products in steps that decide nothing. "float32". "tf32", on a GPU: the regulariser's gradient in
             the steps of LDA, GD-Net and AGD-Net, and the products of D-LADMM. "bfloat16": the former only. Mean PSNR of
-            the shipped LDA models over Set11 changes by less than 0.001 dB with "tf32" (its rounding emulated) and with
-            "bfloat16" on the CPU, where products are split; by up to 0.04 dB with plain bfloat16 products as GPUs take
-            them (emulated). Objectives, tests and certificates are never rounded so, whatever torch is allowed to do.
+            the shipped LDA models over Set11 changes by less than 0.001 dB: measured for bfloat16 on the CPU, for both
+            with a GPU's rounding emulated. Objectives, tests and certificates are never rounded so, whatever torch is
+            allowed to do.
         graph: whether to capture graphs.
         max_batch: larger batches are computed in parts; solvers, whose operator may hold a mask for each image, take
             every batch whole.

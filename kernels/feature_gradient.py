@@ -55,7 +55,7 @@ class _Chain:
         self.B, self.CIN, self.H, self.W = self.x.shape
         self.C = self.weights[0].shape[-1]
         self.products = _PRODUCTS[self.precision] if self.x.dtype == torch.float32 else "ieee"
-        self.tile = convolution_tile(self.C, self.x.dtype, self.pair)
+        self.tile = convolution_tile(self.C, self.x.dtype, self.pair, self.products, self.x.device)
         self.programs = self.B * blocks(self.H * self.W, self.tile.pixels)
 
     def features(self) -> Tensor:

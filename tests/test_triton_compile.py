@@ -143,7 +143,9 @@ def main(folder):
             cubin.write_bytes(names[key].asm["cubin"])
             usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
             registers, stack = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK"))
-            row |= {"sm": capability, "registers": registers, "stack": stack, "shared": names[key].metadata.shared}
+            products = set(re.findall(r"(?:wg)?mma\S*\.(tf32|bf16|f64|f16)\.", names[key].asm["ptx"]))
+            row |= {"sm": capability, "registers": registers, "stack": stack, "products": sorted(products)}
+            row["shared"] = names[key].metadata.shared
             print(json.dumps(row))
 
 
@@ -157,7 +159,8 @@ def rows(tmp_path_factory):
     assert result.returncode == 0, result.stderr
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for r in found:
-        print(f"sm_{r['sm']} {r['kernel']:20s} {r['options']:40s}", r["registers"], r["stack"], r["shared"])
+        used = (r["registers"], r["stack"], r["shared"], *r["products"])
+        print(f"sm_{r['sm']} {r['kernel']:20s} {r['options']:40s}", *used)
     return found
 
 
@@ -171,6 +174,18 @@ def test_every_kernel_compiles(rows, sm):
 @pytest.mark.parametrize("sm", SHARED_LIMIT)
 def test_no_kernel_spills_or_asks_for_too_much_shared_memory(rows, sm):
     assert [r for r in rows if r["sm"] == sm and (r["stack"] or r["shared"] > SHARED_LIMIT[sm])] == []
+
+
+@pytest.mark.parametrize("sm", SHARED_LIMIT)
+def test_matrix_units_multiply_as_asked(rows, sm):
+    """Convolutions in TF32 and bfloat16 use the matrix units of that type; no other float32 kernel uses any."""
+    kinds = set()
+    for r in (r for r in rows if r["sm"] == sm and "float64" not in r["options"]):
+        asked = re.findall(r"PRECISION(\w+)", r["options"])[0] if "PRECISION" in r["options"] else "ieee"
+        whole = asked == "bf16" and "F" in r["options"].split()[0]  # the image itself is never rounded to bfloat16
+        assert r["products"] == ([] if asked == "ieee" or whole else [asked]), r
+        kinds.add((r["kernel"], asked))
+    assert {(k, p) for k in ("forward_kernel", "transposed_kernel") for p in ("ieee", "tf32", "bf16")} <= kinds
 
 
 if __name__ == "__main__":
