@@ -17,8 +17,10 @@ from test_radon import GEOMETRIES, rays_of
 from test_triton import aligned, double, flatten, numbers, relative
 from torch import Tensor
 
+import fastrecon as fr
 from fastrecon import registry
 from fastrecon.kernels import nvrtc
+from fastrecon.operators.base import through
 from fastrecon.ops import armijo as armijo_op
 
 SOURCES = sorted(path.stem for path in nvrtc.FOLDER.glob("*.cu"))
@@ -226,6 +228,22 @@ def test_torch_and_cupy_share_a_stream(name):
         found = kernel(name)(later, -grad, grad, x.new_full((1, 1), 0.1), curvature, curvature * 0, 1e-4, 0.5, 20, True)
     stream.synchronize()
     assert torch.equal(found[0], expected.gamma)
+
+
+@pytest.mark.gpu
+def test_cupy_arrays_go_straight_into_public_ops():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    x = cupy.random.default_rng(0).standard_normal((2, 1, 16, 16), dtype=cupy.float32)
+    y = fr.ops.soft_threshold(x, 0.4)
+    assert isinstance(y, cupy.ndarray)
+    cupy.testing.assert_allclose(y, cupy.sign(x) * cupy.maximum(cupy.abs(x) - 0.4, 0), atol=1e-6)
+    same = through(x, lambda t: t)
+    assert same.data.ptr == x.data.ptr  # no copies
+    weights = [cupy.ones((4, 1, 3, 3), dtype=cupy.float32) / 9, cupy.ones((4, 4, 3, 3), dtype=cupy.float32) / 36]
+    value, grad = fr.ops.feature_gradient(x, weights, 0.5)
+    assert isinstance(value, cupy.ndarray)
+    expected = fr.ops.feature_gradient(torch.from_dlpack(x), [torch.from_dlpack(w) for w in weights], 0.5)
+    assert torch.equal(torch.from_dlpack(grad), expected[1])
 
 
 MACROS = {
