@@ -50,8 +50,9 @@ class Engine:
     """`Engine(model)(y, ...)` answers as `model(y, ...)` does, sooner: for many inputs of few shapes.
 
     On a GPU all phases of a network are captured once for each shape as a CUDA graph and replayed with one launch;
-    batches are filled up to the next power of two. What asks the host on the way (rigorous mode, a tolerance, a
-    callback) runs without graph, exactly. On the CPU the answers are those of the model, bit for bit in float32.
+    batches are filled up to the next power of two (only the matrix products of D-LADMM may round differently then).
+    What asks the host on the way (rigorous mode, a tolerance, a callback) runs without graph, exactly. On the CPU the
+    answers are those of the model, bit for bit in float32.
 
     The engine has a copy of the model: later changes of the original do not show. It serves one thread at a time.
 
@@ -92,6 +93,7 @@ class Engine:
         self._graphs: dict[Any, _Graph] = {}
         self._streams: list[Any] = []
         self._pool: Any = None
+        self._last: Any = None  # the event after the last replay
 
     @torch.no_grad()
     def __call__(self, y: Any, **options: Any) -> Result:
@@ -143,7 +145,18 @@ class Engine:
             if len(self._graphs) >= MOST_GRAPHS:
                 return self.model.compute(y, **options)
             self._graphs[key] = self._capture(y, key[0], options)
-        return self._graphs[key](y)
+        with self._turn(y.device) if y.is_cuda else contextlib.nullcontext():
+            return self._graphs[key](y)
+
+    @contextlib.contextmanager
+    def _turn(self, device: torch.device) -> Iterator[None]:
+        """Graphs share their workspace: one is replayed at a time, on whatever streams, and its results copied out."""
+        with torch.cuda.device(device):
+            stream = torch.cuda.current_stream()
+            if self._last is not None:
+                stream.wait_event(self._last)
+            yield
+            self._last = stream.record_event()
 
     def _captures(self, y: Tensor, options: dict[str, Any]) -> bool:
         able = self.graph and y.is_cuda and len(y) > 0 and all(map(_plain, options.values()))
@@ -157,14 +170,13 @@ class Engine:
 
     def _capture(self, y: Tensor, count: int, options: dict[str, Any]) -> _Graph:
         own = y[:1].expand(count, *y.shape[1:]).clone(memory_format=torch.contiguous_format)
-        with torch.cuda.device(self.device):
+        with torch.cuda.device(y.device):
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
                     self.model.compute(own, **options)
             torch.cuda.current_stream().wait_stream(side)
-            # graphs share their workspace: one is replayed at a time, and its results are copied out at once
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):

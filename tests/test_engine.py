@@ -37,6 +37,11 @@ def assert_same(result, expected):
     assert result[1].status == expected[1].status
 
 
+def assert_near(result, expected):
+    torch.testing.assert_close(result[0], expected[0], rtol=1e-4, atol=1e-5)
+    assert result[1].status == expected[1].status
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_answers_of_the_model(case):
     module, y, options = CASES[case]()
@@ -87,6 +92,7 @@ def test_settings_are_the_engines_within_and_the_callers_outside(monkeypatch):
     y = r.operator(images()).detach()
     engine = fr.Engine(r, threads=1)
     monkeypatch.setattr(engine.model, "compute", lambda y, **options: seen.append(settings()) or r.compute(y))
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
@@ -99,6 +105,7 @@ def test_settings_are_the_engines_within_and_the_callers_outside(monkeypatch):
         assert settings() == before
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.set_num_threads(threads)
     assert seen == [(1, [exact for _, _, exact in engines.PRODUCTS])] * 2
     assert before != seen[0]
 
@@ -231,11 +238,18 @@ def test_graphs_answer_as_the_model(case):
     module, y = module.cuda(), y.cuda()
     expected = module.compute(y, **options)
     engine = fr.Engine(module, max_batch=8)
+    # a matrix product of more rows may round differently, and only D-LADMM has one for the whole batch
+    alike = assert_near if case.startswith("d-ladmm") else assert_same
     for _ in range(3):
-        assert_same(engine(y, **options), expected)
+        alike(engine(y, **options), expected)
     assert len(engine._graphs) == 1
     other = y.flip(0) if getattr(module, "independent", False) else y
-    assert_same(engine(other, **options), module.compute(other, **options))
+    alike(engine(other, **options), module.compute(other, **options))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        found = engine(y, **options)  # on another stream, while the last replay may still run
+    stream.synchronize()
+    alike(found, expected)
 
 
 @pytest.mark.gpu
