@@ -35,7 +35,6 @@ class Reconstructor(nn.Module):
             image, which leaves no block edges.
     """
 
-    independent = True  # a batch may have any number of inputs, and be cut or filled up
     q: Tensor
 
     def __init__(self, operator: BlockSensing, solver: Any, q: Tensor, meta: dict[str, Any], blockwise: bool = False):
@@ -78,6 +77,11 @@ class Reconstructor(nn.Module):
             able, "reconstruct", "rigorous", "a method with a convergence guarantee (LDA)", type(self.solver).__name__
         )
         return (self._blocks if self.blockwise else self._image)(y.to(self.q.dtype), size, rigorous, options)
+
+    @property
+    def independent(self) -> bool:
+        """Whether no result depends on the others of its batch, so that batches may be cut and filled up."""
+        return self.solver.eps_mode != "batch"
 
     def capturable(self, rigorous: bool = False, **options: Any) -> bool:
         """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""

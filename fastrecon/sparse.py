@@ -29,7 +29,7 @@ class SparseCoder(nn.Module):
         meta: facts to keep with the model: `task`, `name`, `training`.
     """
 
-    independent = True  # a batch may have any number of inputs, and be cut or filled up
+    independent = True  # no result depends on the others of its batch: batches may be cut and filled up
 
     def __init__(self, solver: DLADMM, meta: dict[str, Any]):
         super().__init__()

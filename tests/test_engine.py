@@ -58,6 +58,14 @@ def test_batches_are_cut_and_joined():
     assert_same(fr.Engine(blockwise, max_batch=2)(y), blockwise(y))
 
 
+def test_images_that_decide_together_stay_together():
+    r = small_model()
+    y = r.operator(images(5)).detach()
+    r.solver.eps_mode = "batch"
+    assert_same(fr.Engine(r, max_batch=2)(y), r(y))
+    assert not r.independent
+
+
 def test_a_solver_takes_its_batch_whole():
     module, y, options = CASES["ista"]()  # its masks belong to the images
     assert_same(fr.Engine(module, max_batch=1)(y, **options), module(y, **options))
