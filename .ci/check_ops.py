@@ -24,11 +24,15 @@ def problems() -> list[str]:
     """One line for each missing part, each file that serves no op, and each raw op without a kernel."""
     families = {op.family for op in registry.OPS.values()}
     expected = {place.format(family) for family in families for place in PLACES}
+    optional = {f"kernels/{family}{end}" for family in families for end in (".cu", "_cuda.py")}
     lines = [f"{path}: missing" for path in sorted(expected) if not (ROOT / path).is_file()]
-    for pattern in ("csrc/*.cpp", "kernels/*.py", "fastrecon/ops/*.py"):
+    for pattern in ("csrc/*.cpp", "kernels/*.py", "kernels/*.cu", "fastrecon/ops/*.py"):
         for path in sorted(ROOT.glob(pattern)):
-            if (name := str(path.relative_to(ROOT))) not in expected | DRIVERS and not is_helper(path):
+            if (name := str(path.relative_to(ROOT))) not in expected | optional | DRIVERS and not is_helper(path):
                 lines.append(f"{name}: belongs to no op in the registry")
+    for launcher in sorted(ROOT.glob("kernels/*_cuda.py")):  # CUDA C++ is optional: two files where it exists
+        source = launcher.with_name(launcher.stem.removesuffix("_cuda") + ".cu")
+        lines += [] if source.is_file() else [f"{source.relative_to(ROOT)}: missing"]
     for name in registry.OPS:
         lines += [
             f"{name}: no {backend} implementation"

@@ -25,7 +25,7 @@ def installed_name(path: str) -> str | None:
     name = Path(path)
     if name.parts[0] == "fastrecon":
         return path
-    if name.parts[0] == "kernels" and name.suffix in {".py", ".cu", ".h"}:
+    if name.parts[0] == "kernels" and name.suffix in {".py", ".cu", ".h", ".json"}:
         return f"fastrecon/{path}"
     return "fastrecon/csrc/scalar_math.h" if path == "csrc/scalar_math.h" else None
 

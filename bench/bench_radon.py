@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
+pytest.importorskip("skimage")
+
 from skimage import data
 from skimage.transform import iradon, radon
-from torch import Tensor
 
 from fastrecon import ops
 from fastrecon.ops.radon import radon_adjoint_ref, radon_ref

@@ -2,6 +2,7 @@
 
     python bench/collect.py                                  # every bench
     python bench/collect.py bench/bench_prox_lp.py -k 256    # arguments of pytest
+    python bench/collect.py --limits                         # only what the machine can do
 
 Ratios compare with eager and torch.compile in the same run: only they mean something on a shared machine. `share` is
 the time that the machine's measured copy bandwidth and matrix rate allow for the work, divided by the median.
@@ -27,6 +28,7 @@ import fastrecon
 from fastrecon import registry
 
 HERE = Path(__file__).resolve().parent
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 COLUMNS = [
     *("date", "device", "threads", "torch", "fastrecon", "isa"),
     *("op", "case", "shape", "dtype", "implementation", "rounds", "median_ms", "iqr_ms"),
@@ -137,7 +139,14 @@ def main() -> int:
     """Runs the benches, appends their rows, prints a table; the status is pytest's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=HERE / "results.csv", help="the file that rows are appended to")
+    parser.add_argument("--limits", action="store_true", help="only measure the machine's own limits, and print them")
     options, pytest_arguments = parser.parse_known_args()
+    if options.limits:
+        for device in DEVICES:
+            print(device_name(device))
+            for name, rate in measured_limits(device).items():
+                print(f"  {name:<9}{text(rate):>10} {'GB/s, bytes read and written' if name == 'copy' else 'GFLOP/s'}")
+        return 0
     if not any(not a.startswith("-") and Path(a.partition("::")[0]).exists() for a in pytest_arguments):
         pytest_arguments.append(str(HERE))
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +157,7 @@ def main() -> int:
     if not benches:
         print("no bench was timed", file=sys.stderr)
         return status or 1
-    limits = {d: measured_limits(d) for d in ("cpu", "cuda") if d == "cpu" or torch.cuda.is_available()}
+    limits = {device: measured_limits(device) for device in DEVICES}
     rows = [row(bench, limits) for bench in benches]
     add_ratios(rows)
     new = not options.csv.exists()

@@ -2,11 +2,13 @@
 # Checks and measures the GPU engine on a CUDA machine that has torch, triton, cupy, pybind11, pytest-benchmark and nvcc.
 #
 #   bench/gpu.sh                          # all stages but the training
-#   bench/gpu.sh test                     # chosen stages: info, test, bench
+#   bench/gpu.sh test                     # chosen stages: info, limits, test, ops, methods
 #   TRAIN_DATA=photos bench/gpu.sh train  # trains and saves weights; TRAIN_ARGS adds options of `fastrecon train lda-cs`
 #
 # Every stage ends within ten minutes, needs no network and no write access to the Python environment, and leaves its log
-# and results in $OUT (default: out/gpu). The status is non-zero if a stage failed; the others still run.
+# and results in $OUT (default: out/gpu). The status is non-zero if a stage failed; the others still run. What the machine
+# lacks may lie as wheels in .wheels/, which git ignores (`pip download --no-deps -d .wheels ...`): PyWavelets for
+# wavelets beside haar and sym4. Tests and benches that need a missing library are skipped and say so.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${OUT:-out/gpu}
@@ -27,6 +29,13 @@ stage() { # name, command...
   printf -- '--- %s: status %s, %s s\n' "$name" "$status" $((SECONDS - begin))
 }
 
+build() {
+  local wheels=(.wheels/*.whl)
+  local options=(-q --no-index --no-deps --upgrade --target "$site")
+  [ ! -e "${wheels[0]}" ] || python3 -m pip install "${options[@]}" "${wheels[@]}" || return
+  python3 -m pip install "${options[@]}" --no-build-isolation .
+}
+
 info() {
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || true
   nvcc --version | tail -n 2 || true
@@ -37,18 +46,25 @@ train() {
   python3 -m fastrecon train lda-cs --data "${TRAIN_DATA:?the folder of training images}" --out "$out/train" ${TRAIN_ARGS:-}
 }
 
-stage build python3 -m pip install -q --no-index --no-deps --no-build-isolation --upgrade --target "$site" .
+bench() { # files: rows with times, ratios, and shares of the limits, which are measured in the same stage
+  python3 bench/collect.py --csv "$out/results.csv" -q -k cuda "$@"
+}
+
+export -f build bench info train
+export out site
+stage build bash -c build
 [ ${#failed[@]} -eq 0 ] || exit 1
-export -f info train
-export out
-[ $# -gt 0 ] || set -- info test bench
+methods=(bench/bench_{lda,ista,train_lda,dladmm}.py)
+[ $# -gt 0 ] || set -- info limits test ops methods
 for name; do
   case $name in
     info) stage info bash -c info ;;
+    limits) stage limits python3 bench/collect.py --limits ;;
     test) TRITON_INTERPRET=0 stage test python3 -m pytest -m gpu -rs --durations=10 tests ;;
-    bench) stage bench python3 bench/collect.py --csv "$out/results.csv" -q -k cuda ;;
-    train) stage train bash -c train ;;
-    *) failed+=("$name: expected info, test, bench or train") ;;
+    ops) stage ops bash -c 'bench "$@"' bench $(ls bench/bench_*.py | grep -vxF "$(printf '%s\n' "${methods[@]}")") ;;
+    methods) stage methods bash -c 'bench "$@"' bench "${methods[@]}" ;;
+    train | --train) stage train bash -c train ;;
+    *) failed+=("$name: expected info, limits, test, ops, methods or train") ;;
   esac
 done
 [ ${#failed[@]} -eq 0 ] || { printf 'failed: %s\n' "${failed[@]}" >&2 && exit 1; }

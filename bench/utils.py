@@ -1,14 +1,17 @@
 """What the benches of ops share: problems, the gate before every timing, and the record for collect.py."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-IMPLEMENTATIONS = ["eager", "torch.compile", "fastrecon"]
+# "graph": one launch replays all kernels, so that Python's share of the time is gone from both sides
+GRAPHS = ["eager graph", "fastrecon graph"] if torch.cuda.is_available() else []
+IMPLEMENTATIONS = ["eager", "torch.compile", "fastrecon", *GRAPHS]
 Outputs = Sequence[Tensor]
 
 
@@ -31,6 +34,25 @@ def with_grads(function: Callable[..., Any], *inputs: Any) -> list[Tensor]:
     used = [o for o in outputs if o.requires_grad]
     slopes = [ones(tuple(o.shape), o.dtype, o.device) for o in used]
     return [o.detach() for o in outputs] + (list(torch.autograd.grad(used, leaves, slopes)) if leaves else [])
+
+
+def graphed(run: Callable[[], Any]) -> Callable[[], Any]:
+    """`run`, on CUDA tensors, as the replay of a graph; its results lie in the same memory every time."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay
 
 
 def error(result: Outputs, exact: Outputs) -> float:
@@ -56,10 +78,15 @@ def time_op(
     exact = with_grads(eager, *doubles)
     allowed = 2 * error(with_grads(eager, *inputs), exact) + 4 * torch.finfo(torch.float32).eps
     compiled = torch.compile(eager, dynamic=False) if implementation == "torch.compile" else eager
-    function = ours if implementation == "fastrecon" else compiled
+    function = ours if implementation.startswith("fastrecon") else compiled
+    work = partial(with_grads, function, *inputs)
+    if implementation in GRAPHS:
+        if not inputs[0].is_cuda:
+            pytest.skip("CUDA graphs are made on a GPU")
+        work = graphed(work)
 
     def run() -> list[Tensor]:
-        result = with_grads(function, *inputs)
+        result = work()
         if inputs[0].is_cuda:
             torch.cuda.synchronize()
         return result

@@ -3,12 +3,14 @@
 from importlib.metadata import version
 
 from fastrecon import fidelity, linesearch, masks, metrics, operators, ops, regulariser, solvers
+from fastrecon.engine import Engine
 from fastrecon.models import Reconstructor, Result, load, pretrained
 from fastrecon.registry import backends
 
 __version__ = version("fastrecon")
 
 __all__ = [
+    "Engine",
     "Reconstructor",
     "Result",
     "__version__",

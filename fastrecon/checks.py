@@ -23,6 +23,14 @@ def describe(x: Tensor) -> str:
     return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
 
 
+def expect_finite(y: Tensor, op: str, expected: str, what: str) -> None:
+    """Raises ValueError naming the first `what` (image, sample) of y [B, ...] that holds NaN or Inf. Reads y."""
+    bad = (~torch.isfinite(y)).flatten(1).sum(1)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        expect(False, op, "y", expected, f"{int(bad[first])} NaN or Inf in {what} {first}")
+
+
 def per_image(value: float | Tensor, like: Tensor, op: str, argument: str) -> Tensor:
     """`value`, a number or a tensor [B], as a tensor [B] with the real dtype and the device of `like` [B, ...]."""
     real = like.real.dtype if like.is_complex() else like.dtype

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("fastrecon.tasks.evaluate", "PSNR, SSIM, relative error and time over a folder of images"),
     "train": ("fastrecon.tasks.train", "train a model"),
     "bench": ("fastrecon.tasks.bench", "throughput on this machine against eager PyTorch"),
+    "tune": ("fastrecon.tasks.tune", "measure the best tiles of the GPU kernels and keep them"),
     "info": ("fastrecon.tasks.info", "versions, devices, backends, shipped models"),
 }
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `fastrecon info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, RuntimeError, OSError, MemoryError) as e:
+    except (ValueError, TypeError, RuntimeError, OSError, MemoryError, ImportError) as e:
         if os.environ.get("FASTRECON_DEBUG") == "1":
             raise
         print(f"fastrecon: {' '.join(str(e).split()) or type(e).__name__}", file=sys.stderr)

@@ -12,11 +12,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fastrecon import io, sparse
-from fastrecon.checks import describe, expect
+from fastrecon.checks import describe, expect, expect_finite
 from fastrecon.operators import BlockSensing, random_phi
-from fastrecon.operators.base import through
 from fastrecon.operators.block_sensing import product_per_image
-from fastrecon.report import Report, Result
+from fastrecon.report import Report, Result, answer
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.descent import UnrolledDescent
 
@@ -53,7 +52,6 @@ class Reconstructor(nn.Module):
         """x0 [B, 1, H, W] from y [B, rows, cols, m], cropped to `size`."""
         return self.operator.to_image(product_per_image(y, self.q.T), size)
 
-    @torch.no_grad()
     def forward(self, y: Any, size: tuple[int, int] | None = None, rigorous: bool = False, **options: Any) -> Result:
         """Reconstructs images from their measurements.
 
@@ -67,23 +65,27 @@ class Reconstructor(nn.Module):
             ValueError: y has another number of measurements per block, another device, NaN or Inf; size does not fit;
                 the method has no rigorous mode.
         """
+        return answer(self, y, size=size, rigorous=rigorous, **options)
+
+    @torch.no_grad()
+    def compute(
+        self, y: Tensor, size: tuple[int, int] | None = None, rigorous: bool = False, **options: Any
+    ) -> tuple[Tensor, Report]:
+        """As `forward` for measurements that passed `check`. Unless rigorous, the host never waits for the device."""
         able = not rigorous or hasattr(self.solver, "solve")
         expect(
             able, "reconstruct", "rigorous", "a method with a convergence guarantee (LDA)", type(self.solver).__name__
         )
-        reports: list[Report] = []
+        return (self._blocks if self.blockwise else self._image)(y.to(self.q.dtype), size, rigorous, options)
 
-        def run(y: Tensor) -> Tensor:
-            self._check(y)
-            y = y.to(self.q.dtype)
-            x, report = (
-                self._blocks(y, size, rigorous, options) if self.blockwise else self._image(y, size, rigorous, options)
-            )
-            reports.append(report)
-            return x
+    @property
+    def independent(self) -> bool:
+        """Whether no result depends on the others of its batch, so that batches may be cut and filled up."""
+        return self.solver.eps_mode != "batch"
 
-        x = through(y, run)
-        return Result(x, reports[0])
+    def capturable(self, rigorous: bool = False, **options: Any) -> bool:
+        """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
+        return not rigorous and not getattr(self.solver, "safeguard", False)
 
     def _image(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
         x0 = self.start(y, size)
@@ -96,7 +98,12 @@ class Reconstructor(nn.Module):
         x, report = self._image(y.reshape(-1, 1, 1, m), None, rigorous, options)
         return self.operator.to_image(x.reshape(count, rows, cols, -1), size), report.merged(rows * cols)
 
-    def _check(self, y: Tensor) -> None:
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at measurements, on the model's device or `anywhere`.
+
+        Raises:
+            ValueError: they have another shape, type or device, NaN or Inf.
+        """
         m = self.q.shape[1]
         expect(
             y.ndim == 4 and y.is_floating_point(),
@@ -108,11 +115,9 @@ class Reconstructor(nn.Module):
         ratio = f" (ratio {self.meta['ratio']:g}%)" if "ratio" in self.meta else ""
         got = f"{y.shape[3]} ({100 * y.shape[3] / len(self.q):.0f}% of the {len(self.q)} pixels)"
         expect(y.shape[3] == m, "reconstruct", "y", f"{m} measurements per block{ratio}", got)
-        expect(y.device == self.q.device, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
-        bad = (~torch.isfinite(y)).flatten(1).sum(1)
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            expect(False, "reconstruct", "y", "finite measurements", f"{int(bad[first])} NaN or Inf in image {first}")
+        here = anywhere or y.device == self.q.device
+        expect(here, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
+        expect_finite(y, "reconstruct", "finite measurements", "image")
 
     def save(self, path: str | Path) -> None:
         """Writes weights, start and metadata as one safetensors file; it appears complete or not at all.

@@ -18,7 +18,8 @@ from typing import Any
 import torch  # before _C: both then share torch's OpenMP runtime and its threads
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-CUDA_OPS: frozenset[str] = frozenset()  # raw ops with a kernels/<op>.cu: only while it is measurably faster than Triton
+# Raw ops whose kernels/<op>.cu goes before Triton: those measured to be faster. Nothing has been measured yet.
+CUDA_OPS: frozenset[str] = frozenset()
 
 _library = torch.library.Library("fastrecon", "DEF")
 
@@ -96,7 +97,8 @@ def forced() -> str | None:
 
 def _choose(op: Op, device: str) -> tuple[str, Callable[..., Any]]:
     valid = usable(device)
-    for name in [forced()] if forced() in valid else valid:
+    first = [forced(), "cuda" if op.name in CUDA_OPS else None]
+    for name in dict.fromkeys([*(f for f in first if f in valid), *valid]):  # what a backend lacks, the others serve
         if name in ("triton", "cuda") and (implementation := _from_kernels(op, name)) is not None:
             return name, implementation
         if name in op.implementations:
@@ -105,8 +107,6 @@ def _choose(op: Op, device: str) -> tuple[str, Callable[..., Any]]:
 
 
 def _from_kernels(op: Op, backend: str) -> Callable[..., Any] | None:
-    if backend == "cuda" and op.name not in CUDA_OPS:
-        return None
     module = f"fastrecon.kernels.{op.family}" + ("_cuda" if backend == "cuda" else "")
     if importlib.util.find_spec(module) is None:
         return None

@@ -29,7 +29,8 @@ class FeatureNorm(nn.Module):
         in_channels: channels of the image.
         delta: radius of the smoothed ReLU.
         final_activation: whether the last convolution is activated too.
-        precision: of the products in steps, see `feature_gradient`: "bfloat16" is faster where the processor has it.
+        precision: of the products in steps, see `feature_gradient`: "bfloat16" is faster where the processor has it,
+            "tf32" on a GPU.
             What decides (values, tests, certificates) and everything in float64 is computed in full precision.
 
     Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).

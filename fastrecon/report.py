@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from fastrecon.operators.base import through
 
 CONVERGED = "converged"
 TRAINED_ONLY = "trained phases only"
@@ -23,6 +26,62 @@ class Result(NamedTuple):
     report: Any
 
 
+def answer(model: Any, y: Any, **options: Any) -> Result:
+    """What `model.compute` makes of y, a tensor or an array, once `model.check` has looked at it."""
+    reports: list[Any] = []
+
+    def run(y: Tensor) -> Tensor:
+        model.check(y)
+        x, report = model.compute(y, **options)
+        reports.append(report)
+        return x
+
+    return Result(through(y, run), reports[0])
+
+
+class Status(Sequence[str]):
+    """Why each image of a batch stopped, a text each.
+
+    Made on the device of the images without asking it anything: the codes are read when somebody wants a text.
+
+    Args:
+        unfinished: the text of images that did not converge.
+        converged: bool [B].
+        finite: bool [B]; an image that is not has not converged either.
+        stalled: bool [B], images that stopped because no step was good enough.
+    """
+
+    def __init__(self, unfinished: str, converged: Tensor, finite: Tensor, stalled: Tensor | None = None):
+        codes = torch.where(converged, 0, 1 if stalled is None else torch.where(stalled, 3, 1))
+        self.codes, self.texts = torch.where(finite, codes, 2), (CONVERGED, unfinished, NOT_FINITE, STALLED)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._read()[i]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._read() == list(other)
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _read(self) -> list[str]:
+        return [self.texts[code] for code in self.codes.tolist()]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Status":
+        """The same texts for the codes that `function` makes of these; 0 stands for success."""
+        new = object.__new__(Status)
+        new.codes, new.texts = function(self.codes), self.texts
+        return new
+
+
 C = TypeVar("C", bound="Certificate")
 
 
@@ -32,7 +91,7 @@ class Certificate:
     NORMS: ClassVar[tuple[str, ...]] = ()  # fields that are norms of parts of an image
     MAXIMA: ClassVar[tuple[str, ...]] = ()  # fields of which an image has that of its worst part
 
-    status: list[str]
+    status: Status
     history: dict[str, Tensor] | None
 
     def __len__(self) -> int:
@@ -43,7 +102,7 @@ class Certificate:
         found: dict[str, Any] = {}
         for field in dataclasses.fields(cast(Any, self)):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor | list):
+            if isinstance(value, Tensor | Status):
                 one = value[i].item() if isinstance(value, Tensor) else value[i]
                 found[field.name] = None if isinstance(one, float) and not math.isfinite(one) else one
         return found
@@ -52,11 +111,16 @@ class Certificate:
         """The certificates of all images, a JSON list."""
         return json.dumps([self.to_dict(i) for i in range(len(self))], indent=2)
 
-    def to(self: C, device: torch.device | str) -> C:
+    def map(self: C, function: Callable[[str, Tensor], Tensor]) -> C:
+        """The same report with function(name, tensor) for every tensor [..., B], codes of the status included."""
+        mapped = {k: function(k, v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        history = None if self.history is None else {k: function(k, v) for k, v in self.history.items()}
+        status = self.status.map(lambda codes: function("status", codes))
+        return dataclasses.replace(cast(Any, self), **mapped, status=status, history=history)
+
+    def to(self: C, device: torch.device | str, non_blocking: bool = False) -> C:
         """The same report with its tensors on `device`."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        history = None if self.history is None else {k: v.to(device) for k, v in self.history.items()}
-        return dataclasses.replace(cast(Any, self), **moved, history=history)
+        return self.map(lambda _, t: t.to(device, non_blocking=non_blocking))
 
     def merged(self: C, parts: int) -> C:
         """The certificate of images made of `parts` consecutive independent entries each.
@@ -69,16 +133,25 @@ class Certificate:
 
         def join(name: str, t: Tensor) -> Tensor:
             t = t.unflatten(-1, (-1, parts))
+            if name == "status":
+                return t.gather(-1, (t != 0).int().argmax(-1, keepdim=True))[..., 0]
             if name in self.NORMS:
                 return torch.linalg.vector_norm(t, dim=-1)
             return t.amax(-1) if name in self.MAXIMA else t.all(-1) if name == "converged" else t.sum(-1)
 
-        groups = [self.status[i : i + parts] for i in range(0, len(self), parts)]
-        return dataclasses.replace(
-            cast(Any, self), **{k: join(k, v) for k, v in vars(self).items() if isinstance(v, Tensor)},
-            status=[next((s for s in g if s != CONVERGED), CONVERGED) for g in groups],
-            history=None if self.history is None else {k: join(k, v) for k, v in self.history.items()},
-        )  # fmt: skip
+        return self.map(join)
+
+    def joined(self: C, others: Sequence[C]) -> C:
+        """The certificate of this batch and of `others` behind it, all of one kind."""
+        batches = [self, *others]
+
+        def collect(one: C) -> list[Tensor]:
+            found: list[Tensor] = []
+            one.map(lambda _, t: found.append(t) or t)
+            return found
+
+        together = iter([torch.cat(tensors, -1) for tensors in zip(*map(collect, batches), strict=True)])
+        return self.map(lambda *_: next(together))
 
 
 @dataclass(frozen=True)
@@ -106,7 +179,7 @@ class ProximalReport(Certificate):
     adjoint_calls: Tensor
     network_iterations: Tensor
     converged: Tensor
-    status: list[str]
+    status: Status
     history: dict[str, Tensor] | None = None
 
 
@@ -146,7 +219,7 @@ class Report(Certificate):
     took_u: Tensor
     reductions: Tensor
     converged: Tensor
-    status: list[str]
+    status: Status
     history: dict[str, Tensor] | None = None
     trained_phases: int = 0
 
@@ -176,5 +249,5 @@ class SplittingReport(Certificate):
     accepted: Tensor
     iterations: Tensor
     converged: Tensor
-    status: list[str]
+    status: Status
     history: dict[str, Tensor] | None = None

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fastrecon import io
-from fastrecon.checks import describe, expect
+from fastrecon.checks import describe, expect, expect_finite
 from fastrecon.operators import Dictionary
-from fastrecon.operators.base import through
-from fastrecon.report import Result, SplittingReport
+from fastrecon.report import Result, SplittingReport, answer
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
 
@@ -30,6 +29,8 @@ class SparseCoder(nn.Module):
         meta: facts to keep with the model: `task`, `name`, `training`.
     """
 
+    independent = True  # no result depends on the others of its batch: batches may be cut and filled up
+
     def __init__(self, solver: DLADMM, meta: dict[str, Any]):
         super().__init__()
         expect(solver.b is None, type(self).__name__, "solver", "a DLADMM with B = I", "a general B")
@@ -40,7 +41,6 @@ class SparseCoder(nn.Module):
         """A."""
         return self.solver.a
 
-    @torch.no_grad()
     def forward(self, y: Any, rigorous: bool = False, **options: Any) -> Result:
         """Codes z of y ~ A z + sparse errors.
 
@@ -53,28 +53,32 @@ class SparseCoder(nn.Module):
         Raises:
             ValueError: y does not fit, or holds NaN or Inf.
         """
-        reports: list[SplittingReport] = []
+        return answer(self, y, rigorous=rigorous, **options)
 
-        def run(y: Tensor) -> Tensor:
-            self._check(y)
-            s, report = self._solve(y.to(self.operator.atoms.dtype), rigorous, options)
-            reports.append(report)
-            return s.z
+    @torch.no_grad()
+    def compute(self, y: Tensor, rigorous: bool = False, **options: Any) -> tuple[Tensor, SplittingReport]:
+        """As `forward` for data that passed `check`. Unless rigorous, the host never waits for the device."""
+        s, report = self._solve(y.to(self.operator.atoms.dtype), rigorous, options)
+        return s.z, report
 
-        return Result(through(y, run), reports[0])
+    def capturable(self, rigorous: bool = False, **options: Any) -> bool:
+        """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
+        return not rigorous
 
     def _solve(self, x: Tensor, rigorous: bool, options: dict[str, Any]) -> tuple[Splitting, SplittingReport]:
         return self.solver.solve(x, **options) if rigorous else self.solver(x, **options)
 
-    def _check(self, y: Tensor) -> None:
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at data, on the model's device or `anywhere`.
+
+        Raises:
+            ValueError: they have another shape, type or device, NaN or Inf.
+        """
         shape = self._shape()
         expect(y.ndim == len(shape.split(",")) and y.is_floating_point(), "restore", "y", f"real {shape}", describe(y))
         device = self.operator.atoms.device
-        expect(y.device == device, "restore", "y", f"a tensor on {device}", f"one on {y.device}")
-        bad = (~torch.isfinite(y)).flatten(1).sum(1)
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            expect(False, "restore", "y", "finite values", f"{int(bad[first])} NaN or Inf in sample {first}")
+        expect(anywhere or y.device == device, "restore", "y", f"a tensor on {device}", f"one on {y.device}")
+        expect_finite(y, "restore", "finite values", "sample")
 
     def _shape(self) -> str:
         return f"[B, {self.operator.atoms.shape[0]}]"
@@ -109,23 +113,20 @@ class PatchDenoiser(SparseCoder):
         self.side = round(pixels**0.5)
         expect(self.side**2 == pixels, "PatchDenoiser", "solver", "a dictionary of square patches", f"{pixels} pixels")
 
-    @torch.no_grad()
     def forward(self, y: Any, rigorous: bool = False, **options: Any) -> Result:
         """Restores noisy images y [B, 1, H, W] of any size; rigorous and options as SparseCoder.
 
         Raises:
             ValueError: y is no batch of grey images, or holds NaN or Inf.
         """
-        reports: list[SplittingReport] = []
+        return answer(self, y, rigorous=rigorous, **options)
 
-        def run(y: Tensor) -> Tensor:
-            self._check(y)
-            patches = self.to_patches(y.to(self.operator.atoms.dtype))
-            s, report = self._solve(patches, rigorous, options)
-            reports.append(report.merged(len(patches) // len(y)))
-            return self.to_image(s.az, y.shape[-2:])
-
-        return Result(through(y, run), reports[0])
+    @torch.no_grad()
+    def compute(self, y: Tensor, rigorous: bool = False, **options: Any) -> tuple[Tensor, SplittingReport]:
+        """As `forward` for images that passed `check`. Unless rigorous, the host never waits for the device."""
+        patches = self.to_patches(y.to(self.operator.atoms.dtype))
+        s, report = self._solve(patches, rigorous, options)
+        return self.to_image(s.az, y.shape[-2:]), report.merged(len(patches) // len(y))
 
     def to_patches(self, y: Tensor) -> Tensor:
         """Patches [B * count, side * side] of images [B, 1, H, W], edges repeated up to whole patches."""
@@ -140,8 +141,9 @@ class PatchDenoiser(SparseCoder):
         image = patches.reshape(-1, rows, cols, b, b).transpose(2, 3).reshape(-1, 1, rows * b, cols * b)
         return image[..., :h, :w].contiguous()
 
-    def _check(self, y: Tensor) -> None:
-        super()._check(y)
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """As of SparseCoder."""
+        super().check(y, anywhere)
         fits = y.shape[1] == 1 and y.numel() > 0
         expect(fits, "restore", "y", f"images {self._shape()}", describe(y))
 

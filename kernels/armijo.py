@@ -7,9 +7,6 @@ decides. Sums are taken in float64, in an order that depends on N alone. NaN is 
 Definition: fastrecon/ops/armijo.py.
 """
 
-from itertools import accumulate
-from operator import mul
-
 import torch
 import triton
 import triton.language as tl
@@ -29,8 +26,8 @@ def _modulus(re, im, PARTS: tl.constexpr):
 
 @triton.jit
 def _rise_kernel(
-    X, Z, Grad, Lam, Gammas, Partial, N, lam_image, lam_entry,
-    TRIALS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    X, Z, Grad, Lam, Partial, N, lam_image, lam_entry,
+    ETA: tl.constexpr, TRIALS: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(N, BLOCK)
     b = (tl.program_id(0) // tiles).to(tl.int64)
@@ -52,33 +49,35 @@ def _rise_kernel(
         square += z_im * z_im
     start = _modulus(x, x_im, PARTS)
     out = Partial + tl.program_id(0).to(tl.int64) * (TRIALS + 2)
+    gamma = tl.full((1,), 1.0, tl.float64)
     for j in range(TRIALS):
-        gamma = tl.load(Gammas + j)
         rise = lam * (_modulus(x + gamma * z, x_im + gamma * z_im, PARTS) - start)
         tl.store(out + j, tl.sum(rise, axis=0))
+        gamma *= ETA
     tl.store(out + TRIALS, tl.sum(slope, axis=0))
     tl.store(out + TRIALS + 1, tl.sum(square, axis=0))
 
 
 @triton.jit
 def _decide_kernel(
-    Total, Curvature, Slack, Gammas, Gamma, Sums, Accepted, beta,
-    TRIALS: tl.constexpr, BLOCK_J: tl.constexpr, COMPOSITE: tl.constexpr,
+    Total, Curvature, Slack, Gamma, Sums, Accepted,
+    BETA: tl.constexpr, ETA: tl.constexpr, TRIALS: tl.constexpr, BLOCK_J: tl.constexpr, COMPOSITE: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, BLOCK_J)
     mask = j < TRIALS
     own = Total + b * (TRIALS + 2)
-    gamma = tl.load(Gammas + j, mask=mask, other=0.0)
+    gamma = tl.full((BLOCK_J,), 1.0, tl.float64)
+    for k in range(1, TRIALS):
+        gamma = tl.where(j >= k, gamma * ETA, gamma)
     rise = tl.load(own + j, mask=mask, other=0.0)
     slope = tl.load(own + TRIALS)
     delta = slope + tl.load(own)
     data = gamma * slope + gamma * gamma / 2 * tl.load(Curvature + b)
-    factor = tl.load(beta)
     if COMPOSITE:
-        good = data + rise <= factor * gamma * delta + tl.load(Slack + b)
+        good = data + rise <= BETA * gamma * delta + tl.load(Slack + b)
     else:
-        good = data <= factor * gamma * slope + tl.load(Slack + b)
+        good = data <= BETA * gamma * slope + tl.load(Slack + b)
     first = tl.min(tl.where(good & mask, j, TRIALS), axis=0)
     chosen = j == tl.minimum(first, TRIALS - 1)
     change = data + rise
@@ -98,20 +97,16 @@ def armijo(
     if x.numel() == 0:
         return NotImplemented
     lam, (B, N), count = ready(lam), x.shape, 2 if x.is_complex() else 1
-    # tensors, because Triton passes Python floats as float32
-    constants = torch.tensor(
-        [*accumulate([1.0] + [eta] * (trials - 1), mul), beta], dtype=torch.float64, device=x.device
-    )
-    gammas, factor = constants[:trials].clone(), constants[trials:].clone()
     tiles = blocks(N, BLOCK)
     partial = torch.empty((B, tiles, trials + 2), dtype=torch.float64, device=x.device)
-    arrays = (parts(x)[0], parts(z)[0], parts(grad)[0], lam, gammas, partial)
-    launch(_rise_kernel, B * tiles, *arrays, N, *strides(lam), TRIALS=trials, PARTS=count, BLOCK=BLOCK)
+    arrays = (parts(x)[0], parts(z)[0], parts(grad)[0], lam, partial)
+    # beta and eta are constants of the kernel: Triton passes Python floats as float32
+    launch(_rise_kernel, B * tiles, *arrays, N, *strides(lam), ETA=eta, TRIALS=trials, PARTS=count, BLOCK=BLOCK)
     total = ordered_sum(partial, torch.float64)
     gamma, sums = torch.empty_like(total[:, 0]), torch.empty((B, 4), dtype=torch.float64, device=x.device)
     accepted = torch.empty(B, dtype=torch.bool, device=x.device)
     launch(
-        _decide_kernel, B, total, ready(curvature), ready(slack), gammas, gamma, sums, accepted.view(torch.uint8),
-        factor, TRIALS=trials, BLOCK_J=power_of_2(trials), COMPOSITE=composite,
+        _decide_kernel, B, total, ready(curvature), ready(slack), gamma, sums, accepted.view(torch.uint8),
+        BETA=beta, ETA=eta, TRIALS=trials, BLOCK_J=power_of_2(trials), COMPOSITE=composite,
     )  # fmt: skip
     return gamma, sums, accepted

@@ -66,13 +66,15 @@ def _convolve(
     a = tl.zeros((BLOCK_M, BLOCK_C), A.dtype.element_ty)
     b = a
     if FIRST:
+        # the image has more digits than bfloat16 keeps, and this layer is a small part of the work
+        exact: tl.constexpr = "ieee" if PRECISION == "bf16" else PRECISION
         for start in range(0, 9 * CIN, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
             mask = (k < 9 * CIN)[:, None] & (c < C)[None, :]
             w = tl.load(Weight + k[:, None] * C + c[None, :], mask=mask, other=0.0)
-            a = _multiply(_patches(A, image, row, column, inside, k, H, W, CIN), w, a, PRECISION)
+            a = _multiply(_patches(A, image, row, column, inside, k, H, W, CIN), w, a, exact)
             if PAIR:
-                b = _multiply(_patches(B, image, row, column, inside, k, H, W, CIN), w, b, PRECISION)
+                b = _multiply(_patches(B, image, row, column, inside, k, H, W, CIN), w, b, exact)
     else:
         slices: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
         for i in range(9 * slices):

@@ -8,6 +8,7 @@ Definition: fastrecon/ops/dwt2.py.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import triton
@@ -70,11 +71,12 @@ def _synthesise_kernel(
     tl.store(x + (first + 1) % N * x_axis, odd.to(X.dtype.element_ty), mask=mask)
 
 
-def _filters(taps: Sequence[float], x: Tensor) -> Tensor:
-    """g and h [2, L] in the type that computes."""
+@cache
+def _filters(taps: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """g and h [2, L] in the type that computes; kept, because the way to the device makes the host wait."""
     high = [-t if i % 2 else t for i, t in enumerate(reversed(taps))]
-    wide = torch.float64 if x.dtype in (torch.float64, torch.complex128) else torch.float32
-    return torch.tensor([list(taps), high], dtype=wide, device=x.device)
+    wide = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+    return torch.tensor([list(taps), high], dtype=wide, device=device)
 
 
 def _one(kernel, source: Tensor, target: Tensor, filters: Tensor, h: int, w: int, count: int, rows: bool) -> None:
@@ -95,7 +97,7 @@ def dwt2(x: Tensor, taps: Sequence[float], level: int) -> Tensor:
     """Returns coefficients like x [P, H, W]."""
     if level == 0 or x.numel() == 0:
         return NotImplemented
-    c, filters = torch.empty_like(x, memory_format=torch.contiguous_format), _filters(taps, x)
+    c, filters = torch.empty_like(x, memory_format=torch.contiguous_format), _filters(tuple(taps), x.dtype, x.device)
     source, count = parts(x)
     between, target = torch.empty_like(source), parts(c)[0]
     for scale in range(level):
@@ -109,7 +111,7 @@ def idwt2(c: Tensor, taps: Sequence[float], level: int) -> Tensor:
     """Returns x like c [P, H, W]."""
     if level == 0 or c.numel() == 0:
         return NotImplemented
-    x, filters = c.clone(memory_format=torch.contiguous_format), _filters(taps, c)
+    x, filters = c.clone(memory_format=torch.contiguous_format), _filters(tuple(taps), c.dtype, c.device)
     target, count = parts(x)
     between = torch.empty_like(target)
     for scale in reversed(range(level)):

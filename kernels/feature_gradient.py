@@ -9,7 +9,8 @@ q = J^T y, r = its tangent plus v J^T y, and d W_l = <h_{l-1}, s_l> + <dot_{l-1}
 s_l = a'_l r_l + a''_l dt_l q_l.
 Definition: fastrecon/ops/feature_gradient.py.  Maths: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
 
-Products are exact in float32, unless `precision` asks for "bfloat16", "tf32" or "tf32x3", and in float64.
+Products are exact in float32, unless `precision` asks for "bfloat16" (then those with the image stay exact), "tf32" or
+"tf32x3", and in float64.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class _Chain:
         self.B, self.CIN, self.H, self.W = self.x.shape
         self.C = self.weights[0].shape[-1]
         self.products = _PRODUCTS[self.precision] if self.x.dtype == torch.float32 else "ieee"
-        self.tile = convolution_tile(self.C, self.x.dtype, self.pair)
+        self.tile = convolution_tile(self.C, self.x.dtype, self.pair, self.products, self.x.device)
         self.programs = self.B * blocks(self.H * self.W, self.tile.pixels)
 
     def features(self) -> Tensor:

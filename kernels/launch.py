@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastrecon.kernels import configs
+
+CPU = torch.device("cpu")
 TILE = 1024  # elements per program of an elementwise kernel: 8 per thread
 
 
@@ -74,9 +77,15 @@ class ConvolutionTile(NamedTuple):
     registers: int | None  # at most; None leaves it to ptxas, which in float64 spills to fit one block more
 
 
-def convolution_tile(channels: int, dtype: torch.dtype, pair: bool) -> ConvolutionTile:
-    """The tile for kernels of width `channels`, with one or (`pair`) two accumulators."""
+def convolution_tile(
+    channels: int, dtype: torch.dtype, pair: bool, products: str = "ieee", device: torch.device = CPU
+) -> ConvolutionTile:
+    """The tile for kernels of width `channels`, with one or (`pair`) two accumulators: measured, or a safe one."""
     padded, wide = power_of_2(channels, 16, 128), dtype == torch.float64
+    measured = configs.lookup(channels, dtype, products, pair, device)
+    if measured is not None:
+        fields = (measured[f] for f in ("depth", "warps", "stages"))
+        return ConvolutionTile(measured["pixels"], padded, *fields, None)
     accumulators = 2048 if pair else 4096  # 16 to 32 per thread: larger tiles spill, smaller ones reload the weights
     if wide:
         accumulators //= 4

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+
 from PIL import Image
 
 import fastrecon as fr
@@ -230,7 +234,7 @@ def small_bench(monkeypatch):
 @pytest.mark.usefixtures("small_bench")
 def test_bench_checks_and_times(run, tmp_path):
     told = json.loads(ok(run("bench --quick --rounds 1 --json --figure", tmp_path / "speed.png")))
-    assert len(told["rows"]) == 7
+    assert len(told["rows"]) == 8
     for row in told["rows"]:
         assert row["ratio"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
         assert row["error"] <= 2 * row["baseline_error"] + bench.FLOOR

@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from skimage.data import shepp_logan_phantom
 from torch.nn.functional import avg_pool2d
+
+pytest.importorskip("skimage")
+
+from skimage.data import shepp_logan_phantom
 
 from fastrecon.operators import Radon
 from fastrecon.operators.filters import FILTERS, filtered, view_weights

@@ -1,15 +1,20 @@
 """The wavelet transform: PyWavelets' coefficients, orthonormality, derivatives, every implementation."""
 
+import sys
+
 import numpy as np
 import pytest
-import pywt
 import torch
 from torch.library import opcheck
 from utils import COMPLEX, REAL, assert_compiles, awkward_views, compare, compiles, interpreted, numbers
 
+pytest.importorskip("pywt")
+
+import pywt
+
 from fastrecon.ops import dwt2, idwt2
 from fastrecon.ops.dwt2 import dwt2_ref, idwt2_ref
-from fastrecon.ops.wavelets import lowpass
+from fastrecon.ops.wavelets import TABLE, lowpass
 
 CASES = [  # shape, wavelet, level
     ((2, 3, 32, 40), "sym4", 3),
@@ -86,6 +91,17 @@ def test_is_orthonormal(case, dtype, device, backend):
     torch.testing.assert_close(idwt2(dwt2(x, wavelet, level), wavelet, level), x, rtol=0, atol=tables)
     left, right = (dwt2(x, wavelet, level).conj() * c).sum(), (x.conj() * idwt2(c, wavelet, level)).sum()
     assert abs(left - right) < 1e-12 * abs(left)  # the pair is matched to rounding, whatever the tables say
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_filters_that_need_no_library_are_those_of_the_library(name):
+    assert lowpass(name) == tuple(pywt.Wavelet(name).dec_lo[::-1])
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pywt", None)
+    with pytest.raises(ModuleNotFoundError, match="wavelet 'coif9': expected PyWavelets to be installed"):
+        lowpass("coif9")
 
 
 def test_every_orthonormal_wavelet_is_accepted_and_no_other():

@@ -2,6 +2,10 @@
 
 import numpy as np
 import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+
 from PIL import Image
 
 from fastrecon import figures, io

@@ -8,6 +8,10 @@ import zlib
 
 import numpy as np
 import pytest
+
+pytest.importorskip("tifffile")
+pytest.importorskip("PIL")
+
 import tifffile
 from PIL import Image
 from safetensors.numpy import save_file

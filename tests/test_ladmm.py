@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from scipy.optimize import linprog
 from utils import numbers
 
 from fastrecon.operators import Dictionary
@@ -36,6 +35,7 @@ def optimum(x, a, b):
     """min lam |z|_1 + |e|_1 subject to x = a z + b e by HiGHS, one sample at a time."""
     cost = torch.cat([torch.full((2 * a.shape[1],), LAM), torch.ones(2 * b.shape[1])]).numpy()
     rows = torch.cat([a, -a, b, -b], 1).numpy()
+    linprog = pytest.importorskip("scipy.optimize").linprog
     found = [linprog(cost, A_eq=rows, b_eq=one.numpy(), bounds=(0, None), method="highs") for one in x]
     assert all(f.status == 0 for f in found)
     return torch.tensor([f.fun for f in found], dtype=torch.float64)

@@ -3,6 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("skimage")
+
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from fastrecon.metrics import nmse_db, psnr, relative_error, ssim

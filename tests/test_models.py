@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from skimage import data
 
 import fastrecon
 from fastrecon import Reconstructor, load, models, pretrained
@@ -291,6 +290,7 @@ def test_copy_of_a_model_file_keeps_working(tmp_path):
 @pytest.mark.parametrize(("precision", "allowed"), [("direct", 0.01), ("bfloat16", 0.05)])
 def test_precision_of_the_steps_hardly_moves_the_result(precision, allowed):
     r = load("lda-cs-25")
+    data = pytest.importorskip("skimage.data")
     x = torch.from_numpy(data.camera()[100:199, 180:279]).float()[None, None] / 255
     y = r.operator(x)
     exact, report = r(y, size=(99, 99))

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+pytest.importorskip("skimage")
+
 from skimage import data
 
 import fastrecon as fr
@@ -37,7 +40,8 @@ def test_public_names_exist():
 def test_files_that_go_with_the_code():
     assert (PACKAGE / "py.typed").is_file()
     assert (KERNELS.parent / "csrc" / "scalar_math.h").is_file()  # where run-time compilation looks for it
-    assert {p.name for p in KERNELS.glob("*.py")} == {p.name for p in (ROOT / "kernels").glob("*.py")}
+    for pattern in ("*.py", "*.cu", "*.h"):
+        assert {p.name for p in KERNELS.glob(pattern)} == {p.name for p in (ROOT / "kernels").glob(pattern)}
 
 
 @pytest.mark.parametrize("name", fr.pretrained())

@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("PIL")
+
 from PIL import Image
 
 from fastrecon import problems, step_models

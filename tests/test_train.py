@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("PIL")
+
 from PIL import Image
 
 import fastrecon as fr

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from skimage import data as samples
 from test_dladmm import problem
+
+pytest.importorskip("skimage")
+
+from skimage import data as samples
 
 import fastrecon as fr
 from fastrecon import io

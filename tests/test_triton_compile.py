@@ -1,9 +1,11 @@
-"""Every Triton kernel compiles for sm_80 and sm_90 without a GPU, as its host function launches it, and none spills.
+"""Every Triton kernel compiles for sm_80 and sm_90 without a GPU, as its host function launches it, and none spills;
+no host function waits for the device.
 
 A process of its own compiles: Triton's interpreter, which the other tests use, cannot be left once it is on. Run as a
 program, this file prints one JSON row per compiled kernel.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from utils import NoSync
 
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
 
@@ -134,12 +137,15 @@ def main(folder):
     for capability in SHARED_LIMIT:
         rows = {}
         triton.runtime.driver.set_active(Driver(capability))
-        launch_everything()
+        with contextlib.nullcontext() if capability == min(SHARED_LIMIT) else NoSync():  # the first time fills caches
+            launch_everything()
         for key, row in rows.items():
             cubin.write_bytes(names[key].asm["cubin"])
             usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
             registers, stack = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK"))
-            row |= {"sm": capability, "registers": registers, "stack": stack, "shared": names[key].metadata.shared}
+            products = set(re.findall(r"(?:wg)?mma\S*\.(tf32|bf16|f64|f16)\.", names[key].asm["ptx"]))
+            row |= {"sm": capability, "registers": registers, "stack": stack, "products": sorted(products)}
+            row["shared"] = names[key].metadata.shared
             print(json.dumps(row))
 
 
@@ -153,7 +159,8 @@ def rows(tmp_path_factory):
     assert result.returncode == 0, result.stderr
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for r in found:
-        print(f"sm_{r['sm']} {r['kernel']:20s} {r['options']:40s}", r["registers"], r["stack"], r["shared"])
+        used = (r["registers"], r["stack"], r["shared"], *r["products"])
+        print(f"sm_{r['sm']} {r['kernel']:20s} {r['options']:40s}", *used)
     return found
 
 
@@ -167,6 +174,18 @@ def test_every_kernel_compiles(rows, sm):
 @pytest.mark.parametrize("sm", SHARED_LIMIT)
 def test_no_kernel_spills_or_asks_for_too_much_shared_memory(rows, sm):
     assert [r for r in rows if r["sm"] == sm and (r["stack"] or r["shared"] > SHARED_LIMIT[sm])] == []
+
+
+@pytest.mark.parametrize("sm", SHARED_LIMIT)
+def test_matrix_units_multiply_as_asked(rows, sm):
+    """Convolutions in TF32 and bfloat16 use the matrix units of that type; no other float32 kernel uses any."""
+    kinds = set()
+    for r in (r for r in rows if r["sm"] == sm and "float64" not in r["options"]):
+        asked = re.findall(r"PRECISION(\w+)", r["options"])[0] if "PRECISION" in r["options"] else "ieee"
+        whole = asked == "bf16" and "F" in r["options"].split()[0]  # the image itself is never rounded to bfloat16
+        assert r["products"] == ([] if asked == "ieee" or whole else [asked]), r
+        kinds.add((r["kernel"], asked))
+    assert {(k, p) for k in ("forward_kernel", "transposed_kernel") for p in ("ieee", "tf32", "bf16")} <= kinds
 
 
 if __name__ == "__main__":

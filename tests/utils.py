@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastrecon import registry
 
@@ -91,3 +93,26 @@ def awkward_views(x: Tensor) -> dict[str, Tensor]:
 def implementations(name: str) -> list[str]:
     """The backends that raw op `name` has here, for parametrising: reference, cpu, triton (interpreted)."""
     return [b for b in ("reference", "cpu", "triton") if registry.implementation(name, b) is not None]
+
+
+ASKING = {  # ops whose result, or its shape, the host has to wait for
+    "_local_scalar_dense", "is_nonzero", "item", "equal", "nonzero", "nonzero_numpy", "masked_select",
+    "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "lift_fresh",
+}  # fmt: skip
+COPIES = {"_to_copy", "copy_", "_copy_from"}
+
+
+class NoSync(TorchDispatchMode):
+    """Raises on ops that read values on the host, select by a mask, or copy between host and device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, result = func.overloadpacket.__name__, None
+        assert name not in ASKING, f"{func} makes the host wait"
+        if name.startswith(("index", "_index")) and len(args) > 1 and isinstance(args[1], list | tuple):
+            masks = [t for t in args[1] if t is not None and t.dtype in (torch.bool, torch.uint8)]
+            assert not masks, f"{func} with a mask makes the host wait for the shape"
+        result = func(*args, **(kwargs or {}))
+        if name in COPIES:
+            devices = {t.device.type for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
+            assert len(devices) == 1, f"{func} copies between host and device"
+        return result

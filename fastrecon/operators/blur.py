@@ -49,7 +49,7 @@ class Blur(LinearOperator):
         expect(boundary in BOUNDARIES, "Blur", "boundary", " or ".join(BOUNDARIES), repr(boundary))
         self.boundary = boundary
         self.register_buffer("kernel", k[None, None] if k.ndim == 2 else k)
-        self._transfer: dict[tuple[Any, ...], Tensor] = {}
+        self._transfer: dict[tuple[Any, ...], tuple[Tensor, int, Tensor]] = {}
 
     def transfer(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The kernel's Fourier transform [1 or B, 1, H, W // 2 + 1] for images of this size; kept for the next time."""
@@ -57,11 +57,13 @@ class Blur(LinearOperator):
         fits = h <= size[0] and w <= size[1]
         expect(fits, "Blur", "x", f"an image at least as large as the {h}x{w} kernel", f"{size[0]}x{size[1]}")
         k = self.kernel
-        key = (*size, dtype, k.device, k.data_ptr(), k._version)
-        if key not in self._transfer:
+        key = (*size, dtype, k.device)
+        source, version, transfer = self._transfer.get(key, (None, 0, k))
+        if source is not k or version != k._version:
             whole = pad(k.to(dtype), (0, size[1] - w, 0, size[0] - h)).roll((-(h // 2), -(w // 2)), (-2, -1))
-            self._transfer = {key: torch.fft.rfft2(whole)}  # one size at a time: images rarely change theirs
-        return self._transfer[key]
+            transfer = torch.fft.rfft2(whole)
+            self._transfer[key] = k, k._version, transfer  # every size stays: CUDA graphs read them where they lie
+        return transfer
 
     def _apply_kernel(self, x: Tensor, argument: str, conjugate: bool) -> Tensor:
         op = "Blur"

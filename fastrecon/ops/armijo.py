@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.checks import accepts_arrays, describe, expect, per_image
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.prox_gradient_step import strides
 from fastrecon.registry import compiled, define
@@ -52,7 +52,8 @@ def decide(
     rises: Tensor, slope: Tensor, curvature: Tensor, slack: Tensor, beta: float, eta: float, composite: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """gamma, change and accepted [B] from the rises of the l1 term along the ladder [B, J]; float64."""
-    gammas = torch.tensor(ladder(eta, rises.shape[1]), dtype=torch.float64, device=rises.device).expand(rises.shape)
+    # each made on the device: a copy from the host would make it wait
+    gammas = torch.stack([rises.new_full((), g) for g in ladder(eta, rises.shape[1])]).expand(rises.shape)
     data = gammas * slope[:, None] + gammas.square() / 2 * curvature[:, None]
     target = slope + rises[:, 0] if composite else slope
     good = (data + rises if composite else data) <= beta * gammas * target[:, None] + slack[:, None]
@@ -145,7 +146,7 @@ def armijo(
     learned = torch.is_grad_enabled() and any(t.requires_grad for t in (x, z, grad, curvature))
     expect(not learned, op, "x, z, grad, curvature", "no gradients asked for: detach them", "requires_grad")
     strength = spread_over(lam, x, op, "lam")
-    spare = torch.as_tensor(slack, dtype=torch.float64, device=x.device).expand(len(x))
+    spare = per_image(slack, curvature.double(), op, "slack")
     gamma, sums, accepted = _armijo(
         rows(x), rows(z), rows(grad), strength, curvature.double(), spare, beta, eta, trials, rule == "composite"
     )

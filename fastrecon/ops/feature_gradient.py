@@ -20,7 +20,7 @@ from fastrecon.checks import accepts_arrays, describe, expect, per_image
 from fastrecon.registry import compiled, define
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
-PRECISIONS = {"float32": 0, "bfloat16": 1, "direct": 2}  # of the products of float32 convolutions
+PRECISIONS = {"float32": 0, "bfloat16": 1, "direct": 2, "tf32": 0}  # of the products of float32 convolutions
 
 
 def smoothed_relu(t: Tensor, delta: float) -> Tensor:
@@ -280,7 +280,8 @@ def feature_gradient(
         final_activation: whether the last layer is activated too (as the paper writes; the authors' code does not).
         precision: of float32 products. "float32": Winograd, at 1.5 to 2 times the rounding error of "direct", which
             takes two to three times as long. "bfloat16", where the processor can: about 1e-2 relative error of the
-            gradient and 1e-3 of the value; elsewhere as "float32". Derivatives never use bfloat16.
+            gradient and 1e-3 of the value; elsewhere as "float32". "tf32": on GPUs that have it, with
+            three more bits; elsewhere as "float32". Derivatives never use bfloat16.
 
     Returns:
         value [B] and gradient like x, both differentiable in x, weights and eps, twice.

@@ -8,6 +8,13 @@ import numpy as np
 
 from fastrecon.checks import expect
 
+TABLE = {  # lowpass filters that need no library, PyWavelets' numbers
+    "haar": (0.7071067811865476, 0.7071067811865476),
+    "sym4": (
+        0.0322231006040427, -0.012603967262037833, -0.09921954357684722, 0.29785779560527736,
+        0.8037387518059161, 0.49761866763201545, -0.02963552764599851, -0.07576571478927333,
+    ),
+}  # fmt: skip
 FAMILIES = "haar, db1 to db38, sym2 to sym20, coif1 to coif17"
 ORTHONORMAL = 1e-10  # the sym filters are tabulated to 1e-11; dmey is cut off at 2e-3
 
@@ -20,8 +27,9 @@ def lowpass(name: str) -> tuple[float, ...]:
     Raises:
         ValueError: there is no such wavelet, or it is not orthonormal; then the adjoint would not be the inverse, and
             shrinking its coefficients would not be a proximal map.
+        ModuleNotFoundError: PyWavelets is not installed, and the wavelet is neither haar nor sym4.
     """
-    return _checked(name)
+    return TABLE.get(name) or _checked(name)
 
 
 # what torch.compiler.assume_constant_result does, which would load all of torch._dynamo when fastrecon is imported
@@ -30,7 +38,10 @@ lowpass._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @cache
 def _checked(name: str) -> tuple[float, ...]:
-    pywt: Any = import_module("pywt")  # PyWavelets takes a tenth of a second: only when a wavelet is asked for
+    try:  # PyWavelets takes a tenth of a second: only when a wavelet is asked for
+        pywt: Any = import_module("pywt")
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(f"dwt2: wavelet {name!r}: expected PyWavelets to be installed, found {e}") from e
 
     known = isinstance(name, str) and name in pywt.wavelist(kind="discrete")
     expect(known, "dwt2", "wavelet", f"an orthonormal wavelet ({FAMILIES})", repr(name))

@@ -22,7 +22,7 @@ from fastrecon.fidelity import inner, sum_of_squares
 from fastrecon.linesearch import backtrack
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.regulariser import Evaluation
-from fastrecon.report import CONVERGED, ITERATION_LIMIT, STALLED, Report
+from fastrecon.report import ITERATION_LIMIT, Report
 from fastrecon.solvers.descent import State, put, row, take
 
 if TYPE_CHECKING:
@@ -137,10 +137,7 @@ def solve(
             rows.append(row(s))
         if progress is not None:
             progress(iteration, s)
-    status = [
-        CONVERGED if a else STALLED if b else ITERATION_LIMIT for a, b in zip(done(twin, s, tol), stuck, strict=True)
-    ]
-    return s.x.to(kind), twin.report(s, rows, status, iterations)
+    return s.x.to(kind), twin.report(s, rows, done(twin, s, tol), iterations, ITERATION_LIMIT, stuck)
 
 
 def done(net: "LDA", s: State, tol: float) -> Tensor:

@@ -13,7 +13,7 @@ from fastrecon.fidelity import LeastSquares
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import shrink_eps
 from fastrecon.regulariser import Evaluation, FeatureNorm
-from fastrecon.report import CONVERGED, NOT_FINITE, TRAINED_ONLY, Report
+from fastrecon.report import TRAINED_ONLY, Report, Status
 
 FLOOR = 1e-6  # the least value of a step size or of eps_0
 EPS_MODES = ("sample", "batch", "schedule")
@@ -176,7 +176,7 @@ class UnrolledDescent(nn.Module):
             The images, differentiable in all parameters where gradients are enabled, and their report.
         """
         s, rows = self.run(y, x0, select, history)
-        return s.x, self.report(s, rows, [TRAINED_ONLY] * len(s.x))
+        return s.x, self.report(s, rows, torch.zeros_like(s.passed))
 
     def run(
         self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False
@@ -244,22 +244,23 @@ class UnrolledDescent(nn.Module):
 
     @torch.no_grad()
     def report(
-        self, s: State, rows: Sequence[Mapping[str, Tensor]], status: Sequence[str], iterations: Tensor | None = None
-    ) -> Report:
-        """The certificate of state s: everything at x and eps, as they stand."""
+        self, s: State, rows: Sequence[Mapping[str, Tensor]], converged: Tensor, iterations: Tensor | None = None,
+        unfinished: str = TRAINED_ONLY, stalled: Tensor | None = None,
+    ) -> Report:  # fmt: skip
+        """The certificate of state s: everything at x and eps, as they stand. Nothing is asked of the device."""
+        finite = torch.ones_like(converged)
         phi = phi_eps = bound = norm = torch.full_like(s.eps, float("nan"), dtype=torch.float64)
         if s.r is not None and s.f is not None and s.norm is not None and not s.x.requires_grad:
             phi_eps = s.f + s.r.value.double()
             bound, norm = merit(s.f, s.r, s.eps, s.x), s.norm
             # phi lies between the two (eq. 6): anything beyond is rounding
             phi = (s.f + self.regulariser.nonsmooth_value(s.x).double()).clamp(phi_eps, bound)
-            finite = torch.isfinite(bound + norm).tolist()
-            status = [text if ok else NOT_FINITE for text, ok in zip(status, finite, strict=True)]
+            finite = torch.isfinite(bound + norm)
         return Report(
             phi=phi, phi_eps=phi_eps, merit=bound, grad_norm=norm, eps=s.eps.detach().double(),
             iterations=torch.full_like(s.trials, self.phases) if iterations is None else iterations,
             trials=s.trials, took_u=s.took_u, reductions=s.reductions,
-            converged=torch.tensor([text == CONVERGED for text in status], device=s.x.device), status=list(status),
+            converged=converged & finite, status=Status(unfinished, converged, finite, stalled),
             history={k: torch.stack([r[k] for r in rows]) for k in rows[0]} if rows else None,
             trained_phases=self.phases,
         )  # fmt: skip

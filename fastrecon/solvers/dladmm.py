@@ -148,7 +148,8 @@ class DLADMM(SplitProblem):
             residual = distance(tried, beyond)
             good = residual <= (1 - delta) * mu  # a NaN is refused
             s = tried.where(good, after)
-            after = beyond if bool(good.all()) else beyond.where(good, self.classical.step(s, x))
+            settled = not good.is_cuda and bool(good.all())  # looking is free on the CPU and stalls a GPU
+            after = beyond if settled else beyond.where(good, self.classical.step(s, x))
             mu = torch.where(good, 0.5 * mu + 0.5 * residual, mu)
             accepted += good
             if rows is not None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastrecon.checks import describe, expect
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.ladmm_step import ladmm_shrink, ladmm_step
-from fastrecon.report import CONVERGED, ITERATION_LIMIT, NOT_FINITE, SplittingReport
+from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
 
 E_UPDATES = ("general", "residual")
 MARGIN = 1.01  # L1 / (beta |A|^2) and L2 / (beta |B|^2)
@@ -185,16 +185,16 @@ class SplitProblem(nn.Module):
         """The certificate of s; `unfinished` says why samples stopped that have not converged."""
         found = self.values(s, x)
         converged = found["gap"] <= tol * found["feasible"].clamp_min(1)
-        taken, count = (torch.as_tensor(c, device=x.device).expand(len(x)) for c in (accepted, iterations))
+        taken, count = (
+            c if isinstance(c, Tensor) else torch.full((len(x),), c, device=x.device) for c in (accepted, iterations)
+        )
         finite = torch.isfinite(found["objective"]) & torch.isfinite(found["primal_residual"])
-        status = [
-            CONVERGED if done else unfinished if good else NOT_FINITE
-            for done, good in zip(converged.tolist(), finite.tolist(), strict=True)
-        ]
+        converged &= finite
         names = ("objective", "primal_residual", "gap")
         rows = None if history is None else {n: torch.stack([h[n] for h in history]) for n in names}
         return SplittingReport(
-            found["objective"], found["primal_residual"], found["gap"], taken, count, converged, status, rows
+            found["objective"], found["primal_residual"], found["gap"], taken, count, converged,
+            Status(unfinished, converged, finite), rows,
         )  # fmt: skip
 
 

@@ -11,11 +11,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import describe, expect, expect_finite
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
-from fastrecon.report import CONVERGED, ITERATION_LIMIT, NOT_FINITE, ProximalReport
+from fastrecon.report import ITERATION_LIMIT, ProximalReport, Status
 
 Callback = Callable[[int, Tensor], object]
 
@@ -71,7 +71,10 @@ class Lasso(nn.Module, Generic[S]):
     def steps(self, x: Tensor) -> Tensor:
         """1 / L of each image, float64 [B]."""
         found = self.lipschitz if self.lipschitz is not None else self.operator.norm(x.shape, tol=1e-9) ** 2
-        bound = torch.as_tensor(found, dtype=torch.float64, device=x.device)
+        if isinstance(found, Tensor):
+            bound = found.to(x.device, torch.float64)
+        else:  # filled in on the device: a copy from the host would make it wait
+            bound = torch.full((), found, dtype=torch.float64, device=x.device)
         fits = bound.ndim == 0 or bound.shape == x.shape[:1]
         expect(fits, type(self).__name__, "lipschitz", f"a number or ({len(x)},)", tuple(bound.shape))
         return 1 / bound.clamp_min(torch.finfo(torch.float32).tiny).expand(len(x))
@@ -148,10 +151,27 @@ class Lasso(nn.Module, Generic[S]):
                     done = done | small
                     if bool(done.all()):
                         break
-        if not bool(done.all()):
-            result = torch.where(column(done, x).bool(), result, s.x) if bool(done.any()) else s.x
+        result = torch.where(column(done, x).bool(), result, s.x) if tol > 0 else s.x
         count, used = torch.where(done, count, iterations), torch.where(done, used, s.used)
         return result, self.certificate(result, y, done, count, used, rows, started=x0 is None)
+
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at measurements; their shape and device are the operator's to judge.
+
+        Raises:
+            ValueError: they are not numeric, or hold NaN or Inf.
+        """
+        name = type(self).__name__
+        expect(y.is_floating_point() or y.is_complex(), name, "y", "real or complex measurements [B, ...]", describe(y))
+        expect_finite(y, name, "finite measurements", "image")
+
+    def compute(self, y: Tensor, **options: Any) -> tuple[Tensor, ProximalReport]:
+        """As `forward`, for measurements that passed `check`."""
+        return self(y, **options)
+
+    def capturable(self, tol: float = 0.0, callback: Callback | None = None, **options: Any) -> bool:
+        """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
+        return tol == 0 and callback is None and self.lipschitz is not None
 
     def certificate(
         self, x: Tensor, y: Tensor, done: Tensor, count: Tensor, used: Tensor, rows: list[Any], started: bool
@@ -162,15 +182,13 @@ class Lasso(nn.Module, Generic[S]):
         grad = self.operator.adjoint(residual)
         square = prox_gradient_step(x, grad, step.to(real_dtype(x)), self.lam)[2]
         objective = squares(residual) / 2 + self.l1(x)
-        finite = torch.isfinite(objective + square).tolist()
-        status = [CONVERGED if d else ITERATION_LIMIT for d in done.tolist()]
-        status = [text if ok else NOT_FINITE for text, ok in zip(status, finite, strict=True)]
+        finite = torch.isfinite(objective + square)
         names = ("objective", "step_norm")
         return ProximalReport(
             objective=objective, step_norm=square.sqrt(), relative_step=(square / squares(x).clamp_min(1e-300)).sqrt(),
             iterations=count, operator_calls=2 + self.operator_calls * count,
             adjoint_calls=1 + int(started) + self.adjoint_calls * count, network_iterations=used,
-            converged=done & torch.tensor(finite, device=x.device), status=status,
+            converged=done & finite, status=Status(ITERATION_LIMIT, done, finite),
             history={n: torch.stack(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)} if rows else None,
         )  # fmt: skip
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fastrecon import io, models
 from fastrecon.ops.feature_gradient import PRECISIONS
@@ -36,8 +35,8 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """--precision."""
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32",
-        help="products in the network's steps: bfloat16 is faster where the processor has it, direct is without"
-        " Winograd's transforms; decisions stay in float32 (default: float32)",
+        help="products in the network's steps: bfloat16 is faster where the processor has it, tf32 on a GPU,"
+        " direct is without Winograd's transforms; decisions stay in float32 (default: float32)",
     )  # fmt: skip
 
 
@@ -123,6 +122,8 @@ def answer(args: argparse.Namespace, value: Any, text: str) -> None:
 
 def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
     """A progress bar on stderr, where that is a terminal; gone when done."""
+    from tqdm import tqdm
+
     return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastrecon import io, ops
+from fastrecon.engine import Engine
 from fastrecon.models import Reconstructor
 from fastrecon.operators import BlockSensing, measurements, random_phi
 from fastrecon.ops.group_soft_threshold import group_soft_threshold_fwd_ref
@@ -31,6 +32,8 @@ Each row is first checked: the error against float64 must be at most twice that 
 run in turns; times are medians of the rounds, ratios are of these medians."""
 
 CHANNELS, LAYERS, PHASES, SIDE, TRAIN_BATCH = 32, 4, 9, 256, 16  # of the published network, on images of SIDE x SIDE
+DELTA = 1.0  # of training steps, wider than in the models: rounding carries no pixel across the jumps of a''
+THROUGHPUT = 8  # images of half the side, in one batch
 FLOOR = 1e-6  # relative errors below this are rounding, whoever makes them
 
 
@@ -119,23 +122,26 @@ def cases(model: Reconstructor, side: int, device: torch.device) -> Iterator[Cas
     x, eps = normal(TRAIN_BATCH, 1, 33, 33), torch.ones(TRAIN_BATCH, device=device)
     yield Case(
         f"feature_gradient, training step {TRAIN_BATCH}x33x33", (x, eps, *weights), x.numel(),
-        lambda x, e, *w: training(ops.feature_gradient, x, e, w),
-        lambda x, e, *w: training(lambda x, w, e: eager.feature_gradient(x, w, e, create_graph=True), x, e, w),
+        lambda x, e, *w: training(lambda x, w, e: ops.feature_gradient(x, w, e, DELTA), x, e, w),
+        lambda x, e, *w: training(lambda x, w, e: eager.feature_gradient(x, w, e, DELTA, create_graph=True), x, e, w),
     )  # fmt: skip
-    size, exact = (side, side), copy.deepcopy(model).double()
-    y = model.operator(torch.rand(1, 1, side, side, generator=generator).to(device)).detach()
-    yield Case(
-        f"LDA, {model.solver.phases} phases {n}", (y,), pixels, lambda y: model(y, size=size).x,
-        lambda y: eager.lda(model, y, size), lambda y: eager.lda(exact, y, size),
-    )  # fmt: skip
+    engine, exact = Engine(model), copy.deepcopy(model).double()
+    for count, s in ((1, side), (THROUGHPUT, side // 2)):
+        x = torch.rand(count, 1, s, s, generator=generator).to(device)
+        size, what = (s, s), f"{count}x{s}x{s}" if count > 1 else n
+        yield Case(
+            f"LDA, {model.solver.phases} phases {what}", (model.operator(x).detach(),), x.numel(),
+            lambda y, size=size: engine(y, size=size).x, lambda y, size=size: eager.lda(model, y, size),
+            lambda y, size=size: eager.lda(exact, y, size),
+        )  # fmt: skip
 
 
 def training(
     op: Callable[..., tuple[Tensor, Tensor]], x: Tensor, eps: Tensor, weights: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """The derivative of |grad r_eps(x)|^2 / 2 in the weights and x: what a training step asks of a phase."""
+    """The derivative of |grad r_eps(x)|^2 / 2 in the weights: what a training step asks of a phase."""
     leaves = [t.detach().requires_grad_() for t in (x, *weights)]
-    return torch.autograd.grad(op(leaves[0], leaves[1:], eps)[1].square().sum() / 2, leaves)
+    return torch.autograd.grad(op(leaves[0], leaves[1:], eps)[1].square().sum() / 2, leaves)[1:]
 
 
 def untrained() -> Reconstructor:

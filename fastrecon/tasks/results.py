@@ -2,20 +2,22 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import fastrecon
-from fastrecon import figures, io, registry
+from fastrecon import io, registry
 from fastrecon.metrics import psnr
 from fastrecon.models import Reconstructor
 from fastrecon.report import Report
 from fastrecon.solvers.convergent import reductions_left
 from fastrecon.solvers.descent import State
 from fastrecon.tasks import cs
+
+if TYPE_CHECKING:
+    from fastrecon.figures import Curves
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def produce(
     Returns:
         The report without the history of the iterations, ready for JSON.
     """
+    from tqdm import tqdm
+
     with tqdm(
         desc=prefix.name, unit="reduction", disable=None if options.rigorous else True, leave=False, miniters=0
     ) as bar:
@@ -86,10 +90,14 @@ def produce(
 
 
 def _figures(
-    model: Reconstructor, found: cs.Reconstruction, history: figures.Curves, psnr_history: list[float],
+    model: Reconstructor, found: cs.Reconstruction, history: "Curves", psnr_history: list[float],
     scores: dict[str, Any] | None, name: str, options: Options, reference: np.ndarray | None,
 ) -> dict[str, Any]:  # fmt: skip
     drawn: dict[str, Any] = {}
+    if not (options.figure or options.maps):
+        return drawn
+    from fastrecon import figures
+
     title = f"{name} · {name_of(model)}" + (" · rigorous mode" if options.rigorous else "")
     captions = [what + _caption(scores and scores[what]) for what in ("start", "reconstruction")]
     if options.figure:
@@ -117,7 +125,7 @@ class Watch:
     m: io.Measurements
     reference: np.ndarray | None
     tol: float
-    bar: tqdm
+    bar: Any  # of tqdm
     psnr: list[float] = field(default_factory=list)
 
     def __call__(self, iteration: int, s: State) -> None:

@@ -1,0 +1,126 @@
+// cuda_on_host.h: as much of CUDA C++ as kernels/*.cu use, for a host compiler, so that a machine without a GPU runs them.
+//
+// The threads of a block are fibres that take turns at barriers and shuffles, in either order; blocks run one by one, in
+// either order too: what a missing barrier leaves to chance on a GPU differs between the two orders here.
+#pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __shared__ static
+
+struct uint4 {
+  unsigned x, y, z, w;
+};
+struct Index {
+  unsigned x;
+};
+static Index blockIdx, threadIdx;
+
+namespace cuda_on_host {
+enum State { kReady, kBlock, kWarp, kDone };
+
+struct Fibre {
+  ucontext_t begin;
+  jmp_buf at;  // where it stopped: jumps cost a hundredth of a change of context
+  bool begun = false;
+  State state = kReady;
+  std::unique_ptr<char[]> stack{new char[1 << 16]};
+};
+
+static std::vector<Fibre> fibres;
+static jmp_buf scheduler;
+static std::function<void()> body;
+static double exchanged[1024];
+
+static void enter() {
+  body();
+  fibres[threadIdx.x].state = kDone;
+  _longjmp(scheduler, 1);
+}
+
+static void resume(Fibre& fibre) {
+  if (_setjmp(scheduler)) return;
+  if (fibre.begun) _longjmp(fibre.at, 1);
+  fibre.begun = true;
+  setcontext(&fibre.begin);
+}
+
+static void wait_at(State barrier) {
+  Fibre& own = fibres[threadIdx.x];
+  own.state = barrier;
+  if (!_setjmp(own.at)) _longjmp(scheduler, 1);
+}
+
+// Lets the fibres [first, last) pass `barrier` if all that are not done wait there.
+static bool release(unsigned first, unsigned last, State barrier) {
+  bool any = false;
+  for (unsigned t = first; t < last; ++t) {
+    if (fibres[t].state != barrier && fibres[t].state != kDone) return false;
+    any = any || fibres[t].state == barrier;
+  }
+  for (unsigned t = first; any && t < last; ++t)
+    if (fibres[t].state == barrier) fibres[t].state = kReady;
+  return any;
+}
+
+// Whether all threads came to an end; else some wait for others that do not come.
+static bool run_block(unsigned threads, bool reversed) {
+  for (Fibre& fibre : fibres) {
+    fibre.state = kReady;
+    fibre.begun = false;
+    getcontext(&fibre.begin);
+    fibre.begin.uc_stack.ss_sp = fibre.stack.get();
+    fibre.begin.uc_stack.ss_size = 1 << 16;
+    makecontext(&fibre.begin, enter, 0);
+  }
+  for (bool progress = true; progress;) {
+    progress = false;
+    for (unsigned k = 0; k < threads; ++k) {
+      threadIdx.x = reversed ? threads - 1 - k : k;
+      if (fibres[threadIdx.x].state != kReady) continue;
+      resume(fibres[threadIdx.x]);
+      progress = true;
+    }
+    for (unsigned t = 0; t < threads; t += 32) progress |= release(t, t + 32 < threads ? t + 32 : threads, kWarp);
+    progress |= release(0, threads, kBlock);
+  }
+  for (Fibre& fibre : fibres)
+    if (fibre.state != kDone) return false;
+  return true;
+}
+
+template <typename Kernel>
+bool launch(long long blocks, unsigned threads, bool reversed, Kernel kernel) {
+  fibres = std::vector<Fibre>(threads);
+  body = kernel;
+  for (long long b = 0; b < blocks; ++b) {
+    blockIdx.x = unsigned(reversed ? blocks - 1 - b : b);
+    if (!run_block(threads, reversed)) return false;
+  }
+  return true;
+}
+}  // namespace cuda_on_host
+
+inline void __syncthreads() { cuda_on_host::wait_at(cuda_on_host::kBlock); }
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address += value;
+  return before;
+}
+inline double __shfl_xor_sync(unsigned, double value, int lanes) {
+  const unsigned own = threadIdx.x;
+  cuda_on_host::exchanged[own] = value;
+  cuda_on_host::wait_at(cuda_on_host::kWarp);
+  const double other = cuda_on_host::exchanged[own ^ unsigned(lanes)];
+  cuda_on_host::wait_at(cuda_on_host::kWarp);
+  return other;
+}
