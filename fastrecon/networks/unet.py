@@ -5,7 +5,7 @@ Network for Inverse Problems in Imaging, IEEE Trans. Image Process. 26 (2017); h
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +56,13 @@ class UNet(nn.Module):
                 if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is not None:
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     nn.init.zeros_(layer.bias)
+        cast(Any, self).to(memory_format=torch.channels_last)  # almost twice as fast on CPUs
 
     def forward(self, x: Tensor) -> Tensor:
         """Features like x."""
         fits = x.ndim == 4 and x.shape[2] % 8 == 0 and x.shape[3] % 8 == 0
         expect(fits, "UNet", "x", "[B, C, H, W] with H and W divisible by 8", describe(x))
-        kept = []
+        x, kept = x.contiguous(memory_format=torch.channels_last), []
         for k, block in enumerate(self.down):
             x = block(x if k == 0 else self.pool(x))
             kept.append(x)

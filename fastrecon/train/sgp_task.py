@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from fastrecon.train.sgp_config import Config
 
 CHUNK = 8  # images solved at a time
 VALIDATION_ITERATIONS = 20
-RISE = 30.0  # dB for each doubling of F in an iteration: SGP would refuse such a step
+RISE = 100.0  # dB for each doubling of F in an iteration: SGP would refuse such a step
 
 
 class Networks:
@@ -163,7 +163,8 @@ class Unrolled(Networks):
 
     Cheap batches of whole runs instead of the paper's stages: a step that is best for the next iterate alone is too
     small for what comes after, and with the stages so are all. The true images take the place of the minimisers, which
-    need not be computed.
+    need not be computed. Iterates are those of SGP with all its safeguards; derivatives are those of steps that it
+    accepts.
     """
 
     squared_error = False
@@ -174,24 +175,28 @@ class Unrolled(Networks):
 
     def loss(self) -> Tensor:
         """NMSE in dB over a batch, iteration k with weight k, plus RISE times the relative rises of F."""
-        which, c = self.batch(), self.config
-        a, lam, y, x = self.operator(which), self.lam[which], self.problem.y[which], self.start[which]
+        which, c, module = self.batch(), self.config, cast(StepNet, self.module)
+        a, lam, y = self.operator(which), self.lam[which], self.problem.y[which]
         weight, truth = lam[:, None, None, None], self.problem.coefficients[which]
-        size, total = _square(truth), torch.zeros((), device=x.device)
-        residual = a(x) - y
-        before = _square(residual) / 2 + lam * x.abs().flatten(1).sum(1)
+        size, total, answer = _square(truth), torch.zeros((), device=y.device), {}
+        solver = SGP(a, lam, 1.0, lambda x, grad: answer["d"], limits=module.limits)
+        s = solver.start(self.start[which], y)
+        x = s.x
         for k in range(c.unroll):
-            # x - d grad has the derivative 1 - d A* A, which would make gradients explode; the next step undoes it
-            grad = a.adjoint(residual).detach()
-            d = self.module(x.detach() / weight, grad / weight, k)
+            # a constant: x - d grad has the derivative 1 - d A* A, so gradients would explode; the next step undoes it
+            grad = a.adjoint(s.residual)
+            d = module(s.x / weight, grad / weight, k)
+            answer["d"] = d.detach()
+            with torch.no_grad():
+                new = solver.step(s, k)
             x = x + prox_gradient_step(x, grad, d, lam)[0]
             x = x + prox_gradient_step(x, a.adjoint(a(x) - y), 1.0, lam)[0]
-            residual = a(x) - y
-            value = _square(residual) / 2 + lam * x.abs().flatten(1).sum(1)
+            value = _square(a(x) - y) / 2 + lam * x.abs().flatten(1).sum(1)
+            rise = RISE * (value / s.objective - 1).relu()
+            x = x + (new.x - x).detach()
             error = 10 * torch.log10(_square(x - truth) / size)
-            rise = RISE * (value / before.detach() - 1).relu()
             total = total + (error * (k + 1) / sum(range(c.unroll + 1)) + rise).mean()
-            before = value
+            s = new
         return total
 
 
