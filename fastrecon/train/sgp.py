@@ -20,7 +20,7 @@ from fastrecon.train.sgp_task import task
 from fastrecon.train.trainer import Schedule, Trainer
 from fastrecon.train.world import World
 
-OF_SGP = ("variant", "stages", "unroll", "first_step", "target_iterations", "lam_factor")
+OF_SGP = ("variant", "stages", "unroll", "first_step", "rise", "target_iterations", "lam_factor")
 
 
 def add_arguments(parser: argparse.ArgumentParser, method: str) -> None:

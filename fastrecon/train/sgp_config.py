@@ -38,6 +38,9 @@ class Config:
     first_step: float = _option(
         "step size that training starts from, in units of 1 / L; with --unroll times mean |x| / lam", 1.0, type=float
     )
+    rise: float = _option(
+        "--unroll: penalty in dB for each doubling of the objective, which SGP would refuse", 30.0, type=float
+    )
     stages: int = _option("greedy stages K", 10, type=int)
     steps: int = _option("training steps: of each greedy stage, else of the run", 300, type=int)
     batch: int = _option("images in a step", 8, type=int)
@@ -60,6 +63,7 @@ class Config:
             ("noise", all(n >= 0 for n in self.noise), "numbers >= 0"),
             ("lam_factor", all(f > 0 for f in self.lam_factor), "numbers > 0"),
             ("first_step", self.first_step > 0, "a number > 0"),
+            ("rise", self.rise >= 0, "a number >= 0"),
             ("lr", self.lr > 0, "a number > 0"),
         ]
         for name, good, expected in checks:

@@ -23,7 +23,6 @@ from fastrecon.train.sgp_config import Config
 
 CHUNK = 8  # images solved at a time
 VALIDATION_ITERATIONS = 20
-RISE = 100.0  # dB for each doubling of F in an iteration: SGP would refuse such a step
 
 
 class Networks:
@@ -174,7 +173,7 @@ class Unrolled(Networks):
         self.start = self.problem.start()
 
     def loss(self) -> Tensor:
-        """NMSE in dB over a batch, iteration k with weight k, plus RISE times the relative rises of F."""
+        """NMSE in dB over a batch, iteration k with weight k, plus `rise` dB for each doubling of F."""
         which, c, module = self.batch(), self.config, cast(StepNet, self.module)
         a, lam, y = self.operator(which), self.lam[which], self.problem.y[which]
         weight, truth = lam[:, None, None, None], self.problem.coefficients[which]
@@ -192,7 +191,7 @@ class Unrolled(Networks):
             x = x + prox_gradient_step(x, grad, d, lam)[0]
             x = x + prox_gradient_step(x, a.adjoint(a(x) - y), 1.0, lam)[0]
             value = _square(a(x) - y) / 2 + lam * x.abs().flatten(1).sum(1)
-            rise = RISE * (value / s.objective - 1).relu()
+            rise = c.rise * (value / s.objective - 1).relu()
             x = x + (new.x - x).detach()
             error = 10 * torch.log10(_square(x - truth) / size)
             total = total + (error * (k + 1) / sum(range(c.unroll + 1)) + rise).mean()
