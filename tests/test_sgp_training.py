@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import fastrecon as fr
-from fastrecon import problems, step_models
+from fastrecon import models, problems, step_models
 from fastrecon.cli import main
 from fastrecon.networks.unet import LIMITS, DirectNet, StepNet, UNet
 from fastrecon.solvers import FISTA, ISTA, SGP
@@ -332,6 +332,7 @@ def test_wrong_kinds_are_one_line(images, tmp_path, capsys, command, message):
 
 def test_the_table(images, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tables, "FISTA", (10, 30))
+    monkeypatch.setattr(models, "pretrained", list)  # no others than ours
     net = random_net("step").float()
     net.meta = {"method": "sgp-step", "task": "inpaint"}
     step_models.save(tmp_path / "net.safetensors", net)
