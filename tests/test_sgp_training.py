@@ -371,4 +371,4 @@ def test_ct_and_masks_on_the_command_line(tmp_path, capsys):
     (report,) = json.loads(capsys.readouterr().out)
     assert (report["mask"], report["rate"]) == ("radial", 0.2)
     assert main(["reconstruct", "skimage:nobody", "--out", str(tmp_path)]) == 2
-    assert "image in scikit-image: expected one of astronaut" in capsys.readouterr().err
+    assert "skimage: expected one of astronaut" in capsys.readouterr().err

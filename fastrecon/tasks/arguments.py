@@ -13,7 +13,7 @@ from fastrecon import io, models
 from fastrecon.ops.feature_gradient import PRECISIONS
 
 DEFAULT_MODEL = "lda-cs-25"
-BUNDLED = "skimage:"  # before the name of an image in scikit-image
+BUNDLED = "skimage:"  # before the name of an image that comes inside scikit-image
 
 
 def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, more: str = "") -> None:
@@ -142,8 +142,8 @@ def images(inputs: Sequence[str], suffixes: Sequence[str] = io.IMAGE_SUFFIXES) -
     return found
 
 
-def bundled(name: str) -> Path:
-    """The file of an image that comes inside scikit-image.
+def bundled(name: str, argument: str = "skimage") -> Path:
+    """The file of an image that comes inside scikit-image; `argument` asked for it.
 
     Raises:
         ValueError: there is none of that name.
@@ -153,7 +153,7 @@ def bundled(name: str) -> Path:
     folder = Path(skimage.data.__file__).parent
     names = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".png", ".jpg")}
     if name not in names:
-        raise ValueError(f"image in scikit-image: expected one of {', '.join(names)}, got {name!r}")
+        raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}")
     return names[name]
 
 

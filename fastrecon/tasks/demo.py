@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reconstructs the image twice, the first time to warm up, and prints what came out."""
-    image = io.read_image(arguments.bundled(args.image))
+    image = io.read_image(arguments.bundled(args.image, "--image"))
     model = arguments.model(args, args.model or f"lda-cs-{args.ratio:g}")
     folder = io.output_folder(args.out)
     m = cs.simulate(model, image.pixels)

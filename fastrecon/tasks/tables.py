@@ -84,11 +84,15 @@ def evaluate(args: argparse.Namespace) -> None:
         if file:
             io.output_file(file)
     rows, curves = [], {c.name: {} for c in columns}
-    jobs = [(path, c) for path in paths for c in columns]
-    for path, condition in arguments.progress(jobs, unit="problem"):
-        for row, method, curve in _solved(path, condition, args, networks, device):
+    jobs = [(k, c) for k in range(len(paths)) for c in columns]
+    for k, c in arguments.progress(jobs, unit="problem"):
+        x = torch.from_numpy(square(io.read_image(paths[k]).pixels, args.side))[None, None].to(device)
+        # masks and noise differ from image to image
+        p = problems.instance(args.task, x, c.rate, c.noise, args.seed + k, mask=args.mask, views=c.views)
+        for row, method, curve in _solved(p, p.lam * c.lam_factor, networks, LONG if args.out else NETWORK):
+            row = {"image": paths[k].stem, "condition": c.name} | row
             rows.append(row)
-            curves[condition.name].setdefault(method, []).append(curve)
+            curves[c.name].setdefault(method, []).append(curve)
     summary = summarise(rows)
     if args.csv:
         io.write_csv(args.csv, rows)
@@ -99,10 +103,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def networks_of(args: argparse.Namespace) -> dict[str, nn.Module]:
-    """One network for each method: shipped ones, and those of --networks."""
+    """One network for each method: shipped ones, and those of --networks and --model, the last of each."""
     shipped = [n for m in step_models.METHODS if (n := f"{m}-{args.task}") in models.pretrained()]
     found = {}
-    for name in [*shipped, *args.networks]:
+    for name in [*shipped, *args.networks, *([args.model] if args.model else [])]:
         network = arguments.any_model(args, name)
         method, task = network.meta.get("method"), network.meta.get("task")
         fits = method in step_models.METHODS and task == args.task
@@ -112,28 +116,21 @@ def networks_of(args: argparse.Namespace) -> dict[str, nn.Module]:
 
 
 def _solved(
-    path: Path, c: Condition, args: argparse.Namespace, networks: dict[str, nn.Module], device: torch.device
-) -> Iterator[tuple[dict[str, Any], str, tuple[list[float], list[float]]]]:
+    p: problems.Instance, lam: float, networks: dict[str, nn.Module], long: int
+) -> Iterator[tuple[dict[str, Any], str, tuple[list[float], list[float]]]]:  # fmt: skip
     """Rows of all methods for one problem, and their curves: seconds and NMSE in every iteration."""
-    x = torch.from_numpy(square(io.read_image(path).pixels, args.side))[None, None].to(device)
-    p = problems.instance(args.task, x, c.rate, c.noise, args.seed, mask=args.mask, views=c.views)
-    about = {"image": path.stem, "condition": c.name}
-    lam = p.lam * c.lam_factor
     found = inverse.solve("fista", p, lam, FISTA[1], None)
     for n in FISTA:
-        yield _row(about, f"FISTA, {n}", n, found), f"FISTA, {n}", _curve(found, FISTA[0])
+        yield _row(f"FISTA, {n}", n, found), f"FISTA, {n}", _curve(found, FISTA[0])
     for method, network in networks.items():
-        long = LONG if args.out else NETWORK
         found = inverse.solve(method, p, lam, long, network)
-        yield _row(about, LABELS[method], NETWORK, found), LABELS[method], _curve(found, long)
+        yield _row(LABELS[method], NETWORK, found), LABELS[method], _curve(found, long)
 
 
-def _row(about: dict[str, Any], label: str, n: int, found: dict[str, Any]) -> dict[str, Any]:
+def _row(label: str, n: int, found: dict[str, Any]) -> dict[str, Any]:
     n = min(n, len(found["nmse_db"]) - 1)  # the U-Net has no iterations
     objective = found["objective"][n] if found["objective"] else None
-    return about | {
-        "method": label, "nmse_db": found["nmse_db"][n], "objective": objective, "seconds": found["seconds"][n],
-    }  # fmt: skip
+    return {"method": label, "nmse_db": found["nmse_db"][n], "objective": objective, "seconds": found["seconds"][n]}
 
 
 def _curve(found: dict[str, Any], n: int) -> tuple[list[float], list[float]]:
