@@ -158,6 +158,37 @@ def curves(
     return figure
 
 
+def panels(
+    methods: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], limits: Mapping[str, float],
+    title: str, limit: str,
+) -> Figure:  # fmt: skip
+    """NMSE against iteration, and below against time: a column for each problem, a curve for each method.
+
+    Args:
+        methods: of each problem, by name: seconds and NMSE in dB of each method, one value for each iteration from the
+            start on; a method with one value only is drawn as a level.
+        limits: NMSE of each problem that iterations tend to.
+        title: heading.
+        limit: name of that.
+    """
+    figure = Figure(figsize=(3.1 * len(methods) + 0.8, 6.4), layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    grid = cast(Any, figure.subplots(2, len(methods), squeeze=False))
+    for (name, found), upper, lower in zip(methods.items(), *grid, strict=True):
+        for (method, (seconds, nmse)), color in zip(found.items(), (BLUE, GREEN, ORANGE, RED), strict=False):
+            for ax, x in ((upper, np.arange(len(nmse))), (lower, 1e3 * np.asarray(seconds))):
+                if len(nmse) == 1:
+                    ax.axhline(nmse[0], color=color, label=method, linewidth=1.2)
+                else:
+                    ax.plot(x, nmse, color=color, label=method, linewidth=1.5)
+        for ax, xlabel in ((upper, "iteration"), (lower, "milliseconds")):
+            ax.axhline(limits[name], color=GREY, label=limit, linewidth=1, linestyle="--")
+            _axes(ax, xlabel, "NMSE (dB)")
+        upper.set_title(name, fontsize=9.5)
+    grid[0, 0].legend(fontsize=7.5, frameon=False)
+    return figure
+
+
 def feature_maps(pixels: np.ndarray, norms: np.ndarray, title: str) -> Figure:
     """The image, what the learned features see of it, and what total variation would see.
 

@@ -1,17 +1,15 @@
 """Trained models: measurements in, images with their certificates out; saved as safetensors."""
 
-import json
 import math
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from fastrecon import io, sparse
+from fastrecon import io, model_file, sparse, step_models
 from fastrecon.checks import describe, expect, expect_finite
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.operators.block_sensing import product_per_image
@@ -19,7 +17,6 @@ from fastrecon.report import Report, Result, answer
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.descent import UnrolledDescent
 
-FORMAT = 1
 METHODS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
 
 
@@ -126,21 +123,14 @@ class Reconstructor(nn.Module):
         """
         names = {kind: name for name, kind in METHODS.items()}
         meta = self.meta | self.solver.hyperparameters()
-        meta |= {
-            "format": FORMAT,
-            "method": names[type(self.solver)],
-            "block": self.operator.block,
-            "blockwise": self.blockwise,
-        }
+        meta |= {"block": self.operator.block, "blockwise": self.blockwise}
         tensors = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("fidelity.")} | {"q": self.q}
         phi, seed = self.operator.phi.detach(), meta.get("phi_seed")
         if seed is None or not torch.equal(random_phi(phi.shape[0], phi.shape[1], seed).to(phi), phi):
             tensors["phi"] = phi
         else:
             meta["phi_sample"] = _sample(phi)
-        data = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"fastrecon": json.dumps(meta)})
-        with io.atomic(path) as file:
-            file.write(data)
+        model_file.write(path, names[type(self.solver)], tensors, meta)
 
 
 def _sample(phi: Tensor) -> list[float]:
@@ -158,8 +148,10 @@ def _shipped() -> Any:
 
 
 def load(name: str | Path) -> Any:
-    """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode: a Reconstructor, or a
-    sparse.SparseCoder or sparse.PatchDenoiser, by what the file holds.
+    """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode.
+
+    By what the file holds it is a Reconstructor, a sparse.SparseCoder, a sparse.PatchDenoiser, a network for
+    solvers.SGP or a direct U-Net; `meta` has its facts.
 
     Raises:
         FileNotFoundError: no such file.
@@ -180,23 +172,20 @@ def load(name: str | Path) -> Any:
 
 
 def _read(path: Path) -> Any:
+    meta, tensors = model_file.read(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("fastrecon")
-            # copies start on 64 bytes, where vendor products round as they did before saving
-            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"load: {path}: expected a model file, got a damaged or foreign one ({e})") from e
-    expect(text is not None, "load", str(path), "a model file", "a safetensors file of another program")
-    meta = json.loads(text or "")
-    expect(meta.get("format") == FORMAT, "load", str(path), f"format {FORMAT}", f"{meta.get('format')}")
-    try:
-        return (sparse.rebuild if meta["method"] == sparse.METHOD else _rebuild)(meta, tensors)
+        return _builder(meta["method"])(meta, tensors)
     except (KeyError, TypeError, RuntimeError) as e:
         reason = str(e).strip().splitlines()[0]
         raise ValueError(
             f"load: {path}: expected a complete model, got a damaged file ({type(e).__name__}: {reason})"
         ) from e
+
+
+def _builder(method: str) -> Callable[[dict[str, Any], dict[str, Tensor]], Any]:
+    if method == sparse.METHOD:
+        return sparse.rebuild
+    return step_models.rebuild if method in step_models.METHODS else _rebuild
 
 
 def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Reconstructor:
@@ -214,5 +203,5 @@ def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Reconstructor:
     missing = [k for k in found.missing_keys if not k.startswith("fidelity.")]
     if missing or found.unexpected_keys:
         raise RuntimeError(f"parameters missing: {missing}, unknown: {found.unexpected_keys}")
-    kept = {k: v for k, v in meta.items() if k not in {*names, "format", "method", "block", "blockwise"}}
+    kept = {k: v for k, v in meta.items() if k not in {*names, "method", "block", "blockwise"}}
     return Reconstructor(operator, solver, q, kept, meta["blockwise"]).eval()

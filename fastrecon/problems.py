@@ -6,7 +6,9 @@ Source: Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter 
 Networks for Inverse Problems in Image Processing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,12 +16,21 @@ from torch import Tensor
 
 from fastrecon import masks
 from fastrecon.checks import describe, expect
-from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Wavelet, gaussian_kernel
+from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Radon, Wavelet, gaussian_kernel
 
 SCALE = 255.0
 WAVELET, LEVEL = "sym4", 3
-LAM = {"inpaint": 0.1 / SCALE, "fourier": 0.1 / SCALE, "deblur": 1e-5 / SCALE}
+LAM = {"inpaint": 0.1 / SCALE, "fourier": 0.1 / SCALE, "deblur": 1e-5 / SCALE, "ct": 5e-4 / SCALE}
 BLUR = (2.0, 13)  # standard deviation and side of the Gaussian kernel, in pixels
+VIEWS = 144  # of the scan
+MASKS = {
+    "uniform": masks.uniform,
+    "variable": masks.variable_density,
+    "cartesian": masks.cartesian,
+    "radial": lambda size, rate, seed: masks.radial(size, rate),  # nothing random
+}
+MASK = {"inpaint": "uniform", "fourier": "variable"}  # of the tasks that have one, unless another is chosen
+Values = float | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -27,13 +38,14 @@ class Instance:
     """One problem for a batch of images.
 
     Attributes:
-        task: inpaint, fourier or deblur.
-        mask: [B, 1, H, W] of 0 and 1; None for deblur.
-        image_operator: A, from images.
+        task: inpaint, fourier, deblur or ct.
+        mask: [B, 1, H, W] of 0 and 1; None for deblur and ct.
+        image_operator: A, from images; |A| <= 1.
         operator: A W*, from coefficients.
-        y: measurements [B, 1, H, W].
+        y: measurements [B, 1, H, W]; [B, 1, views, detectors] for ct.
         coefficients: c of the true images, complex for fourier.
         lam: weight of |c|_1.
+        mask_kind: of MASKS; None for deblur and ct.
     """
 
     task: str
@@ -43,18 +55,37 @@ class Instance:
     y: Tensor
     coefficients: Tensor
     lam: float
+    mask_kind: str | None = None
 
     def image(self, c: Tensor) -> Tensor:
         """Real images [B, 1, H, W] of coefficients."""
         x = Wavelet(WAVELET, LEVEL).adjoint(c)
         return x.real if x.is_complex() else x
 
+    def start(self) -> Tensor:
+        """Where iterations start: coefficients of the adjoint at y, of the filtered back-projection for ct."""
+        if self.task == "ct":
+            radon: Any = self.image_operator
+            return analysis(radon.fbp(self.y, "hann"))
+        return self.operator.adjoint(self.y)
 
-def operators(task: str, mask: Tensor | None, like: Tensor) -> tuple[LinearOperator, LinearOperator]:
-    """A, and A W*, for masks [B, 1, H, W], in the precision of the real tensor `like`."""
+
+@lru_cache(maxsize=8)
+def scan(size: tuple[int, int], views: int) -> Radon:
+    """Parallel beams, integrals in the unit that gives |A| = 1."""
+    return Radon(size, views, pixel=1 / Radon(size, views).norm())
+
+
+def operators(
+    task: str, mask: Tensor | None, like: Tensor, views: int = VIEWS
+) -> tuple[LinearOperator, LinearOperator]:  # fmt: skip
+    """A, and A W*, for images like the real tensor `like` [B, 1, H, W], with masks like it where the task has them."""
     expect(task in LAM, "problems", "task", " or ".join(LAM), repr(task))
+    a: LinearOperator
     if task == "deblur":
-        a: LinearOperator = Blur(gaussian_kernel(*BLUR, dtype=like.dtype)).to(like.device)
+        a = Blur(gaussian_kernel(*BLUR, dtype=like.dtype)).to(like.device)
+    elif task == "ct":
+        a = scan((like.shape[2], like.shape[3]), views)
     else:
         assert mask is not None
         kind: Any = Inpainting if task == "inpaint" else Fourier
@@ -62,43 +93,66 @@ def operators(task: str, mask: Tensor | None, like: Tensor) -> tuple[LinearOpera
     return a, a @ Wavelet(WAVELET, LEVEL).T
 
 
-def draw_masks(task: str, count: int, size: tuple[int, int], rate: float, seed: int) -> Tensor | None:
-    """Masks [count, 1, H, W], image i from seed + i: uniform for inpaint, variable density for fourier."""
-    if task == "deblur":
+def draw_masks(
+    task: str, count: int, size: tuple[int, int], rate: Values, seed: int, kind: str | None = None
+) -> Tensor | None:  # fmt: skip
+    """Masks [count, 1, H, W], image i from seed + i with its own rate; None for tasks without."""
+    if task not in MASK:
         return None
-    draw = masks.uniform if task == "inpaint" else masks.variable_density
-    return torch.stack([draw(size, rate, seed + i) for i in range(count)])[:, None]
+    kind = kind or MASK[task]
+    expect(kind in MASKS, "problems", "mask", " or ".join(MASKS), repr(kind))
+    rates = each(rate, count)
+    return torch.stack([MASKS[kind](size, rates[i], seed + i) for i in range(count)])[:, None]
 
 
-def instance(task: str, x: Tensor, rate: float = 0.5, noise: float = 0.0, seed: int = 0) -> Instance:
+def each(value: Values, count: int) -> list[float]:
+    """A number for each of `count` images.
+
+    Raises:
+        ValueError: there are not that many.
+    """
+    if not isinstance(value, Sequence):
+        return [value] * count
+    expect(len(value) == count, "problems", "rate, noise", f"a number, or one for each of {count} images", len(value))
+    return list(value)
+
+
+def instance(
+    task: str, x: Tensor, rate: Values = 0.5, noise: Values = 0.0, seed: int = 0, *, mask: str | None = None,
+    views: int = VIEWS,
+) -> Instance:  # fmt: skip
     """Simulates measurements of images.
 
     Args:
-        task: inpaint, fourier or deblur.
+        task: inpaint, fourier, deblur or ct.
         x: images [B, 1, H, W] on [0, 1]; height and width divisible by 8.
-        rate: share of known pixels or of sampled frequencies.
-        noise: standard deviation on the scale [0, 255], of each real number that is measured.
+        rate: share of known pixels or of sampled frequencies: a number, or one for each image.
+        noise: standard deviation on the scale [0, 255], of each real number that is measured; likewise.
         seed: of masks and noise.
+        mask: its kind: uniform (default for inpaint), variable (default for fourier), cartesian or radial.
+        views: of ct.
 
     Raises:
         ValueError: the task is unknown, or an argument does not fit.
     """
     expect(task in LAM, "problems", "task", " or ".join(LAM), repr(task))
     expect(x.ndim == 4 and x.shape[1] == 1 and x.is_floating_point(), "problems", "x", "real [B, 1, H, W]", describe(x))
-    expect(noise >= 0, "problems", "noise", "a number >= 0", noise)
-    mask = draw_masks(task, len(x), (x.shape[2], x.shape[3]), rate, seed)
-    mask = None if mask is None else mask.to(x)
-    a, whole = operators(task, mask, x)
+    levels = each(noise, len(x))
+    expect(min(levels, default=0) >= 0, "problems", "noise", "numbers >= 0", noise)
+    drawn = draw_masks(task, len(x), (x.shape[2], x.shape[3]), rate, seed, mask)
+    drawn = None if drawn is None else drawn.to(x)
+    a, whole = operators(task, drawn, x, views)
     y = a(x)
-    if noise:
+    if any(levels):
         wide = torch.complex128 if y.is_complex() else torch.float64
         generator = torch.Generator().manual_seed(seed)
         # complex normal numbers have variance 1 in sum: twice the power for one deviation in each part
-        sigma = noise / SCALE * (2**0.5 if y.is_complex() else 1)
-        n = sigma * torch.randn(y.shape, generator=generator, dtype=wide).to(y)
-        y = y + (n if mask is None else mask * n)
-    c = Wavelet(WAVELET, LEVEL)(x)
-    return Instance(task, mask, a, whole, y, c.to(y.dtype) if y.is_complex() else c, LAM[task])
+        sigma = torch.tensor(levels)[:, None, None, None] / SCALE * (2**0.5 if y.is_complex() else 1)
+        n = (sigma * torch.randn(y.shape, generator=generator, dtype=wide)).to(y)
+        y = y + (n if drawn is None else drawn * n)
+    c = analysis(x)
+    kind = None if drawn is None else mask or MASK[task]
+    return Instance(task, drawn, a, whole, y, c.to(y.dtype) if y.is_complex() else c, LAM[task], kind)
 
 
 def analysis(x: Tensor) -> Tensor:

@@ -1,16 +1,14 @@
 """Trained D-LADMM as a model: sparse codes of vectors, or images freed from salt-and-pepper noise patch by patch."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fastrecon import io
+from fastrecon import model_file
 from fastrecon.checks import describe, expect, expect_finite
 from fastrecon.operators import Dictionary
 from fastrecon.report import Result, SplittingReport, answer
@@ -18,7 +16,6 @@ from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
 
 METHOD = "d-ladmm"
-FORMAT = 1
 
 
 class SparseCoder(nn.Module):
@@ -90,13 +87,11 @@ class SparseCoder(nn.Module):
             path: of the file.
             half: whether matrices are stored as float16.
         """
-        meta = self.meta | {"hyperparameters": self.solver.hyperparameters(), "format": FORMAT, "method": METHOD}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.solver.state_dict().items()}
-        tensors = {k: v for k, v in tensors.items() if not k.startswith("classical.")}
+        meta = self.meta | {"hyperparameters": self.solver.hyperparameters()}
+        tensors = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("classical.")}
         if half:
             tensors = {k: v.half() if min(v.shape) > self.solver.layers else v for k, v in tensors.items()}
-        with io.atomic(path) as file:
-            file.write(to_bytes(tensors, {"fastrecon": json.dumps(meta)}))
+        model_file.write(path, METHOD, tensors, meta)
 
 
 class PatchDenoiser(SparseCoder):
@@ -164,6 +159,6 @@ def rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> SparseCoder:
     missing = [k for k in found.missing_keys if not k.startswith("classical.")]
     if missing or found.unexpected_keys:
         raise RuntimeError(f"parameters missing: {missing}, unknown: {found.unexpected_keys}")
-    kept = {k: v for k, v in meta.items() if k not in ("hyperparameters", "format", "method")}
+    kept = {k: v for k, v in meta.items() if k not in ("hyperparameters", "method")}
     kind = PatchDenoiser if meta["task"] == "salt-and-pepper" else SparseCoder
     return kind(solver, kept).eval()

@@ -79,6 +79,17 @@ def test_feature_maps_stand_beside_differences():
     np.testing.assert_array_equal(shown(labelled(axes, "forward")), figures.gradient_norm(RESULT))
 
 
+def test_panels_show_every_method_of_every_problem():
+    curve, level = ([0.0, 0.5, 1.0], [-1.0, -2.0, -3.0]), ([0.2], [-2.5])
+    figure = figures.panels({"a": {"m": curve, "n": level}, "b": {"m": curve}}, {"a": -4, "b": -5}, "title", "limit")
+    upper_a, upper_b, lower_a, _ = figure.axes
+    assert [upper_a.get_title(), upper_b.get_title()] == ["a", "b"]
+    m, n, limit = upper_a.lines
+    np.testing.assert_array_equal(m.get_xydata(), [[0, -1], [1, -2], [2, -3]])
+    assert (set(n.get_ydata()), set(limit.get_ydata())) == ({-2.5}, {-4})
+    np.testing.assert_array_equal(lower_a.lines[0].get_xdata(), [0, 500, 1000])
+
+
 def test_gradient_norm():
     ramp = np.add.outer(3.0 * np.arange(4), 4.0 * np.arange(5))
     expected = np.full((4, 5), 5.0)

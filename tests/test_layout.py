@@ -19,7 +19,7 @@ LAYERS = (
     {"ops"},
     {"fidelity", "io", "linesearch", "masks", "metrics", "networks", "noise", "operators", "regulariser", "report"},
     {"solvers"},
-    {"models", "problems", "sparse", "step_models", "weights"},
+    {"model_file", "models", "problems", "sparse", "step_models", "weights"},
     {"engine", "figures"},
     {"train"},
     {"tasks", "serve"},

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fastrecon
@@ -199,7 +200,7 @@ def damage_format(path):
 
 
 def rewrite(path, tensors=None, **changes):
-    with models.safe_open(path, framework="pt") as file:
+    with safe_open(path, framework="pt") as file:
         meta = json.loads(file.metadata()["fastrecon"])
     meta = {k: v for k, v in (meta | changes).items() if v is not None}
     save_file(load_file(path) if tensors is None else tensors, path, {"fastrecon": json.dumps(meta)})

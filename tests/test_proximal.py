@@ -150,6 +150,18 @@ def test_unit_metric_and_full_weight_is_ista(task):
     assert report.network_iterations.tolist() == [20, 20]
 
 
+@pytest.mark.parametrize("rule", ["fixed", "backtracking"])
+def test_rounding_does_not_grow_with_the_iterations(rule):
+    """In single precision too FISTA ends at the minimiser, and knows its objective."""
+    a, y, lam = problem(dtype=torch.float32)
+    solver = FISTA(a, lam / 100, 1.0, rule)
+    _, report = solver(y, iterations=3000, history=True)
+    torch.testing.assert_close(report.history["objective"][-1], report.objective, rtol=1e-6, atol=0)
+    wide, y, _ = problem()
+    best = FISTA(wide, lam / 100, 1.0)(y, iterations=3000)[1].objective
+    torch.testing.assert_close(report.objective, best, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "sgp-network"])
 def test_one_application_of_each_per_iteration(method):
     a, y, lam = problem()

@@ -30,6 +30,7 @@ class State(Iterate):
 class Momentum(State):
     """With the point where FISTA takes its gradient."""
 
+    y: Tensor
     v: Tensor  # [B, ...]
     residual_v: Tensor  # A v - y
     theta: Tensor  # [B] t_k of the paper, float64
@@ -58,17 +59,19 @@ class _Backtracking(Lasso[S]):
         """[B]."""
         return self.steps(x) * (8 if self.rule == "backtracking" else 1)
 
-    def accepted(self, step: Tensor, square: Tensor, image: Tensor) -> Tensor | None:
+    def accepted(self, step: Tensor, square: Tensor, image: Tensor, whole: Tensor | None = None) -> Tensor | None:
         """Whether f(v + z) <= f(v) + <grad, z> + |z|^2 / (2 step): here |A z|^2 <= |z|^2 / step, exactly; None for all.
 
         Args:
             step, square: step and |z|^2, [B].
             image: A z.
+            whole: A (v + z), where A z is a difference of two such: what rounding makes of them must not count.
         """
         if self.rule == "fixed":
             return None
         unit = torch.finfo(real_dtype(image)).eps
-        good = squares(image) <= square / step * (1 + 64 * unit)
+        spare = 0.0 if whole is None else (8 * unit) ** 2 * squares(whole)
+        good = squares(image) <= square / step * (1 + 64 * unit) + spare
         # the host may look for free on the CPU; elsewhere the selection is made always
         return None if not good.is_cuda and bool(good.all()) else good
 
@@ -97,19 +100,20 @@ class FISTA(_Backtracking[Momentum]):
     def start(self, x: Tensor, y: Tensor) -> Momentum:
         """The state at x, without momentum."""
         s, step = self.first(x, y), self.first_step(x)
-        return Momentum(**vars(s), step=step, v=s.x, residual_v=s.residual, theta=torch.ones_like(step))
+        return Momentum(**vars(s), step=step, y=y, v=s.x, residual_v=s.residual, theta=torch.ones_like(step))
 
     def step(self, s: Momentum, k: int) -> Momentum:
         """One iteration. F may increase."""
         grad = self.operator.adjoint(s.residual_v)
         z, _, square, l1 = prox_gradient_step(s.v, grad, s.step.to(real_dtype(s.x)), self.lam)
-        image = self.operator(z)
-        x, residual = s.v + z, s.residual_v + image
+        x = s.v + z
+        image = self.operator(x)  # not A z: in sums of those rounding grows with the square of the iterations
+        residual = image - s.y
         theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
         weight = 1 + (s.theta - 1) / theta
         v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
-        good = self.accepted(s.step, square, image)
-        new = Momentum(x, residual, squares(residual) / 2 + l1, square, s.used, s.step, v, residual_v, theta)
+        good = self.accepted(s.step, square, residual - s.residual_v, image)
+        new = Momentum(x, residual, squares(residual) / 2 + l1, square, s.used, s.step, s.y, v, residual_v, theta)
         return new if good is None else _where(good, new, replace(s, step=s.step / 2))
 
 

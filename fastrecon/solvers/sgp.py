@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from fastrecon.checks import describe, expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import MOST_TRIALS, armijo
-from fastrecon.ops.layout import real_dtype
+from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.report import ProximalReport
 from fastrecon.solvers.lasso import Iterate, Lasso, column
 
-Network = Callable[[Tensor, Tensor], Tensor]
-RANGE = (1e-2, 1e2)  # of step sizes, in units of 1 / L
+Network = Callable[..., Tensor]
+LIMITS = (1e-2, 1e2)  # of step sizes, in units of 1 / L
 DESCENT, LENGTH = 1e-3, 1e3  # c1, c2: z must promise c1 of the decrease of z2 and be at most c2 times as long
 
 
@@ -50,13 +50,15 @@ class SGP(Lasso[State]):
     Args:
         operator, lam, lipschitz: as of Lasso.
         network: network(x, g) gives step sizes in units of t: [B], [B, 1, ...] or, for a diagonal metric, real and
-            broadcastable to x. They are clamped to [1e-2, 1e2]; NaN counts as 1. None: ISTA.
+            broadcastable to x. They are clamped to `limits`; NaN counts as 1. One with a true attribute `dimensionless`
+            is called as network(x / (lam t), g / lam, k), k = 0, 1, ... (the largest lam of each image). None: ISTA.
         rule: "composite": F(x + gamma2 z) <= F(x) + beta gamma2 delta. "paper": the same for f alone, at most `trials`
             times; where no step is accepted, x+ = x + z2, which costs one A more.
         alpha, beta, eta1, eta2: of the rules above; eta1 is the factor of gamma1, eta2 that of gamma2.
         gamma1: first weight of z1, in (0, 1].
         trials: length of the ladder of gamma2.
         network_iterations: after so many the network is not asked any more; None: always.
+        limits: smallest and largest step size in units of t; None takes the network's own `limits`, or LIMITS.
         bonettini: whether to keep the metric within 1 / delta_k <= d / t <= delta_k, delta_k^2 = 1 + 100 / (k + 1)^2.1,
             whose sum converges (Bonettini & Prato, New Convergence Results for the Scaled Gradient Projection Method,
             Inverse Problems 31 (2015)).
@@ -66,7 +68,7 @@ class SGP(Lasso[State]):
         self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None,
         network: Network | None = None, *, rule: str = "composite", alpha: float = 0.1, beta: float = 1e-4,
         eta1: float = 0.5, eta2: float = 0.5, gamma1: float = 1.0, trials: int = 50,
-        network_iterations: int | None = None, bonettini: bool = False,
+        network_iterations: int | None = None, limits: tuple[float, float] | None = None, bonettini: bool = False,
     ):  # fmt: skip
         super().__init__(operator, lam, lipschitz)
         checks: list[tuple[str, Any, bool, str]] = [
@@ -76,6 +78,7 @@ class SGP(Lasso[State]):
             ("eta1", eta1, 0 < eta1 < 1, "a number in (0, 1)"),
             ("eta2", eta2, 0 < eta2 < 1, "a number in (0, 1)"),
             ("gamma1", gamma1, 0 < gamma1 <= 1, "a number in (0, 1]"),
+            ("limits", limits, limits is None or 0 < limits[0] <= 1 <= limits[1], "two numbers > 0 around 1"),
             ("trials", trials, 1 <= trials <= MOST_TRIALS, f"1 to {MOST_TRIALS}"),
         ]
         for argument, got, good, expected in checks:
@@ -83,6 +86,7 @@ class SGP(Lasso[State]):
         self.network = network
         if isinstance(network, nn.Module):
             network.eval()
+        self.limits: tuple[float, float] = limits or getattr(network, "limits", LIMITS)
         self.rule, self.alpha, self.beta, self.eta1, self.eta2 = rule, alpha, beta, eta1, eta2
         self.gamma1, self.trials, self.bonettini = gamma1, trials, bonettini
         self.network_iterations = math.inf if network_iterations is None else network_iterations
@@ -97,11 +101,15 @@ class SGP(Lasso[State]):
     def metric(self, x: Tensor, grad: Tensor, t: Tensor, k: int) -> Tensor:
         """d: step sizes [B, 1, ...], or like the real part of x."""
         assert self.network is not None
-        d = self.network(x, grad)
+        if getattr(self.network, "dimensionless", False):
+            lam = spread_over(self.lam, x, "SGP", "lam").amax(1).clamp_min(torch.finfo(real_dtype(x)).tiny)
+            d = self.network(x / column(lam * t.to(lam), x), grad / column(lam, x), k)
+        else:
+            d = self.network(x, grad)
         expect(not d.is_complex(), "SGP", "network", "real step sizes", describe(d))
         if d.ndim == 1:
             d = column(d, x)
-        low, high = RANGE
+        low, high = self.limits
         if self.bonettini:
             bound = math.sqrt(1 + 100 / (k + 1) ** 2.1)
             low, high = max(low, 1 / bound), min(high, bound)

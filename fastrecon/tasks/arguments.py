@@ -12,6 +12,7 @@ from fastrecon import io, models
 from fastrecon.ops.feature_gradient import PRECISIONS
 
 DEFAULT_MODEL = "lda-cs-25"
+BUNDLED = "skimage:"  # before the name of an image that comes inside scikit-image
 
 
 def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, more: str = "") -> None:
@@ -132,6 +133,29 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
     rows = list(rows)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def images(inputs: Sequence[str], suffixes: Sequence[str] = io.IMAGE_SUFFIXES) -> list[Path]:
+    """The files that `inputs` name, see io.expand; skimage:NAME is an image that comes inside scikit-image."""
+    found: list[Path] = []
+    for name in inputs:
+        found += [bundled(name.removeprefix(BUNDLED))] if name.startswith(BUNDLED) else io.expand([name], suffixes)
+    return found
+
+
+def bundled(name: str, argument: str = "skimage") -> Path:
+    """The file of an image that comes inside scikit-image; `argument` asked for it.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    import skimage.data
+
+    folder = Path(skimage.data.__file__).parent
+    names = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".png", ".jpg")}
+    if name not in names:
+        raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}")
+    return names[name]
 
 
 def stems(paths: list[Path]) -> list[str]:

@@ -1,7 +1,6 @@
 """`fastrecon demo`: a real image, shipped weights, one figure."""
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reconstructs the image twice, the first time to warm up, and prints what came out."""
-    image = io.read_image(find(args.image))
+    image = io.read_image(arguments.bundled(args.image, "--image"))
     model = arguments.model(args, args.model or f"lda-cs-{args.ratio:g}")
     folder = io.output_folder(args.out)
     m = cs.simulate(model, image.pixels)
@@ -51,21 +50,6 @@ def run(args: argparse.Namespace) -> None:
         *((what, str(path)) for what, path in report["files"].items()),
     ])  # fmt: skip
     arguments.answer(args, report, text)
-
-
-def find(name: str) -> Path:
-    """The file of an image that comes inside scikit-image.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    import skimage.data
-
-    folder = Path(skimage.data.__file__).parent
-    names = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".png", ".jpg")}
-    if name not in names:
-        raise ValueError(f"--image: expected one of {', '.join(names)}, got {name!r}")
-    return names[name]
 
 
 def parameters(model: torch.nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""`fastrecon reconstruct --task inpaint|fourier|deblur`: simulated measurements, proximal methods, NMSE curves."""
+"""`fastrecon reconstruct --task inpaint|fourier|deblur|ct`: simulated measurements, proximal methods, NMSE curves."""
 
 import argparse
 import time
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fastrecon
-from fastrecon import figures, io, metrics, problems, step_models
+from fastrecon import figures, io, metrics, models, problems, step_models
 from fastrecon.checks import expect
 from fastrecon.solvers import FISTA, ISTA, SGP
 from fastrecon.tasks import arguments, cs
@@ -21,7 +21,7 @@ MULTIPLE = 1 << problems.LEVEL
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of these tasks alone."""
-    group = parser.add_argument_group("--task inpaint, fourier, deblur")
+    group = parser.add_argument_group("--task " + ", ".join(problems.LAM))
     group.add_argument("--method", choices=METHODS, default="fista", help="(default: fista)")
     group.add_argument(
         "--rate",
@@ -29,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="share of known pixels or frequencies (default: 0.5)",
     )
+    add_sampling(group)
     group.add_argument(
         "--iterations", type=arguments.positive(int), metavar="N", help="(default: 500; sgp-step and sgp-diag: 20)"
     )
@@ -38,19 +39,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_sampling(parser: Any, views: bool = True) -> None:
+    """--mask, and --views unless these are varied."""
+    parser.add_argument(
+        "--mask", choices=tuple(problems.MASKS),
+        help="which pixels or frequencies are known (default: uniform for inpaint, variable, which is denser at low"
+        " frequencies, for fourier)",
+    )  # fmt: skip
+    if views:
+        parser.add_argument(
+            "--views", type=arguments.positive(int), default=problems.VIEWS, metavar="N",
+            help=f"ct: angles of the scan (default: {problems.VIEWS})",
+        )  # fmt: skip
+
+
+def network_of(args: argparse.Namespace, method: str, name: str | None) -> Any:
+    """The network `name` for a method, or the shipped one, on the device of --device.
+
+    Raises:
+        ValueError: there is none, or it is for another method or task.
+    """
+    shipped = f"{method}-{args.task}"
+    expected = f"a network for {method}, task {args.task}"
+    expect(name is not None or shipped in models.pretrained(), "reconstruct", "--model", expected, "none")
+    network = arguments.any_model(args, name or shipped)
+    right = (network.meta.get("method"), network.meta.get("task")) == (method, args.task)
+    expect(right, "reconstruct", "--model", expected, f"{name}, task {network.meta.get('task')}")
+    return network
+
+
 def run(args: argparse.Namespace) -> None:
     """Simulates, reconstructs and scores each image; writes image, figure and report."""
     expect(args.rate <= 1, "reconstruct", "--rate", "a share in (0, 1]", args.rate)
-    learned = args.method in step_models.METHODS
-    expect(not learned or args.model is not None, "reconstruct", "--model", f"a network for {args.method}", "none")
-    network, device = None, arguments.device(args)
-    if learned:
-        network, meta = step_models.load(str(args.model))
-        right = (meta["method"], meta["task"]) == (args.method, args.task)
-        expected = f"a network for {args.method}, task {args.task}"
-        expect(right, "reconstruct", "--model", expected, f"{meta['method']}, task {meta['task']}")
-        network = network.to(device)
-    paths = io.expand(args.inputs)
+    device = arguments.device(args)
+    network = network_of(args, args.method, args.model) if args.method in step_models.METHODS else None
+    paths = arguments.images(args.inputs)
     stems, folder, reports = arguments.stems(paths), io.output_folder(args.out), []
     bar = arguments.progress(list(zip(paths, stems, strict=True)), unit="image")
     for path, stem in bar:
@@ -69,19 +92,22 @@ def produce(path: Path, prefix: Path, args: argparse.Namespace, network: Any, de
     if pixels.shape != image.pixels.shape:
         notes.append(f"cropped to {pixels.shape[0]}x{pixels.shape[1]}, multiples of {MULTIPLE}")
     x = torch.from_numpy(pixels)[None, None].to(device)
-    p = problems.instance(args.task, x, args.rate, args.noise or 0.0, args.seed)
+    p = problems.instance(
+        args.task, x, args.rate, args.noise or 0.0, args.seed, mask=args.mask, views=args.views
+    )  # fmt: skip
     lam = p.lam * args.lam_factor
-    curves = {args.method: _solve(args.method, p, lam, args.iterations, network)}
+    default = 500 if network is None else 20
+    curves = {args.method: solve(args.method, p, lam, args.iterations or default, network)}
     if args.method not in ("fista", "unet"):
-        curves["fista"] = _solve("fista", p, lam, max(100, args.iterations or 0), None)
+        curves["fista"] = solve("fista", p, lam, max(100, args.iterations or 0), None)
     found = curves[args.method]
-    zero_filled = p.operator.adjoint(p.y)
-    start = p.image(zero_filled)[0, 0].cpu().numpy()
+    first = p.start()
+    start = p.image(first)[0, 0].cpu().numpy()
     result = p.image(found["x"])[0, 0].cpu().numpy()
     scores = {
         name: cs.scores(values, pixels) | {"nmse_db": nmse}  # of all coefficients, imaginary parts included
         for name, values, nmse in (
-            ("start", start, _db(zero_filled, p.coefficients)),
+            ("start", start, _db(first, p.coefficients)),
             ("reconstruction", result, found["nmse_db"][-1]),
         )
     }
@@ -96,7 +122,8 @@ def produce(path: Path, prefix: Path, args: argparse.Namespace, network: Any, de
     files["report"] = prefix.with_name(f"{prefix.name}_report.json")
     report = {
         "input": path, "notes": notes, "fastrecon": fastrecon.__version__, "task": args.task, "method": args.method,
-        "rate": None if args.task == "deblur" else args.rate, "noise": args.noise or 0.0, "seed": args.seed, "lam": lam,
+        "rate": None if p.mask is None else args.rate, "mask": p.mask_kind,
+        "views": args.views if args.task == "ct" else None, "noise": args.noise or 0.0, "seed": args.seed, "lam": lam,
         "size": list(result.shape), "device": str(device), "seconds": found["seconds"][-1], "scores": scores,
         "certificate": found["certificate"], "files": files,
     }  # fmt: skip
@@ -105,20 +132,20 @@ def produce(path: Path, prefix: Path, args: argparse.Namespace, network: Any, de
     return report
 
 
-def _solve(method: str, p: problems.Instance, lam: float, iterations: int | None, network: Any) -> dict[str, Any]:
+def solve(method: str, p: problems.Instance, lam: float, iterations: int, network: Any) -> dict[str, Any]:
     """x, and after every iteration the NMSE in dB and the seconds so far (those of measuring left out)."""
-    truth, nmse, seconds, spent = p.coefficients, [], [0.0], 0.0
+    truth, x0 = p.coefficients, p.start()
     if method == "unet":
         with torch.no_grad():
             begin = time.perf_counter()
-            image = network(p.image(p.operator.adjoint(p.y)))
+            image = network(p.image(x0))
+            cs.synchronise(image)
             seconds = [time.perf_counter() - begin]
         x = problems.analysis(image)
         return {"x": x, "nmse_db": [_db(x, truth)], "seconds": seconds, "objective": [], "certificate": None}
     solvers = {"fista": FISTA, "ista": ISTA}
     solver: Any = solvers[method](p.operator, lam, 1.0) if network is None else SGP(p.operator, lam, 1.0, network)
-    x0 = p.operator.adjoint(p.y)
-    nmse.append(_db(x0, truth))
+    nmse, seconds, spent = [_db(x0, truth)], [0.0], 0.0
     begin = time.perf_counter()
 
     def watch(_: int, x: Tensor) -> None:
@@ -129,8 +156,7 @@ def _solve(method: str, p: problems.Instance, lam: float, iterations: int | None
         nmse.append(_db(x, truth))
         begin = time.perf_counter()
 
-    default = 500 if network is None else 20
-    x, report = solver(p.y, x0, iterations=iterations or default, history=True, callback=watch)
+    x, report = solver(p.y, x0, iterations=iterations, history=True, callback=watch)
     objective = report.history["objective"][:, 0].tolist()
     return {
         "x": x, "nmse_db": nmse, "seconds": seconds, "objective": objective, "certificate": report.to_dict(0)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fastrecon import io
+from fastrecon import io, problems
 from fastrecon.models import Reconstructor
 from fastrecon.tasks import arguments, cs, inverse, results, saltpepper
 
 # tasks beside block compressed sensing, which is this module
-TASKS = {"saltpepper": saltpepper.reconstruct} | dict.fromkeys(("inpaint", "fourier", "deblur"), inverse.run)
+TASKS = {"saltpepper": saltpepper.reconstruct} | dict.fromkeys(problems.LAM, inverse.run)
 
 EPILOG = """examples:
   fastrecon reconstruct photo.png --model lda-cs-25 --out results
@@ -21,6 +21,8 @@ EPILOG = """examples:
   fastrecon reconstruct noisy.png --task saltpepper --out results
   fastrecon reconstruct clean.png --task saltpepper --noise 0.1 --out results
   fastrecon reconstruct photo.png --task inpaint --method fista --rate 0.3 --out results
+  fastrecon reconstruct photo.png --task fourier --method sgp-step --mask radial --out results
+  fastrecon reconstruct skimage:phantom --task ct --views 60 --out results
 
 Of an image the sensing is simulated, and the result is scored against it. For an input NAME.png DIR receives
   NAME_reconstruction.png  the image (.tif with --bits 32: float32, not clipped)
@@ -37,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="image files, measurement files (.npz, .safetensors), folders of them",
+        help="image files, measurement files (.npz, .safetensors), folders of them, or skimage:NAME, an image that"
+        " comes inside scikit-image (camera, phantom, ...)",
     )
     arguments.add_task(parser, *TASKS)
     arguments.add_model(parser, None, f"that of the measurements; {arguments.DEFAULT_MODEL} for images")
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     if args.task != "cs":
         TASKS[args.task](args)
         return
-    paths = io.expand(args.inputs, (*io.IMAGE_SUFFIXES, *io.MEASUREMENT_SUFFIXES))
+    paths = arguments.images(args.inputs, (*io.IMAGE_SUFFIXES, *io.MEASUREMENT_SUFFIXES))
     stems = arguments.stems(paths)
     model = cache(lambda name: arguments.model(args, name))
     if args.model:

@@ -51,7 +51,7 @@ def corrupt(pixels: np.ndarray, amount: float, seed: int) -> np.ndarray:
 
 def reconstruct(args: argparse.Namespace) -> None:
     """Restores each image: as it is, or with --noise after adding noise, and then scored against it."""
-    paths = io.expand(args.inputs)
+    paths = arguments.images(args.inputs)
     stems = arguments.stems(paths)
     denoiser, amount = model(args), share(args)
     folder = io.output_folder(args.out)

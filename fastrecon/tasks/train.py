@@ -11,7 +11,9 @@ EPILOG = """examples:
   fastrecon train lda-cs --out runs/lda-cs-25 --resume
   fastrecon train dladmm --task synthetic --out runs/synthetic
   fastrecon train dladmm --task denoise --data train400 --lr 0.03 --steps 4000 --out runs/saltpepper
-  fastrecon train sgp --task inpaint --variant step --data train400 --out runs/sgp-inpaint-step
+  fastrecon train sgp --task inpaint --data train400 --out runs/greedy  # the paper's stages
+  fastrecon train sgp --task inpaint --data train400 --rate 0.3 0.5 0.7 --noise 0 5 --lam-factor 0.5 1 2 --side 96 \\
+      --unroll 20 --first-step 2 --width 8 --lr 2e-3 --batch 4 --steps 200 --out runs/sgp-step-inpaint
   fastrecon train unet --task fourier --data train400 --out runs/unet-fourier
   torchrun --nproc-per-node 4 -m fastrecon train lda-cs --data train400 --ratio 25 --out runs/lda-cs-25"""
 

@@ -83,3 +83,70 @@ def dladmm_card(meta: dict[str, Any]) -> str:
     }
     lines += [f"| {k} | {v} |" for k, v in facts.items()]
     return "\n".join([*lines, "", "```", training["command"], "```", ""])
+
+
+def sgp_card(meta: dict[str, Any]) -> str:
+    """The card of a network for SGP, or of a direct U-Net, from its metadata: `name`, `method`, `task`, `training`."""
+    training = meta["training"]
+    settings = training["settings"]
+    direct = meta["method"] == "unet"
+    what = {
+        "sgp-step": "chooses a step size for each image in each iteration of SGP",
+        "sgp-diag": "chooses a step size for each coefficient in each iteration of SGP",
+        "unet": "maps the zero-filled image, or the filtered back-projection, to the image",
+    }[meta["method"]]
+    use = [
+        "image = network(p.image(p.start()))",
+    ] if direct else [
+        "c, report = fr.solvers.SGP(p.operator, p.lam, 1.0, network)(p.y, p.start(), iterations=20)",
+        "image = p.image(c)",
+    ]  # fmt: skip
+    goal = (
+        f"end to end through {settings['unroll']} iterations, towards the true images"
+        if settings["unroll"]
+        else f"{settings['stages']} greedy stages, towards {settings['target_iterations']} iterations of FISTA"
+    )
+    lines = [
+        f"# {meta['name']}",
+        "",
+        f"A U-Net of width {settings['width']} that {what}; task {meta['task']}.",
+        "Method: Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using Convolutional"
+        " Neural Networks for Inverse Problems in Image Processing.",
+        "",
+        "```python",
+        "import fastrecon as fr",
+        "from fastrecon import problems",
+        "",
+        f'network = fr.load("{meta["name"]}")',
+        f'p = problems.instance("{meta["task"]}", x, rate=0.5)  # simulates measurements of x [B, 1, H, W] on [0, 1]',
+        *use,
+        "```",
+        "",
+        "| fact | value |",
+        "| --- | --- |",
+    ]
+    quality = training["validation_psnr"]
+    facts = {
+        "training data": f"{', '.join(training['data'])}: luminance, {training['images']} central squares of"
+        f" {settings['side']}x{settings['side']} pixels",
+        "problems": _problems_of(meta["task"], settings, direct),
+        "validation": "none"
+        if quality is None
+        else f"{settings['held']} images, PSNR {quality} dB, NMSE {training['validation_nmse']:.2f} dB",
+        "trained": "mean squared error" if direct else goal,
+        "steps": f"{training['steps']}, batch {settings['batch']}",
+        "optimiser": f"Adam, learning rate {settings['lr']:g} (cosine)",
+        "time": f"{training['hours']} h, {training['processes']} process(es)",
+        "seed": f"{settings['seed']}",
+    }
+    lines += [f"| {k} | {v} |" for k, v in facts.items()]
+    return "\n".join([*lines, "", "```", training["command"], "```", ""])
+
+
+def _problems_of(task: str, settings: dict[str, Any], direct: bool) -> str:
+    def said(values: Any) -> str:
+        return " or ".join(f"{v:g}" for v in values)
+
+    known = f"{settings['views']} views" if task == "ct" else f"rate {said(settings['rate'])}"
+    words = ([] if task == "deblur" else [known]) + [f"noise {said(settings['noise'])} of 255"]
+    return ", ".join(words + ([] if direct else [f"lam {said(settings['lam_factor'])} times the paper's"]))

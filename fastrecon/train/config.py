@@ -135,13 +135,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def add_options(parser: argparse.ArgumentParser, kind: Any = Config) -> None:
+def add_options(parser: argparse.ArgumentParser, kind: Any = Config, without: Sequence[str] = ()) -> None:
     """One option per field of a configuration; options that are not given do not appear in the parsed namespace."""
     for field in dataclasses.fields(kind):
+        if field.name in without:
+            continue
         parser_options = dict(field.metadata)
         text = parser_options.pop("help")
         if field.default not in (dataclasses.MISSING, "", 0) and "default" not in text:
-            text += f" (default: {field.default})"
+            several = isinstance(field.default, tuple)
+            text += f" (default: {' '.join(f'{v:g}' for v in field.default) if several else field.default})"
         flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
             parser_options["action"] = argparse.BooleanOptionalAction
@@ -158,19 +161,23 @@ def last_names(paths: Sequence[str]) -> list[str]:
     return [Path(p).resolve().name for p in paths]
 
 
-def command(config: Any, kind: str = "lda-cs", always: Sequence[str] = ("ratio",)) -> str:
+def command(
+    config: Any, kind: str = "lda-cs", always: Sequence[str] = ("ratio",), without: Sequence[str] = ()
+) -> str:  # fmt: skip
     """The command that repeats a run; `always` are options named even where they have their default."""
     words = [f"fastrecon train {kind}"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         unset = value == field.default or (not value and not field.default)
-        if unset and field.name not in always:
+        if field.name in without or (unset and field.name not in always):
             continue
         if isinstance(value, bool):
             words.append(("--" if value else "--no-") + field.name.replace("_", "-"))
             continue
         if field.name in ("data", "validation_data"):
             words += ["--" + field.name.replace("_", "-"), *last_names(value)]
+        elif isinstance(value, list | tuple):
+            words += ["--" + field.name.replace("_", "-"), *(f"{v:g}" for v in value)]
         else:
             text = (
                 Path(value).name if field.name == "init" else f"{value:g}" if isinstance(value, float) else str(value)

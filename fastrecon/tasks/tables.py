@@ -1,0 +1,196 @@
+"""`fastrecon evaluate --task inpaint|fourier|deblur|ct`: NMSE of proximal methods, mean and deviation over images.
+
+The tables and curves of Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using
+Convolutional Neural Networks for Inverse Problems in Image Processing. NMSE is that of wavelet coefficients against the
+true image's, in dB.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastrecon import figures, io, models, problems, step_models
+from fastrecon.checks import expect
+from fastrecon.tasks import arguments, inverse
+
+FISTA = (100, 1200)  # iterations: the rival, and what stands for the minimiser
+NETWORK = 20  # iterations of SGP with a network
+LONG = 40  # iterations of its curves
+RATES, VIEWS = (0.3, 0.5, 0.7), (144, 72)
+NOISE = 5.0
+TABLES = ("rates", "noise", "lam", "all")
+LABELS = {"sgp-step": f"step-learned SGP, {NETWORK}", "sgp-diag": f"diag-learned SGP, {NETWORK}", "unet": "U-Net"}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One column of a table."""
+
+    name: str
+    rate: float = 0.5
+    views: int = problems.VIEWS
+    noise: float = 0.0
+    lam_factor: float = 1.0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of these tasks alone."""
+    group = parser.add_argument_group("--task " + ", ".join(problems.LAM))
+    group.add_argument(
+        "--table", choices=TABLES, default="all",
+        help="rates: 30, 50, 70%% (ct: 144, 72 views); noise: noise at 50%%; lam: half and twice the weight;"
+        " all of them (default)",
+    )  # fmt: skip
+    group.add_argument(
+        "--networks", nargs="+", metavar="NAME", default=(),
+        help="networks for SGP and direct U-Nets, beside or instead of the shipped ones: names or .safetensors files",
+    )  # fmt: skip
+    group.add_argument(
+        "--side", type=arguments.positive(int), default=256, metavar="N",
+        help="images become squares of N pixels: cut in the middle, then resized (default: 256)",
+    )  # fmt: skip
+    group.add_argument("--out", metavar="DIR", help="write table.csv, table.json and curves.png there")
+    inverse.add_sampling(group, views=False)
+
+
+def conditions(task: str, table: str, noise: float) -> list[Condition]:
+    """The columns of a table."""
+    if task in problems.MASK:
+        plain = [Condition(f"{100 * r:g}%", rate=r) for r in RATES]
+    else:
+        plain = [Condition(f"{v} views", views=v) for v in VIEWS] if task == "ct" else [Condition("noiseless")]
+    base = "50% " if task in problems.MASK else ""
+    groups = {
+        "rates": plain,
+        "noise": [Condition(f"{base}noise {noise:g}", noise=noise)],
+        "lam": [Condition(f"{base}{name}", lam_factor=f) for name, f in (("lam/2", 0.5), ("2 lam", 2.0))],
+    }
+    return [c for name, group in groups.items() if table in (name, "all") for c in group]
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Prints the table, once all images are done."""
+    expect(args.side % inverse.MULTIPLE == 0, "evaluate", "--side", f"a multiple of {inverse.MULTIPLE}", args.side)
+    paths, networks = arguments.images(args.data), networks_of(args)
+    device = arguments.device(args)
+    columns = conditions(args.task, args.table, args.noise or NOISE)
+    for file in (args.csv, args.out and Path(args.out) / "table.csv"):
+        if file:
+            io.output_file(file)
+    rows, curves = [], {c.name: {} for c in columns}
+    jobs = [(k, c) for k in range(len(paths)) for c in columns]
+    for k, c in arguments.progress(jobs, unit="problem"):
+        x = torch.from_numpy(square(io.read_image(paths[k]).pixels, args.side))[None, None].to(device)
+        # masks and noise differ from image to image
+        p = problems.instance(args.task, x, c.rate, c.noise, args.seed + k, mask=args.mask, views=c.views)
+        for row, method, curve in _solved(p, p.lam * c.lam_factor, networks, LONG if args.out else NETWORK):
+            row = {"image": paths[k].stem, "condition": c.name} | row
+            rows.append(row)
+            curves[c.name].setdefault(method, []).append(curve)
+    summary = summarise(rows)
+    if args.csv:
+        io.write_csv(args.csv, rows)
+    if args.out:
+        _write(Path(args.out), args.task, rows, summary, curves)
+    found = {"task": args.task, "conditions": [asdict(c) for c in columns], "table": summary, "images": rows}
+    arguments.answer(args, found, text(args.task, summary))
+
+
+def networks_of(args: argparse.Namespace) -> dict[str, nn.Module]:
+    """One network for each method: shipped ones, and those of --networks and --model, the last of each."""
+    shipped = [n for m in step_models.METHODS if (n := f"{m}-{args.task}") in models.pretrained()]
+    found = {}
+    for name in [*shipped, *args.networks, *([args.model] if args.model else [])]:
+        network = arguments.any_model(args, name)
+        method, task = network.meta.get("method"), network.meta.get("task")
+        fits = method in step_models.METHODS and task == args.task
+        expect(fits, "evaluate", "--networks", f"a network for task {args.task}", f"{name}, task {task}")
+        found[method] = network
+    return {m: found[m] for m in ("unet", "sgp-step", "sgp-diag") if m in found}
+
+
+def _solved(
+    p: problems.Instance, lam: float, networks: dict[str, nn.Module], long: int
+) -> Iterator[tuple[dict[str, Any], str, tuple[list[float], list[float]]]]:  # fmt: skip
+    """Rows of all methods for one problem, and their curves: seconds and NMSE in every iteration."""
+    found = inverse.solve("fista", p, lam, FISTA[1], None)
+    for n in FISTA:
+        yield _row(f"FISTA, {n}", n, found), f"FISTA, {n}", _curve(found, FISTA[0])
+    for method, network in networks.items():
+        found = inverse.solve(method, p, lam, long, network)
+        yield _row(LABELS[method], NETWORK, found), LABELS[method], _curve(found, long)
+
+
+def _row(label: str, n: int, found: dict[str, Any]) -> dict[str, Any]:
+    n = min(n, len(found["nmse_db"]) - 1)  # the U-Net has no iterations
+    objective = found["objective"][n] if found["objective"] else None
+    return {"method": label, "nmse_db": found["nmse_db"][n], "objective": objective, "seconds": found["seconds"][n]}
+
+
+def _curve(found: dict[str, Any], n: int) -> tuple[list[float], list[float]]:
+    return found["seconds"][: n + 1], found["nmse_db"][: n + 1]
+
+
+def square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The central square of an image [H, W], resized bicubically where it has another side."""
+    from PIL import Image
+
+    n = min(pixels.shape)
+    top, left = ((s - n) // 2 for s in pixels.shape)
+    pixels = pixels[top : top + n, left : left + n]
+    if n != side:
+        pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)).clip(0, 1)
+    return np.ascontiguousarray(pixels)
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation of the NMSE over images, mean objective and seconds, for each column and method."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["condition"], row["method"]), []).append(row)
+    found = []
+    for (condition, method), group in groups.items():
+        nmse = [r["nmse_db"] for r in group]
+        objective = None if group[0]["objective"] is None else float(np.mean([r["objective"] for r in group]))
+        found.append({
+            "condition": condition, "method": method, "images": len(group), "nmse_db": float(np.mean(nmse)),
+            "deviation": float(np.std(nmse)), "objective": objective,
+            "seconds": float(np.mean([r["seconds"] for r in group])),
+        })  # fmt: skip
+    return found
+
+
+def text(task: str, summary: Sequence[dict[str, Any]]) -> str:
+    """The table: a row for each method, a column for each condition."""
+    cells = {(s["condition"], s["method"]): s for s in summary}
+    names, methods = (list(dict.fromkeys(s[k] for s in summary)) for k in ("condition", "method"))
+    width = max(len(m) for m in methods)
+    head = f"{'':<{width}}  " + "  ".join(f"{n:>14}" for n in names)
+
+    def line(method: str) -> str:
+        found = (cells[n, method] for n in names)
+        return f"{method:<{width}}  " + "  ".join(f"{s['nmse_db']:7.2f} ± {s['deviation']:4.2f}" for s in found)
+
+    times = (f"{m} {np.mean([cells[n, m]['seconds'] for n in names]):.3f}" for m in methods)
+    count = summary[0]["images"]
+    title = f"{task}: NMSE in dB, mean ± standard deviation over {count} image{'s' if count > 1 else ''}"
+    return "\n".join([title, head, "-" * len(head), *map(line, methods), "seconds: " + "; ".join(times)])
+
+
+def _write(folder: Path, task: str, rows: list[dict[str, Any]], summary: list[dict[str, Any]], curves: Any) -> None:
+    io.write_csv(folder / "table.csv", rows)
+    io.write_json(folder / "table.json", summary)
+    panels = {
+        condition: {m: tuple(np.mean(c, 0) for c in zip(*found, strict=True)) for m, found in methods.items()}
+        for condition, methods in curves.items()
+    }
+    for methods in panels.values():
+        methods.pop(f"FISTA, {FISTA[1]}")  # the same curve
+    limits = {s["condition"]: s["nmse_db"] for s in summary if s["method"] == f"FISTA, {FISTA[1]}"}
+    io.write_figure(folder / "curves.png", figures.panels(panels, limits, f"{task}: mean NMSE", f"FISTA, {FISTA[1]}"))
