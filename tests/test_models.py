@@ -303,5 +303,5 @@ def test_precision_of_the_steps_hardly_moves_the_result(precision, allowed):
 
 
 def test_unknown_precision_is_told():
-    with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, direct, got 'float16'"):
+    with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, direct, tf32, got 'float16'"):
         FeatureNorm(precision="float16")
