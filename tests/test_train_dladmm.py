@@ -57,8 +57,7 @@ def test_synthetic_run_leaves_model_card_figure_and_table(tmp_path):
 
 
 def test_help_names_what_a_task_sets(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "dladmm", "--help"])
+    assert main(["train", "dladmm", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for value in SYNTHETIC.values():
         assert f"synthetic: {'yes' if value is True else f'{value:g}' if isinstance(value, float) else value}" in text
