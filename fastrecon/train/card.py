@@ -3,27 +3,36 @@
 from typing import Any
 
 
+def _page(meta: dict[str, Any], what: list[str], code: list[str], facts: dict[str, str]) -> str:
+    """What the model is, how to use it, what is known of its training, and the command that repeats it."""
+    training, settings = meta["training"], meta["training"]["settings"]
+    kind = {"adam": "Adam", "sgd": "SGD"}[settings.get("optimiser", "adam")]
+    optimiser = f"{kind}, learning rate {settings['lr']:g}"
+    facts = facts | {
+        "optimiser": f"{optimiser} ({settings.get('decay', 'cosine')}){facts.get('optimiser', '')}",
+        "time": f"{training['hours']} h, {training['processes']} process(es)",
+    }
+    rows = [f"| {k} | {v} |" for k, v in facts.items()]
+    example = ["```python", "import fastrecon as fr", *code, "```"]
+    table = ["| fact | value |", "| --- | --- |", *rows]
+    command = ["```", training["command"], "```", ""]
+    return "\n".join([f"# {meta['name']}", "", *what, "", *example, "", *table, "", *command])
+
+
 def model_card(meta: dict[str, Any]) -> str:
     """The card of a model from its metadata: `name`, `method`, `task`, `ratio`, `training`."""
     training = meta["training"]
     settings = training["settings"]
-    lines = [
-        f"# {meta['name']}",
-        "",
+    what = [
         f"LDA for block compressed sensing at {meta['ratio']:g}% ({settings['block']}x{settings['block']} blocks):"
         f" {settings['phases']} phases, {settings['channels']} channels, {settings['layers']} convolutions.",
         "Method: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction,"
         " arXiv:2007.11245.",
-        "",
-        "```python",
-        "import fastrecon as fr",
+    ]
+    code = [
         "",
         f'model = fr.load("{meta["name"]}")',
         "result = model(model.operator(image), size=image.shape[-2:])  # image [B, 1, H, W] on [0, 1]",
-        "```",
-        "",
-        "| fact | value |",
-        "| --- | --- |",
     ]
     facts = {
         "training data": f"{', '.join(training['data'])}: luminance, {training['images']['training']} images",
@@ -32,13 +41,10 @@ def model_card(meta: dict[str, Any]) -> str:
         else "none",
         "steps": f"{training['steps']} of {settings['steps']}",
         "stages": "; ".join(training["stages"]),
-        "optimiser": f"Adam, learning rate {settings['lr']:g} ({settings['decay']}), batch {settings['batch']}"
-        f" of {settings['patch']}x{settings['patch']} pixels",
-        "time": f"{training['hours']} h, {training['processes']} process(es)",
+        "optimiser": f", batch {settings['batch']} of {settings['patch']}x{settings['patch']} pixels",
         "seeds": f"network and data {settings['seed']}, sampling matrix {settings['phi_seed']}",
     }
-    lines += [f"| {k} | {v} |" for k, v in facts.items()]
-    return "\n".join([*lines, "", "```", training["command"], "```", ""])
+    return _page(meta, what, code, facts)
 
 
 def dladmm_card(meta: dict[str, Any]) -> str:
@@ -51,21 +57,14 @@ def dladmm_card(meta: dict[str, Any]) -> str:
         f" dictionary of {settings['atoms']} atoms",
         False: f"finds sparse codes of data with sparse errors, {settings['rows']}x{settings['columns']}",
     }[denoiser]
-    lines = [
-        f"# {meta['name']}",
-        "",
+    page = [
         f"D-LADMM with {settings['layers']} layers {what}: min {meta['lam']:g} |Z|_1 + |X - A Z|_1.",
         "Method: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM, arXiv:1905.06179.",
-        "",
-        "```python",
-        "import fastrecon as fr",
+    ]
+    code = [
         "",
         f'model = fr.load("{meta["name"]}")',
         "result = model(noisy)  # noisy [B, 1, H, W] on [0, 1]" if denoiser else "result = model(x)  # x [B, m]",
-        "```",
-        "",
-        "| fact | value |",
-        "| --- | --- |",
     ]
     quality = training["validation_psnr"]
     facts = {
@@ -77,12 +76,9 @@ def dladmm_card(meta: dict[str, Any]) -> str:
         "loss": f"{settings['loss']}, "
         + (f"each layer {settings['deep']:g} of the next" if settings["deep"] else "last layer"),
         "steps": f"{training['steps']} of {settings['steps']}, batch {settings['batch']}",
-        "optimiser": f"{settings['optimiser']}, learning rate {settings['lr']:g} ({settings['decay']})",
-        "time": f"{training['hours']} h, {training['processes']} process(es)",
         "seed": f"{settings['seed']}",
     }
-    lines += [f"| {k} | {v} |" for k, v in facts.items()]
-    return "\n".join([*lines, "", "```", training["command"], "```", ""])
+    return _page(meta, page, code, facts)
 
 
 def sgp_card(meta: dict[str, Any]) -> str:
@@ -106,24 +102,17 @@ def sgp_card(meta: dict[str, Any]) -> str:
         if settings["unroll"]
         else f"{settings['stages']} greedy stages, towards {settings['target_iterations']} iterations of FISTA"
     )
-    lines = [
-        f"# {meta['name']}",
-        "",
+    page = [
         f"A U-Net of width {settings['width']} that {what}; task {meta['task']}.",
         "Method: Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using Convolutional"
         " Neural Networks for Inverse Problems in Image Processing.",
-        "",
-        "```python",
-        "import fastrecon as fr",
+    ]
+    code = [
         "from fastrecon import problems",
         "",
         f'network = fr.load("{meta["name"]}")',
         f'p = problems.instance("{meta["task"]}", x, rate=0.5)  # simulates measurements of x [B, 1, H, W] on [0, 1]',
         *use,
-        "```",
-        "",
-        "| fact | value |",
-        "| --- | --- |",
     ]
     quality = training["validation_psnr"]
     facts = {
@@ -135,12 +124,9 @@ def sgp_card(meta: dict[str, Any]) -> str:
         else f"{settings['held']} images, PSNR {quality} dB, NMSE {training['validation_nmse']:.2f} dB",
         "trained": "mean squared error" if direct else goal,
         "steps": f"{training['steps']}, batch {settings['batch']}",
-        "optimiser": f"Adam, learning rate {settings['lr']:g} (cosine)",
-        "time": f"{training['hours']} h, {training['processes']} process(es)",
         "seed": f"{settings['seed']}",
     }
-    lines += [f"| {k} | {v} |" for k, v in facts.items()]
-    return "\n".join([*lines, "", "```", training["command"], "```", ""])
+    return _page(meta, page, code, facts)
 
 
 def _problems_of(task: str, settings: dict[str, Any], direct: bool) -> str:
