@@ -17,7 +17,7 @@ from fastrecon import masks
 from fastrecon.operators import Inpainting, Wavelet
 from fastrecon.solvers import FISTA, ISTA, SGP
 
-ITERATIONS, LAM = 10, 0.01
+ITERATIONS, LAM = 50, 0.01
 
 
 @cache

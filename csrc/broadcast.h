@@ -25,11 +25,12 @@ FR_INLINE void spread(const T* parameter, std::int64_t M, std::int64_t S, std::i
 }
 
 // d_parameter[m] = the sum over r and s of field [R, M, S], which body(first, n, part) writes for the n <= kTile numbers
-// from `first` on. Each task sums a block of at most `rows` rows r, `groups` values m and `length` numbers s in double, tile
-// by tile; blocks start at a number s that is a multiple of `length`, so neighbours along m have no influence.
-template <typename T, typename F>
+// from `first` on, and whole(first, n) adds up where they have one m. Each task sums a block of at most `rows` rows r,
+// `groups` values m and `length` numbers s in double, tile by tile; blocks start at a number s that is a multiple of
+// `length`, so neighbours along m have no influence.
+template <typename T, typename F, typename G>
 FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, std::int64_t reals, T* d_parameter,
-                                const F& body) {
+                                const F& body, const G& whole) {
   using std::int64_t;
   const int64_t length = smaller_of(S, 8 * kTile), groups = length < kTile ? smaller_of(M, kTile / length) : 1;
   const int64_t tile_rows = kTile / (groups * length), few = 16;  // at least 16 bound the partial sums' memory
@@ -44,14 +45,12 @@ FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, 
     double total[kTile];
     for (int64_t i = 0; i < count; ++i) total[i] = 0;
     for (int64_t row = r; row < smaller_of(r + rows, R); ++row) {
-      T part[kTile];
       const int64_t first = (row * M + m) * S + s;
-      for (int64_t done = 0; size > kTile && done < size; done += kTile) {
-        const int64_t n = smaller_of(kTile, size - done);
-        body(first + done, n, part);
-        total[0] += sum(part, n);
+      if (count == 1 && size > 1) {
+        for (int64_t done = 0; done < size; done += kTile) total[0] += whole(first + done, smaller_of(kTile, size - done));
+        continue;
       }
-      if (size > kTile) continue;
+      T part[kTile];
       body(first, count * size, part);
       if (size == 1)
         for (int64_t i = 0; i < count; ++i) total[i] += part[i];
@@ -71,6 +70,17 @@ FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, 
     for (int64_t block = 0; block < blocks; ++block)
       for (int64_t i = 0; i < n; ++i) total[i] += partial.data[block * M + m + i];
     for (int64_t i = 0; i < n; ++i) d_parameter[m + i] = T(total[i]);
+  });
+}
+
+// The same where the body serves for all.
+template <typename T, typename F>
+FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, std::int64_t reals, T* d_parameter,
+                                const F& body) {
+  sum_to_parameter(R, M, S, reals, d_parameter, body, [&](std::int64_t first, std::int64_t n) {
+    T part[kTile];
+    body(first, n, part);
+    return sum(part, n);
   });
 }
 }  // namespace

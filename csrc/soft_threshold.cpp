@@ -52,6 +52,25 @@ FR_INLINE void bwd_tile(const T* d_y, const T* x, const T* tau, T* d_x, T* d_tau
   for (int64_t i = 0; i < kWidth * n; ++i) d_x[i] = d_y[i] * keep[i] + unit[i] * wide[i];
 }
 
+// Real numbers of one threshold: d_x, and the part of the threshold's gradient that is theirs.
+template <typename T>
+FR_INLINE double bwd_whole(const T* d_y, const T* x, T tau, T* d_x, int64_t n) {
+  constexpr int lanes = kLanes<double>;
+  T copies[3][kTile + lanes];
+  d_y = filled(d_y, n, copies[0]);
+  x = filled(x, n, copies[1]);
+  T* const to = n % lanes ? copies[2] : d_x;
+  const Narrow<T> zero{}, limit = tau - zero;
+  Vec<double> total[2] = {};
+  for (int64_t i = 0; i < n; i += lanes) {
+    const Narrow<T> v = load_narrow(x + i), d = larger(-v, v) > limit ? load_narrow(d_y + i) : zero;
+    __builtin_memcpy(to + i, &d, sizeof d);
+    total[i / lanes % 2] += widen(v < zero ? d : -d);
+  }
+  if (to != d_x) std::memcpy(d_x, to, n * sizeof(T));
+  return sum_of_lanes(total[0] + total[1]);
+}
+
 template <int kWidth, typename T>
 FR_INLINE void fwd(Address x, Address tau, Address y, int64_t R, int64_t M, int64_t S) {
   const int64_t total = R * M * S;
@@ -65,12 +84,21 @@ FR_INLINE void fwd(Address x, Address tau, Address y, int64_t R, int64_t M, int6
 
 template <int kWidth, typename T>
 FR_INLINE void bwd(Address d_y, Address x, Address tau, Address d_x, Address d_tau, int64_t R, int64_t M, int64_t S) {
-  sum_to_parameter(R, M, S, kWidth * R * M * S, reinterpret_cast<T*>(d_tau), [=](int64_t first, int64_t n, T* part) {
+  const T *slopes = reinterpret_cast<const T*>(d_y), *from = reinterpret_cast<const T*>(x);
+  const T* const taus = reinterpret_cast<const T*>(tau);
+  T* const to = reinterpret_cast<T*>(d_x);
+  const auto body = [=](int64_t first, int64_t n, T* part) {
     T t[kTile];
-    spread(reinterpret_cast<const T*>(tau), M, S, first, n, t);
-    bwd_tile<kWidth>(reinterpret_cast<const T*>(d_y) + kWidth * first, reinterpret_cast<const T*>(x) + kWidth * first,
-                     t, reinterpret_cast<T*>(d_x) + kWidth * first, part, n);
-  });
+    spread(taus, M, S, first, n, t);
+    bwd_tile<kWidth>(slopes + kWidth * first, from + kWidth * first, t, to + kWidth * first, part, n);
+  };
+  const auto whole = [=](int64_t first, int64_t n) {
+    if (kWidth == 1) return bwd_whole(slopes + first, from + first, taus[first / S % M], to + first, n);
+    T part[kTile];
+    body(first, n, part);
+    return sum(part, n);
+  };
+  sum_to_parameter(R, M, S, kWidth * R * M * S, reinterpret_cast<T*>(d_tau), body, whole);
 }
 }  // namespace
 
