@@ -67,7 +67,7 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(prox_gradient_step, (int dtype, Address x, Address grad, Address step, Address lam, Address z, Address sums,      \
                          std::int64_t B, std::int64_t N, std::int64_t step_image, std::int64_t step_entry,            \
                          std::int64_t lam_image, std::int64_t lam_entry))                                             \
-  K(squares, (int dtype, Address x, Address out, std::int64_t B, std::int64_t N))                                     \
+  K(squares, (int dtype, Address x, Address minus, Address out, bool differ, std::int64_t B, std::int64_t N))         \
   K(armijo, (int dtype, Address x, Address z, Address grad, Address lam, Address curvature, Address slack,            \
              Address gamma, Address sums, Address accepted, std::int64_t B, std::int64_t N, std::int64_t lam_image,   \
              std::int64_t lam_entry, double beta, double eta, std::int64_t trials, bool composite))                   \

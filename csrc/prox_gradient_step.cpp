@@ -100,20 +100,24 @@ FR_INLINE void run(Address x, Address grad, Address step, Address lam, Address z
 }
 
 template <int kWidth, typename T>
-FR_INLINE void run_squares(Address x, Address out, int64_t B, int64_t N) {
+FR_INLINE void run_squares(Address x, Address minus, Address out, bool differ, int64_t B, int64_t N) {
   const int64_t tiles = tiles_of(N);
   Scratch<double> part(B * tiles);
   parallel(B * tiles, kWidth * B * N, [&](int64_t task) {
     const int64_t first = task % tiles * kTile, n = kWidth * smaller_of(kTile, N - first);
-    const T* const own = reinterpret_cast<const T*>(x) + kWidth * (task / tiles * N + first);
+    const int64_t at = kWidth * (task / tiles * N + first);
+    const T *own = reinterpret_cast<const T*>(x) + at, *other = reinterpret_cast<const T*>(minus) + at;
     Vec<double> square{};
     int64_t i = 0;
     for (; i + kLanes<double> <= n; i += kLanes<double>) {
-      const Vec<double> v = widen(load_narrow(own + i));
-      square += v * v;
+      const Vec<double> v = widen(load_narrow(own + i)), w = differ ? v - widen(load_narrow(other + i)) : v;
+      square += w * w;
     }
     double total = sum_of_lanes(square);
-    for (; i < n; ++i) total += double(own[i]) * double(own[i]);
+    for (; i < n; ++i) {
+      const double v = differ ? double(own[i]) - double(other[i]) : double(own[i]);
+      total += v * v;
+    }
     part.data[task] = total;
   });
   for (int64_t b = 0; b < B; ++b) {
@@ -124,9 +128,9 @@ FR_INLINE void run_squares(Address x, Address out, int64_t B, int64_t N) {
 }
 }  // namespace
 
-// x [B, N]   out [B] double: |x|^2
-void squares(int dtype, Address x, Address out, int64_t B, int64_t N) {
-  FASTRECON_SHRINKAGE(dtype, run_squares, (x, out, B, N));
+// x, minus [B, N]   out [B] double: |x - minus|^2 if they differ, |x|^2 otherwise
+void squares(int dtype, Address x, Address minus, Address out, bool differ, int64_t B, int64_t N) {
+  FASTRECON_SHRINKAGE(dtype, run_squares, (x, minus, out, differ, B, N));
 }
 
 void prox_gradient_step(int dtype, Address x, Address grad, Address step, Address lam, Address z, Address sums,

@@ -63,22 +63,25 @@ def _step_kernel(
 
 
 @triton.jit
-def _squares_kernel(X, Partial, N, BLOCK: tl.constexpr):
+def _squares_kernel(X, Minus, Partial, N, DIFFER: tl.constexpr, BLOCK: tl.constexpr):
     tiles = tl.cdiv(N, BLOCK)
     b = (tl.program_id(0) // tiles).to(tl.int64)
     n = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(X + b * N + n, mask=n < N, other=0.0).to(tl.float64)
+    if DIFFER:
+        x -= tl.load(Minus + b * N + n, mask=n < N, other=0.0).to(tl.float64)
     tl.store(Partial + tl.program_id(0), tl.sum(x * x, axis=0))
 
 
-def squares(x: Tensor) -> Tensor:
-    """Returns |x|^2 float64 [B] of x [B, N]."""
+def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
+    """Returns |x - minus|^2 float64 [B] of x [B, N]."""
     if x.numel() == 0:
         return NotImplemented
-    numbers, N = parts(x)[0], x[:1].numel() * (2 if x.is_complex() else 1)
+    N = x[:1].numel() * (2 if x.is_complex() else 1)
+    numbers, others = parts(x)[0], parts(x if minus is None else minus)[0]
     tiles = blocks(N, TILE)
     partial = torch.empty((len(x), tiles, 1), dtype=torch.float64, device=x.device)
-    launch(_squares_kernel, len(x) * tiles, numbers, partial, N, BLOCK=TILE)
+    launch(_squares_kernel, len(x) * tiles, numbers, others, partial, N, DIFFER=minus is not None, BLOCK=TILE)
     return ordered_sum(partial, torch.float64)[:, 0]
 
 

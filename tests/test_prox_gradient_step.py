@@ -157,17 +157,27 @@ def test_squares_are_made_in_float64(shape, dtype, device, backend):
     wide = x.to(torch.complex128 if x.is_complex() else torch.float64)
     torch.testing.assert_close(squares(x), wide.abs().square().flatten(1).sum(1), rtol=1e-13, atol=0)
     assert torch.equal(squares(x[:1]), squares(x)[:1])
+    y = x + 1e-3 * numbers(*shape, dtype=dtype, device=device, seed=5)
+    apart = (wide - y.to(wide.dtype)).abs().square().flatten(1).sum(1)
+    torch.testing.assert_close(squares(x, y), apart, rtol=1e-13, atol=0)
+    assert torch.equal(squares(x[:1], y[:1]), squares(x, y)[:1])
 
 
 @interpreted
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
 def test_triton_kernel_of_squares(dtype, device, backend):
     x = numbers(3, 1, 20, 67, dtype=dtype, device=device)
-    torch.testing.assert_close(squares(x), x.to(torch.complex128).abs().square().sum((1, 2, 3)), rtol=1e-13, atol=0)
+    wide = x.to(torch.complex128)
+    torch.testing.assert_close(squares(x), wide.abs().square().sum((1, 2, 3)), rtol=1e-13, atol=0)
+    apart = (wide - wide.flip(2)).abs().square().sum((1, 2, 3))
+    torch.testing.assert_close(squares(x, x.flip(2)), apart, rtol=1e-13, atol=0)
 
 
 def test_squares_need_no_gradients(device, backend):
     assert squares(torch.zeros(0, 3, device=device)).shape == (0,)
     with pytest.raises(ValueError, match="squares: x: expected no gradients"):
         squares(torch.zeros(2, 3, requires_grad=True))
+    with pytest.raises(ValueError, match=r"squares: minus: expected \(2, 3\) .* got \(3, 2\)"):
+        squares(torch.zeros(2, 3), torch.zeros(3, 2))
     opcheck(torch.ops.fastrecon.squares, (numbers(2, 5, device=device),))
+    opcheck(torch.ops.fastrecon.squares, (numbers(2, 5, device=device), numbers(2, 5, device=device, seed=1)))

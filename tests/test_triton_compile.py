@@ -86,6 +86,7 @@ def launch_everything():
         each, one = torch.ones(3, 1089, dtype=real), torch.ones(1, 1, dtype=real)
         prox_gradient_step.prox_gradient_step(x, x, each, one)
         prox_gradient_step.squares(x)
+        prox_gradient_step.squares(x, x)
         double = torch.ones(3, dtype=f64)
         armijo.armijo(x, x, x, one, double, double, 1e-4, 0.5, 20, True)
         armijo.armijo(x, x, x, each, double, double, 1e-4, 0.5, 20, False)

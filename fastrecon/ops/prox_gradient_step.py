@@ -48,20 +48,25 @@ def _cpu(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor):
     return z, sums
 
 
-def squares_ref(x: Tensor) -> Tensor:
-    """The definition, x [B, N]: |x|^2 [B] in float64."""
-    return x.to(torch.complex128 if x.is_complex() else torch.float64).abs().square().sum(1)
+def squares_ref(x: Tensor, minus: Tensor | None = None) -> Tensor:
+    """The definition, x and minus [B, N]: |x - minus|^2 [B], difference and sum in float64."""
+    wide = torch.complex128 if x.is_complex() else torch.float64
+    return (x.to(wide) if minus is None else x.to(wide) - minus.to(wide)).abs().square().sum(1)
 
 
-def _squares_cpu(x: Tensor):
+def _squares_cpu(x: Tensor, minus: Tensor | None = None):
     if x.dtype not in DTYPES or x.numel() == 0:
         return NotImplemented
-    x, out = x.contiguous(), torch.empty(len(x), dtype=torch.float64)
-    compiled().squares(DTYPES[x.dtype], x.data_ptr(), out.data_ptr(), *x.shape)
+    x, other = (t.resolve_conj().resolve_neg().contiguous() for t in (x, x if minus is None else minus))
+    out = torch.empty(len(x), dtype=torch.float64)
+    addresses = (t.data_ptr() for t in (x, other, out))
+    compiled().squares(DTYPES[x.dtype], *addresses, minus is not None, *x.shape)
     return out
 
 
-_squares = define("squares(Tensor x) -> Tensor", "prox_gradient_step", ref=squares_ref, cpu=_squares_cpu)
+_squares = define(
+    "squares(Tensor x, Tensor? minus=None) -> Tensor", "prox_gradient_step", ref=squares_ref, cpu=_squares_cpu
+)
 _step = define(
     "prox_gradient_step(Tensor x, Tensor grad, Tensor step, Tensor lam) -> (Tensor z, Tensor sums)",
     "prox_gradient_step",
@@ -126,14 +131,21 @@ def prox_gradient_step(
 
 
 @accepts_arrays
-def squares(x: Tensor) -> Tensor:
-    """|x|^2 of every image of x [B, ...], real or complex: [B] in float64; not differentiable, it serves decisions.
+def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
+    """|x - minus|^2 of every image [B] in float64; not differentiable, it serves decisions.
+
+    Args:
+        x: [B, ...], real or complex.
+        minus: like x; the difference is formed in float64, and no array of it. None: zero.
 
     Raises:
-        ValueError: x is not numeric, or requires gradients.
+        ValueError: x is not numeric, minus is not like it, or one requires gradients.
     """
     numeric = x.ndim >= 1 and (x.is_floating_point() or x.is_complex())
     expect(numeric, "squares", "x", "a real or complex tensor [B, ...]", describe(x))
-    learned = torch.is_grad_enabled() and x.requires_grad
-    expect(not learned, "squares", "x", "no gradients asked for: detach it", "requires_grad")
-    return _squares(rows(x))
+    for name, t in (("x", x), ("minus", x if minus is None else minus)):
+        same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
+        expect(same, "squares", name, describe(x), describe(t))
+        learned = torch.is_grad_enabled() and t.requires_grad
+        expect(not learned, "squares", name, "no gradients asked for: detach it", "requires_grad")
+    return _squares(rows(x), None if minus is None else rows(minus))

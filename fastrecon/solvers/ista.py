@@ -59,20 +59,26 @@ class _Backtracking(Lasso[S]):
         """[B]."""
         return self.steps(x) * (8 if self.rule == "backtracking" else 1)
 
-    def accepted(self, step: Tensor, square: Tensor, image: Tensor, whole: Tensor | None = None) -> Tensor | None:
+    def accepted(
+        self, step: Tensor, square: Tensor, image: Tensor, before: Tensor | None = None, whole: Tensor | None = None
+    ) -> Tensor | None:
         """Whether f(v + z) <= f(v) + <grad, z> + |z|^2 / (2 step): here |A z|^2 <= |z|^2 / step, exactly; None for all.
 
         Args:
             step, square: step and |z|^2, [B].
-            image: A z.
-            whole: A (v + z), where A z is a difference of two such: what rounding makes of them must not count.
+            image: A z; or A (v + z) - y, where `before` is A v - y and `whole` A (v + z).
         """
         if self.rule == "fixed":
             return None
         unit = torch.finfo(real_dtype(image)).eps
-        spare = 0.0 if whole is None else (8 * unit) ** 2 * squares(whole)
-        good = squares(image) <= square / step * (1 + 64 * unit) + spare
+        size, bound = squares(image, before), square / step * (1 + 64 * unit)
+        good = size <= bound
         # the host may look for free on the CPU; elsewhere the selection is made always
+        if not good.is_cuda and bool(good.all()):
+            return None
+        if whole is None:
+            return good
+        good = size <= bound + (8 * unit) ** 2 * squares(whole)  # what rounding makes of a difference must not count
         return None if not good.is_cuda and bool(good.all()) else good
 
 
@@ -112,7 +118,7 @@ class FISTA(_Backtracking[Momentum]):
         theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
         weight = 1 + (s.theta - 1) / theta
         v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
-        good = self.accepted(s.step, square, residual - s.residual_v, image)
+        good = self.accepted(s.step, square, residual, s.residual_v, image)
         new = Momentum(x, residual, squares(residual) / 2 + l1, square, s.used, s.step, s.y, v, residual_v, theta)
         return new if good is None else _where(good, new, replace(s, step=s.step / 2))
 
