@@ -15,7 +15,7 @@ namespace FASTRECON_ISA {
 namespace {
 template <typename T>
 constexpr int kPanel = 2 * kLanes<T>;          // columns of a tile
-constexpr std::int64_t kBand = 8 * kMaxRows;   // rows, at most, that take a panel while it is in the second-level cache
+constexpr std::int64_t kBand = 12 * kMaxRows;  // rows, at most, that take a panel while it is in the second-level cache
 constexpr std::int64_t kBlock = 16;            // rows and columns transposed at a time
 constexpr std::int64_t kDepth = 128;           // terms added up before their sum is: longer sums lose digits
 constexpr int kPacked = 0;                     // the use of kept memory
@@ -54,6 +54,16 @@ __attribute__((noinline)) void tile_product(int m, std::int64_t K, const T* a, s
   }
 }
 
+// Into how many bands M rows are cut, as many for each thread: those that leave the fewest tiles.
+FR_INLINE std::int64_t bands_of(std::int64_t M, std::int64_t threads) {
+  const auto tiles = [M](std::int64_t bands) { return bands * tiles_of(tiles_of(M, bands), kMaxRows); };
+  const std::int64_t least = tiles_of(tiles_of(M, kBand), threads) * threads;
+  std::int64_t best = least;
+  for (int more = 1; more < 4; ++more)
+    if (tiles(least + more * threads) < tiles(best)) best = least + more * threads;
+  return best;
+}
+
 // Asks for the cache lines that hold n numbers from p on.
 template <typename T>
 FR_INLINE void expect_soon(const T* p, std::int64_t n) {
@@ -77,10 +87,11 @@ FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, co
   const int64_t threads = 1;
 #endif
   const bool tall = M >= threads * kMaxRows;  // else threads share the panels
-  const int64_t bands = tall ? tiles_of(tiles_of(M, kBand), threads) * threads : 1, rows = tiles_of(M, bands);
+  const int64_t bands = tall ? bands_of(M, threads) : 1, rows = tiles_of(M, bands);
   const int64_t shares = tall ? 1 : smaller_of(threads, panels), share = tiles_of(panels, shares);
   parallel(bands * shares, work, [&](int64_t task) {
-    const int64_t begin = task / shares * rows, left = smaller_of(rows, M - begin), from = task % shares * share;
+    const int64_t begin = task / shares * rows, from = task % shares * share;
+    const int64_t left = smaller_of(rows, M - begin);  // none, of the last bands of few rows
     for (int64_t p = from; p < smaller_of(from + share, panels); ++p)
       split_rows(int(left), [&](int first, int m) {
         T tile[kMaxRows * kPanel<T>];
