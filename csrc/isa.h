@@ -41,15 +41,24 @@ using Vec = typename VectorOf<T>::type;
 template <typename T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
-template <typename T>
-FR_INLINE Vec<T> load(const T* p) {  // any alignment
-  Vec<T> v;
+// A number or a vector V of any length, at any alignment.
+template <typename V, typename T>
+FR_INLINE V get(const T* p) {
+  V v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
+template <typename T, typename V>
+FR_INLINE void put(T* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+template <typename T>
+FR_INLINE Vec<T> load(const T* p) {
+  return get<Vec<T>>(p);
+}
 template <typename T>
 FR_INLINE void store(T* p, Vec<T> v) {
-  __builtin_memcpy(p, &v, sizeof v);
+  put(p, v);
 }
 template <typename T>
 FR_INLINE Vec<T> splat(T s) {

@@ -15,17 +15,6 @@ enum Update : int { kGeneral = 0, kResidual = 1, kGiven = 2 };
 constexpr int kSlopes = 1;        // a use of kept memory, beside the products'
 constexpr int64_t kRows = 32;    // rows whose derivatives are added in the working precision before double takes over
 
-template <typename V, typename T>
-FR_INLINE V get(const T* p) {
-  V v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-template <typename V, typename T>
-FR_INLINE void put(T* p, V v) {
-  __builtin_memcpy(p, &v, sizeof v);
-}
-
 // body(zero, i) for 0 <= i < n: with zero a vector while one fits, then a number. Vectors are explicit since the compiler
 // gives up on so many arrays that might overlap.
 template <typename T, typename F>

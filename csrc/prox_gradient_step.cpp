@@ -57,7 +57,7 @@ FR_INLINE void real_tile(const T* x, const T* grad, const T* step, int64_t step_
     const Narrow<T> t = step_entry ? load_narrow(step + i) : step[0] - Narrow<T>{};
     const Narrow<T> l = lam_entry ? load_narrow(lam + i) : lam[0] - Narrow<T>{};
     const Narrow<T> v = load_narrow(x + i), g = load_narrow(grad + i), p = soft(v - t * g, t * l), d = p - v;
-    __builtin_memcpy(to + i, &d, sizeof d);
+    put(to + i, d);
     slope += widen(g) * widen(d);
     square += widen(d) * widen(d);
     size += widen(l * larger(-p, p));

@@ -64,7 +64,7 @@ FR_INLINE double bwd_whole(const T* d_y, const T* x, T tau, T* d_x, int64_t n) {
   Vec<double> total[2] = {};
   for (int64_t i = 0; i < n; i += lanes) {
     const Narrow<T> v = load_narrow(x + i), d = larger(-v, v) > limit ? load_narrow(d_y + i) : zero;
-    __builtin_memcpy(to + i, &d, sizeof d);
+    put(to + i, d);
     total[i / lanes % 2] += widen(v < zero ? d : -d);
   }
   if (to != d_x) std::memcpy(d_x, to, n * sizeof(T));
@@ -93,12 +93,13 @@ FR_INLINE void bwd(Address d_y, Address x, Address tau, Address d_x, Address d_t
     bwd_tile<kWidth>(slopes + kWidth * first, from + kWidth * first, t, to + kWidth * first, part, n);
   };
   const auto whole = [=](int64_t first, int64_t n) {
-    if (kWidth == 1) return bwd_whole(slopes + first, from + first, taus[first / S % M], to + first, n);
-    T part[kTile];
-    body(first, n, part);
-    return sum(part, n);
+    return bwd_whole(slopes + first, from + first, taus[first / S % M], to + first, n);
   };
-  sum_to_parameter(R, M, S, kWidth * R * M * S, reinterpret_cast<T*>(d_tau), body, whole);
+  T* const out = reinterpret_cast<T*>(d_tau);
+  if constexpr (kWidth == 1)
+    sum_to_parameter(R, M, S, R * M * S, out, body, whole);
+  else
+    sum_to_parameter(R, M, S, kWidth * R * M * S, out, body);
 }
 }  // namespace
 

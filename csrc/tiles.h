@@ -97,10 +97,8 @@ template <typename T>
 using Narrow = typename NarrowOf<T>::type;
 
 template <typename T>
-FR_INLINE Narrow<T> load_narrow(const T* p) {  // any alignment
-  Narrow<T> v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
+FR_INLINE Narrow<T> load_narrow(const T* p) {
+  return get<Narrow<T>>(p);
 }
 template <typename V>
 FR_INLINE Vec<double> widen(V v) {
