@@ -64,7 +64,7 @@ def ours(solver: DLADMM, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ours_training(solver: DLADMM, x: Tensor) -> tuple[Tensor, Tensor]:
-    *_, s = solver.states(x)
+    (s,) = solver.states(x, last=True)
     return s.z, s.e
 
 

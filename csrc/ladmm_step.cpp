@@ -137,22 +137,24 @@ void step_fwd(const T* z, const T* a, const T* x, const T* e, const T* dual, con
   });
 }
 
-// d_parameters [4, M]: of beta, w, tau, beta_next. d_q and d_e, from outside, are read if they are used. d_e_in is not written
-// for kResidual, d_a and d_x are if they are learned.
+// d_parameters [4, M]: of beta, w, tau, beta_next. d_q and d_e, from outside, are read if they are used. e_next is e for kGiven;
+// for kResidual it is found again, e is not read and d_e_in not written. d_a and d_x are written if they are learned.
 template <int kUpdate, typename T>
 void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const T* z, const T* a, const T* q, const T* x,
-              const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* beta_next, T* d_z, T* d_a,
-              T* d_x, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used, bool e_used, bool a_learned, bool x_learned,
-              int64_t N, int64_t D, int64_t M) {
+              const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* tau, const T* beta_next,
+              T* d_z, T* d_a, T* d_x, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used, bool e_used, bool a_learned,
+              bool x_learned, int64_t N, int64_t D, int64_t M) {
   Kept<T, kSlopes> memory(N * M);
   T* const all_q = memory.data;  // the whole derivative of q
   sums_over_rows<4>(N, M, d_parameters, [=](int64_t row, int64_t first, int64_t n, T* part) {
     const int64_t at = row * M + first;
-    const T *br = beta + first, *wr = w + first, *next = beta_next + first;
+    const T *br = beta + first, *wr = w + first, *tr = tau + first, *next = beta_next + first;
     lanes<T>(n, [=](auto zero, int64_t i) {
       using V = decltype(zero);
-      const V b = get<V>(br + i), after = get<V>(e_next + at + i);
-      const V distance = get<V>(q + at + i) - get<V>(x + at + i), r = distance + after;
+      const V b = get<V>(br + i), step = get<V>(wr + i), l = get<V>(dual + at + i);
+      const V distance = get<V>(q + at + i) - get<V>(x + at + i);
+      const V after = kUpdate == kResidual ? soft<V>(-distance - step * l, get<V>(tr + i)) : get<V>(e_next + at + i);
+      const V r = distance + after;
       const V d_u = get<V>(d_arg + at + i), total = get<V>(d_dual + at + i) + d_u;
       const V d_r = b * total + get<V>(next + i) * d_u;
       const V d_after = e_used ? get<V>(d_e + at + i) + d_r : d_r;
@@ -167,7 +169,6 @@ void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const
         put(d_e_in + at + i, d_after);
         put(d_dual_in + at + i, total);
       } else {
-        const V step = get<V>(wr + i), l = get<V>(dual + at + i);
         const V d_v = where_not_zero<V>(after, d_after);
         V slope = l;  // minus the derivative of what is thresholded in w
         if (kUpdate == kGeneral) {
@@ -245,7 +246,7 @@ void ladmm_step_fwd(int dtype, int update, Address z, Address a, Address x, Addr
 }
 
 void ladmm_step_bwd(int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z, Address a,
-                    Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,
+                    Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w, Address tau,
                     Address beta_next, Address d_z, Address d_a, Address d_x, Address d_e_in, Address d_dual_in,
                     Address d_parameters, bool q_used, bool e_used, bool a_learned, bool x_learned, int64_t N,
                     int64_t D, int64_t M) {
@@ -253,9 +254,9 @@ void ladmm_step_bwd(int dtype, int update, Address d_q, Address d_e, Address d_d
     using T = decltype(zero);
 #define FASTRECON_CALL(kUpdate)                                                                                       \
   step_bwd<kUpdate>(in<T>(d_q), in<T>(d_e), in<T>(d_dual), in<T>(d_arg), in<T>(z), in<T>(a), in<T>(q), in<T>(x),      \
-                    in<T>(e), in<T>(dual), in<T>(e_next), in<T>(beta), in<T>(w), in<T>(beta_next), out<T>(d_z),       \
-                    out<T>(d_a), out<T>(d_x), out<T>(d_e_in), out<T>(d_dual_in), out<T>(d_parameters), q_used,        \
-                    e_used, a_learned, x_learned, N, D, M)
+                    in<T>(e), in<T>(dual), in<T>(e_next), in<T>(beta), in<T>(w), in<T>(tau), in<T>(beta_next),        \
+                    out<T>(d_z), out<T>(d_a), out<T>(d_x), out<T>(d_e_in), out<T>(d_dual_in), out<T>(d_parameters),   \
+                    q_used, e_used, a_learned, x_learned, N, D, M)
     FASTRECON_UPDATES(update, FASTRECON_CALL)
 #undef FASTRECON_CALL
   };

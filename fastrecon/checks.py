@@ -12,14 +12,19 @@ from torch import Tensor
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def expect(condition: bool, op: str, argument: str, expected: str, got: object) -> None:
-    """Raises ValueError "op: argument: expected ..., got ..." unless `condition` holds. Never ask a tensor's values."""
+def expect(condition: bool, op: str, argument: str, expected: object, got: object) -> None:
+    """Raises ValueError "op: argument: expected ..., got ..." unless `condition` holds. Never ask a tensor's values.
+
+    A tensor as `expected` or `got` is described, only then: small ops must not wait for messages that nobody reads.
+    """
     if not condition:
-        raise ValueError(f"{op}: {argument}: expected {expected}, got {got}")
+        raise ValueError(f"{op}: {argument}: expected {describe(expected)}, got {describe(got)}")
 
 
-def describe(x: Tensor) -> str:
-    """Shape, dtype and device of x for messages."""
+def describe(x: object) -> object:
+    """Shape, dtype and device of a tensor for messages; anything else as it is."""
+    if not isinstance(x, Tensor):
+        return x
     return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.operators.base import LinearOperator
-from fastrecon.ops.layout import differentiated
+from fastrecon.ops.function import differentiated
 from fastrecon.ops.prox_gradient_step import squares
 
 

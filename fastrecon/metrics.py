@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.checks import accepts_arrays, expect
 
 
 def _pair(x: Tensor, ref: Tensor, op: str) -> tuple[Tensor, Tensor]:
-    expect(x.ndim >= 2, op, "x", "a batch [B, ...]", describe(x))
-    expect(ref.shape == x.shape and ref.device == x.device, op, "ref", describe(x), describe(ref))
+    expect(x.ndim >= 2, op, "x", "a batch [B, ...]", x)
+    expect(ref.shape == x.shape and ref.device == x.device, op, "ref", x, ref)
     wide = torch.complex128 if x.is_complex() or ref.is_complex() else torch.float64
     return x.to(wide).flatten(1), ref.to(wide).flatten(1)
 
@@ -57,8 +57,8 @@ def ssim(x: Tensor, ref: Tensor, data_range: float = 1.0, window: str = "uniform
     IEEE Trans. Image Process. 13 (2004).
     """
     op = "ssim"
-    expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real images [B, C, H, W]", describe(x))
-    expect(ref.shape == x.shape and ref.device == x.device, op, "ref", describe(x), describe(ref))
+    expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real images [B, C, H, W]", x)
+    expect(ref.shape == x.shape and ref.device == x.device, op, "ref", x, ref)
     expect(data_range > 0, op, "data_range", "a number > 0", data_range)
     expect(window in ("uniform", "gaussian"), op, "window", "uniform or gaussian", repr(window))
     if window == "uniform":
@@ -68,7 +68,7 @@ def ssim(x: Tensor, ref: Tensor, data_range: float = 1.0, window: str = "uniform
         profile, sample = torch.exp(-t.square() / (2 * 1.5**2)), 1.0
         profile /= profile.sum()
     side = len(profile)
-    expect(min(x.shape[-2:]) >= side, op, "x", f"at least {side}x{side} pixels", describe(x))
+    expect(min(x.shape[-2:]) >= side, op, "x", f"at least {side}x{side} pixels", x)
     kernel = profile.to(x.device)
 
     def mean(t: Tensor) -> Tensor:  # [P, 1, H, W], over every window

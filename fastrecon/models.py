@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon import io, model_file, sparse, step_models
-from fastrecon.checks import describe, expect, expect_finite
+from fastrecon.checks import expect, expect_finite
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.operators.block_sensing import product_per_image
 from fastrecon.report import Report, Result, answer
@@ -37,7 +37,7 @@ class Reconstructor(nn.Module):
     def __init__(self, operator: BlockSensing, solver: Any, q: Tensor, meta: dict[str, Any], blockwise: bool = False):
         super().__init__()
         n, m = operator.phi.shape[::-1]
-        expect(q.shape == (n, m), "Reconstructor", "q", f"a matrix ({n}, {m})", describe(q))
+        expect(q.shape == (n, m), "Reconstructor", "q", f"a matrix ({n}, {m})", q)
         expect(
             solver.fidelity.operator is operator, "Reconstructor", "operator", "the operator of the solver", "another"
         )
@@ -107,7 +107,7 @@ class Reconstructor(nn.Module):
             "reconstruct",
             "y",
             f"real measurements [B, rows, cols, {m}]",
-            describe(y),
+            y,
         )
         ratio = f" (ratio {self.meta['ratio']:g}%)" if "ratio" in self.meta else ""
         got = f"{y.shape[3]} ({100 * y.shape[3] / len(self.q):.0f}% of the {len(self.q)} pixels)"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastrecon import masks
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Radon, Wavelet, gaussian_kernel
 
 SCALE = 255.0
@@ -136,7 +136,7 @@ def instance(
         ValueError: the task is unknown, or an argument does not fit.
     """
     expect(task in LAM, "problems", "task", " or ".join(LAM), repr(task))
-    expect(x.ndim == 4 and x.shape[1] == 1 and x.is_floating_point(), "problems", "x", "real [B, 1, H, W]", describe(x))
+    expect(x.ndim == 4 and x.shape[1] == 1 and x.is_floating_point(), "problems", "x", "real [B, 1, H, W]", x)
     levels = each(noise, len(x))
     expect(min(levels, default=0) >= 0, "problems", "noise", "numbers >= 0", noise)
     drawn = draw_masks(task, len(x), (x.shape[2], x.shape[3]), rate, seed, mask)

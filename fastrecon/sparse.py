@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fastrecon import model_file
-from fastrecon.checks import describe, expect, expect_finite
+from fastrecon.checks import expect, expect_finite
 from fastrecon.operators import Dictionary
 from fastrecon.report import Result, SplittingReport, answer
 from fastrecon.solvers import DLADMM
@@ -72,7 +72,7 @@ class SparseCoder(nn.Module):
             ValueError: they have another shape, type or device, NaN or Inf.
         """
         shape = self._shape()
-        expect(y.ndim == len(shape.split(",")) and y.is_floating_point(), "restore", "y", f"real {shape}", describe(y))
+        expect(y.ndim == len(shape.split(",")) and y.is_floating_point(), "restore", "y", f"real {shape}", y)
         device = self.operator.atoms.device
         expect(anywhere or y.device == device, "restore", "y", f"a tensor on {device}", f"one on {y.device}")
         expect_finite(y, "restore", "finite values", "sample")
@@ -140,7 +140,7 @@ class PatchDenoiser(SparseCoder):
         """As of SparseCoder."""
         super().check(y, anywhere)
         fits = y.shape[1] == 1 and y.numel() > 0
-        expect(fits, "restore", "y", f"images {self._shape()}", describe(y))
+        expect(fits, "restore", "y", f"images {self._shape()}", y)
 
     def _shape(self) -> str:
         return "[B, 1, H, W]"

@@ -90,7 +90,7 @@ def _shrink_bwd_kernel(
 
 @triton.jit
 def _step_bwd_kernel(
-    DE, DDual, DArg, Q, X, E, Dual, ENext, Beta, W, BetaNext, DQ, DEIn, DDualIn, Partial, N, M,
+    DE, DDual, DArg, Q, X, E, Dual, ENext, Beta, W, Tau, BetaNext, DQ, DEIn, DDualIn, Partial, N, M,
     UPDATE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     columns = tl.cdiv(M, BLOCK_M)
@@ -98,6 +98,7 @@ def _step_bwd_kernel(
     m = tl.program_id(0) % columns * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
     beta = _read(Beta, m, m < M)
     w = _read(W, m, m < M)
+    tau = _read(Tau, m, m < M)
     beta_next = _read(BetaNext, m, m < M)
     d_beta = tl.zeros((BLOCK_N, BLOCK_M), tl.float64)
     d_w = tl.zeros((BLOCK_N, BLOCK_M), tl.float64)
@@ -108,7 +109,8 @@ def _step_bwd_kernel(
         i = n * M + m
         mask = (n < N) & (m < M)  # what is masked is read as 0 and adds 0
         apart = _read(Q, i, mask) - _read(X, i, mask)
-        after = _read(ENext, i, mask)
+        dual = _read(Dual, i, mask)
+        after = tl.where(mask, _soft(-apart - w * dual, tau), 0.0) if UPDATE == 1 else _read(ENext, i, mask)
         r = apart + after
         d_arg = _read(DArg, i, mask)
         total = _read(DDual, i, mask) + d_arg
@@ -120,7 +122,6 @@ def _step_bwd_kernel(
             _write(DEIn, i, _read(DE, i, mask) + d_r, mask)
             _write(DDualIn, i, total, mask)
         else:
-            dual = _read(Dual, i, mask)
             d_v = tl.where(after == 0, 0.0, _read(DE, i, mask) + d_r)
             slope = dual
             if UPDATE == 0:
@@ -220,8 +221,8 @@ def ladmm_shrink_bwd(d_next: Tensor, z_next: Tensor, arg: Tensor, w: Tensor) -> 
 
 def ladmm_step_bwd(
     d_q: Tensor, d_e: Tensor, d_dual: Tensor, d_arg: Tensor, z: Tensor, a: Tensor, q: Tensor, x: Tensor, e: Tensor,
-    dual: Tensor, e_next: Tensor, beta: Tensor, w: Tensor, beta_next: Tensor, update: int, a_learned: bool,
-    x_learned: bool,
+    dual: Tensor, e_next: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor, update: int,
+    a_learned: bool, x_learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Returns d_z, d_a, d_x (empty unless learned), d_e (empty for the residual update), d_dual, and of the parameters
     [4, M].
@@ -232,8 +233,8 @@ def ladmm_step_bwd(
     slope, d_dual_in = (torch.empty_like(q, memory_format=torch.contiguous_format) for _ in range(2))
     d_e_in = q.new_empty(0) if update == RESIDUAL else torch.empty_like(slope)
     partial = torch.empty((1, chunks, 4 * M), dtype=torch.float64, device=q.device)
-    after = e if update == GIVEN else e_next
-    inputs = [ready(t) for t in (d_e, d_dual, d_arg, q, x, e, dual, after, beta, w, beta_next)]
+    before, after = {GENERAL: (e, e_next), RESIDUAL: (x, x), GIVEN: (e, e)}[update]  # x: an address that is not read
+    inputs = [ready(t) for t in (d_e, d_dual, d_arg, q, x, before, dual, after, beta, w, tau, beta_next)]
     outputs = (slope, slope if update == RESIDUAL else d_e_in, d_dual_in, partial)
     launch(_step_bwd_kernel, programs, *inputs, *outputs, N, M, UPDATE=update, **tile)
     d_q = slope + d_q if d_q.numel() else slope

@@ -259,25 +259,7 @@ def test_registration_and_compilation(device):
     for code, update in enumerate(UPDATES):
         opcheck(torch.ops.fastrecon.ladmm_step_fwd, (z, a, x, e, dual, *rest, code))
         for outside, learned in ((e, True), (e[:0], False)):
-            inputs = (
-                outside,
-                outside,
-                dual,
-                x,
-                z,
-                a,
-                x,
-                x,
-                e,
-                dual,
-                x,
-                rest[0],
-                rest[1],
-                rest[3],
-                code,
-                learned,
-                learned,
-            )
+            inputs = (outside, outside, dual, x, z, a, x, x, e, dual, x, *rest, code, learned, learned)
             opcheck(torch.ops.fastrecon.ladmm_step_bwd, inputs)
         opcheck(torch.ops.fastrecon.ladmm_step_, (z, a, x, x.clone(), e.clone(), dual.clone(), x.clone(), *rest, code))
         assert_compiles(lambda *t, u=update: ladmm_step(*t, u), *problem((4, 5, 3), torch.float32, device, update))

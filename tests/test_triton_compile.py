@@ -102,7 +102,7 @@ def launch_everything():
         ladmm_step.ladmm_shrink_bwd(q, q, q, a)
         for update in range(3):
             ladmm_step.ladmm_step_fwd(q, a, q, q, q, row, row, row, row, update)
-            ladmm_step.ladmm_step_bwd(q, q, q, q, q, a, q, q, q, q, q, row, row, row, update, False, False)
+            ladmm_step.ladmm_step_bwd(q, q, q, q, q, a, q, q, q, q, q, row, row, row, row, update, False, False)
 
 
 def main(folder):

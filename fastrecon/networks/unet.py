@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 
 LEVELS = 4  # widths w, 2w, 4w, 8w: sides must be divisible by 8
 NORMS = ("batch", "group", "none")
@@ -61,7 +61,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features like x."""
         fits = x.ndim == 4 and x.shape[2] % 8 == 0 and x.shape[3] % 8 == 0
-        expect(fits, "UNet", "x", "[B, C, H, W] with H and W divisible by 8", describe(x))
+        expect(fits, "UNet", "x", "[B, C, H, W] with H and W divisible by 8", x)
         x, kept = x.contiguous(memory_format=torch.channels_last), []
         for k, block in enumerate(self.down):
             x = block(x if k == 0 else self.pool(x))
@@ -123,7 +123,7 @@ class StepNet(nn.Module):
 
     def forward(self, x: Tensor, grad: Tensor, k: int = 0) -> Tensor:
         """Step sizes within `limits`."""
-        expect(x.shape[1] == 1, "StepNet", "x", "coefficients [B, 1, H, W]", describe(x))
+        expect(x.shape[1] == 1, "StepNet", "x", "coefficients [B, 1, H, W]", x)
         features = self.unet(torch.cat((channels_of(x), channels_of(grad)), 1))
         o = self.head(features.mean((2, 3)))[:, 0] if self.settings["variant"] == "step" else self.head(features)
         if count := len(self.schedule):

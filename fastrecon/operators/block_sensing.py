@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 
 
@@ -46,7 +46,7 @@ class BlockSensing(LinearOperator):
         matrix = torch.as_tensor(phi)
         expect(
             matrix.ndim == 2 and matrix.shape[1] == block * block and matrix.is_floating_point(),
-            "BlockSensing", "phi", f"a real matrix [m, {block * block}] for {block}x{block} blocks", describe(matrix),
+            "BlockSensing", "phi", f"a real matrix [m, {block * block}] for {block}x{block} blocks", matrix,
         )  # fmt: skip
         self.block = block
         if isinstance(phi, nn.Parameter):
@@ -72,13 +72,13 @@ class BlockSensing(LinearOperator):
         return x if size is None else x[..., : size[0], : size[1]].contiguous()
 
     def _forward(self, x: Tensor) -> Tensor:
-        expect(x.ndim == 4 and x.shape[1] == 1, "BlockSensing", "x", "images [B, 1, H, W]", describe(x))
+        expect(x.ndim == 4 and x.shape[1] == 1, "BlockSensing", "x", "images [B, 1, H, W]", x)
         self._check_kind(x, "x")
         return product_per_image(self.to_blocks(x), self.phi.T)
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
         m = self.phi.shape[0]
-        expect(y.ndim == 4 and y.shape[3] == m, "BlockSensing", "y", f"measurements [B, rows, cols, {m}]", describe(y))
+        expect(y.ndim == 4 and y.shape[3] == m, "BlockSensing", "y", f"measurements [B, rows, cols, {m}]", y)
         self._check_kind(y, "y")
         return self.to_image(product_per_image(y, self.phi), size)
 
@@ -89,7 +89,7 @@ class BlockSensing(LinearOperator):
             "BlockSensing",
             argument,
             f"{str(self.phi.dtype).removeprefix('torch.')} on {self.phi.device}",
-            describe(t),
+            t,
         )
 
     def _norm(self) -> float:

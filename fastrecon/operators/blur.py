@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
 
@@ -44,7 +44,7 @@ class Blur(LinearOperator):
         k = torch.as_tensor(kernel)
         odd = (k.ndim == 2 or (k.ndim == 4 and k.shape[1] == 1)) and k.shape[-1] % 2 == 1 and k.shape[-2] % 2 == 1
         expected = "a real kernel [h, w], or [B, 1, h, w], with odd h and w"
-        expect(odd and k.is_floating_point(), "Blur", "kernel", expected, describe(k))
+        expect(odd and k.is_floating_point(), "Blur", "kernel", expected, k)
         expect(bool(torch.isfinite(k).all()), "Blur", "kernel", "finite numbers", "NaN or Inf")
         expect(boundary in BOUNDARIES, "Blur", "boundary", " or ".join(BOUNDARIES), repr(boundary))
         self.boundary = boundary
@@ -67,10 +67,10 @@ class Blur(LinearOperator):
 
     def _apply_kernel(self, x: Tensor, argument: str, conjugate: bool) -> Tensor:
         op = "Blur"
-        expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", describe(x))
+        expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", x)
         b = len(self.kernel)
-        expect(b in (1, len(x)), op, argument, f"a batch of {b}, one for each kernel", describe(x))
-        expect(x.device == self.kernel.device, op, argument, f"a tensor on {self.kernel.device}", describe(x))
+        expect(b in (1, len(x)), op, argument, f"a batch of {b}, one for each kernel", x)
+        expect(x.device == self.kernel.device, op, argument, f"a tensor on {self.kernel.device}", x)
         if x.is_complex():
             parts = (self._apply_kernel(t, argument, conjugate) for t in (x.real, x.imag))
             return torch.complex(*parts)

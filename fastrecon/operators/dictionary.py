@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 
 
@@ -26,7 +26,7 @@ class Dictionary(LinearOperator):
         super().__init__()
         matrix = torch.as_tensor(atoms)
         real = matrix.ndim == 2 and matrix.is_floating_point() and matrix.numel() > 0
-        expect(real, "Dictionary", "atoms", "a real matrix [m, d]", describe(matrix))
+        expect(real, "Dictionary", "atoms", "a real matrix [m, d]", matrix)
         if isinstance(atoms, nn.Parameter):
             self.atoms = atoms
         else:
@@ -43,7 +43,7 @@ class Dictionary(LinearOperator):
     def _check(self, t: Tensor, argument: str, length: int) -> None:
         fits = t.ndim >= 1 and t.shape[-1] == length and t.dtype == self.atoms.dtype and t.device == self.atoms.device
         kind = f"{str(self.atoms.dtype).removeprefix('torch.')} on {self.atoms.device}"
-        expect(fits, "Dictionary", argument, f"[..., {length}] {kind}", describe(t))
+        expect(fits, "Dictionary", argument, f"[..., {length}] {kind}", t)
 
     def _norm(self) -> float:
         return torch.linalg.matrix_norm(self.atoms.detach().double(), 2).item()

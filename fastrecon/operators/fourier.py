@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.masks_of import fit, mask_of
 
@@ -47,7 +47,7 @@ class Fourier(LinearOperator):
         fits = maps.is_complex() and maps.ndim in (3, 4) and maps.shape[-2:] == self.mask.shape[-2:]
         h, w = self.mask.shape[-2:]
         expected = f"complex maps [coils, {h}, {w}] or [B, coils, {h}, {w}]"
-        expect(fits, "Fourier", "sensitivities", expected, describe(maps))
+        expect(fits, "Fourier", "sensitivities", expected, maps)
         self.register_buffer("sensitivities", (maps[None] if maps.ndim == 3 else maps).contiguous())
 
     def _maps(self, x: Tensor, argument: str) -> Tensor | None:
@@ -55,11 +55,11 @@ class Fourier(LinearOperator):
         s = self.sensitivities
         if s is None:
             return None
-        expect(len(s) in (1, len(x)), "Fourier", argument, f"a batch of {len(s)}, as the sensitivities", describe(x))
+        expect(len(s) in (1, len(x)), "Fourier", argument, f"a batch of {len(s)}, as the sensitivities", x)
         return s.to(x.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
-        expect(x.ndim == 4 and x.shape[1] == 1, "Fourier", "x", "images [B, 1, H, W]", describe(x))
+        expect(x.ndim == 4 and x.shape[1] == 1, "Fourier", "x", "images [B, 1, H, W]", x)
         if not x.is_complex():
             x = x.to(x.dtype.to_complex())
         mask, maps = fit(self.mask, x, "Fourier", "x"), self._maps(x, "x")
@@ -69,7 +69,7 @@ class Fourier(LinearOperator):
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
         coils = 1 if self.sensitivities is None else self.sensitivities.shape[1]
         fits = y.ndim == 4 and y.shape[1] == coils and y.is_complex()
-        expect(fits, "Fourier", "y", f"complex k-space [B, {coils}, H, W]", describe(y))
+        expect(fits, "Fourier", "y", f"complex k-space [B, {coils}, H, W]", y)
         k, maps = fit(self.mask, y, "Fourier", "y") * y, self._maps(y, "y")
         x = torch.fft.ifft2(torch.fft.ifftshift(k, AXES) if self.centred else k, norm="ortho")
         return x if maps is None else (maps.conj() * x).sum(1, keepdim=True)

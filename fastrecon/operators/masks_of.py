@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.ops.layout import real_dtype
 
 
@@ -16,10 +16,10 @@ def mask_of(mask: Any, op: str) -> Tensor:
         ValueError: it has another shape, is complex, negative, or not finite.
     """
     m = torch.as_tensor(mask)
-    expect(not m.is_complex(), op, "mask", "a real or boolean mask", describe(m))
+    expect(not m.is_complex(), op, "mask", "a real or boolean mask", m)
     m = m if m.is_floating_point() else m.to(torch.get_default_dtype())
     fits = m.ndim == 2 or (m.ndim == 4 and m.shape[1] == 1)
-    expect(fits and m.numel() > 0, op, "mask", "a mask [H, W], or one for each image [B, 1, H, W]", describe(m))
+    expect(fits and m.numel() > 0, op, "mask", "a mask [H, W], or one for each image [B, 1, H, W]", m)
     good = bool((torch.isfinite(m) & (m >= 0)).all())  # once, when the operator is made
     expect(good, op, "mask", "finite numbers >= 0", "others")
     return (m[None, None] if m.ndim == 2 else m).contiguous()
@@ -27,9 +27,9 @@ def mask_of(mask: Any, op: str) -> Tensor:
 
 def fit(mask: Tensor, x: Tensor, op: str, argument: str) -> Tensor:
     """The mask in the precision of x [B, C, H, W], once it is known to fit."""
-    expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", describe(x))
+    expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", x)
     b, _, h, w = mask.shape
-    expect(x.shape[2:] == mask.shape[2:], op, argument, f"{h}x{w} as the mask", describe(x))
-    expect(b in (1, len(x)), op, argument, f"a batch of {b}, one for each mask", describe(x))
-    expect(x.device == mask.device, op, argument, f"a tensor on {mask.device}, as the mask", describe(x))
+    expect(x.shape[2:] == mask.shape[2:], op, argument, f"{h}x{w} as the mask", x)
+    expect(b in (1, len(x)), op, argument, f"a batch of {b}, one for each mask", x)
+    expect(x.device == mask.device, op, argument, f"a tensor on {mask.device}, as the mask", x)
     return mask.to(real_dtype(x))

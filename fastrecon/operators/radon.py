@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator, through
 from fastrecon.operators.filters import FILTERS, filtered, view_weights
 from fastrecon.ops import Rays, fan_rays, parallel_rays, radon, radon_adjoint
@@ -184,4 +184,4 @@ class Radon(LinearOperator):
 
 def _check(argument: str, t: Tensor, shape: tuple[int, int]) -> None:
     fits = t.ndim == 4 and tuple(t.shape[2:]) == shape and t.dtype in (torch.float32, torch.float64)
-    expect(fits, "Radon", argument, f"float32 or float64 [B, C, {shape[0]}, {shape[1]}]", describe(t))
+    expect(fits, "Radon", argument, f"float32 or float64 [B, C, {shape[0]}, {shape[1]}]", t)

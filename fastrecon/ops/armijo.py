@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrecon.checks import accepts_arrays, describe, expect, per_image
+from fastrecon.checks import accepts_arrays, expect, per_image
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.prox_gradient_step import strides
 from fastrecon.registry import compiled, define
@@ -131,14 +131,12 @@ def armijo(
         ValueError: shapes, types or devices do not fit, or an input requires gradients.
     """
     op = "armijo"
-    expect(
-        x.ndim >= 1 and (x.is_floating_point() or x.is_complex()), op, "x", "a real or complex [B, ...]", describe(x)
-    )
+    expect(x.ndim >= 1 and (x.is_floating_point() or x.is_complex()), op, "x", "a real or complex [B, ...]", x)
     for argument, t in (("z", z), ("grad", grad)):
         same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
-        expect(same, op, argument, describe(x), describe(t))
+        expect(same, op, argument, x, t)
     fits = curvature.shape == x.shape[:1] and curvature.is_floating_point() and curvature.device == x.device
-    expect(fits, op, "curvature", f"real ({len(x)},) on {x.device}", describe(curvature))
+    expect(fits, op, "curvature", f"real ({len(x)},) on {x.device}", curvature)
     expect(0 < beta < 1, op, "beta", "a number in (0, 1)", beta)
     expect(0 < eta < 1, op, "eta", "a number in (0, 1)", eta)
     expect(1 <= trials <= MOST_TRIALS, op, "trials", f"1 to {MOST_TRIALS}", trials)

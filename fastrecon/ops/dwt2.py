@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastrecon.checks import accepts_arrays, describe, expect
-from fastrecon.ops.layout import DTYPES, differentiated
+from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.function import Function
+from fastrecon.ops.layout import DTYPES
 from fastrecon.ops.wavelets import lowpass
 from fastrecon.registry import compiled, define
 
@@ -79,7 +80,7 @@ _forward = define("dwt2(Tensor x, float[] taps, int level) -> Tensor", "dwt2", r
 _inverse = define("idwt2(Tensor c, float[] taps, int level) -> Tensor", "dwt2", ref=idwt2_ref, cpu=_cpu("idwt2"))
 
 
-class DWT2(torch.autograd.Function):
+class DWT2(Function):
     """Planes [P, H, W] to coefficients, or back; the derivative is the other direction, so every order exists."""
 
     @staticmethod
@@ -92,20 +93,19 @@ class DWT2(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d):  # noqa: D102
-        return DWT2.apply(d, ctx.taps, ctx.level, not ctx.back), None, None, None
+        return DWT2.call(d, ctx.taps, ctx.level, not ctx.back), None, None, None
 
 
 def _transform(op: str, argument: str, x: Tensor, wavelet: str, level: int, back: bool) -> Tensor:
     taps = lowpass(wavelet)
     expect(isinstance(level, int) and level >= 0, op, "level", "an integer >= 0", level)
-    expect(x.is_floating_point() or x.is_complex(), op, argument, "a real or complex tensor", describe(x))
-    expect(x.ndim == 4, op, argument, "images [B, C, H, W]", describe(x))
+    expect(x.is_floating_point() or x.is_complex(), op, argument, "a real or complex tensor", x)
+    expect(x.ndim == 4, op, argument, "images [B, C, H, W]", x)
     h, w = x.shape[2:]
     fits = h % (1 << level) == 0 and w % (1 << level) == 0
     expect(fits, op, argument, f"height and width divisible by {1 << level} for {level} levels", f"{h}x{w}")
     planes, g = x.flatten(0, 1), list(taps)
-    raw = _inverse if back else _forward
-    return (DWT2.apply(planes, g, level, back) if differentiated(x) else raw(planes, g, level)).view(x.shape)
+    return DWT2.call(planes, g, level, back).view(x.shape)
 
 
 @accepts_arrays

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from fastrecon.checks import accepts_arrays, describe, expect, per_image
+from fastrecon.checks import accepts_arrays, expect, per_image
 from fastrecon.registry import compiled, define
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
@@ -308,7 +308,7 @@ def feature_value(
 
 
 def _check(op: str, x: Tensor, weights: Sequence[Tensor], eps: float | Tensor, delta: float, precision: str) -> Tensor:
-    expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real [B, C, H, W]", describe(x))
+    expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real [B, C, H, W]", x)
     expect(len(weights) > 0, op, "weights", "at least one convolution kernel", "none")
     expect(delta > 0, op, "delta", "a number > 0", delta)
     expect(precision in PRECISIONS, op, "precision", f"one of {', '.join(PRECISIONS)}", precision)
@@ -318,8 +318,6 @@ def _check(op: str, x: Tensor, weights: Sequence[Tensor], eps: float | Tensor, d
             w.ndim == 4 and w.shape[1] == channels and w.shape[2] == w.shape[3] and w.shape[2] % 2 == 1,
             op, f"weights[{k}]", f"[C_out, {channels}, k, k] with odd k", tuple(w.shape),
         )  # fmt: skip
-        expect(
-            w.dtype == x.dtype and w.device == x.device, op, f"weights[{k}]", f"{x.dtype} on {x.device}", describe(w)
-        )
+        expect(w.dtype == x.dtype and w.device == x.device, op, f"weights[{k}]", f"{x.dtype} on {x.device}", w)
         channels = w.shape[0]
     return per_image(eps, x, op, "eps")

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, describe, expect
-from fastrecon.ops.layout import DTYPES, differentiated, real_dtype
+from fastrecon.ops.function import Function
+from fastrecon.ops.layout import DTYPES, real_dtype
 from fastrecon.registry import compiled, define
 
 
@@ -42,7 +43,7 @@ _consistency = define(
 )
 
 
-class FourierConsistency(torch.autograd.Function):
+class FourierConsistency(Function):
     """Differentiable once in k and y."""
 
     @staticmethod
@@ -78,16 +79,16 @@ def fourier_consistency(k: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, Ten
         ValueError: shapes, types or devices do not fit, or the mask requires gradients.
     """
     op = "fourier_consistency"
-    expect(k.ndim == 4 and k.is_complex(), op, "k", "complex [B, C, H, W]", describe(k))
+    expect(k.ndim == 4 and k.is_complex(), op, "k", "complex [B, C, H, W]", k)
     same = y.shape == k.shape and y.dtype == k.dtype and y.device == k.device
-    expect(same, op, "y", describe(k), describe(y))
+    expect(same, op, "y", k, y)
     shape = (1,) * (4 - mask.ndim) + tuple(mask.shape)
     fits = len(shape) == 4 and shape[2:] == k.shape[2:] and shape[0] in (1, len(k)) and shape[1] in (1, k.shape[1])
     fits = fits and mask.device == k.device
-    expect(fits, op, "mask", f"[H, W] or [B or 1, C or 1, H, W] for {describe(k)}", describe(mask))
+    expect(fits, op, "mask", f"[H, W] or [B or 1, C or 1, H, W] for {describe(k)}", mask)
     expect(mask.dtype in (k.dtype, real_dtype(k)), op, "mask", f"dtype {real_dtype(k)} or {k.dtype}", mask.dtype)
     learned = torch.is_grad_enabled() and mask.requires_grad
     expect(not learned, op, "mask", "a mask that requires no gradients: there are none", "requires_grad")
     flat = (k.contiguous().flatten(2), mask.reshape(shape).contiguous().flatten(2), y.contiguous().flatten(2))
-    residual, grad, value = (FourierConsistency.apply if differentiated(k, y) else _consistency)(*flat)
+    residual, grad, value = FourierConsistency.call(*flat)
     return residual.view(k.shape), grad.view(k.shape), value

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES, strength
 from fastrecon.registry import define, extension
 
@@ -71,7 +72,7 @@ _bwd = define(
 )
 
 
-class GroupSoftThreshold(torch.autograd.Function):
+class GroupSoftThreshold(Function):
     """g [B, C, N] and tau [B, M] to y, differentiable once in both."""
 
     @staticmethod
@@ -104,7 +105,7 @@ def group_soft_threshold(g: Tensor, tau: float | Tensor) -> Tensor:
     """
     op = "group_soft_threshold"
     numeric = g.is_floating_point() or g.is_complex()
-    expect(g.ndim >= 2 and numeric, op, "g", "real or complex [B, C, ...]", describe(g))
+    expect(g.ndim >= 2 and numeric, op, "g", "real or complex [B, C, ...]", g)
     batch, channels, *space = g.shape
     t = strength(tau, g, op, "tau")
     if t.ndim == 1 and t.shape[0] == batch:
@@ -115,4 +116,4 @@ def group_soft_threshold(g: Tensor, tau: float | Tensor) -> Tensor:
     pixels = math.prod(space)
     varies = any(a != 1 for a in shape[2:])
     t = t.view(shape).expand(batch, 1, *(space if varies else shape[2:])).reshape(batch, pixels if varies else 1)
-    return GroupSoftThreshold.apply(g.contiguous().view(batch, channels, pixels), t).view(g.shape)
+    return GroupSoftThreshold.call(g.contiguous().view(batch, channels, pixels), t).view(g.shape)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import compiled, define
 
@@ -58,12 +59,14 @@ def ladmm_step_fwd_ref(
 
 def step_slopes(
     d_e: Tensor, d_dual: Tensor, d_arg: Tensor, q: Tensor, x: Tensor, e: Tensor, dual: Tensor, e_next: Tensor,
-    beta: Tensor, w: Tensor, beta_next: Tensor, update: int,
+    beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor, update: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """What the derivative of a step is between its products: d_q, d_e (empty for the residual update), d_dual like q;
     those of beta, w, tau, beta_next as rows of [4, M].
     """
-    after = e if update == GIVEN else e_next
+    after = {GENERAL: e_next, GIVEN: e}.get(update)
+    if after is None:
+        after = _shrink(x - q - w * dual, tau)
     r = q + after - x
     total = d_dual + d_arg
     d_r = beta * total + beta_next * d_arg
@@ -85,16 +88,17 @@ def step_slopes(
 
 def ladmm_step_bwd_ref(
     d_q: Tensor, d_e: Tensor, d_dual: Tensor, d_arg: Tensor, z: Tensor, a: Tensor, q: Tensor, x: Tensor, e: Tensor,
-    dual: Tensor, e_next: Tensor, beta: Tensor, w: Tensor, beta_next: Tensor, update: int, a_learned: bool,
-    x_learned: bool,
+    dual: Tensor, e_next: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor, update: int,
+    a_learned: bool, x_learned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The definition of the derivative: d_z, d_a, d_x (empty unless learned), then the others of `step_slopes`.
 
-    The given d_q and d_e are empty where nothing else uses q and e_next.
+    The given d_q and d_e are empty where nothing else uses q and e_next. Only the general update reads e_next, and the
+    residual one no e: it finds e_next again, which is faster than to keep it.
     """
     d_e = d_e if d_e.numel() else torch.zeros_like(q)
     slope, d_e_in, d_dual_in, d_parameters = step_slopes(
-        d_e, d_dual, d_arg, q, x, e, dual, e_next, beta, w, beta_next, update
+        d_e, d_dual, d_arg, q, x, e, dual, e_next, beta, w, tau, beta_next, update
     )  # fmt: skip
     d_q = slope + d_q if d_q.numel() else slope
     d_a, d_x = d_q.T @ z if a_learned else a.new_empty(0), -slope if x_learned else x.new_empty(0)
@@ -160,15 +164,16 @@ def _step_fwd_cpu(z, a, x, e, dual, beta, w, tau, beta_next, update):
 
 
 def _step_bwd_cpu(
-    d_q, d_e, d_dual, d_arg, z, a, q, x, e, dual, e_next, beta, w, beta_next, update, a_learned, x_learned
+    d_q, d_e, d_dual, d_arg, z, a, q, x, e, dual, e_next, beta, w, tau, beta_next, update, a_learned, x_learned
 ):
     if not _has_kernel(z, a, x):
         return NotImplemented
-    used, after = [t.numel() > 0 for t in (d_q, d_e)], e if update == GIVEN else e_next
+    used = [t.numel() > 0 for t in (d_q, d_e)]
+    e, after = {GENERAL: (e, e_next), RESIDUAL: (x, x), GIVEN: (e, e)}[update]  # x: an address that is not read
     outside = [t if use else d_dual for use, t in zip(used, (d_q, d_e), strict=True)]
-    inputs = _contiguous(*outside, d_dual, d_arg, z, a, q, x, e, dual, after, beta, w, beta_next)
+    inputs = _contiguous(*outside, d_dual, d_arg, z, a, q, x, e, dual, after, beta, w, tau, beta_next)
     d_z, d_dual_in, d_parameters = (torch.empty_like(t) for t in (inputs[4], inputs[6], inputs[6][:1].expand(4, -1)))
-    wanted = (a_learned, inputs[5]), (x_learned, inputs[7]), (update != RESIDUAL, inputs[8])
+    wanted = (a_learned, inputs[5]), (x_learned, inputs[7]), (update != RESIDUAL, inputs[6])
     d_a, d_x, d_e_in = (torch.empty_like(t) if want else t.new_empty(0) for want, t in wanted)
     optional = [t if t.numel() else d_z for t in (d_a, d_x, d_e_in)]  # an address that is not written to
     addresses = _addresses(*inputs, d_z, *optional, d_dual_in, d_parameters)
@@ -222,8 +227,9 @@ _step_fwd = define(
 )
 _step_bwd = define(
     "ladmm_step_bwd(Tensor d_q, Tensor d_e, Tensor d_dual, Tensor d_arg, Tensor z, Tensor a, Tensor q, Tensor x,"
-    " Tensor e, Tensor dual, Tensor e_next, Tensor beta, Tensor w, Tensor beta_next, int update, bool a_learned,"
-    " bool x_learned) -> (Tensor d_z, Tensor d_a, Tensor d_x, Tensor d_e_in, Tensor d_dual_in, Tensor d_parameters)",
+    " Tensor e, Tensor dual, Tensor e_next, Tensor beta, Tensor w, Tensor tau, Tensor beta_next, int update,"
+    " bool a_learned, bool x_learned)"
+    " -> (Tensor d_z, Tensor d_a, Tensor d_x, Tensor d_e_in, Tensor d_dual_in, Tensor d_parameters)",
     FAMILY,
     ref=ladmm_step_bwd_ref,
     cpu=_step_bwd_cpu,
@@ -243,7 +249,7 @@ _step_inplace = define(
 )
 
 
-class LadmmShrink(torch.autograd.Function):
+class LadmmShrink(Function):
     """z [N, D], arg [N, M], w [M, D], tau [D] to soft(z - arg w, tau), differentiable once; of z the result is kept."""
 
     @staticmethod
@@ -260,7 +266,7 @@ class LadmmShrink(torch.autograd.Function):
         return _shrink_bwd(d_next, *ctx.saved_tensors)
 
 
-class LadmmStep(torch.autograd.Function):
+class LadmmStep(Function):
     """z [N, D], a [M, D], x, e, dual [N, M] and parameters [M] to q, e_next, dual_next, arg; differentiable once."""
 
     @staticmethod
@@ -269,9 +275,12 @@ class LadmmStep(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # noqa: D102
-        z, a, x, e, dual, beta, w, _, beta_next, ctx.update = inputs
+        z, a, x, e, dual, *parameters, ctx.update = inputs
+        q, e_next, *_ = output
+        unused = q.new_empty(0)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(z, a, output[0], x, e, dual, output[1], beta, w, beta_next)
+        kept = (unused if ctx.update == RESIDUAL else e, dual, e_next if ctx.update == GENERAL else unused)
+        ctx.save_for_backward(z, a, q, x, *kept, *parameters)
 
     @staticmethod
     @once_differentiable
@@ -291,29 +300,29 @@ def _row(value: float | Tensor, like: Tensor, op: str, argument: str) -> Tensor:
     """A parameter of the columns of `like` [N, M] as [M]."""
     if not isinstance(value, Tensor):
         return torch.full(like.shape[1:], float(value), dtype=like.dtype, device=like.device)
-    fits = value.shape in ((), (1,), like.shape[1:])
-    expect(fits, op, argument, f"a number or shape ({like.shape[1]},)", tuple(value.shape))
+    whole = value.shape == like.shape[1:]
+    expect(whole or value.numel() == 1 >= value.ndim, op, argument, f"a number or shape ({like.shape[1]},)", value)
     same = value.dtype == like.dtype and value.device == like.device
-    expect(same, op, argument, f"{str(like.dtype).removeprefix('torch.')} on {like.device}", describe(value))
-    return value.expand(like.shape[1])
+    expect(same, op, argument, f"{str(like.dtype).removeprefix('torch.')} on {like.device}", value)
+    return value if whole else value.expand(like.shape[1])
 
 
 def _same(op: str, like: Tensor, name: str, **others: Tensor) -> None:
-    expect(like.ndim == 2 and like.is_floating_point(), op, name, "a real matrix [N, M]", describe(like))
+    expect(like.ndim == 2 and like.is_floating_point(), op, name, "a real matrix [N, M]", like)
     for argument, t in others.items():
         same = t.shape == like.shape and t.dtype == like.dtype and t.device == like.device
-        expect(same, op, argument, describe(like), describe(t))
+        expect(same, op, argument, like, t)
 
 
 def _factors(op: str, z: Tensor, other: Tensor, matrix: Tensor, names: tuple[str, str, str]) -> None:
     """Checks codes z [N, D] and signals `other` [N, M] against the matrix [M, D] between them."""
     real = z.ndim == 2 and z.is_floating_point()
-    expect(real, op, names[0], "a real matrix [N, D]", describe(z))
+    expect(real, op, names[0], "a real matrix [N, D]", z)
     kind = f"{str(z.dtype).removeprefix('torch.')} on {z.device}"
     for argument, t, shape in ((names[1], other, (len(z), None)), (names[2], matrix, (other.shape[-1], z.shape[1]))):
         fits = t.ndim == 2 and all(want in (None, n) for want, n in zip(shape, t.shape, strict=True))
         sizes = ", ".join("M" if n is None else str(n) for n in shape)
-        expect(fits and t.dtype == z.dtype and t.device == z.device, op, argument, f"({sizes}) {kind}", describe(t))
+        expect(fits and t.dtype == z.dtype and t.device == z.device, op, argument, f"({sizes}) {kind}", t)
 
 
 @accepts_arrays
@@ -337,7 +346,7 @@ def ladmm_shrink(z: Tensor, arg: Tensor, w: Tensor, tau: float | Tensor, inplace
     _factors(op, z, arg, w, ("z", "arg", "w"))
     tau = _row(tau, z, op, "tau")
     if not inplace:
-        return LadmmShrink.apply(z, arg, w, tau)
+        return LadmmShrink.call(z, arg, w, tau)
     _shrink_inplace(z, arg, w, tau)
     return z
 
@@ -385,5 +394,5 @@ def ladmm_step(
         q, arg = out
         _step_inplace(z, a, x, q, e, dual, arg, *parameters, code)
         return q, e, dual, arg
-    q, e_next, dual_next, arg = LadmmStep.apply(z, a, x, e, dual, *parameters, code)
+    q, e_next, dual_next, arg = LadmmStep.call(z, a, x, e, dual, *parameters, code)
     return q, e if code == GIVEN else e_next, dual_next, arg

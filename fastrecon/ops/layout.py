@@ -65,8 +65,3 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
     expect(fits, op, argument, f"a number, ({len(x)},) or a shape that broadcasts to {tuple(x.shape)}", tuple(shape))
     inner = (1,) * (x.ndim - 1) if math.prod(shape[1:]) == 1 else tuple(x.shape[1:])
     return rows(value.reshape(shape).expand(shape[0], *inner))
-
-
-def differentiated(*tensors: Tensor) -> bool:
-    """Whether autograd must see the op; else calling the raw op saves the tens of microseconds of Function.apply."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, describe, expect
-from fastrecon.ops.layout import DTYPES, differentiated, real_dtype, rows, spread_over
+from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.function import Function
+from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
 
@@ -75,7 +76,7 @@ _step = define(
 )
 
 
-class ProxGradientStep(torch.autograd.Function):
+class ProxGradientStep(Function):
     """z, differentiable once in all inputs; the sums decide and are not differentiated."""
 
     @staticmethod
@@ -120,12 +121,11 @@ def prox_gradient_step(
     """
     op = "prox_gradient_step"
     numeric = x.is_floating_point() or x.is_complex()
-    expect(x.ndim >= 1 and numeric, op, "x", "a real or complex tensor [B, ...]", describe(x))
+    expect(x.ndim >= 1 and numeric, op, "x", "a real or complex tensor [B, ...]", x)
     same = grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device
-    expect(same, op, "grad", describe(x), describe(grad))
+    expect(same, op, "grad", x, grad)
     steps, strength = spread_over(step, x, op, "step", "> 0"), spread_over(lam, x, op, "lam")
-    call = ProxGradientStep.apply if differentiated(x, grad, steps, strength) else _step
-    z, sums = call(rows(x), rows(grad), steps, strength)
+    z, sums = ProxGradientStep.call(rows(x), rows(grad), steps, strength)
     slope, square, l1 = sums.unbind(1)
     return z.view(x.shape), slope, square, l1
 
@@ -142,10 +142,10 @@ def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
         ValueError: x is not numeric, minus is not like it, or one requires gradients.
     """
     numeric = x.ndim >= 1 and (x.is_floating_point() or x.is_complex())
-    expect(numeric, "squares", "x", "a real or complex tensor [B, ...]", describe(x))
+    expect(numeric, "squares", "x", "a real or complex tensor [B, ...]", x)
     for name, t in (("x", x), ("minus", x if minus is None else minus)):
         same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
-        expect(same, "squares", name, describe(x), describe(t))
+        expect(same, "squares", name, x, t)
         learned = torch.is_grad_enabled() and t.requires_grad
         expect(not learned, "squares", name, "no gradients asked for: detach it", "requires_grad")
     return _squares(rows(x), None if minus is None else rows(minus))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES, collapse, strength
 from fastrecon.ops.soft_threshold import soft_threshold
 from fastrecon.registry import define, extension
@@ -85,7 +86,7 @@ _bwd = define(
 )
 
 
-class ProxLp(torch.autograd.Function):
+class ProxLp(Function):
     """x [R, M, S] and lam [M] to y, differentiable once in both by the implicit function theorem."""
 
     @staticmethod
@@ -122,8 +123,8 @@ def prox_lp(x: Tensor, lam: float | Tensor, p: float) -> Tensor:
     """
     op = "prox_lp"
     expect(0 <= p <= 1, op, "p", "a number in [0, 1]", p)
-    expect(x.is_floating_point() or x.is_complex(), op, "x", "a real or complex tensor", describe(x))
+    expect(x.is_floating_point() or x.is_complex(), op, "x", "a real or complex tensor", x)
     weight = strength(lam, x, op, "lam")
     if p == 1:
         return soft_threshold(x, weight)
-    return ProxLp.apply(*collapse(x, weight, op, "lam"), float(p)).view(x.shape)
+    return ProxLp.call(*collapse(x, weight, op, "lam"), float(p)).view(x.shape)

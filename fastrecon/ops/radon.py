@@ -10,7 +10,8 @@ An Improved Algorithm for Reprojecting Rays through Pixel Images, IEEE Trans. Me
 import torch
 from torch import Tensor
 
-from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.ops.rays import Rays
 from fastrecon.registry import compiled, define
@@ -86,7 +87,7 @@ _adjoint = define(
 )
 
 
-class Radon(torch.autograd.Function):
+class Radon(Function):
     """x [N, H, W] to y [N, A, D]: linear, so its derivative is the adjoint, to any order."""
 
     @staticmethod
@@ -101,10 +102,10 @@ class Radon(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_y):  # noqa: D102
-        return RadonAdjoint.apply(d_y, *ctx.saved_tensors, *ctx.size), None, None
+        return RadonAdjoint.call(d_y, *ctx.saved_tensors, *ctx.size), None, None
 
 
-class RadonAdjoint(torch.autograd.Function):
+class RadonAdjoint(Function):
     """y [N, A, D] to x [N, H, W], the adjoint of `Radon`, which is its derivative."""
 
     @staticmethod
@@ -117,12 +118,12 @@ class RadonAdjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_x):  # noqa: D102
-        return Radon.apply(d_x, *ctx.saved_tensors), None, None, None, None
+        return Radon.call(d_x, *ctx.saved_tensors), None, None, None, None
 
 
 def _check(op: str, argument: str, t: Tensor, shape: tuple[int, int], rays: Rays) -> None:
     fits = t.ndim == 4 and tuple(t.shape[2:]) == shape and t.dtype in REAL
-    expect(fits, op, argument, f"float32 or float64 [B, C, {shape[0]}, {shape[1]}]", describe(t))
+    expect(fits, op, argument, f"float32 or float64 [B, C, {shape[0]}, {shape[1]}]", t)
     expect(rays.lines.device == t.device, op, "rays", f"rays on {t.device}", rays.lines.device)
 
 
@@ -141,7 +142,7 @@ def radon(x: Tensor, rays: Rays) -> Tensor:
         ValueError: shapes, types or devices do not fit.
     """
     _check("radon", "x", x, rays.size, rays)
-    y = Radon.apply(x.flatten(0, 1), rays.lines, rays.axis)
+    y = Radon.call(x.flatten(0, 1), rays.lines, rays.axis)
     return y.view(*x.shape[:2], *rays.axis.shape)
 
 
@@ -160,5 +161,5 @@ def radon_adjoint(y: Tensor, rays: Rays) -> Tensor:
         ValueError: shapes, types or devices do not fit.
     """
     _check("radon_adjoint", "y", y, (rays.axis.shape[0], rays.axis.shape[1]), rays)
-    x = RadonAdjoint.apply(y.flatten(0, 1), rays.lines, rays.axis, *rays.size)
+    x = RadonAdjoint.call(y.flatten(0, 1), rays.lines, rays.axis, *rays.size)
     return x.view(*y.shape[:2], *rays.size)

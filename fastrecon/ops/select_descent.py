@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, describe, expect, per_image
+from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import define, extension
 
@@ -96,7 +97,7 @@ _shrink = define(
 )
 
 
-class SelectDescent(torch.autograd.Function):
+class SelectDescent(Function):
     """The kept candidate, differentiable in it alone: the choice itself is not differentiated."""
 
     @staticmethod
@@ -114,7 +115,7 @@ class SelectDescent(torch.autograd.Function):
         return *_select_bwd(d_x, *ctx.saved_tensors), None, None
 
 
-class ShrinkEps(torch.autograd.Function):
+class ShrinkEps(Function):
     """The smoothed gradient and the next radius, differentiable in the last one: a product of factors gamma."""
 
     @staticmethod
@@ -156,12 +157,12 @@ def select_descent(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[
         ValueError: shapes, types or devices do not fit.
     """
     op = "select_descent"
-    expect(u.ndim >= 1, op, "u", "[B, ...]", describe(u))
-    expect(v.shape == u.shape and v.dtype == u.dtype and v.device == u.device, op, "v", describe(u), describe(v))
+    expect(u.ndim >= 1, op, "u", "[B, ...]", u)
+    expect(v.shape == u.shape and v.dtype == u.dtype and v.device == u.device, op, "v", u, v)
     for argument, phi in (("phi_u", phi_u), ("phi_v", phi_v)):
         fits = phi.shape == u.shape[:1] and phi.is_floating_point() and phi.device == u.device
-        expect(fits, op, argument, f"real ({u.shape[0]},) on {u.device}", describe(phi))
-    x, took_u = SelectDescent.apply(_rows(u), _rows(v), phi_u, phi_v)
+        expect(fits, op, argument, f"real ({u.shape[0]},) on {u.device}", phi)
+    x, took_u = SelectDescent.call(_rows(u), _rows(v), phi_u, phi_v)
     return x.view(u.shape), took_u
 
 
@@ -187,11 +188,11 @@ def shrink_eps(
     """
     op = "shrink_eps"
     numeric = grad_f.is_floating_point() or grad_f.is_complex()
-    expect(grad_f.ndim >= 1 and numeric, op, "grad_f", "[B, ...]", describe(grad_f))
+    expect(grad_f.ndim >= 1 and numeric, op, "grad_f", "[B, ...]", grad_f)
     same = grad_r.shape == grad_f.shape and grad_r.dtype == grad_f.dtype and grad_r.device == grad_f.device
-    expect(same, op, "grad_r", describe(grad_f), describe(grad_r))
+    expect(same, op, "grad_r", grad_f, grad_r)
     expect(sigma > 0, op, "sigma", "a number > 0", sigma)
     expect(0 < gamma < 1, op, "gamma", "a number in (0, 1)", gamma)
     radius = per_image(eps, grad_f, op, "eps")
-    grad, norm, eps_next, shrunk = ShrinkEps.apply(_rows(grad_f), _rows(grad_r), radius, float(sigma), float(gamma))
+    grad, norm, eps_next, shrunk = ShrinkEps.call(_rows(grad_f), _rows(grad_r), radius, float(sigma), float(gamma))
     return grad.view(grad_f.shape), norm, eps_next, shrunk

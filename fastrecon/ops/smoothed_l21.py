@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, describe, expect, per_image
+from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import define, extension
 
@@ -75,7 +76,7 @@ _bwd = define(
 )
 
 
-class SmoothedL21(torch.autograd.Function):
+class SmoothedL21(Function):
     """Value and dual, differentiable once in g and eps."""
 
     @staticmethod
@@ -119,8 +120,8 @@ def smoothed_l21(g: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
     Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10).
     """
     op = "smoothed_l21"
-    expect(g.ndim >= 2 and g.is_floating_point(), op, "g", "real [B, C, ...]", describe(g))
+    expect(g.ndim >= 2 and g.is_floating_point(), op, "g", "real [B, C, ...]", g)
     expect(isinstance(eps, Tensor) or eps > 0, op, "eps", "a number > 0", eps)
     flat = g.contiguous().view(g.shape[0], g.shape[1], math.prod(g.shape[2:]))
-    value, dual, _ = SmoothedL21.apply(flat, per_image(eps, g, op, "eps"))
+    value, dual, _ = SmoothedL21.call(flat, per_image(eps, g, op, "eps"))
     return value, dual.view(g.shape)

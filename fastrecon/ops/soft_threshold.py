@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES, collapse, strength
 from fastrecon.registry import define, extension
 
@@ -71,7 +72,7 @@ _bwd = define(
 )
 
 
-class SoftThreshold(torch.autograd.Function):
+class SoftThreshold(Function):
     """x [R, M, S] and tau [M] to y, differentiable once in both."""
 
     @staticmethod
@@ -103,5 +104,5 @@ def soft_threshold(x: Tensor, tau: float | Tensor) -> Tensor:
         ValueError: shapes, types or devices do not fit.
     """
     op = "soft_threshold"
-    expect(x.is_floating_point() or x.is_complex(), op, "x", "a real or complex tensor", describe(x))
-    return SoftThreshold.apply(*collapse(x, strength(tau, x, op, "tau"), op, "tau")).view(x.shape)
+    expect(x.is_floating_point() or x.is_complex(), op, "x", "a real or complex tensor", x)
+    return SoftThreshold.call(*collapse(x, strength(tau, x, op, "tau"), op, "tau")).view(x.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.fidelity import LeastSquares
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import shrink_eps
@@ -198,9 +198,9 @@ class UnrolledDescent(nn.Module):
             op,
             "x0",
             f"images [{len(y)}, 1, H, W]",
-            describe(x0),
+            x0,
         )
-        expect(x0.dtype == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", describe(x0))
+        expect(x0.dtype == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", x0)
         eps = self.eps0.expand(len(x0))
         zero, never = (torch.zeros(len(x0), dtype=t, device=x0.device) for t in (torch.int64, torch.bool))
         s = State(x0, x0, eps, eps, never, self.fidelity.grad(x0, y), None, None, None, None, zero, zero, zero)

@@ -9,7 +9,7 @@ Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM (arXiv:1905.06
 Chen, Wang & Yin, Safeguarded Learned Convex Optimization (arXiv:2003.01880).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from fastrecon.operators.dictionary import Dictionary
 from fastrecon.report import TRAINED_ONLY, SplittingReport
 from fastrecon.solvers.descent import positive, raw_from
 from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Weights, distance
+from fastrecon.solvers.ladmm_layers import LadmmLayers
 
 STABLE = 0.999  # largest |W1^T diag(beta) A| that `project` leaves: below 1, as L1 > beta |A|^2 asks of LADMM
 
@@ -86,9 +87,16 @@ class DLADMM(SplitProblem):
         w2 = positive(self.raw_w2).unbind() if self.b is None else [p / self.classical.l2 for p in self.scaled_w2]
         return [Weights(*rows) for rows in zip(w1, tau1, beta, w2, tau2, strict=True)]
 
-    def states(self, x: Tensor) -> Iterator[Splitting]:
-        """The state after each layer, differentiable, for x [N, m]: what losses take."""
-        return self.chain(x, self.weights())
+    def states(self, x: Tensor, last: bool = False) -> list[Splitting]:
+        """The state after each layer, or only after the `last`, differentiable, for x [N, m]: what losses take."""
+        if self.b is not None:
+            states = list(self.chain(x, self.weights()))
+            return states[-1:] if last else states
+        x = self.checked(x)
+        vectors = map(positive, (self.raw_tau1, self.raw_beta, self.raw_w2, self.raw_tau2))
+        found = LadmmLayers.apply(x, self.a.atoms, self.classical.l1, self.e_update, last, *vectors, *self.scaled_w1)
+        rows = (found[k : k + 4] for k in range(0, len(found), 4))
+        return [Splitting(z, e, dual, az, e) for z, e, dual, az in rows]
 
     def forward(
         self, x: Tensor, safeguard: bool = False, tol: float = 1e-4, history: bool = False

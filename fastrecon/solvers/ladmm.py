@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.ladmm_step import ladmm_shrink, ladmm_step
 from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
@@ -89,18 +89,26 @@ class SplitProblem(nn.Module):
         if self.b is not None:
             m = self.a.atoms.shape[0]
             expect(e_update == "general", name, "e_update", "general for a general B", repr(e_update))
-            expect(self.b.atoms.shape[0] == m, name, "b", f"a matrix of {m} rows", describe(self.b.atoms))
+            expect(self.b.atoms.shape[0] == m, name, "b", f"a matrix of {m} rows", self.b.atoms)
         self.lam, self.e_update = float(lam), e_update
+
+    def checked(self, x: Tensor) -> Tensor:
+        """Data x [N, m], contiguous.
+
+        Raises:
+            ValueError: x does not fit A.
+        """
+        m = len(self.a.atoms)
+        fits = x.ndim == 2 and x.shape[1] == m and x.dtype == self.a.atoms.dtype and x.device == self.a.atoms.device
+        kind = f"{str(self.a.atoms.dtype).removeprefix('torch.')} on {self.a.atoms.device}"
+        expect(fits, type(self).__name__, "x", f"samples [N, {m}] {kind}", x)
+        return x.contiguous()
 
     def start(self, x: Tensor) -> Splitting:
         """Z = 0, E = 0, dual = 0 for data x [N, m]."""
-        m, d = self.a.atoms.shape
-        fits = x.ndim == 2 and x.shape[1] == m and x.dtype == self.a.atoms.dtype and x.device == self.a.atoms.device
-        kind = f"{str(self.a.atoms.dtype).removeprefix('torch.')} on {self.a.atoms.device}"
-        expect(fits, type(self).__name__, "x", f"samples [N, {m}] {kind}", describe(x))
-        zero = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        zero = torch.zeros_like(self.checked(x))
         e = zero if self.b is None else x.new_zeros(len(x), self.b.atoms.shape[1])
-        return Splitting(x.new_zeros(len(x), d), e, zero, zero, zero)
+        return Splitting(x.new_zeros(len(x), self.a.atoms.shape[1]), e, zero, zero, zero)
 
     def argument(self, s: Splitting, x: Tensor, beta: Tensor) -> Tensor:
         """dual + beta (A Z + B E - X), what the product of the Z step takes."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import describe, expect, expect_finite
+from fastrecon.checks import expect, expect_finite
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
@@ -131,7 +131,7 @@ class Lasso(nn.Module, Generic[S]):
         expect(check_every >= 1, name, "check_every", "an integer >= 1", check_every)
         x = self.operator.adjoint(y) if x0 is None else x0
         fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
-        expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", describe(x))
+        expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
         s = self.start(x, y)
         rows = [(s.objective, s.move.sqrt())] if history else []
         done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -162,7 +162,7 @@ class Lasso(nn.Module, Generic[S]):
             ValueError: they are not numeric, or hold NaN or Inf.
         """
         name = type(self).__name__
-        expect(y.is_floating_point() or y.is_complex(), name, "y", "real or complex measurements [B, ...]", describe(y))
+        expect(y.is_floating_point() or y.is_complex(), name, "y", "real or complex measurements [B, ...]", y)
         expect_finite(y, name, "finite measurements", "image")
 
     def compute(self, y: Tensor, **options: Any) -> tuple[Tensor, ProximalReport]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import MOST_TRIALS, armijo
 from fastrecon.ops.layout import real_dtype, spread_over
@@ -106,7 +106,7 @@ class SGP(Lasso[State]):
             d = self.network(x / column(lam * t.to(lam), x), grad / column(lam, x), k)
         else:
             d = self.network(x, grad)
-        expect(not d.is_complex(), "SGP", "network", "real step sizes", describe(d))
+        expect(not d.is_complex(), "SGP", "network", "real step sizes", d)
         if d.ndim == 1:
             d = column(d, x)
         low, high = self.limits

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrecon.checks import describe, expect
+from fastrecon.checks import expect
 from fastrecon.operators import Radon
 
 VIEWS = 144  # Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using CNNs
@@ -58,7 +58,7 @@ def simulate(
         filter: of the start, see `Radon.fbp`.
         geometry: other arguments of `Radon`.
     """
-    expect(image.ndim == 4, "ct", "image", "images [B, C, H, W]", describe(image))
+    expect(image.ndim == 4, "ct", "image", "images [B, C, H, W]", image)
     operator = Radon(image.shape[2:], views, **geometry)
     y = noisy(operator(image), noise, photons, seed)
     return Scan(operator, y, operator.fbp(y, filter))

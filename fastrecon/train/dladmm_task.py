@@ -86,10 +86,8 @@ class DladmmTask:
         return weighted(self._losses(x, truth), self.config.deep)
 
     def _losses(self, x: Tensor, truth: Any) -> Iterator[Tensor]:
-        solver, last = self.module.solver, self.config.layers - 1
-        for k, s in enumerate(solver.states(x)):
-            if k < last and self.config.deep == 0:
-                continue
+        solver = self.module.solver
+        for s in solver.states(x, last=self.config.deep == 0):
             if self.config.loss == "supervised":
                 yield self.error(s, truth)
             elif self.config.loss == "decibel":
