@@ -41,6 +41,10 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(ladmm_step_fwd, (int dtype, int update, Address z, Address a, Address x, Address e, Address dual, Address beta,   \
                      Address w, Address tau, Address beta_next, Address q, Address e_next, Address dual_next, Address arg,\
                      std::int64_t N, std::int64_t D, std::int64_t M))                                                 \
+  K(ladmm_iterations, (int dtype, int update, Address x, Address a, Address w1, std::int64_t matrices, double l1,      \
+                       Address tau1, Address beta, Address w2, Address tau2, Address z, Address e, Address dual,      \
+                       Address q, Address arg, std::int64_t tau1_step, std::int64_t beta_step, std::int64_t w2_step,  \
+                       std::int64_t tau2_step, std::int64_t K, std::int64_t N, std::int64_t D, std::int64_t M))       \
   K(ladmm_step_bwd, (int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z, Address a,\
                      Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,          \
                      Address tau, Address beta_next, Address d_z, Address d_a, Address d_x, Address d_e_in,           \

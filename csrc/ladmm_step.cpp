@@ -12,7 +12,9 @@ using std::int64_t;
 
 enum Update : int { kGeneral = 0, kResidual = 1, kGiven = 2 };
 
-constexpr int kSlopes = 1;        // a use of kept memory, beside the products'
+constexpr int kSlopes = 1;        // uses of kept memory, beside the products'
+constexpr int kMatrices = 2;
+constexpr int64_t kCached = 640 << 10;  // bytes of a band that stay in the second-level cache
 constexpr int64_t kRows = 32;    // rows whose derivatives are added in the working precision before double takes over
 
 // body(zero, i) for 0 <= i < n: with zero a vector while one fits, then a number. Vectors are explicit since the compiler
@@ -80,16 +82,22 @@ void minus_product(int64_t M, int64_t N, int64_t K, const T* A, const T* B, T* o
   });
 }
 
+// What follows the product arg w.
 template <typename T>
-void shrink_fwd(const T* z, const T* arg, const T* w, const T* tau, T* z_next, int64_t N, int64_t M, int64_t D) {
-  matrix_product<kByRows, kByRows>(N, D, M, arg, w, touching(D, z, z_next), [=](int64_t r, int64_t first, int64_t n, const T* p) {
+FR_INLINE auto shrinking(const T* z, const T* tau, T* z_next, int64_t D) {
+  return [=](int64_t r, int64_t first, int64_t n, const T* p) {
     const T *zr = z + r * D + first, *tr = tau + first;
     T* const out = z_next + r * D + first;
     lanes<T>(n, [=](auto zero, int64_t i) {
       using V = decltype(zero);
       put(out + i, soft<V>(get<V>(zr + i) - get<V>(p + i), get<V>(tr + i)));
     });
-  });
+  };
+}
+
+template <typename T>
+void shrink_fwd(const T* z, const T* arg, const T* w, const T* tau, T* z_next, int64_t N, int64_t M, int64_t D) {
+  matrix_product<kByRows, kByRows>(N, D, M, arg, w, touching(D, z, z_next), shrinking(z, tau, z_next, D));
 }
 
 template <typename T>
@@ -108,11 +116,11 @@ void shrink_bwd(const T* d_next, const T* z_next, const T* arg, const T* w, T* d
   minus_product<kByColumns, kByRows>(M, D, N, arg, d_z, d_w);
 }
 
+// What follows the product z a^T; unless `whole`, q is not written, nor is e_next for kResidual.
 template <int kUpdate, typename T>
-void step_fwd(const T* z, const T* a, const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau,
-              const T* beta_next, T* q, T* e_next, T* dual_next, T* arg, int64_t N, int64_t D, int64_t M) {
-  const auto touch = touching(M, x, e, dual, q, e_next, dual_next, arg);
-  matrix_product<kByRows, kByColumns>(N, M, D, z, a, touch, [=](int64_t row, int64_t first, int64_t n, const T* p) {
+FR_INLINE auto stepping(const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau, const T* beta_next,
+                        T* q, T* e_next, T* dual_next, T* arg, int64_t M, bool whole) {
+  return [=](int64_t row, int64_t first, int64_t n, const T* p) {
     const int64_t at = row * M + first;
     const T *br = beta + first, *wr = w + first, *tr = tau + first, *next_br = beta_next + first;
     lanes<T>(n, [=](auto zero, int64_t i) {
@@ -129,11 +137,68 @@ void step_fwd(const T* z, const T* a, const T* x, const T* e, const T* dual, con
         after = get<V>(e + at + i);
       }
       const V r = distance + after, next = l + b * r;
-      put(q + at + i, az);
-      if (kUpdate != kGiven) put(e_next + at + i, after);
+      if (whole) put(q + at + i, az);
+      if (kUpdate == kGeneral || (kUpdate == kResidual && whole)) put(e_next + at + i, after);
       put(dual_next + at + i, next);
       put(arg + at + i, next + get<V>(next_br + i) * r);
     });
+  };
+}
+
+template <int kUpdate, typename T>
+void step_fwd(const T* z, const T* a, const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau,
+              const T* beta_next, T* q, T* e_next, T* dual_next, T* arg, int64_t N, int64_t D, int64_t M) {
+  const auto follow = stepping<kUpdate>(x, e, dual, beta, w, tau, beta_next, q, e_next, dual_next, arg, M, true);
+  matrix_product<kByRows, kByColumns>(N, M, D, z, a, touching(M, x, e, dual, q, e_next, dual_next, arg), follow);
+}
+
+// Rows of parameters that lie `step` apart: 0 where all iterations take one.
+template <typename T>
+struct Parameters {
+  const T* first;
+  int64_t step;
+  FR_INLINE const T* operator[](int64_t k) const { return first + k * step; }
+};
+
+// K iterations in place with the matrices w1 / l1, K or 1 of them. A band of samples goes through all of them while it is in
+// the second-level cache; q, and e for kResidual, are written by the last.
+template <int kUpdate, typename T>
+void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l1, Parameters<T> tau1, Parameters<T> beta,
+                Parameters<T> w2, Parameters<T> tau2, T* z, T* e, T* dual, T* q, T* arg, int64_t K, int64_t N, int64_t D,
+                int64_t M) {
+  const int64_t panels = tiles_of(D, kPanel<T>), size = packed_size<T>(M, D), work = N * D * M;
+  Kept<T, kMatrices> packed(matrices * size + packed_size<T>(D, M));
+  T *const packed_w1 = packed.data, *const packed_a = packed_w1 + matrices * size;
+  parallel(matrices * panels, K * work / 8, [=](int64_t task) {
+    T* const own = packed_w1 + task * M * kPanel<T>;
+    pack_panel<kByRows>(reinterpret_cast<const T*>(w1[task / panels]), M, D, task % panels * kPanel<T>, own);
+    if (l1 != 1)
+      for (int64_t i = 0; i < M * kPanel<T>; ++i) own[i] /= l1;
+  });
+  pack<kByColumns>(a, D, M, K * work / 8, packed_a);
+  const auto iterate = [=](int64_t k, const auto& multiply) {
+    const int64_t next = smaller_of(k + 1, K - 1);
+    multiply(D, M, arg, packed_w1 + (matrices == 1 ? 0 : k) * size, touching(D, z), shrinking<T>(z, tau1[k], z, D));
+    const auto follow = stepping<kUpdate, T>(x, e, dual, beta[k], w2[k], tau2[k], beta[next], q, e, dual, arg, M, k + 1 == K);
+    multiply(M, D, z, packed_a, touching(M, x, dual, arg), follow);
+  };
+  const int64_t threads = threads_for(K * work);
+  if (N < threads * kMaxRows) {  // they share each product
+    for (int64_t k = 0; k < K; ++k)
+      iterate(k, [=](int64_t columns, int64_t depth, const T* A, const T* B, const auto& touch, const auto& emit) {
+        packed_product<kByRows>(N, columns, depth, A, B, touch, emit);
+      });
+    return;
+  }
+  const int64_t fitting = kCached / (int64_t(sizeof(T)) * ((kUpdate == kGeneral ? 4 : 3) * M + D));
+  const int64_t band = fitting < kMaxRows ? kMaxRows : smaller_of(kBand, fitting / kMaxRows * kMaxRows);
+  const int64_t bands = bands_of(N, threads, band), rows = tiles_of(N, bands);
+  parallel(bands, K * work / 8, [&](int64_t task) {
+    const int64_t begin = task * rows, left = smaller_of(rows, N - begin);
+    for (int64_t k = 0; k < K && left > 0; ++k)
+      iterate(k, [=](int64_t columns, int64_t depth, const T* A, const T* B, const auto& touch, const auto& emit) {
+        band_product<kByRows>(begin, left, 0, tiles_of(columns, kPanel<T>), N, columns, depth, A, B, touch, emit);
+      });
   });
 }
 
@@ -241,6 +306,20 @@ void ladmm_step_fwd(int dtype, int update, Address z, Address a, Address x, Addr
                     in<T>(beta_next), out<T>(q), out<T>(e_next), out<T>(dual_next), out<T>(arg), N, D, M)
     FASTRECON_UPDATES(update, FASTRECON_CALL)
 #undef FASTRECON_CALL
+  };
+  dtype == kFloat32 ? run(0.0f) : run(0.0);
+}
+
+void ladmm_iterations(int dtype, int update, Address x, Address a, Address w1, std::int64_t matrices, double l1, Address tau1,
+                      Address beta, Address w2, Address tau2, Address z, Address e, Address dual, Address q, Address arg,
+                      std::int64_t tau1_step, std::int64_t beta_step, std::int64_t w2_step, std::int64_t tau2_step,
+                      std::int64_t K, std::int64_t N, std::int64_t D, std::int64_t M) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const auto kernel = update == kGeneral ? iterations<kGeneral, T> : iterations<kResidual, T>;
+    kernel(in<T>(x), in<T>(a), reinterpret_cast<const Address*>(w1), matrices, T(l1), {in<T>(tau1), tau1_step},
+           {in<T>(beta), beta_step}, {in<T>(w2), w2_step}, {in<T>(tau2), tau2_step}, out<T>(z), out<T>(e), out<T>(dual),
+           out<T>(q), out<T>(arg), K, N, D, M);
   };
   dtype == kFloat32 ? run(0.0f) : run(0.0);
 }

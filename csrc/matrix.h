@@ -22,7 +22,7 @@ constexpr int kPacked = 0;                     // the use of kept memory
 
 enum Order : bool { kByRows = false, kByColumns = true };  // how a factor lies in memory
 
-// B [K, N] in panels [K, kPanel] with zeros beyond N; in columns it lies as [N, K].
+// Columns first, ... of B [K, N] as a panel [K, kPanel] with zeros beyond N; in columns it lies as [N, K].
 template <Order kB, typename T>
 __attribute__((noinline)) void pack_panel(const T* B, std::int64_t K, std::int64_t N, std::int64_t first, T* out) {
   using std::int64_t;
@@ -54,10 +54,10 @@ __attribute__((noinline)) void tile_product(int m, std::int64_t K, const T* a, s
   }
 }
 
-// Into how many bands M rows are cut, as many for each thread: those that leave the fewest tiles.
-FR_INLINE std::int64_t bands_of(std::int64_t M, std::int64_t threads) {
+// Into how many bands M rows are cut, as many for each thread and of at most `band` rows: those that leave the fewest tiles.
+FR_INLINE std::int64_t bands_of(std::int64_t M, std::int64_t threads, std::int64_t band = kBand) {
   const auto tiles = [M](std::int64_t bands) { return bands * tiles_of(tiles_of(M, bands), kMaxRows); };
-  const std::int64_t least = tiles_of(tiles_of(M, kBand), threads) * threads;
+  const std::int64_t least = tiles_of(tiles_of(M, band), threads) * threads;
   std::int64_t best = least;
   for (int more = 1; more < 4; ++more)
     if (tiles(least + more * threads) < tiles(best)) best = least + more * threads;
@@ -72,35 +72,69 @@ FR_INLINE void expect_soon(const T* p, std::int64_t n) {
   __builtin_prefetch(p + n - 1);
 }
 
-// emit(row, first column, columns, numbers) for every part of a row of A B, A [M, K] and B [K, N]. While the numbers are
-// computed, what emit will touch is fetched: touch(row, first column, columns).
-template <Order kA, Order kB, typename T, typename Touch, typename Emit>
-FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, const T* A, const T* B, const Touch& touch,
+// How much memory the panels of B [K, N] take, in numbers.
+template <typename T>
+FR_INLINE std::int64_t packed_size(std::int64_t K, std::int64_t N) {
+  return tiles_of(N, kPanel<T>) * kPanel<T> * K;
+}
+
+template <Order kB, typename T>
+FR_INLINE void pack(const T* B, std::int64_t K, std::int64_t N, std::int64_t work, T* out) {
+  parallel(tiles_of(N, kPanel<T>), work, [&](std::int64_t p) {
+    pack_panel<kB>(B, K, N, p * kPanel<T>, out + p * K * kPanel<T>);
+  });
+}
+
+// Threads for so much work, in multiplications.
+FR_INLINE std::int64_t threads_for(std::int64_t work) {
+#ifdef _OPENMP
+  return work / 8 < kParallelFrom ? 1 : omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+// emit(row, first column, columns, numbers) for every part of the rows [begin, begin + rows) of A B in the panels [from, to),
+// A [M, K] and B [K, N]. While the numbers are computed, what emit will touch is fetched: touch(row, first column, columns).
+template <Order kA, typename T, typename Touch, typename Emit>
+FR_INLINE void band_product(std::int64_t begin, std::int64_t rows, std::int64_t from, std::int64_t to, std::int64_t M,
+                            std::int64_t N, std::int64_t K, const T* A, const T* packed, const Touch& touch,
+                            const Emit& emit) {
+  using std::int64_t;
+  for (int64_t p = from; p < to; ++p)
+    split_rows(int(rows), [&](int first, int m) {
+      T tile[kMaxRows * kPanel<T>];
+      const int64_t row = begin + first, column = p * kPanel<T>, n = smaller_of(kPanel<T>, N - column);
+      for (int i = 0; i < m; ++i) touch(row + i, column, n);
+      const T* const a = A + row * (kA == kByColumns ? 1 : K);
+      tile_product<kA>(m, K, a, kA == kByColumns ? M : K, packed + p * K * kPanel<T>, tile);
+      for (int i = 0; i < m; ++i) emit(row + i, column, n, tile + i * kPanel<T>);
+    });
+}
+
+// The same for the whole product, on all threads: of B's panels.
+template <Order kA, typename T, typename Touch, typename Emit>
+FR_INLINE void packed_product(std::int64_t M, std::int64_t N, std::int64_t K, const T* A, const T* packed, const Touch& touch,
                               const Emit& emit) {
   using std::int64_t;
-  const int64_t panels = tiles_of(N, kPanel<T>), size = K * kPanel<T>, work = M * N * K / 8;
-  Kept<T, kPacked> packed(panels * size);
-  parallel(panels, work, [&](int64_t p) { pack_panel<kB>(B, K, N, p * kPanel<T>, packed.data + p * size); });
-#ifdef _OPENMP
-  const int64_t threads = work < kParallelFrom ? 1 : omp_get_max_threads();
-#else
-  const int64_t threads = 1;
-#endif
+  const int64_t work = M * N * K, threads = threads_for(work), panels = tiles_of(N, kPanel<T>);
   const bool tall = M >= threads * kMaxRows;  // else threads share the panels
   const int64_t bands = tall ? bands_of(M, threads) : 1, rows = tiles_of(M, bands);
   const int64_t shares = tall ? 1 : smaller_of(threads, panels), share = tiles_of(panels, shares);
-  parallel(bands * shares, work, [&](int64_t task) {
+  parallel(bands * shares, work / 8, [&](int64_t task) {
     const int64_t begin = task / shares * rows, from = task % shares * share;
     const int64_t left = smaller_of(rows, M - begin);  // none, of the last bands of few rows
-    for (int64_t p = from; p < smaller_of(from + share, panels); ++p)
-      split_rows(int(left), [&](int first, int m) {
-        T tile[kMaxRows * kPanel<T>];
-        const int64_t row = begin + first, column = p * kPanel<T>, n = smaller_of(kPanel<T>, N - column);
-        for (int i = 0; i < m; ++i) touch(row + i, column, n);
-        tile_product<kA>(m, K, A + row * (kA == kByColumns ? 1 : K), kA == kByColumns ? M : K, packed.data + p * size, tile);
-        for (int i = 0; i < m; ++i) emit(row + i, column, n, tile + i * kPanel<T>);
-      });
+    band_product<kA>(begin, left, from, smaller_of(from + share, panels), M, N, K, A, packed, touch, emit);
   });
+}
+
+// And of B itself.
+template <Order kA, Order kB, typename T, typename Touch, typename Emit>
+FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, const T* A, const T* B, const Touch& touch,
+                              const Emit& emit) {
+  Kept<T, kPacked> packed(packed_size<T>(K, N));
+  pack<kB>(B, K, N, M * N * K / 8, packed.data);
+  packed_product<kA>(M, N, K, A, packed.data, touch, emit);
 }
 }  // namespace
 }  // namespace FASTRECON_ISA

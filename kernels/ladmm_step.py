@@ -160,14 +160,6 @@ def ladmm_shrink_fwd(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> Tensor:
     return _shrink(z, arg, w, tau, torch.empty_like(z, memory_format=torch.contiguous_format))
 
 
-def ladmm_shrink_(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> None:
-    """Overwrites z."""
-    if not _writable(z):
-        return NotImplemented
-    _shrink(z, arg, w, tau, z)
-    return None
-
-
 def _step(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], update: int) -> None:
     q = inputs[0]
     arrays = [ready(t) for t in inputs]
@@ -189,15 +181,19 @@ def ladmm_step_fwd(
     return q, e_next, dual_next, arg
 
 
-def ladmm_step_(
-    z: Tensor, a: Tensor, x: Tensor, q: Tensor, e: Tensor, dual: Tensor, arg: Tensor, beta: Tensor, w: Tensor,
-    tau: Tensor, beta_next: Tensor, update: int,
+def ladmm_iterations_(
+    x: Tensor, a: Tensor, z: Tensor, e: Tensor, dual: Tensor, q: Tensor, arg: Tensor, w1: list[Tensor], l1: float,
+    tau1: Tensor, beta: Tensor, w2: Tensor, tau2: Tensor, iterations: int, update: int,
 ) -> None:  # fmt: skip
-    """Overwrites q, e, dual and arg."""
-    if not _writable(q, e, dual, arg):
+    """Overwrites z, e, dual, q and arg."""
+    if not _writable(z, e, dual, q, arg):
         return NotImplemented
-    torch.mm(z, a.T, out=q)
-    _step((q, x, e, dual, beta, w, tau, beta_next), (e, dual, arg), update)
+    scaled = w1 if l1 == 1 else [w / l1 for w in w1]
+    for k in range(iterations):
+        own = [p[min(k, len(p) - 1)] for p in (scaled, tau1, beta, w2, tau2)]
+        _shrink(z, arg, *own[:2], z)
+        torch.mm(z, a.T, out=q)
+        _step((q, x, e, dual, *own[2:], beta[min(k + 1, len(beta) - 1)]), (e, dual, arg), update)
     return None
 
 

@@ -104,20 +104,63 @@ def test_second_derivative_is_refused(device):
         d_z.sum().backward()
 
 
+def iterations(state, x, a, w1, l1, rows, count, update):
+    """The state z, e, dual, A z after `count` iterations by the op that runs them all."""
+    z, e, dual, q = (t.clone() for t in state)
+    arg = dual + rows[1][0] * (q + e - x)
+    code = UPDATES.index(update)
+    torch.ops.fastrecon.ladmm_iterations_(x, a, z, e, dual, q, arg, w1, l1, *rows, count, code)
+    return z, e, dual, q
+
+
+def half_steps(state, x, a, w1, l1, rows, count, update):
+    """The same, one half step after the other."""
+    z, e, dual, q = state
+    arg = dual + rows[1][0] * (q + e - x)
+    for k in range(count):
+        w, tau1, beta, w2, tau2 = (p[min(k, len(p) - 1)] for p in (w1, *rows))
+        z = ladmm_shrink(z, arg, w / l1, tau1)
+        beta_next = rows[1][min(k + 1, len(rows[1]) - 1)]
+        q, e, dual, arg = ladmm_step(z, a, x, e, dual, beta, w2, tau2, beta_next, update)
+    return z, e, dual, q
+
+
+def iterations_problem(shape, count, dtype, device):
+    """A state and the rest of the arguments; `count` is 1 for weights that all iterations share."""
+    _, m, d = shape
+    z, a, x, e, dual, *_ = (t.detach() for t in problem(shape, dtype, device))
+    w1 = [a + 0.1 * numbers(m, d, dtype=dtype, device=device, seed=k) for k in range(count)]
+    sizes = (d, m, m, m)
+    rows = [0.1 + 0.2 * numbers(count, k, dtype=dtype, device=device, seed=9 + k).abs() for k in sizes]
+    return (z, e, dual, z @ a.T), x, a, w1, 3.0 * m**0.5, rows
+
+
 @pytest.mark.parametrize("dtype", REAL, ids=str)
-@pytest.mark.parametrize("update", UPDATES)
-def test_in_place_has_the_same_bits(update, dtype, device, backend):
-    z, a, x, e, dual, *rest = (t.detach() for t in problem((37, 65, 18), dtype, device))
-    expected = [t.clone() for t in ladmm_step(z, a, x, e, dual, *rest, update)]
-    q, e, dual, arg = torch.full_like(x, torch.nan), e.clone(), dual.clone(), torch.full_like(x, torch.nan)
-    found = ladmm_step(z, a, x, e, dual, *rest, update, out=(q, arg))
-    for t, mine, target in zip(expected, found, (q, e, dual, arg), strict=True):
-        assert mine is target
-        assert torch.equal(mine, t)
-    inputs = [t.detach() for t in shrink_problem((37, 65, 18), dtype, device)]
-    expected = ladmm_shrink(*inputs)
-    assert ladmm_shrink(*inputs, inplace=True) is inputs[0]
-    assert torch.equal(inputs[0], expected)
+@pytest.mark.parametrize("update", ["general", "residual"])
+@pytest.mark.parametrize(("shape", "shared"), [((37, 65, 18), False), ((2, 33, 50), True), ((260, 70, 40), False)])
+def test_iterations_are_half_steps(shape, shared, update, dtype, device, backend):
+    inputs = iterations_problem(shape, 1 if shared else 4, dtype, device)
+    found, expected = (f(*inputs, 4, update) for f in (iterations, half_steps))
+    for u, v in zip(found, expected, strict=True):
+        # the vendor's products may round differently for memory that begins elsewhere
+        assert torch.equal(u, v) if backend == "cpu" else (u - v).norm() <= 1e-5 * v.norm()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_iterations_have_the_same_bits_in_any_batch_and_on_any_threads(threads, backend):
+    if backend != "cpu":
+        pytest.skip("the vendor's products may round differently")
+    state, x, *rest = iterations_problem((200, 64, 48), 3, torch.float32, "cpu")
+    expected = iterations(state, x, *rest, 3, "residual")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = iterations(state, x, *rest, 3, "residual")
+        alone = iterations([t[150:151] for t in state], x[150:151], *rest, 3, "residual")
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(u, v) for u, v in zip(found, expected, strict=True))
+    assert all(torch.equal(u[0], v[150]) for u, v in zip(alone, expected, strict=True))
 
 
 def test_shrink_is_soft_thresholding(device, backend):
@@ -148,10 +191,11 @@ def test_any_memory_layout(device, backend):
             for u, v in zip(ladmm_step(*inputs[:position], view, *inputs[position + 1 :]), expected, strict=True):
                 # the vendor's products may round differently for another layout
                 assert torch.equal(u, v) if backend == "cpu" else torch.allclose(u, v, rtol=1e-5), (position, name)
-    z, a, x, e, dual, *rest = inputs
-    strided = awkward_views(e)["strided"]
-    ladmm_step(z, a, x, strided, dual.clone(), *rest, out=(torch.empty_like(x), torch.empty_like(x)))
-    torch.testing.assert_close(strided, expected[1])
+    state, x, a, w1, l1, rows = iterations_problem((5, 9, 7), 2, torch.float32, device)
+    expected = iterations(state, x, a, w1, l1, rows, 2, "general")
+    (x, a), w1, rows = ([awkward_views(t)["strided"] for t in some] for some in ((x, a), w1, rows))
+    for u, v in zip(iterations(state, x, a, w1, l1, rows, 2, "general"), expected, strict=True):
+        torch.testing.assert_close(u, v)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0)], ids=str)
@@ -255,11 +299,12 @@ def test_registration_and_compilation(device):
     tau = rest[2][:3]
     opcheck(torch.ops.fastrecon.ladmm_shrink_fwd, (z, x, a, tau))
     opcheck(torch.ops.fastrecon.ladmm_shrink_bwd, (z, z, x, a))
-    opcheck(torch.ops.fastrecon.ladmm_shrink_, (z.clone(), x, a, tau))
+    state, data, atoms, w1, l1, rows = iterations_problem((4, 5, 3), 2, torch.float64, device)
+    arguments = (data, atoms, *(t.clone() for t in (*state, data)), w1, l1, *rows, 2, 0)
+    opcheck(torch.ops.fastrecon.ladmm_iterations_, arguments)
     for code, update in enumerate(UPDATES):
         opcheck(torch.ops.fastrecon.ladmm_step_fwd, (z, a, x, e, dual, *rest, code))
         for outside, learned in ((e, True), (e[:0], False)):
             inputs = (outside, outside, dual, x, z, a, x, x, e, dual, x, *rest, code, learned, learned)
             opcheck(torch.ops.fastrecon.ladmm_step_bwd, inputs)
-        opcheck(torch.ops.fastrecon.ladmm_step_, (z, a, x, x.clone(), e.clone(), dual.clone(), x.clone(), *rest, code))
         assert_compiles(lambda *t, u=update: ladmm_step(*t, u), *problem((4, 5, 3), torch.float32, device, update))

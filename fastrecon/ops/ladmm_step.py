@@ -105,19 +105,21 @@ def ladmm_step_bwd_ref(
     return d_q @ a, d_a, d_x, d_e_in, d_dual_in, d_parameters
 
 
-def ladmm_shrink_ref_(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> None:
-    """z becomes soft(z - arg w, tau)."""
-    z.copy_(ladmm_shrink_fwd_ref(z, arg, w, tau))
-
-
-def ladmm_step_ref_(
-    z: Tensor, a: Tensor, x: Tensor, q: Tensor, e: Tensor, dual: Tensor, arg: Tensor, beta: Tensor, w: Tensor,
-    tau: Tensor, beta_next: Tensor, update: int,
+def ladmm_iterations_ref_(
+    x: Tensor, a: Tensor, z: Tensor, e: Tensor, dual: Tensor, q: Tensor, arg: Tensor, w1: list[Tensor], l1: float,
+    tau1: Tensor, beta: Tensor, w2: Tensor, tau2: Tensor, iterations: int, update: int,
 ) -> None:  # fmt: skip
-    """ladmm_step_fwd into q and arg, with e and dual overwritten by their successors."""
-    found = ladmm_step_fwd_ref(z, a, x, e, dual, beta, w, tau, beta_next, update)
-    for target, value in zip((q, e, dual, arg), found, strict=True):
-        if target is not e or update != GIVEN:
+    """So many iterations, a shrinkage and a step each, in place, from arg = dual + beta_0 (q + e - x) on.
+
+    Each takes its own of the matrices w1 / l1 and of the rows of parameters [K, ...], or all take the only one; the
+    last one's penalty is its own next one. `update` is general or residual.
+    """
+    for k in range(iterations):
+        w, own_tau1, *own = (p[min(k, len(p) - 1)] for p in (w1, tau1, beta, w2, tau2))
+        own += [beta[min(k + 1, len(beta) - 1)]]
+        z.copy_(ladmm_shrink_fwd_ref(z, arg, w / l1, own_tau1))
+        found = ladmm_step_fwd_ref(z, a, x, e, dual, *own, update=update)
+        for target, value in zip((q, e, dual, arg), found, strict=True):
             target.copy_(value)
 
 
@@ -183,21 +185,15 @@ def _step_bwd_cpu(
     return d_z, d_a, d_x, d_e_in, d_dual_in, d_parameters
 
 
-def _shrink_cpu_(z, arg, w, tau):
-    if not (_has_kernel(z, arg) and z.is_contiguous()):
+def _iterations_cpu_(x, a, z, e, dual, q, arg, w1, l1, tau1, beta, w2, tau2, iterations, update):
+    state = (z, e, dual, q, arg)
+    if not (_has_kernel(z, a, x) and iterations > 0 and all(t.is_contiguous() for t in state)):
         return NotImplemented
-    compiled().ladmm_shrink_fwd(
-        DTYPES[z.dtype], *_addresses(z, *(t := _contiguous(arg, w, tau)), z), len(z), *t[1].shape
-    )  # fmt: skip
-    return None
-
-
-def _step_cpu_(z, a, x, q, e, dual, arg, beta, w, tau, beta_next, update):
-    if not (_has_kernel(z, a, x) and all(t.is_contiguous() for t in (q, e, dual, arg))):
-        return NotImplemented
-    inputs = _contiguous(z, a, x, e, dual, beta, w, tau, beta_next)
-    compiled().ladmm_step_fwd(
-        DTYPES[z.dtype], update, *_addresses(*inputs, q, e, dual, arg), *z.shape, len(a)
+    x, a, *w1 = _contiguous(x, a, *w1)
+    matrices, rows = torch.tensor(_addresses(*w1)), _contiguous(tau1, beta, w2, tau2)
+    compiled().ladmm_iterations(
+        DTYPES[z.dtype], update, *_addresses(x, a, matrices), len(w1), l1, *_addresses(*rows, *state),
+        *(p.shape[1] if len(p) > 1 else 0 for p in rows), iterations, *z.shape, len(a),
     )  # fmt: skip
     return None
 
@@ -234,18 +230,12 @@ _step_bwd = define(
     ref=ladmm_step_bwd_ref,
     cpu=_step_bwd_cpu,
 )
-_shrink_inplace = define(
-    "ladmm_shrink_(Tensor(a!) z, Tensor arg, Tensor w, Tensor tau) -> ()",
+define(
+    "ladmm_iterations_(Tensor x, Tensor a, Tensor(a!) z, Tensor(b!) e, Tensor(c!) dual, Tensor(d!) q, Tensor(e!) arg,"
+    " Tensor[] w1, float l1, Tensor tau1, Tensor beta, Tensor w2, Tensor tau2, int iterations, int update) -> ()",
     FAMILY,
-    ref=ladmm_shrink_ref_,
-    cpu=_shrink_cpu_,
-)
-_step_inplace = define(
-    "ladmm_step_(Tensor z, Tensor a, Tensor x, Tensor(a!) q, Tensor(b!) e, Tensor(c!) dual, Tensor(d!) arg,"
-    f" {_PARAMETERS}) -> ()",
-    FAMILY,
-    ref=ladmm_step_ref_,
-    cpu=_step_cpu_,
+    ref=ladmm_iterations_ref_,
+    cpu=_iterations_cpu_,
 )
 
 
@@ -326,7 +316,7 @@ def _factors(op: str, z: Tensor, other: Tensor, matrix: Tensor, names: tuple[str
 
 
 @accepts_arrays
-def ladmm_shrink(z: Tensor, arg: Tensor, w: Tensor, tau: float | Tensor, inplace: bool = False) -> Tensor:
+def ladmm_shrink(z: Tensor, arg: Tensor, w: Tensor, tau: float | Tensor) -> Tensor:
     """The Z step, arg = dual + beta r: soft(z - arg w, tau), in one pass over the product.
 
     Args:
@@ -334,7 +324,6 @@ def ladmm_shrink(z: Tensor, arg: Tensor, w: Tensor, tau: float | Tensor, inplace
         arg: [N, M].
         w: W1 [M, D].
         tau: threshold, >= 0: a number or [D].
-        inplace: whether z itself becomes the result (not differentiable).
 
     Returns:
         The new z, differentiable once in all arguments; the derivative at the threshold is taken as 0.
@@ -344,17 +333,13 @@ def ladmm_shrink(z: Tensor, arg: Tensor, w: Tensor, tau: float | Tensor, inplace
     """
     op = "ladmm_shrink"
     _factors(op, z, arg, w, ("z", "arg", "w"))
-    tau = _row(tau, z, op, "tau")
-    if not inplace:
-        return LadmmShrink.call(z, arg, w, tau)
-    _shrink_inplace(z, arg, w, tau)
-    return z
+    return LadmmShrink.call(z, arg, w, _row(tau, z, op, "tau"))
 
 
 @accepts_arrays
 def ladmm_step(
     z: Tensor, a: Tensor, x: Tensor, e: Tensor, dual: Tensor, beta: float | Tensor, w: float | Tensor,
-    tau: float | Tensor, beta_next: float | Tensor, update: str = "general", out: tuple[Tensor, Tensor] | None = None,
+    tau: float | Tensor, beta_next: float | Tensor, update: str = "general",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Everything that follows the Z step in an iteration with B = I, in one pass over the product q = A z.
 
@@ -375,7 +360,6 @@ def ladmm_step(
         tau: threshold of e, >= 0: a number or [M].
         beta_next: penalty of the next iteration's product, a number or [M].
         update: how e+ is found.
-        out: where to write q and arg, like x; e and dual are overwritten by e+ and dual+ too then (not differentiable).
 
     Returns:
         q, e+, dual+, arg, differentiable once in all arguments; the derivative at the threshold is taken as 0.
@@ -385,14 +369,10 @@ def ladmm_step(
     """
     op = "ladmm_step"
     _factors(op, z, x, a, ("z", "x", "a"))
-    _same(op, x, "x", e=e, dual=dual, **({} if out is None else {"q": out[0], "arg": out[1]}))
+    _same(op, x, "x", e=e, dual=dual)
     expect(update in UPDATES, op, "update", f"one of {', '.join(UPDATES)}", repr(update))
     named = {"beta": beta, "w": w, "tau": tau, "beta_next": beta_next}
     parameters = [_row(value, x, op, argument) for argument, value in named.items()]
     code = UPDATES.index(update)
-    if out is not None:
-        q, arg = out
-        _step_inplace(z, a, x, q, e, dual, arg, *parameters, code)
-        return q, e, dual, arg
     q, e_next, dual_next, arg = LadmmStep.call(z, a, x, e, dual, *parameters, code)
     return q, e if code == GIVEN else e_next, dual_next, arg

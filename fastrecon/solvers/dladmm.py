@@ -19,7 +19,7 @@ from fastrecon.checks import expect
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.report import TRAINED_ONLY, SplittingReport
 from fastrecon.solvers.descent import positive, raw_from
-from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Weights, distance
+from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Stack, Weights, distance
 from fastrecon.solvers.ladmm_layers import LadmmLayers
 
 STABLE = 0.999  # largest |W1^T diag(beta) A| that `project` leaves: below 1, as L1 > beta |A|^2 asks of LADMM
@@ -87,14 +87,23 @@ class DLADMM(SplitProblem):
         w2 = positive(self.raw_w2).unbind() if self.b is None else [p / self.classical.l2 for p in self.scaled_w2]
         return [Weights(*rows) for rows in zip(w1, tau1, beta, w2, tau2, strict=True)]
 
+    def sequence(self, iterations: int) -> list[Weights]:
+        """The weights of the first layers."""
+        return self.weights()[:iterations]
+
+    def stack(self) -> Stack:
+        """The weights of all layers."""
+        vectors = (positive(p) for p in (self.raw_tau1, self.raw_beta, self.raw_w2, self.raw_tau2))
+        return Stack(list(self.scaled_w1), self.classical.l1, *vectors)
+
     def states(self, x: Tensor, last: bool = False) -> list[Splitting]:
         """The state after each layer, or only after the `last`, differentiable, for x [N, m]: what losses take."""
         if self.b is not None:
             states = list(self.chain(x, self.weights()))
             return states[-1:] if last else states
         x = self.checked(x)
-        vectors = map(positive, (self.raw_tau1, self.raw_beta, self.raw_w2, self.raw_tau2))
-        found = LadmmLayers.apply(x, self.a.atoms, self.classical.l1, self.e_update, last, *vectors, *self.scaled_w1)
+        w1, l1, *vectors = self.stack()
+        found = LadmmLayers.apply(x, self.a.atoms, l1, self.e_update, last, *vectors, *w1)
         rows = (found[k : k + 4] for k in range(0, len(found), 4))
         return [Splitting(z, e, dual, az, e) for z, e, dual, az in rows]
 
@@ -111,15 +120,14 @@ class DLADMM(SplitProblem):
             history: whether to record the certificate after every layer.
         """
         with torch.no_grad():
-            weights = self.weights()
             rows = [] if history else None
             accepted: Tensor | int = self.layers
             if safeguard:
                 s, accepted = self._safeguarded(x, 0.1, rows)
             elif rows is None:
-                s = self.run(x, weights)
+                s = self.run(x, self.layers)
             else:
-                s = self.recorded(x, weights, rows)
+                s = self.recorded(x, self.weights(), rows)
             return s, self.report(s, x, self.layers, accepted, tol, TRAINED_ONLY, rows)
 
     @torch.no_grad()
@@ -142,7 +150,7 @@ class DLADMM(SplitProblem):
         if safeguard:
             s, accepted = self._safeguarded(x, delta, None)
         else:
-            s = self.run(x, self.weights())
+            s = self.run(x, self.layers)
         return self.classical.solve(x, s, tol, max_iterations, self.layers, accepted, progress)
 
     def _safeguarded(self, x: Tensor, delta: float, rows: list[dict[str, Tensor]] | None) -> tuple[Splitting, Tensor]:

@@ -9,6 +9,7 @@ Source: Lin, Liu & Su, Linearized Alternating Direction Method with Adaptive Pen
 Lin, Differentiable Linearized ADMM (arXiv:1905.06179), eq. (3).
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from fastrecon.checks import expect
 from fastrecon.operators.dictionary import Dictionary
-from fastrecon.ops.ladmm_step import ladmm_shrink, ladmm_step
+from fastrecon.ops.ladmm_step import UPDATES, ladmm_shrink, ladmm_step
 from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
 
 E_UPDATES = ("general", "residual")
@@ -69,6 +70,19 @@ class Weights(NamedTuple):
     tau2: Tensor
 
 
+class Stack(NamedTuple):
+    """Weights of all iterations with B = I: w1 and rows of tau1 [., 1 or d], beta, w2, tau2 [., 1 or m], of each
+    iteration or one for all; w1 has to be divided by l1.
+    """
+
+    w1: list[Tensor]
+    l1: float
+    tau1: Tensor
+    beta: Tensor
+    w2: Tensor
+    tau2: Tensor
+
+
 class SplitProblem(nn.Module):
     """min lam |Z|_1 + |E|_1 subject to X = A Z + B E: one iteration with given weights, and the certificate.
 
@@ -106,9 +120,9 @@ class SplitProblem(nn.Module):
 
     def start(self, x: Tensor) -> Splitting:
         """Z = 0, E = 0, dual = 0 for data x [N, m]."""
-        zero = torch.zeros_like(self.checked(x))
-        e = zero if self.b is None else x.new_zeros(len(x), self.b.atoms.shape[1])
-        return Splitting(x.new_zeros(len(x), self.a.atoms.shape[1]), e, zero, zero, zero)
+        dual, az, be = (torch.zeros_like(self.checked(x)) for _ in range(3))
+        e = be if self.b is None else x.new_zeros(len(x), self.b.atoms.shape[1])
+        return Splitting(x.new_zeros(len(x), self.a.atoms.shape[1]), e, dual, az, be)
 
     def argument(self, s: Splitting, x: Tensor, beta: Tensor) -> Tensor:
         """dual + beta (A Z + B E - X), what the product of the Z step takes."""
@@ -127,31 +141,41 @@ class SplitProblem(nn.Module):
         be, _, dual, arg = ladmm_step(e, self.b.atoms, x, az, s.dual, w.beta, unused, unused, beta_next, "given")
         return Splitting(z, e, dual, az, be), arg
 
-    def chain(self, x: Tensor, weights: Sequence[Weights]) -> Iterator[Splitting]:
-        """The state after each of the iterations with these weights, from zero."""
-        s = self.start(x)
-        arg = -weights[0].beta * x
+    def chain(self, x: Tensor, weights: Sequence[Weights], s: Splitting | None = None) -> Iterator[Splitting]:
+        """The state after each of the iterations with these weights, from s or from zero."""
+        s = self.start(x) if s is None else s
+        arg = self.argument(s, x, weights[0].beta)
         for k, w in enumerate(weights):
             s, arg = self.iterate(s, x, arg, w, weights[min(k + 1, len(weights) - 1)].beta)
             yield s
 
+    def sequence(self, iterations: int) -> Sequence[Weights]:
+        """The weights of so many iterations."""
+        raise NotImplementedError
+
+    def stack(self) -> Stack:
+        """The same for B = I, stacked."""
+        raise NotImplementedError
+
     @torch.no_grad()
-    def run(self, x: Tensor, weights: Sequence[Weights]) -> Splitting:
-        """The last state of `chain`; of B = I without temporaries: five matrices are overwritten in turn."""
-        s = self.start(x)
+    def advance(self, s: Splitting, x: Tensor, iterations: int) -> Splitting:
+        """The state so many iterations after s, in whose memory it may lie."""
         if self.b is not None:
-            *_, last = self.chain(x, weights)
-            return last
-        x, dual, a = x.contiguous(), torch.zeros_like(s.dual), self.a.atoms
-        arg, q = -weights[0].beta * x, torch.empty_like(s.dual)
-        for k, w in enumerate(weights):
-            ladmm_shrink(s.z, arg, w.w1, w.tau1, inplace=True)
-            beta_next = weights[min(k + 1, len(weights) - 1)].beta
-            ladmm_step(s.z, a, x, s.e, dual, w.beta, w.w2, w.tau2, beta_next, self.e_update, out=(q, arg))
-        return Splitting(s.z, s.e, dual, q, s.e)
+            return deque(self.chain(x, self.sequence(iterations), s), maxlen=1).pop()
+        x, stack = x.contiguous(), self.stack()
+        vectors = (p.expand(-1, n) for p, n in zip(stack[2:], (s.z.shape[1], *[x.shape[1]] * 3), strict=True))
+        torch.ops.fastrecon.ladmm_iterations_(
+            x, self.a.atoms, s.z, s.e, s.dual, s.az, self.argument(s, x, stack.beta[0]), stack.w1, stack.l1, *vectors,
+            iterations, UPDATES.index(self.e_update),
+        )  # fmt: skip
+        return Splitting(s.z, s.e, s.dual, s.az, s.e)
+
+    def run(self, x: Tensor, iterations: int) -> Splitting:
+        """The state so many iterations after zero, for x [N, m]."""
+        return self.advance(self.start(x), x, iterations)
 
     def recorded(self, x: Tensor, weights: Sequence[Weights], rows: list[dict[str, Tensor]]) -> Splitting:
-        """As `run`; the certificate after every iteration is added to `rows`."""
+        """The last state of `chain`; the certificate after every iteration is added to `rows`."""
         s = self.start(x)
         for s in self.chain(x, weights):
             rows.append(self.values(s, x))
@@ -251,6 +275,14 @@ class LADMM(SplitProblem):
         """Those of every iteration."""
         return Weights(self.w1, self.tau1, self.beta, self.w2, self.tau2)
 
+    def sequence(self, iterations: int) -> Sequence[Weights]:
+        """The weights of so many iterations: always the same."""
+        return [self.weights] * iterations
+
+    def stack(self) -> Stack:
+        """The weights of every iteration."""
+        return Stack([self.w1], 1.0, self.tau1[None], self.beta[None], self.w2[None], self.tau2[None])
+
     def step(self, s: Splitting, x: Tensor) -> Splitting:
         """One iteration."""
         return self.iterate(s, x, self.argument(s, x, self.beta), self.weights, self.beta)[0]
@@ -261,9 +293,8 @@ class LADMM(SplitProblem):
     ) -> tuple[Splitting, SplittingReport]:
         """A fixed number of iterations from zero for x [N, m]; the report says whether gap <= tol max(1, objective)."""
         expect(iterations >= 1, "LADMM", "iterations", "an integer >= 1", iterations)
-        weights = [self.weights] * iterations
         rows: list[dict[str, Tensor]] | None = [] if history else None
-        s = self.run(x, weights) if rows is None else self.recorded(x, weights, rows)
+        s = self.run(x, iterations) if rows is None else self.recorded(x, self.sequence(iterations), rows)
         return s, self.report(s, x, iterations, 0, tol, f"{iterations} iterations only", rows)
 
     @torch.no_grad()
@@ -289,10 +320,8 @@ class LADMM(SplitProblem):
         for k in range(0, max_iterations, CHECK):
             if len(open_) == 0:
                 break
-            part, data = s[open_], x[open_]
-            arg = self.argument(part, data, self.beta)
-            for _ in range(CHECK):
-                part, arg = self.iterate(part, data, arg, self.weights, self.beta)
+            data = x[open_]
+            part = self.advance(s[open_], data, CHECK)
             s, found = s.put(open_, part), self.values(part, data)
             gap, count = (
                 gap.index_copy(0, open_, found["gap"]),

@@ -161,8 +161,8 @@ def _row(denoiser: PatchDenoiser, image: io.GreyImage, amount: float, seed: int)
 
     seconds: dict[str, float] = {}
     for count in ITERATIONS:
-        timed(f"LADMM {count}", lambda count=count: classical.run(patches, [classical.weights] * count).az)
-    timed(f"D-LADMM {solver.layers}", lambda: solver.run(patches, solver.weights()).az)
+        timed(f"LADMM {count}", lambda count=count: classical.run(patches, count).az)
+    timed(f"D-LADMM {solver.layers}", lambda: solver.run(patches, solver.layers).az)
     return found | seconds
 
 
