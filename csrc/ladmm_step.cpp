@@ -14,7 +14,7 @@ enum Update : int { kGeneral = 0, kResidual = 1, kGiven = 2 };
 
 constexpr int kSlopes = 1;        // uses of kept memory, beside the products'
 constexpr int kMatrices = 2;
-constexpr int64_t kCached = 640 << 10;  // bytes of a band that stay in the second-level cache
+constexpr int64_t kCached = 800 << 10;  // bytes of a band that stay in the second-level cache
 constexpr int64_t kRows = 32;    // rows whose derivatives are added in the working precision before double takes over
 
 // body(zero, i) for 0 <= i < n: with zero a vector while one fits, then a number. Vectors are explicit since the compiler
