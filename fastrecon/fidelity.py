@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.armijo import armijo
 from fastrecon.ops.layout import differentiated
 from fastrecon.ops.prox_gradient_step import squares
 
@@ -18,6 +19,8 @@ def sum_of_squares(t: Tensor) -> Tensor:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """<a_i, b_i> of every image of two real batches [B, ...]: [B], float64, in an order that does not depend on B."""
+    if a.is_cuda and not differentiated(a, b):  # two launches instead of four for each image
+        return armijo(a, b, a, 0.0, a.new_zeros(len(a), dtype=torch.float64), trials=1).slope
     return torch.stack([(p.double() * q.double()).sum() for p, q in zip(a, b, strict=True)])
 
 
