@@ -5,12 +5,13 @@ The baseline is the method as people write it: A Z is computed once a layer, eve
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from utils import DEVICES, GRAPHS, finished
 
 from fastrecon.solvers import DLADMM
 
@@ -20,13 +21,13 @@ STEP = (256, 500, 250)
 
 
 @cache
-def problem(samples: int, m: int, d: int, dtype: torch.dtype) -> tuple[DLADMM, Tensor]:
+def problem(samples: int, m: int, d: int, dtype: torch.dtype, device: str) -> tuple[DLADMM, Tensor]:
     torch.manual_seed(0)
     a = torch.randn(m, d, dtype=torch.float64)
     a = a / a.norm(dim=0)
     z, e = (torch.randn(samples, k, dtype=torch.float64) * (torch.rand(samples, k) < 0.1) for k in (d, m))
     solver = DLADMM(a, 0.4, layers=LAYERS, noise=0.01, per_row=True)
-    return solver.to(dtype), (z @ a.T + e).to(dtype)
+    return solver.to(device, dtype), (z @ a.T + e).to(device, dtype)
 
 
 def soft(v: Tensor, tau: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def ours_training(solver: DLADMM, x: Tensor) -> tuple[Tensor, Tensor]:
 def products(solver: DLADMM, x: Tensor) -> Callable[[], Any]:
     """The 30 matrix products of a forward pass, into memory that is there already."""
     weights = [w.w1.detach() for w in solver.weights()]
-    z, at = torch.randn(len(x), weights[0].shape[1]), solver.a.atoms.T
+    z, at = torch.randn(len(x), weights[0].shape[1], device=x.device), solver.a.atoms.T
     p, q = torch.empty_like(z), torch.empty_like(x)
 
     def run() -> None:
@@ -88,19 +89,22 @@ def error(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float:
 
 FORWARD = {"eager": eager, "torch.compile": compiled_eager, "fastrecon": ours}
 TRAINING = {"eager": eager, "torch.compile": compiled_eager, "fastrecon": ours_training}
+FORWARD |= dict(zip(GRAPHS, (eager, ours), strict=False))
+TRAINING |= dict(zip(GRAPHS, (eager, ours_training), strict=False))
 
 
 @pytest.mark.parametrize("implementation", [*FORWARD, "products"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("device", DEVICES)
 @torch.no_grad()
-def bench_forward(benchmark, implementation, shape):
-    solver, x = problem(*shape, torch.float32)
+def bench_forward(benchmark, implementation, shape, device):
+    solver, x = problem(*shape, torch.float32, device)
     if implementation == "products":
-        run = products(solver, x)
+        run = finished(products(solver, x), implementation, device)
     else:
-        exact = eager(*problem(*shape, torch.float64))
+        exact = eager(*problem(*shape, torch.float64, device))
         allowed = 2 * error(eager(solver, x), exact) + 1e-6
-        run = lambda: FORWARD[implementation](solver, x)  # noqa: E731
+        run = finished(partial(FORWARD[implementation], solver, x), implementation, device)
         assert error(run(), exact) <= allowed  # no timing of wrong answers
     benchmark.pedantic(run, rounds=15, warmup_rounds=3)
     samples, m, d = shape
@@ -109,9 +113,9 @@ def bench_forward(benchmark, implementation, shape):
     )
 
 
-def gradient(implementation: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def gradient(implementation: str, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     """Of the loss in all parameters."""
-    solver, x = problem(*STEP, dtype)
+    solver, x = problem(*STEP, dtype, device)
     z, e = TRAINING[implementation](solver, x)
     loss = z.square().mean() + (e - x).square().mean()
     return torch.autograd.grad(loss, list(solver.parameters()))
@@ -119,11 +123,13 @@ def gradient(implementation: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks at W1_k / L1
 @pytest.mark.parametrize("implementation", TRAINING)
-def bench_training_step(benchmark, implementation):
-    exact = gradient("eager", torch.float64)
-    allowed = 2 * error(gradient("eager", torch.float32), exact) + 1e-5
-    assert error(gradient(implementation, torch.float32), exact) <= allowed
-    benchmark.pedantic(gradient, (implementation, torch.float32), rounds=15, warmup_rounds=3)
+@pytest.mark.parametrize("device", DEVICES)
+def bench_training_step(benchmark, implementation, device):
+    exact = gradient("eager", torch.float64, device)
+    allowed = 2 * error(gradient("eager", torch.float32, device), exact) + 1e-5
+    run = finished(partial(gradient, implementation, torch.float32, device), implementation, device)
+    assert error(run(), exact) <= allowed
+    benchmark.pedantic(run, rounds=15, warmup_rounds=3)
     samples, m, d = STEP
     benchmark.extra_info.update(
         op="train_dladmm", shape=(*STEP, LAYERS), dtype="float32", flops=10 * LAYERS * samples * m * d

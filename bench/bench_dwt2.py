@@ -1,13 +1,13 @@
 """The wavelet transform and its inverse: sym4, 3 levels, against PyWavelets, ptwt and convolutions in eager PyTorch."""
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, pad
-from utils import DEVICES, error, numbers
+from utils import DEVICES, GRAPHS, error, finished, numbers
 
 from fastrecon.ops import dwt2, idwt2
 from fastrecon.ops.dwt2 import dwt2_ref, highpass
@@ -44,8 +44,8 @@ def eager_inverse(c: Tensor) -> Tensor:
         h, w = c.shape[2] >> scale, c.shape[3] >> scale
         bands = x[..., :h, :w].reshape(-1, 2, h // 2, 2, w // 2).permute(0, 1, 3, 2, 4).reshape(-1, 4, h // 2, w // 2)
         wide = conv_transpose2d(bands, k, stride=2)  # each side overlaps the other by L - 2
-        wide[..., :h, :] = wide[..., :h, :].index_add(2, torch.arange(wide.shape[2] - h), wide[..., h:, :])
-        wide[..., :w] = wide[..., :w].index_add(3, torch.arange(wide.shape[3] - w), wide[..., w:])
+        wide[..., : wide.shape[2] - h, :] += wide[..., h:, :]
+        wide[..., : wide.shape[3] - w] += wide[..., w:]
         x[..., :h, :w] = wide[..., :h, :w].roll((-s, -s), (2, 3))
     return x
 
@@ -76,42 +76,38 @@ def ptwt(x: Tensor) -> Tensor:
     return package.wavedec2(x, WAVELET, mode="periodic", level=LEVEL)
 
 
-FORWARD = {"eager": eager, "pywavelets": pywavelets, "ptwt": ptwt, "fastrecon": dwt2}
-INVERSE = {"eager": eager_inverse, "pywavelets": pywavelets_inverse, "fastrecon": idwt2}
+FORWARD = {"eager": eager, "pywavelets": pywavelets, "ptwt": ptwt, "torch.compile": eager, "fastrecon": dwt2}
+FORWARD |= dict(zip(GRAPHS, (eager, dwt2), strict=False))
+INVERSE = {"eager": eager_inverse, "pywavelets": pywavelets_inverse, "torch.compile": eager_inverse, "fastrecon": idwt2}
+INVERSE |= dict(zip(GRAPHS, (eager_inverse, idwt2), strict=False))
 SHAPES = [(1, 1, 256, 256), (16, 1, 256, 256), (1, 1, 1024, 1024)]
 
 
-def time(benchmark, run, exact, op, device, moved):
-    def call():
-        result = run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return result
-
-    if exact is not None:
-        assert error([call()], [exact]) < 1e-6  # no timing of wrong answers
-    benchmark.pedantic(call, rounds=15, warmup_rounds=3)
-    benchmark.extra_info.update(op=op, dtype="float32", bytes=moved)
+def time(benchmark, implementation, function, x, exact):
+    if x.is_cuda and implementation == "pywavelets":
+        pytest.skip("PyWavelets runs on the CPU only")
+    if implementation == "torch.compile":
+        function = torch.compile(function, dynamic=False)
+    run = finished(partial(function, x), implementation, x.device.type)
+    if implementation != "ptwt":
+        assert error([run()], [exact]) < 1e-6  # no timing of wrong answers
+    benchmark.pedantic(run, rounds=15, warmup_rounds=3)
+    benchmark.extra_info.update(op="dwt2", dtype="float32", bytes=2 * x.nbytes)
 
 
 @pytest.mark.parametrize("implementation", FORWARD)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def bench_transform(benchmark, implementation, shape, device):
-    if device == "cuda" and implementation == "pywavelets":
-        pytest.skip("PyWavelets runs on the CPU only")
     x = numbers(*shape, device=device, dtype=torch.float32)
     exact = dwt2_ref(x.flatten(0, 1).double(), lowpass(WAVELET), LEVEL).view(shape)
-    judge = None if implementation == "ptwt" else exact
-    time(benchmark, lambda: FORWARD[implementation](x), judge, "dwt2", device, 2 * x.nbytes)
+    time(benchmark, implementation, FORWARD[implementation], x, exact)
 
 
 @pytest.mark.parametrize("implementation", INVERSE)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def bench_inverse(benchmark, implementation, shape, device):
-    if device == "cuda" and implementation == "pywavelets":
-        pytest.skip("PyWavelets runs on the CPU only")
     x = numbers(*shape, device=device, dtype=torch.float32)
     c = dwt2_ref(x.flatten(0, 1).double(), lowpass(WAVELET), LEVEL).view(shape).float()
-    time(benchmark, lambda: INVERSE[implementation](c), x.double(), "dwt2", device, 2 * x.nbytes)
+    time(benchmark, implementation, INVERSE[implementation], c, x.double())

@@ -1,32 +1,38 @@
 """Trained phases of LDA in inference: K = 15 on one 256x256 image, K = 9 on 64 blocks of 33x33, sensing at 25%.
 
 eager: the network as people write it today, Algorithm 1 with the gradient of the regulariser by torch.autograd.grad.
-torch.compile: the same with the gradient written out by hand and one compiled function per phase.
+torch.compile: the same with the gradient written out by hand and one compiled function per phase. On a GPU both
+precisions are timed: float32 with exact products, and tf32, where every convolution of eager PyTorch and of
+torch.compile is rounded, and of fastrecon those of the steps.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
-from utils import GRAPHS, graphed
+from utils import DEVICES, GRAPHS, finished
 
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.solvers import LDA
 
 HALF_PASSES = 8  # of four convolutions in a phase: values at u and v, gradients at z, x and the new x
 FLOPS_PER_PIXEL = HALF_PASSES * 2 * 9 * (32 + 3 * 32 * 32)
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DTYPES = ["float32", *(["tf32"] if torch.cuda.is_available() else [])]
 
 
 @cache
-def problem(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str) -> tuple[LDA, Tensor, Tensor]:
+def problem(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: str, precision: str = "float32"
+) -> tuple[LDA, Tensor, Tensor]:
     """Network, measurements and start for a smooth image; shape is (phases, B, H, W)."""
     phases, *size = shape
     torch.manual_seed(0)
     net = LDA(BlockSensing(random_phi(272, 33 * 33, seed=0), 33), phases, tau=0.01).to(device, dtype)
+    net.regulariser.precision = precision
     x = torch.randn(size[0], 1, *size[1:], dtype=torch.float64).cumsum(2).cumsum(3)
     x = (x / x.abs().amax((1, 2, 3), keepdim=True)).to(device, dtype)
     with torch.no_grad():
@@ -128,35 +134,35 @@ IMPLEMENTATIONS: dict[str, Callable[[LDA, Tensor, Tensor], Tensor]] = {
 } | dict(zip(GRAPHS, (eager, ours), strict=False))
 
 
+@contextlib.contextmanager
+def products(dtype: str) -> Iterator[None]:
+    """Convolutions of PyTorch in TF32, if `dtype` says so."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, dtype == "tf32"
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
 @cache
-def expected(shape: tuple[int, int, int, int], device: str) -> tuple[Tensor, float]:
-    """The answer in float64, and the error of eager PyTorch in float32."""
-    with torch.no_grad():
-        exact = eager(*problem(shape, torch.float64, device))
-        return exact, ((eager(*problem(shape, torch.float32, device)) - exact).norm() / exact.norm()).item()
+def expected(shape: tuple[int, int, int, int], device: str, dtype: str) -> tuple[Tensor, float]:
+    """The answer in float64, and the error of eager PyTorch."""
+    exact = eager(*problem(shape, torch.float64, device))
+    return exact, ((eager(*problem(shape, torch.float32, device)) - exact).norm() / exact.norm()).item()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("shape", [(15, 1, 256, 256), (9, 64, 33, 33)], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
-def bench_reconstruction(benchmark, implementation, shape, device):
-    work = partial(IMPLEMENTATIONS[implementation], *problem(shape, torch.float32, device))
-    if implementation in GRAPHS:
-        if device == "cpu":
-            pytest.skip("CUDA graphs are made on a GPU")
-        with torch.no_grad():
-            work = graphed(work)
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            x = work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return x
-
-    exact, eager_error = expected(shape, device)
-    assert (run() - exact).norm() / exact.norm() <= 2 * eager_error  # no timing of wrong answers
-    benchmark.pedantic(run, rounds=7, warmup_rounds=1)
+@torch.no_grad()
+def bench_reconstruction(benchmark, implementation, shape, device, dtype):
+    if device == "cpu" and dtype == "tf32":
+        pytest.skip("TF32 is a format of GPUs")
+    work = partial(IMPLEMENTATIONS[implementation], *problem(shape, torch.float32, device, dtype))
+    with products(dtype):
+        run = finished(work, implementation, device)
+        exact, eager_error = expected(shape, device, dtype)
+        assert (run() - exact).norm() / exact.norm() <= 2 * eager_error  # no timing of wrong answers
+        benchmark.pedantic(run, rounds=7, warmup_rounds=1)
     benchmark.extra_info.update(
-        op="lda", dtype="float32", flops=FLOPS_PER_PIXEL * shape[0] * exact.numel(), bytes=8 * shape[0] * exact.numel()
+        op="lda", dtype=dtype, flops=FLOPS_PER_PIXEL * shape[0] * exact.numel(), bytes=8 * shape[0] * exact.numel()
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from utils import DEVICES, GRAPHS, finished
 
 pytest.importorskip("skimage")
 
@@ -25,8 +26,7 @@ from fastrecon.ops.radon import radon_adjoint_ref, radon_ref
 from fastrecon.ops.rays import Rays
 
 SIDE, VIEWS, DETECTORS = 512, 144, 725
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-IMPLEMENTATIONS = ["eager", "scikit-image", "astra linear", "astra strip", "fastrecon"]
+IMPLEMENTATIONS = ["eager", "scikit-image", "astra linear", "astra strip", "fastrecon", *GRAPHS]
 DIRECTIONS = ["forward", "adjoint"]
 # relative distance from the definition in float64: fastrecon is held to twice eager's; astra computes positions in
 # float32 ("linear") or has another model ("strip"), scikit-image's centre is half a pixel away
@@ -82,7 +82,7 @@ def astra(x: Tensor, direction: str, kind: str) -> Tensor:
 
 
 def chosen(implementation: str, rays: Rays, x: Tensor, direction: str) -> Callable[[], Tensor]:
-    if implementation == "eager":
+    if implementation.startswith("eager"):
         return lambda: definition(x, rays, direction)
     if implementation == "scikit-image":
         return lambda: scikit_image(x, direction)
@@ -94,20 +94,14 @@ def chosen(implementation: str, rays: Rays, x: Tensor, direction: str) -> Callab
 
 def time_projection(benchmark, implementation, geometry, batch, direction, device) -> None:
     rays, x, exact = problem(geometry, batch, direction, device)
-    function = chosen(implementation, rays, x, direction)
-
-    def run() -> Tensor:
-        result = function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return result
+    run = finished(chosen(implementation, rays, x, direction), implementation, device)
 
     def error(result: Tensor) -> float:
         return ((result - exact).norm() / exact.norm()).item()
 
     allowed = ALLOWED.get(implementation) or 2 * error(definition(x, rays, direction)) + 5e-7
     assert error(run()) <= allowed  # no timing of wrong answers
-    rounds = 15 if implementation == "fastrecon" else 3
+    rounds = 15 if implementation.startswith("fastrecon") else 3
     benchmark.pedantic(run, rounds=rounds, warmup_rounds=rounds // 5)
     ones = torch.ones(1, 1, SIDE, SIDE, dtype=torch.float64, device=x.device)
     samples = batch * (ops.radon(ones, rays)[0, 0] / rays.lines[2]).sum().item()
@@ -122,7 +116,7 @@ def time_projection(benchmark, implementation, geometry, batch, direction, devic
 @pytest.mark.parametrize("shape", [(1, SIDE, SIDE), (8, SIDE, SIDE)], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def bench_parallel(benchmark, implementation, direction, shape, device):
-    if device == "cuda" and implementation not in ("eager", "fastrecon"):
+    if device == "cuda" and not implementation.startswith(("eager", "fastrecon")):
         pytest.skip(f"{implementation} runs on the CPU")
     time_projection(benchmark, implementation, "parallel", shape[0], direction, device)
 

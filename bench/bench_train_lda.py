@@ -1,23 +1,26 @@
 """One training step of LDA: loss and all gradients, K = 9 phases, batch 16 of 33x33 at 25%.
 
 The baseline is the network as people write it today: convolutions in eager PyTorch, the gradient of the regulariser by
-autograd with create_graph=True. Peak memory is measured in a process of its own for each implementation (Linux):
+autograd with create_graph=True. Peak memory on the CPU is measured in a process of its own for each implementation
+(Linux):
 
     python bench/bench_train_lda.py fastrecon select        # prints bytes
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 from bench_lda import regulariser
 from torch import Tensor
+from utils import DEVICES, GRAPHS, finished
 
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.solvers import LDA
@@ -66,6 +69,7 @@ IMPLEMENTATIONS: dict[str, Callable[[LDA, Tensor, Tensor, bool], Tensor]] = {
     "eager": eager,
     "fastrecon": lambda solver, y, x0, select: solver(y, x0, select=select)[0],
 }
+IMPLEMENTATIONS |= dict(zip(GRAPHS, IMPLEMENTATIONS.values(), strict=False))
 
 
 def step(implementation: str, solver: LDA, x: Tensor, select: bool) -> Tensor:
@@ -77,10 +81,18 @@ def step(implementation: str, solver: LDA, x: Tensor, select: bool) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(solver.parameters()))])
 
 
-def peak_bytes(implementation: str, select: bool) -> int:
-    """Rise of a fresh process's resident memory during one step."""
+def peak_bytes(implementation: str, select: bool, device: str) -> int:
+    """Rise of the GPU's memory in use during one step, or of a fresh process's resident memory."""
+    if device == "cuda":
+        solver, x = problem(torch.float32, device=device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(implementation, solver, x, select)
+        return torch.cuda.max_memory_allocated() - before
     arguments = [sys.executable, __file__, implementation, "select" if select else "u-only"]
-    return json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(run.stdout)
 
 
 def resident(field: str) -> int:
@@ -98,20 +110,24 @@ def measure_peak(implementation: str, select: bool) -> int:
 
 
 @cache
-def expected(select: bool) -> tuple[Tensor, float]:
+def expected(select: bool, device: str) -> tuple[Tensor, float]:
     """The gradient in float64, and the error of eager PyTorch in float32."""
-    exact = step("eager", *problem(torch.float64), select)
-    return exact, ((step("eager", *problem(torch.float32), select) - exact).norm() / exact.norm()).item()
+    exact, single = (step("eager", *problem(t, device=device), select) for t in (torch.float64, torch.float32))
+    return exact, ((single - exact).norm() / exact.norm()).item()
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("select", [False, True], ids=["u-only", "select"])
-def bench_training_step(benchmark, implementation, select):
-    solver, x = problem(torch.float32)
-    exact, eager_error = expected(select)
-    error = (step(implementation, solver, x, select) - exact).norm() / exact.norm()
-    assert error <= max(2 * eager_error, 1e-5)  # no timing of wrong answers
-    benchmark.pedantic(step, (implementation, solver, x, select), rounds=7, warmup_rounds=1)
+@pytest.mark.parametrize("device", DEVICES)
+def bench_training_step(benchmark, implementation, select, device):
+    if select and implementation in GRAPHS:
+        pytest.skip("training asks the host which images took v, and computes v's derivative for them alone")
+    exact, eager_error = expected(select, device)
+    run = finished(
+        partial(step, implementation, *problem(torch.float32, device=device), select), implementation, device
+    )
+    assert (run() - exact).norm() / exact.norm() <= max(2 * eager_error, 1e-5)  # no timing of wrong answers
+    benchmark.pedantic(run, rounds=7, warmup_rounds=1)
     evaluations = 4 + (
         4 if select else 0
     )  # a tangent pass, two transposed passes and weight gradients cost about three
@@ -119,8 +135,8 @@ def bench_training_step(benchmark, implementation, select):
         op="train_lda",
         shape=(BATCH, SIDE, SIDE, PHASES, int(select)),
         dtype="float32",
-        flops=evaluations * PHASES * x.numel() * FLOPS_PER_PIXEL,
-        peak_bytes=peak_bytes(implementation, select),
+        flops=evaluations * PHASES * BATCH * SIDE**2 * FLOPS_PER_PIXEL,
+        peak_bytes=peak_bytes(implementation, select, device),
     )
 
 

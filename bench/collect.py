@@ -3,6 +3,7 @@
     python bench/collect.py                                  # every bench
     python bench/collect.py bench/bench_prox_lp.py -k 256    # arguments of pytest
     python bench/collect.py --limits                         # only what the machine can do
+    python bench/collect.py --table                          # only what the file says about fastrecon
 
 Ratios compare with eager and torch.compile in the same run: only they mean something on a shared machine. `share` is
 the time that the machine's measured copy bandwidth and matrix rate allow for the work, divided by the median.
@@ -135,12 +136,25 @@ def text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def show(rows: list[dict[str, Any]]) -> None:
+    """Prints rows, short."""
+    shown = ("op", "case", "shape", "dtype", "implementation", "median_ms", "x_eager", "x_compile", "share")
+    table = [shown, *([text(r.get(k, "")) for k in shown] for r in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(shown))]
+    print("\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table))
+
+
 def main() -> int:
     """Runs the benches, appends their rows, prints a table; the status is pytest's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=HERE / "results.csv", help="the file that rows are appended to")
     parser.add_argument("--limits", action="store_true", help="only measure the machine's own limits, and print them")
+    parser.add_argument("--table", action="store_true", help="only print the file's rows of fastrecon")
     options, pytest_arguments = parser.parse_known_args()
+    if options.table:
+        with options.csv.open(newline="") as file:
+            show([r for r in csv.DictReader(file) if r["implementation"].startswith("fastrecon")])
+        return 0
     if options.limits:
         for device in DEVICES:
             print(device_name(device))
@@ -166,10 +180,7 @@ def main() -> int:
         if new:
             writer.writeheader()
         writer.writerows({k: text(v) for k, v in r.items()} for r in rows)
-    shown = ("op", "case", "shape", "dtype", "implementation", "median_ms", "x_eager", "x_compile", "share")
-    table = [shown, *([text(r.get(k, "")) for k in shown] for r in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(shown))]
-    print("\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table))
+    show(rows)
     return status
 
 

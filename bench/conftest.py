@@ -1,8 +1,11 @@
-"""Set-up of all benches: what torch.compile says about itself is no error here."""
+"""Set-up of all benches: exact products; what torch.compile says about itself is no error here."""
 
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.backends.cudnn.allow_tf32 = False  # allowed by default: eager convolutions would have three digits in "float32"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,7 @@
 # Checks and measures the GPU engine on a CUDA machine that has torch, triton, cupy, pybind11, pytest-benchmark and nvcc.
 #
 #   bench/gpu.sh                          # all stages but the training
-#   bench/gpu.sh test                     # chosen stages: info, limits, test, ops, methods
+#   bench/gpu.sh test                     # chosen stages: info, limits, test, ops, products, methods
 #   TRAIN_DATA=photos bench/gpu.sh train  # trains and saves weights; TRAIN_ARGS adds options of `fastrecon train lda-cs`
 #
 # Every stage ends within ten minutes, needs no network and no write access to the Python environment, and leaves its log
@@ -16,7 +16,8 @@ limit=${STAGE_SECONDS:-570}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 mkdir -p "$out"
-export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+# PYTHONSAFEPATH: else the checkout, which lacks what is built, would go before the installation in $site
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
 failed=()
 
 stage() { # name, command...
@@ -55,16 +56,20 @@ export out site
 stage build bash -c build
 [ ${#failed[@]} -eq 0 ] || exit 1
 methods=(bench/bench_{lda,ista,train_lda,dladmm}.py)
-[ $# -gt 0 ] || set -- info limits test ops methods
+products=(bench/bench_{feature_gradient,block_product,ladmm_step,dwt2,radon}.py)
+ops=($(ls bench/bench_*.py | grep -vxF "$(printf '%s\n' "${methods[@]}" "${products[@]}")"))
+[ $# -gt 0 ] || set -- info limits test ops products methods
 for name; do
   case $name in
     info) stage info bash -c info ;;
     limits) stage limits python3 bench/collect.py --limits ;;
     test) TRITON_INTERPRET=0 stage test python3 -m pytest -m gpu -rs --durations=10 tests ;;
-    ops) stage ops bash -c 'bench "$@"' bench $(ls bench/bench_*.py | grep -vxF "$(printf '%s\n' "${methods[@]}")") ;;
+    ops) stage ops bash -c 'bench "$@"' bench "${ops[@]}" ;;
+    products) stage products bash -c 'bench "$@"' bench "${products[@]}" ;;
     methods) stage methods bash -c 'bench "$@"' bench "${methods[@]}" ;;
     train | --train) stage train bash -c train ;;
-    *) failed+=("$name: expected info, limits, test, ops, methods or train") ;;
+    *) failed+=("$name: expected info, limits, test, ops, products, methods or train") ;;
   esac
 done
+[ ! -s "$out/results.csv" ] || stage table python3 bench/collect.py --csv "$out/results.csv" --table
 [ ${#failed[@]} -eq 0 ] || { printf 'failed: %s\n' "${failed[@]}" >&2 && exit 1; }

@@ -179,7 +179,7 @@ class Engine:
             torch.cuda.current_stream().wait_stream(side)
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=self._pool, stream=side):  # torch's own may be of another device
                 x, report = self.model.compute(own, **options)
         return _Graph(graph, own, x, report)
 

@@ -82,7 +82,7 @@ class Reconstructor(nn.Module):
 
     def capturable(self, rigorous: bool = False, **options: Any) -> bool:
         """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
-        return not rigorous and not getattr(self.solver, "safeguard", False)
+        return not rigorous
 
     def _image(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
         x0 = self.start(y, size)

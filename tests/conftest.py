@@ -1,4 +1,4 @@
-"""Set-up of all tests: Triton's interpreter where there is no GPU, seeds, and what an op's tests run on."""
+"""Set-up of all tests: Triton's interpreter, or exact products on a GPU; seeds; what an op's tests run on."""
 
 import importlib
 import os
@@ -6,10 +6,14 @@ import os
 import pytest
 import torch
 
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    torch.backends.cudnn.allow_tf32 = False  # allowed by default: convolutions of three digits would be the judges
+else:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
 from fastrecon import registry
+
+NO_GPU = "needs a CUDA device"
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +21,16 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
-    """Every device of this machine."""
+    """The CPU, and a GPU: where there is none, its tests are counted as skipped."""
     return request.param
 
 
 @pytest.fixture
 def unwritten_is_nan():
     """Memory that an op allocates and does not write holds NaN."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # some definitions have no fixed order on a GPU
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -59,4 +63,11 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+                item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says how many tests wait for a GPU."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if NO_GPU in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} gpu tests skipped: {NO_GPU}; bench/gpu.sh runs them on one")

@@ -124,7 +124,8 @@ def test_weights_and_slack(device, backend):
     torch.testing.assert_close(s.delta, expected)
     uphill = armijo(x, 3 * grad, grad, lam, curvature)
     assert not uphill.accepted.any()
-    assert armijo(x, 3 * grad, grad, lam, curvature, slack=torch.tensor([1e9, 0.0])).accepted.tolist() == [True, False]
+    slack = torch.tensor([1e9, 0.0], device=device)
+    assert armijo(x, 3 * grad, grad, lam, curvature, slack=slack).accepted.tolist() == [True, False]
 
 
 def test_nan_is_never_accepted(device, backend):

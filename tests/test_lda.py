@@ -6,7 +6,7 @@ import torch
 from test_regulariser import plain
 from torch import Tensor
 
-from fastrecon.linesearch import backtrack
+from fastrecon.linesearch import BLIND_TRIALS, backtrack
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.registry import backends
 from fastrecon.solvers import LDA, AGDNet, GDNet
@@ -138,6 +138,32 @@ def test_safeguard_makes_bad_steps_descend():
         safe = net(y, x0, history=True)[1].history["merit"]
     assert (free.diff(dim=0) > 0).any()
     assert (safe.diff(dim=0) <= 0).all()
+
+
+def test_search_of_a_gpu_finds_the_same_steps(monkeypatch):
+    """All trials for all images, nothing asked: the bits are those of the search that asks."""
+    net = network(alpha=20.0, tau=20.0, sigma=30.0, safeguard=True)
+    y, x0 = problem(net)
+    with torch.no_grad():
+        x, report = net(y, x0)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        blind, found = net(y, x0)
+    assert report.trials.max() > 2 * net.phases
+    assert torch.equal(blind, x)
+    assert torch.equal(found.trials, report.trials)
+    assert torch.equal(found.merit, report.merit)
+
+
+def test_an_image_without_a_good_step_keeps_its_place():
+    net = network(alpha=2.0**20, tau=1.0, phases=1, safeguard=True)
+    y, x0 = problem(net)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert torch.equal(net(y, x0)[0], x0)
+    with torch.no_grad():
+        x, report = net(y, x0)
+    assert report.trials.min() > BLIND_TRIALS
+    assert (x != x0).flatten(1).any(1).all()
 
 
 def phi_eps_and_gradient(net: LDA, y: Tensor, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from utils import NoSync
 
 from fastrecon import masks
+from fastrecon.networks.unet import StepNet
 from fastrecon.operators import Blur, Fourier, Inpainting, Wavelet, gaussian_kernel
 from fastrecon.solvers import FISTA, ISTA, LDA, SGP, AGDNet, GDNet
 from fastrecon.sparse import SparseCoder
@@ -72,14 +73,16 @@ def proximal(method, kind="inpainting", **options):
     return solver, a(images(2, (16, 16))).detach(), {"iterations": 3, "history": True}
 
 
-def learned(kind=LDA, blockwise=False):
+def learned(kind=LDA, blockwise=False, safeguard=False):
     r, options = small_model(kind, blockwise), {} if blockwise else {"history": True}
+    r.solver.safeguard = safeguard
     return r, r.operator(images()).detach(), {"size": (13, 9)} | options
 
 
 CASES = {
     "lda": learned,
     "lda-blockwise": lambda: learned(blockwise=True),
+    "lda-safeguarded": lambda: learned(safeguard=True),
     "gd-net": lambda: learned(GDNet),
     "agd-net": lambda: learned(AGDNet),
     "ista": lambda: proximal(ISTA),
@@ -88,6 +91,7 @@ CASES = {
     "fista-backtracking": lambda: proximal(FISTA, rule="backtracking"),
     "sgp": lambda: proximal(SGP, "blur"),
     "sgp-network": lambda: proximal(SGP, "blur", network=bold),
+    "sgp-unet": lambda: proximal(SGP, "blur", network=StepNet(width=2, iterations=2)),
     "sgp-bonettini": lambda: proximal(SGP, network=bold, bonettini=True),
     "sgp-paper": lambda: proximal(SGP, network=bold, rule="paper"),
     "d-ladmm": lambda: (small_coder(SparseCoder), torch.rand(3, 16), {"history": True}),

@@ -80,9 +80,11 @@ def test_shrinks_where_the_gradient_is_small(shape, dtype, device, backend):
 def test_triton_kernel_shrinks_where_the_gradient_is_small(device, backend):
     grad = numbers(3, 1, 40, device=device)
     norm = grad.flatten(1).norm(dim=1)
-    _, _, eps_next, shrunk = shrink_eps(grad / 2, grad / 2, norm / torch.tensor([800, 900.1, 1000]), 1000, 0.9)
+    ratio = torch.tensor([800, 900.1, 1000], dtype=torch.float64, device=device)
+    _, _, eps_next, shrunk = shrink_eps(grad / 2, grad / 2, norm / ratio, 1000, 0.9)
     assert shrunk.tolist() == [True, False, False]
-    torch.testing.assert_close(norm / eps_next, torch.tensor([800 / 0.9, 900.1, 1000], dtype=torch.float64))
+    ratio[0] /= 0.9
+    torch.testing.assert_close(norm / eps_next, ratio)
 
 
 def test_gradient_that_vanishes_and_one_that_is_nan(device, backend):

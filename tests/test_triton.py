@@ -1,14 +1,11 @@
 """The Triton kernels against the definitions in float64, on shapes with ones and primes, and on hostile values.
 
-They run in Triton's interpreter on the CPU, or on a CUDA device if TRITON_INTERPRET=0 is set.
+They run in Triton's interpreter on the CPU, and on a GPU where there is one (unless TRITON_INTERPRET=1 is set).
 """
-
-import os
 
 import pytest
 import torch
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
 pytest.importorskip("triton", reason="triton is not installed")
 
 from fastrecon import registry
@@ -16,10 +13,14 @@ from fastrecon.kernels.sums import ordered_sum
 from fastrecon.ops.feature_gradient import PRECISIONS
 
 DEVICE = "cpu" if registry.interpreting() else "cuda"
-pytestmark = pytest.mark.skipif(
-    not registry.interpreting() and not torch.cuda.is_available(),
-    reason="TRITON_INTERPRET is off and there is no CUDA device",
-)
+pytestmark = [
+    pytest.mark.usefixtures("unwritten_is_nan"),  # what a kernel does not write is seen
+    pytest.mark.skipif(
+        not registry.interpreting() and not torch.cuda.is_available(),
+        reason="TRITON_INTERPRET is off and there is no CUDA device",
+    ),
+    *([pytest.mark.gpu] if DEVICE == "cuda" else []),
+]
 
 REAL = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 COMPLEX = [torch.complex128, torch.complex64]
@@ -27,13 +28,6 @@ SLACK = {  # a few units in the last place, since the definition may be exact by
     torch.float64: 2e-14, torch.complex128: 2e-14, torch.float32: 3e-7, torch.complex64: 3e-7,
     torch.float16: 1e-3, torch.bfloat16: 8e-3,  # the interpreter truncates to bfloat16 instead of rounding
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def empty_memory_is_nan():
-    torch.use_deterministic_algorithms(True)  # torch.empty then holds NaN: what a kernel does not write is seen
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def numbers(*shape, dtype=torch.float64, seed=0):
@@ -244,13 +238,16 @@ def test_feature_gradient(case):
 def test_public_precisions(precision):
     arguments = chain((1, 1, 4, 3), 5, 2, torch.float32, False)
     value, grad = kernel("feature_gradient_fwd")(*arguments, precision)
-    tolerance = 3e-2 if precision == "bfloat16" else 1e-5
+    # the interpreter multiplies exactly where TF32 is asked for
+    rounded = precision == "tf32" and DEVICE == "cuda"
+    tolerance = 3e-2 if precision == "bfloat16" else 4e-3 if rounded else 1e-5
     for got, expected in zip((value, grad), definition("feature_gradient_fwd")(*arguments), strict=True):
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(kernel("feature_gradient_value")(*arguments, precision), value)
     cotangents = (torch.ones_like(value), torch.ones_like(grad))
     d_x = kernel("feature_gradient_vjp")(*cotangents, *arguments, precision)[0]
-    torch.testing.assert_close(d_x, definition("feature_gradient_vjp")(*cotangents, *arguments)[0])
+    options = {"rtol": tolerance, "atol": tolerance} if rounded else {}  # derivatives never multiply in bfloat16
+    torch.testing.assert_close(d_x, definition("feature_gradient_vjp")(*cotangents, *arguments)[0], **options)
 
 
 def test_an_image_has_the_same_bits_in_any_batch():

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.block_product import block_product
 
 
 def measurements(ratio: float, n: int = 1089) -> int:
@@ -32,7 +33,7 @@ class BlockSensing(LinearOperator):
     """y = Phi x, block by block: [B, 1, H, W] -> [B, rows, cols, m], blocks and pixels in row-major order.
 
     The image is padded with zeros at the right and the bottom to whole blocks; the adjoint crops to `size`. Without
-    gradients every image is a matrix product of its own on aligned buffers, with the bits it has alone.
+    gradients every image has the bits it has alone (`ops.block_product`).
 
     Args:
         phi: sampling matrix [m, block * block]; an nn.Parameter is learned, anything else is a buffer.
@@ -98,10 +99,4 @@ class BlockSensing(LinearOperator):
 
 def product_per_image(blocks: Tensor, matrix: Tensor) -> Tensor:
     """blocks [B, rows, cols, k] times matrix [k, l]: [B, rows, cols, l]."""
-    if torch.is_grad_enabled() and (blocks.requires_grad or matrix.requires_grad):
-        return blocks @ matrix
-    out = blocks.new_empty(*blocks.shape[:3], matrix.shape[1])
-    for one, result in zip(blocks, out, strict=True):
-        # a fresh copy starts on 64 bytes like every allocation: vendor products may round differently elsewhere
-        result.copy_((one.flatten(0, 1).clone() @ matrix).view_as(result))
-    return out
+    return block_product(blocks.flatten(1, 2), matrix).unflatten(1, blocks.shape[1:3])

@@ -1,6 +1,7 @@
 """Public ops: each a definition, compiled kernels behind the torch dispatcher, and an autograd Function."""
 
 from fastrecon.ops.armijo import armijo
+from fastrecon.ops.block_product import block_product
 from fastrecon.ops.dwt2 import dwt2, idwt2
 from fastrecon.ops.feature_gradient import feature_gradient, feature_value
 from fastrecon.ops.fourier_consistency import fourier_consistency
@@ -17,6 +18,7 @@ from fastrecon.ops.soft_threshold import soft_threshold
 __all__ = [
     "Rays",
     "armijo",
+    "block_product",
     "dwt2",
     "fan_rays",
     "feature_gradient",

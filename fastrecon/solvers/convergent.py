@@ -19,11 +19,11 @@ from torch import Tensor
 
 from fastrecon.checks import expect
 from fastrecon.fidelity import inner, sum_of_squares
-from fastrecon.linesearch import backtrack
+from fastrecon.linesearch import backtrack, backtrack_blind
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.regulariser import Evaluation
 from fastrecon.report import ITERATION_LIMIT, Report
-from fastrecon.solvers.descent import State, put, row, take
+from fastrecon.solvers.descent import State, mix, put, row, take
 
 if TYPE_CHECKING:
     from fastrecon.solvers.lda import LDA
@@ -41,10 +41,13 @@ def change_of(start: Evaluation, end: Evaluation, d: Tensor) -> Tensor:
     return torch.where((by_values - by_slopes).abs() <= unit, by_slopes, by_values)
 
 
-def descend(net: "LDA", s: State, y: Tensor, alpha: Tensor, tau: Tensor) -> tuple[State, Tensor, Tensor]:
+def descend(
+    net: "LDA", s: State, y: Tensor, alpha: Tensor, tau: Tensor, ask: bool = True
+) -> tuple[State, Tensor, Tensor]:
     """One iteration at fixed eps, from first steps alpha [B] and tau [B] in float64.
 
-    Returns the state, the accepted alpha, and whether one was accepted; an image without one stays where it is.
+    Unless it may `ask` which images still search, every trial is computed for all, and there are fewer. Returns the
+    state, the accepted alpha, and whether one was accepted; an image without one stays where it is.
     """
     f, r = net.fidelity, net.regulariser
     assert s.r is not None
@@ -63,18 +66,16 @@ def descend(net: "LDA", s: State, y: Tensor, alpha: Tensor, tau: Tensor) -> tupl
         change_v = change_v.index_copy(0, which, change)
         return change <= -SUFFICIENT * step.square() * slope[which]
 
-    search = backtrack(accept, alpha)
+    search = (backtrack if ask else backtrack_blind)(accept, alpha)
     z = s.x - column(search.step, grad) * s.grad_f
     u = z - column(tau * search.step / alpha, grad) * r.grad(z, s.eps)
     at_u = r.evaluate(u, s.eps)
     change_u = f.change(s.grad_f, u - s.x) + change_of(at_x, at_u, u - s.x)
     x, took_u = select_descent(u, v, change_u, change_v)
-    took = took_u.nonzero().flatten()
-    chosen, residual = put(at_v, took, take(at_u, took)), f.residual(x, y)
+    chosen, residual = mix(took_u, at_u, at_v), f.residual(x, y)
     new = net.leave(s, x, f.grad_of(residual, x), chosen, f.value_of(residual), took_u)
     new = replace(new, merit=s.merit + torch.where(took_u, change_u, change_v), trials=s.trials + search.trials)
-    stuck = (~search.accepted).nonzero().flatten()
-    return (put(new, stuck, take(s, stuck)) if len(stuck) else new), search.step, search.accepted
+    return mix(search.accepted, new, s), search.step, search.accepted
 
 
 def first_trial(rule: str, d: Tensor, change: Tensor, last: Tensor, iteration: int) -> Tensor:

@@ -52,6 +52,11 @@ def put(s: S, which: Tensor, part: S) -> S:
     return _each(lambda t, p: t.index_copy(0, which, p), s, part)
 
 
+def mix(which: Tensor, new: S, old: S) -> S:
+    """`new` for the images where `which` [B] holds, `old` for the others."""
+    return _each(lambda a, b: torch.where(which.view(-1, *[1] * (a.ndim - 1)), a, b), new, old)
+
+
 def _each(function: Callable[..., Tensor], *parts: Any) -> Any:
     first = parts[0]
     if isinstance(first, State | Evaluation):

@@ -33,7 +33,8 @@ class LDA(UnrolledDescent):
         layers: its convolutions.
         tau: initial size of the split step.
         safeguard: whether phases without gradients search the step of v by backtracking, so that the objective
-            decreases from the first phase on and not only in rigorous mode.
+            decreases from the first phase on and not only in rigorous mode. On a GPU a phase has 16 trials, always; an
+            image that accepts none keeps its place.
         options: as for UnrolledDescent.
     """
 
@@ -84,7 +85,8 @@ class LDA(UnrolledDescent):
         s = self.enter(s)
         if self.safeguard and select and not training:
             alpha, tau = (size.double().expand(len(s.x)) for size in (a, t))
-            return convergent.descend(self, s, y, alpha, tau)[0]
+            ask = not (s.x.is_cuda or torch.compiler.is_compiling())
+            return convergent.descend(self, s, y, alpha, tau, ask)[0]
         z = s.x - a * s.grad_f
         u = z - t * r.grad(z, s.eps)
         if s.r is None or not select:
