@@ -10,7 +10,7 @@ s_l = a'_l r_l + a''_l dt_l q_l.
 Definition: fastrecon/ops/feature_gradient.py.  Maths: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
 
 Products are exact in float32, unless `precision` asks for "bfloat16", "tf32" or "tf32x3", and in float64; those with
-the image always are. With "bfloat16" the features between the launches are stored in it too, rounded once for both uses.
+the image always are. With "bfloat16" the features between launches are stored in it too, rounded once for both uses.
 """
 
 from collections.abc import Sequence
