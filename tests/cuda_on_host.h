@@ -7,6 +7,8 @@
 #include <ucontext.h>
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -15,9 +17,13 @@
 #define __device__
 #define __forceinline__ inline
 #define __shared__ static
+#define __launch_bounds__(threads)
 
 struct uint4 {
   unsigned x, y, z, w;
+};
+struct float4 {
+  float x, y, z, w;
 };
 struct Index {
   unsigned x;
@@ -124,3 +130,47 @@ inline double __shfl_xor_sync(unsigned, double value, int lanes) {
   cuda_on_host::wait_at(cuda_on_host::kWarp);
   return other;
 }
+inline float __uint_as_float(unsigned word) {
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+inline float __saturatef(float value) { return value > 0 ? (value < 1 ? value : 1.f) : 0.f; }  // 0 for NaN
+
+// Tensor cores: what kernels/tensor_core.h says, literally.
+namespace fastrecon {
+inline unsigned bfloat16(float value) {
+  unsigned word;
+  std::memcpy(&word, &value, 4);
+  return value != value ? 0x7fffu : (word + 0x7fffu + (word >> 16 & 1)) >> 16;  // to nearest, ties to even
+}
+inline unsigned pair(float first, float second) { return bfloat16(first) | bfloat16(second) << 16; }
+float first_of(unsigned), second_of(unsigned);
+
+inline void load_matrices(unsigned (&a)[4], const void* row) {
+  static const char* rows[1024];
+  if (reinterpret_cast<std::uintptr_t>(row) % 16) cuda_on_host::wait_at(cuda_on_host::kBlock);  // misaligned: to no end
+  const unsigned lane = threadIdx.x % 32, first = threadIdx.x - lane;
+  rows[threadIdx.x] = static_cast<const char*>(row);
+  cuda_on_host::wait_at(cuda_on_host::kWarp);
+  for (unsigned i = 0; i < 4; ++i) std::memcpy(&a[i], rows[first + 8 * i + lane / 4] + 4 * (lane % 4), 4);
+  cuda_on_host::wait_at(cuda_on_host::kWarp);
+}
+
+inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  static unsigned words[1024][6];
+  const unsigned lane = threadIdx.x % 32, first = threadIdx.x - lane;
+  std::memcpy(words[threadIdx.x], a, 16);
+  std::memcpy(words[threadIdx.x] + 4, b, 8);
+  cuda_on_host::wait_at(cuda_on_host::kWarp);
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (unsigned k = 0; k < 16; k += 2) {
+      const unsigned x = words[first + row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
+      const unsigned y = words[first + column * 4 + k % 8 / 2][4 + k / 8];
+      c[i] += first_of(x) * first_of(y) + second_of(x) * second_of(y);
+    }
+  }
+  cuda_on_host::wait_at(cuda_on_host::kWarp);
+}
+}  // namespace fastrecon

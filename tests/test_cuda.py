@@ -24,7 +24,7 @@ from fastrecon.operators.base import through
 from fastrecon.ops import armijo as armijo_op
 
 SOURCES = sorted(path.stem for path in nvrtc.FOLDER.glob("*.cu"))
-KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+KERNEL = re.compile(r'extern "C" __global__ (?:__launch_bounds__\(\w+\) )?void (\w+)\(([^)]*)\)')
 HERE = Path(__file__).parent
 C_TYPES = {"double": ctypes.c_double, "long long": ctypes.c_longlong}
 
@@ -52,7 +52,7 @@ class Host:
             declared, names = ", ".join(f"{t} {n}" for t, n in parameters), ", ".join(n for _, n in parameters)
             text.append(
                 f'extern "C" bool run_{kernel}(long long blocks_, bool reversed_, {declared}) {{ return cuda_on_host::'
-                f"launch(blocks_, {nvrtc.THREADS}, reversed_, [=] {{ {kernel}({names}); }}); }}"
+                f"launch(blocks_, {nvrtc.threads_of(dict(macros))}, reversed_, [=] {{ {kernel}({names}); }}); }}"
             )
         name = self.folder / re.sub(r"\W", "_", f"{source}{macros}")
         name.with_suffix(".cpp").write_text("\n".join(text))
