@@ -23,6 +23,7 @@ namespace fastrecon {
 constexpr int kLayers = LAYERS, kTiles = TILES;
 constexpr int kProducts = kLayers - 1;  // layers from features to features
 constexpr int kStrip = 32 * kTiles, kPitch = kStrip + 2;
+constexpr int kColumns = 2 * kTiles;  // of a lane
 constexpr int kTasks = (4 * kTiles + kWarps - 1) / kWarps;  // of 32 pixels and 8 channels in a row: the most of a warp
 static_assert(kThreads == 128 * kProducts && kPitch <= kThreads, "four warps for each layer");
 
@@ -37,8 +38,9 @@ __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
 // What a block computes: columns [left, left + kStrip) and of them it owns [begin, end), rows [top, bottom).
 struct Area {
-  int H, W, image, strip, left, begin, end, top, bottom;
-  __device__ Area(long long H_, long long W_, long long strips, long long band, int halo) : H(H_), W(W_) {
+  int images, H, W, image, strip, left, begin, end, top, bottom;
+  __device__ Area(long long images_, long long H_, long long W_, long long strips, long long band, int halo)
+      : images(images_), H(H_), W(W_) {
     const long long bands = (H + band - 1) / band, part = blockIdx.x / strips;
     strip = blockIdx.x % strips;
     image = part / bands;
@@ -48,25 +50,32 @@ struct Area {
     end = at_most(W, begin + kStrip - 2 * halo);
     left = begin - halo;
   }
-  __device__ bool holds(int row, int column) const { return row >= 0 && row < H && column >= 0 && column < W; }
-  __device__ bool owns(int row, int column) const {
-    return row >= top && row < bottom && column >= begin && column < end;
-  }
+  __device__ bool holds(int row) const { return row >= 0 && row < H; }
+  __device__ bool holds(int row, int column) const { return holds(row) && column >= 0 && column < W; }
+  __device__ bool owns(int row) const { return row >= top && row < bottom; }
+  __device__ bool owns(int row, int column) const { return owns(row) && column >= begin && column < end; }
   // Where chunk and column of a row lie in map `layer` of kept, in uint4.
-  __device__ long long at(int layer, long long images, int row, int chunk, int column) const {
-    return (((layer * images + image) * H + row) * 4 + chunk) * W + column;
+  __device__ long long at(int layer, int row, int chunk, int column) const {
+    return ((((long long)layer * images + image) * H + row) * 4 + chunk) * W + column;
   }
 };
 
-// A warp's share of one layer.
+// A warp's share of one layer: 16 output channels of half of the columns.
 struct Product {
-  int half, column;            // output channels 16 half, ...; columns column, ... of the strip
+  int half, column;                 // channels 16 half, ..., columns `column`, ... of the strip
+  unsigned held, owned;             // bit q: whether the image holds, the block owns column q of the lane's
   unsigned weights[3][3][2][2][2];  // [ky][kx][input channel / 16][output channel / 8]
   float sums[3][kTiles][2][4];      // of the rows above, at and below the newest input row
 
-  __device__ explicit Product(const unsigned* packed)
-      : half(warp() % 2), column(warp() / 2 % 2 * 16 * kTiles), sums{} {
+  __device__ Product(const unsigned* packed, const Area& area)
+      : half(warp() % 2), column(warp() / 2 % 2 * 16 * kTiles + lane() / 4), held(0), owned(0), sums{} {
+    for (int q = 0; q < kColumns; ++q) {
+      const int at = area.left + column + 8 * q;
+      held |= (at >= 0 && at < area.W) << q;
+      owned |= (at >= area.begin && at < area.end) << q;
+    }
     const unsigned* const own = packed + (warp() / 4 * 9 * 32 + 16 * half + lane() / 4) * 16 + lane() % 4;
+#pragma unroll
     for (int tap = 0; tap < 9; ++tap)
       for (int k = 0; k < 2; ++k)
         for (int n = 0; n < 2; ++n)
@@ -77,13 +86,12 @@ struct Product {
   // Adds an input row to the sums; sums[0] are then those of the row above it, complete.
   __device__ void take(const Row& row) {
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i)
-#pragma unroll
-      for (int k = 0; k < 8; ++k) {
-        sums[0][i][k / 4][k % 4] = sums[1][i][k / 4][k % 4];
-        sums[1][i][k / 4][k % 4] = sums[2][i][k / 4][k % 4];
-        sums[2][i][k / 4][k % 4] = 0;
-      }
+    for (int i = 0; i < 8 * kTiles; ++i) {
+      sums[0][i / 8][i / 4 % 2][i % 4] = sums[1][i / 8][i / 4 % 2][i % 4];
+      sums[1][i / 8][i / 4 % 2][i % 4] = sums[2][i / 8][i / 4 % 2][i % 4];
+      sums[2][i / 8][i / 4 % 2][i % 4] = 0;
+    }
+    const Shared from = shared(&row.at[lane() / 16][column - lane() / 4 + lane() % 16]);
 #pragma unroll
     for (int kx = 0; kx < 3; ++kx)
 #pragma unroll
@@ -91,7 +99,7 @@ struct Product {
 #pragma unroll
         for (int i = 0; i < kTiles; ++i) {
           unsigned a[4];
-          load_matrices(a, &row.at[2 * k + lane() / 16][column + 16 * i + kx + lane() % 16]);
+          load_matrices(a, from + 16 * (2 * k * kPitch + 16 * i + kx));
 #pragma unroll
           for (int s = 0; s < 3; ++s)
 #pragma unroll
@@ -99,17 +107,22 @@ struct Product {
         }
   }
 
-  // Calls f(chunk, column of the strip, word of the chunk, the two sums of the finished row) for all that are the lane's.
+  // Where the lane's word of its first column lies in a row; chunk n and column q of the lane's are n rows of 16 bytes and
+  // q times 128 bytes on.
+  __device__ unsigned* word(Row& row) const {
+    return reinterpret_cast<unsigned*>(&row.at[2 * half][column + 1]) + lane() % 4;
+  }
+  __device__ long long word(const Area& area, int layer, int row) const {
+    return 4 * area.at(layer, row, 2 * half, area.left + column) + lane() % 4;
+  }
+
+  // Calls f(n, q, the two sums of the finished row) for every word of the lane's.
   template <typename F>
   __device__ void each(F f) {
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i)
+    for (int q = 0; q < kColumns; ++q)
 #pragma unroll
-      for (int g = 0; g < 2; ++g)
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-          f(2 * half + n, column + 16 * i + 8 * g + lane() / 4, lane() % 4, sums[0][i][n][2 * g],
-            sums[0][i][n][2 * g + 1]);
+      for (int n = 0; n < 2; ++n) f(n, q, sums[0][q / 2][n][q % 2 * 2], sums[0][q / 2][n][q % 2 * 2 + 1]);
   }
 };
 
@@ -137,10 +150,10 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
   __shared__ float4 kernel[9][8];     // first
   __shared__ float pixels[4][kPitch];
   __shared__ float squares[2][2][kStrip];  // sums over 16 channels of the last layer
-  const Area area(H, W, strips, band, kProducts);
+  const Area area(images, H, W, strips, band, kProducts);
   const int layer = warp() / 4, last = kProducts - 1;
-  const float delta = delta_, scale = 0.5f / delta, radius = eps[area.image];
-  Product product(weights);
+  const float delta = delta_, scale = 0.5f / delta;
+  Product product(weights, area);
   auto pixel = [&](int row) {
     const int column = area.left - 1 + int(threadIdx.x);
     return area.holds(row, column) ? x[(area.image * H + row) * W + column] : 0.f;
@@ -157,23 +170,24 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
   const int steps = area.bottom - area.top + 3 * kLayers - 2;
   for (int step = 0; step < steps; ++step) {
     const int now = step & 1, before = now ^ 1, source = start + step, out = source - 2 - 2 * layer;
-    const float next = threadIdx.x < kPitch ? pixel(source + 2) : 0.f;  // on its way while the others work
-    if (layer == last && out - 1 >= area.top) {  // the row of the step before, with both halves of its channels
+    const float newest = threadIdx.x < kPitch ? pixel(source + 2) : 0.f;  // on its way while the others work
+    if (layer == last && area.owns(out - 1)) {  // the row of the step before, with both halves of its channels
+      const float radius = eps[area.image];
       double share = 0;
-      float inverse[2 * kTiles];
+      float inverse[kColumns];
 #pragma unroll
-      for (int i = 0; i < 2 * kTiles; ++i) {
-        const int at = product.column + 8 * i + lane() / 4;
-        const float norm = square_root(squares[before][0][at] + squares[before][1][at]);
-        inverse[i] = 1 / at_least(radius, norm);
-        if (lane() % 4 == 0 && area.owns(out - 1, area.left + at)) share += smoothed_norm(norm, radius);
+      for (int q = 0; q < kColumns; ++q) {
+        const int at = product.column + 8 * q;
+        const float square = squares[before][0][at] + squares[before][1][at], root = rsqrtf(square);
+        inverse[q] = at_most(1 / radius, root);
+        if (lane() % 4 == 0 && product.owned >> q & 1)
+          share += root > 1 / radius ? square / (2 * radius) : square * root - radius / 2;
       }
-      if (BACK) product.each([&](int chunk, int at, int word, float& a, float& b) {
-        const int column = area.left + at;
-        const float f = inverse[(at - product.column) / 8];
-        if (area.owns(out - 1, column))
-          kept[4 * area.at(last + 1, images, out - 1, chunk, column) + word] = pair(a * f, b * f);
-      });
+      unsigned* const to = kept + product.word(area, last + 1, out - 1);
+      if (BACK)
+        product.each([&](int n, int q, float& a, float& b) {
+          if (product.owned >> q & 1) to[n * 4 * W + 32 * q] = pair(a * inverse[q], b * inverse[q]);
+        });
       share = warp_sum(share);
       if (product.half == 0 && lane() == 0)
         rows[(area.image * H + out - 1) * 2 * strips + 2 * area.strip + warp() / 2 % 2] = share;
@@ -182,10 +196,11 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
 #pragma unroll 1
     for (int turn = 0; turn < 2; ++turn) {
       if ((turn ^ layer) & 1) {
+#pragma unroll 1
         for (int task = warp(); task < 4 * kTiles; task += kWarps) {
           const int chunk = task % 4, at = task / 4 * 32 + lane(), column = area.left + at;
           float t[8] = {}, slope[8];
-#pragma unroll
+#pragma unroll 3
           for (int tap = 0; tap < 9; ++tap) {
             const float p = pixels[(source + tap / 3 - 1) & 3][at + tap % 3];
 #pragma unroll
@@ -204,42 +219,41 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
             slope[c] = a.slope;
           }
           ring[0][now].at[chunk][at + 1] = area.holds(source, column) ? chunk_of(t) : uint4{};
-          if (BACK && area.owns(source, column)) chunks[area.at(0, images, source, chunk, column)] = chunk_of(slope);
+          if (BACK && area.owns(source, column)) chunks[area.at(0, source, chunk, column)] = chunk_of(slope);
         }
       } else if (out >= area.top - (last - layer) - 2 && out < area.bottom + last - layer) {
         product.take(ring[layer][before]);
         if (layer < last) {
-          product.each([&](int chunk, int at, int word, float& a, float& b) {
-            const int column = area.left + at;
+          const unsigned held = area.holds(out) ? product.held : 0, owned = area.owns(out) ? product.owned : 0;
+          unsigned *const next = product.word(ring[layer + 1][now]),
+                          *const to = kept + product.word(area, layer + 1, out);
+          product.each([&](int n, int q, float& a, float& b) {
             const Activated one(a, delta, scale), two(b, delta, scale);
-            reinterpret_cast<unsigned*>(&ring[layer + 1][now].at[chunk][at + 1])[word] =
-                area.holds(out, column) ? pair(one.h, two.h) : 0u;
-            if (BACK && area.owns(out, column))
-              kept[4 * area.at(layer + 1, images, out, chunk, column) + word] = pair(one.slope, two.slope);
+            next[n * 4 * kPitch + 32 * q] = held >> q & 1 ? pair(one.h, two.h) : 0u;
+            if (BACK && owned >> q & 1) to[n * 4 * W + 32 * q] = pair(one.slope, two.slope);
           });
         } else {
-          float square[2 * kTiles] = {};
-          product.each([&](int, int at, int, float& a, float& b) {
-            float& sum = square[(at - product.column) / 8];
+          float square[kColumns] = {};
+          product.each([&](int, int q, float& a, float& b) {
             if (final_activation) {
               const Activated one(a, delta, scale), two(b, delta, scale);
-              sum += one.h * one.h + two.h * two.h;
+              square[q] += one.h * one.h + two.h * two.h;
               a = one.h * one.slope;
               b = two.h * two.slope;
             } else {
-              sum += a * a + b * b;
+              square[q] += a * a + b * b;
             }
           });
 #pragma unroll
-          for (int i = 0; i < 2 * kTiles; ++i) {
-            square[i] += __shfl_xor_sync(0xffffffffu, square[i], 1);
-            square[i] += __shfl_xor_sync(0xffffffffu, square[i], 2);
-            if (lane() % 4 == 0) squares[now][product.half][product.column + 8 * i + lane() / 4] = square[i];
+          for (int q = 0; q < kColumns; ++q) {
+            square[q] += __shfl_xor_sync(0xffffffffu, square[q], 1);
+            square[q] += __shfl_xor_sync(0xffffffffu, square[q], 2);
+            if (lane() % 4 == 0) squares[now][product.half][product.column + 8 * q] = square[q];
           }
         }
       }
     }
-    if (threadIdx.x < kPitch) pixels[(source + 2) & 3][threadIdx.x] = next;
+    if (threadIdx.x < kPitch) pixels[(source + 2) & 3][threadIdx.x] = newest;
     __syncthreads();
   }
 }
@@ -249,15 +263,18 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
                                                                 long long H, long long W, long long strips,
                                                                 long long band) {
   using namespace fastrecon;
-  constexpr int kLoads = (4 * kStrip + kThreads - 1) / kThreads;
   __shared__ Row ring[kLayers][2];  // cotangents, from the last layer to the first
   __shared__ float4 kernel[9][8];   // first
   __shared__ float parts[2][4][kStrip];  // the gradient's sums over 8 channels
-  const Area area(H, W, strips, band, kLayers);
+  const Area area(images, H, W, strips, band, kLayers);
   const int layer = warp() / 4;
-  Product product(weights);
+  Product product(weights, area);
   float image[kTasks][3] = {};  // sums of the rows above, at and below the newest row of cotangents
-  auto chunks = reinterpret_cast<const uint4*>(kept);
+  auto copy = [&](Row& to, int chunk, int at, int map, int row) {  // zeros from outside the image
+    const bool held = area.holds(row, area.left + at);
+    const long long from = held ? 4 * area.at(map, row, chunk, area.left + at) : 0;
+    begin_copy(shared(&to.at[chunk][at + 1]), kept + from, held);
+  };
 
   for (int i = threadIdx.x; i < int(sizeof(ring) / sizeof(uint4)); i += kThreads) (&ring[0][0].at[0][0])[i] = {};
   for (int i = threadIdx.x; i < 72; i += kThreads) (&kernel[0][0])[i] = reinterpret_cast<const float4*>(first)[i];
@@ -267,14 +284,9 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
   for (int step = 0; step < steps; ++step) {
     const int now = step & 1, before = now ^ 1, source = area.top - kLayers + step, out = source - 2 * (layer + 1);
     const int done = source - 2 * kLayers;  // the row of the gradient that this step completes
-    uint4 next[kLoads];
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int item = i * kThreads + threadIdx.x, column = area.left + item % kStrip;
-      next[i] = item < 4 * kStrip && area.holds(source, column)
-                    ? chunks[area.at(kProducts, images, source, item / kStrip, column)]
-                    : uint4{};
-    }
+#pragma unroll 1
+    for (int task = warp(); task < 4 * kTiles; task += kWarps)
+      copy(ring[0][now], task % 4, task / 4 * 32 + lane(), kProducts, source);
     if (threadIdx.x < kStrip && area.owns(done - 1, area.left + int(threadIdx.x))) {
       const auto& p = parts[before];
       const int at = threadIdx.x;
@@ -289,7 +301,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
             const int task = i * kWarps + warp(), chunk = task % 4, at = task / 4 * 32 + lane();
             if (task < 4 * kTiles) {
               float sums[3] = {image[i][1], image[i][2], 0};
-#pragma unroll
+#pragma unroll 1
               for (int kx = 0; kx < 3; ++kx) {
                 const uint4 z = ring[kProducts][before].at[chunk][at + kx];
 #pragma unroll
@@ -305,28 +317,24 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
           }
         }
       } else if (out >= area.top - (kProducts - layer) - 2 && out < area.bottom + kProducts - layer) {
-        unsigned slopes[4 * kTiles];
-        int k = 0;
-        product.each([&](int chunk, int at, int word, float&, float&) {
-          const int column = area.left + at;
-          slopes[k++] = area.holds(out, column)
-                            ? kept[4 * area.at(kProducts - 1 - layer, images, out, chunk, column) + word]
-                            : 0u;
-        });
+        Row& to = ring[layer + 1][now];  // begins as the slopes of the warp's columns and channels
+#pragma unroll 1
+        for (int i = 0; i < kTiles; ++i) {
+          const int item = 32 * i + lane();
+          copy(to, 2 * product.half + item % 2, warp() / 2 % 2 * 16 * kTiles + item / 2, kProducts - 1 - layer, out);
+        }
         product.take(ring[layer][before]);
-        k = 0;
-        product.each([&](int chunk, int at, int word, float& a, float& b) {
-          const unsigned slope = slopes[k++];
-          reinterpret_cast<unsigned*>(&ring[layer + 1][now].at[chunk][at + 1])[word] =
-              area.holds(out, area.left + at) ? pair(a * first_of(slope), b * second_of(slope)) : 0u;
+        finish_copies();
+        __syncwarp();
+        const unsigned held = area.holds(out) ? product.held : 0;
+        unsigned* const words = product.word(to);
+        product.each([&](int n, int q, float& a, float& b) {
+          unsigned& word = words[n * 4 * kPitch + 32 * q];
+          word = held >> q & 1 ? pair(a * first_of(word), b * second_of(word)) : 0u;
         });
       }
     }
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int item = i * kThreads + threadIdx.x;
-      if (item < 4 * kStrip) ring[0][now].at[item / kStrip][item % kStrip + 1] = next[i];
-    }
+    finish_copies();
     __syncthreads();
   }
 }

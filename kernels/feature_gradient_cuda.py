@@ -1,6 +1,6 @@
-"""kernels/feature_gradient_cuda.py: launches kernels/feature_gradient.cu. Definition: fastrecon/ops/feature_gradient.py.
+"""kernels/feature_gradient_cuda.py: launches feature_gradient.cu. Definition: fastrecon/ops/feature_gradient.py.
 
-It serves what the tensor cores are for: precision="bfloat16", float32 images of one channel, 2 to 5 layers of 32.
+It serves precision="bfloat16" for float32 images of one channel, and 2 to 4 layers of 32; Triton serves the rest.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from fastrecon.kernels.nvrtc import launch, tiles_of
 
 WIDTH = 32
-TILES = {2: (1, 2, 3), 3: (1, 2, 3), 4: (1, 2), 5: (1,)}  # by layers: more of them run out of registers
+TILES = {2: (1, 2, 3), 3: (1, 2, 3), 4: (1, 2)}  # by layers: more run out of registers
 LEAST_ROWS, RAMP = 8, 6  # of a band; and the rows' worth of time that it takes to fill and to drain the layers
 
 
@@ -46,7 +46,7 @@ def _processors(x: Tensor) -> int:
 
 
 def _packed(weights: Sequence[Tensor], back: bool) -> tuple[Tensor, Tensor]:
-    """(first [3, 3, 32], others [L - 1, 3, 3, out, in] in bfloat16), transposed and in reverse order for the way back."""
+    """(first [3, 3, 32], others [L - 1, 3, 3, out, in] in bfloat16); for the way back transposed, from the last."""
     first, others = weights[0][:, 0], torch.stack(tuple(weights[1:]))
     if back:
         first, others = first.flip(1, 2), others.flip(0, 3, 4).transpose(1, 2)
@@ -54,34 +54,38 @@ def _packed(weights: Sequence[Tensor], back: bool) -> tuple[Tensor, Tensor]:
     return first.permute(1, 2, 0).contiguous(), others.view(torch.int32)
 
 
-def _run(
-    kernel: str, halo: int, x: Tensor, layers: int, back: bool, arguments: Sequence[Tensor], *last: float | int
-) -> int:
-    """Launches one pass over images like x and returns its number of strips."""
-    B, _, H, W = x.shape
-    tiles, strips = _strips(W, layers, halo)
-    band = _band(H, B * strips, _processors(x))
-    macros = {"LAYERS": layers, "TILES": tiles, "THREADS": 128 * (layers - 1), "BACK": int(back)}
-    programs = B * strips * tiles_of(H, band)
-    strings = {k: str(v) for k, v in macros.items()}
-    launch("feature_gradient", kernel, programs, strings, *arguments, B, H, W, strips, band, *last)
-    return strips
+def macros(layers: int, tiles: int, back: bool) -> dict[str, str]:
+    """Those of the source."""
+    return {"LAYERS": str(layers), "TILES": str(tiles), "THREADS": str(128 * (layers - 1)), "BACK": str(int(back))}
 
 
 def _forward(
     x: Tensor, weights: Sequence[Tensor], eps: Tensor, delta: float, final_activation: bool, back: bool
 ) -> tuple[Tensor, Tensor]:
-    """Value [B], and if a way `back` follows what it needs, [L, B, H, 4, W, 4]."""
+    """Value [B] and, if a way `back` follows, words [L, B, H, 4, W, 4] of slopes and the last layer's cotangents."""
     (B, _, H, W), L = x.shape, len(weights)
-    kept = torch.empty((L, B, H, 4, W, 4) if back else (1,), dtype=torch.int32, device=x.device)  # words
-    halo = L - 1
-    rows = torch.empty(B, H, 2 * _strips(W, L, halo)[1], dtype=torch.float64, device=x.device)
-    arguments = (x, *_packed(weights, back=False), eps, kept, rows)
-    _run("chain_forward", halo, x, L, back, arguments, float(delta), int(final_activation))
+    tiles, strips = _strips(W, L, L - 1)
+    band = _band(H, B * strips, _processors(x))
+    kept = torch.empty((L, B, H, 4, W, 4) if back else (0,), dtype=torch.int32, device=x.device)
+    rows = torch.empty((B, H, 2 * strips), dtype=torch.float64, device=x.device)
+    launch(
+        "feature_gradient", "chain_forward", B * strips * tiles_of(H, band), macros(L, tiles, back),
+        x, *_packed(weights, back=False), eps, kept, rows, B, H, W, strips, band, float(delta), int(final_activation),
+    )  # fmt: skip
     value = torch.empty_like(eps)
-    macros = {"LAYERS": str(L), "TILES": "1", "THREADS": str(128 * halo), "BACK": "0"}
-    launch("feature_gradient", "chain_sum", B, macros, rows, value, rows[0].numel())
+    launch("feature_gradient", "chain_sum", B, macros(L, tiles, back), rows, value, H * 2 * strips)
     return value, kept
+
+
+def _back(weights: Sequence[Tensor], kept: Tensor, grad: Tensor) -> None:
+    """Writes the gradient [B, 1, H, W]."""
+    (B, _, H, W), L = grad.shape, len(weights)
+    tiles, strips = _strips(W, L, L)
+    band = _band(H, B * strips, _processors(grad))
+    launch(
+        "feature_gradient", "chain_back", B * strips * tiles_of(H, band), macros(L, tiles, True),
+        *_packed(weights, back=True), kept, grad, B, H, W, strips, band,
+    )  # fmt: skip
 
 
 def feature_gradient_value(
@@ -99,8 +103,7 @@ def feature_gradient_fwd(
     """Returns value [B] and gradient like x."""
     if not _supported(x, weights, precision):
         return NotImplemented
-    x = x.contiguous()
-    value, kept = _forward(x, weights, eps.contiguous(), delta, final_activation, back=True)
-    grad = torch.empty_like(x)
-    _run("chain_back", len(weights), x, len(weights), True, (*_packed(weights, back=True), kept, grad))
+    value, kept = _forward(x.contiguous(), weights, eps.contiguous(), delta, final_activation, back=True)
+    grad = x.new_empty(x.shape)
+    _back(weights, kept, grad)
     return value, grad

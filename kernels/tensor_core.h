@@ -3,7 +3,7 @@
 // Lane 4 g + t of a warp holds, of A [16, 16], B [16, 8] and C [16, 8], these words of two neighbours or numbers:
 //   a[0] A[g][2t, 2t + 1]   a[1] A[g + 8][2t, 2t + 1]   a[2] A[g][2t + 8, 2t + 9]   a[3] A[g + 8][2t + 8, 2t + 9]
 //   b[0] B[2t, 2t + 1][g]   b[1] B[2t + 8, 2t + 9][g]   c[0], c[1] C[g][2t], C[g][2t + 1]   c[2], c[3] C[g + 8][2t], ...
-// PTX ISA, "mma.m16n8k16" and "ldmatrix". Off the GPU tests/cuda_on_host.h stands in.
+// PTX ISA, "mma.m16n8k16", "ldmatrix" and "cp.async". Off the GPU tests/cuda_on_host.h stands in.
 #pragma once
 
 namespace fastrecon {
@@ -15,16 +15,29 @@ __device__ __forceinline__ unsigned pair(float first, float second) {
   return word;
 }
 
-// Four 8x8 matrices from shared memory: lane 8 i + r gives the address of row r of matrix i, 16 bytes at a multiple of 16;
-// a[i] gets the words 2t, 2t + 1 of row g of matrix i.
-__device__ __forceinline__ void load_matrices(unsigned (&a)[4], const void* row) {
-  unsigned address;
-  asm("{ .reg .u64 at; cvta.to.shared.u64 at, %1; cvt.u32.u64 %0, at; }" : "=r"(address) : "l"(row));
+// An address in shared memory, to which bytes are added.
+using Shared = unsigned;
+__device__ __forceinline__ Shared shared(const void* p) {
+  Shared address;
+  asm("{ .reg .u64 at; cvta.to.shared.u64 at, %1; cvt.u32.u64 %0, at; }" : "=r"(address) : "l"(p));
+  return address;
+}
+
+// Four 8x8 matrices: lane 8 i + r gives the address of row r of matrix i, 16 bytes at a multiple of 16; a[i] gets the words
+// 2t, 2t + 1 of row g of matrix i.
+__device__ __forceinline__ void load_matrices(unsigned (&a)[4], Shared row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(address)
+               : "r"(row)
                : "memory");
 }
+
+// Copies 16 bytes from global memory while the thread goes on, or zeros unless `any`; `finish_copies` waits for all that
+// the thread has begun.
+__device__ __forceinline__ void begin_copy(Shared to, const void* from, bool any) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(any ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void finish_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // C += A B, summed in float32.
 __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {

@@ -122,6 +122,7 @@ inline unsigned atomicAdd(unsigned* address, unsigned value) {
   *address += value;
   return before;
 }
+inline void __syncwarp() { cuda_on_host::wait_at(cuda_on_host::kWarp); }
 inline double __shfl_xor_sync(unsigned, double value, int lanes) {
   const unsigned own = threadIdx.x;
   cuda_on_host::exchanged[own] = value;
@@ -135,6 +136,7 @@ inline float __uint_as_float(unsigned word) {
   std::memcpy(&value, &word, 4);
   return value;
 }
+inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline float __saturatef(float value) { return value > 0 ? (value < 1 ? value : 1.f) : 0.f; }  // 0 for NaN
 
 // Tensor cores: what kernels/tensor_core.h says, literally.
@@ -147,11 +149,28 @@ inline unsigned bfloat16(float value) {
 inline unsigned pair(float first, float second) { return bfloat16(first) | bfloat16(second) << 16; }
 float first_of(unsigned), second_of(unsigned);
 
-inline void load_matrices(unsigned (&a)[4], const void* row) {
-  static const char* rows[1024];
+using Shared = char*;
+inline Shared shared(const void* p) { return const_cast<Shared>(static_cast<const char*>(p)); }
+
+struct Copy {
+  Shared to;
+  const void* from;
+};
+inline std::vector<Copy> copies[1024];  // not done before somebody waits for them
+inline void begin_copy(Shared to, const void* from, bool any) {
+  static const char zeros[16] = {};
+  copies[threadIdx.x].push_back({to, any ? from : zeros});
+}
+inline void finish_copies() {
+  for (const Copy& copy : copies[threadIdx.x]) std::memcpy(copy.to, copy.from, 16);
+  copies[threadIdx.x].clear();
+}
+
+inline void load_matrices(unsigned (&a)[4], Shared row) {
+  static Shared rows[1024];
   if (reinterpret_cast<std::uintptr_t>(row) % 16) cuda_on_host::wait_at(cuda_on_host::kBlock);  // misaligned: to no end
   const unsigned lane = threadIdx.x % 32, first = threadIdx.x - lane;
-  rows[threadIdx.x] = static_cast<const char*>(row);
+  rows[threadIdx.x] = row;
   cuda_on_host::wait_at(cuda_on_host::kWarp);
   for (unsigned i = 0; i < 4; ++i) std::memcpy(&a[i], rows[first + 8 * i + lane / 4] + 4 * (lane % 4), 4);
   cuda_on_host::wait_at(cuda_on_host::kWarp);
