@@ -39,13 +39,12 @@ __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 // What a block computes: columns [left, left + kStrip) and of them it owns [begin, end), rows [top, bottom).
 struct Area {
   int images, H, W, image, strip, left, begin, end, top, bottom;
-  __device__ Area(long long images_, long long H_, long long W_, long long strips, long long band, int halo)
-      : images(images_), H(H_), W(W_) {
-    const long long bands = (H + band - 1) / band, part = blockIdx.x / strips;
+  __device__ Area(int images, int H, int W, int strips, int band, int halo) : images(images), H(H), W(W) {
+    const int bands = (H + band - 1) / band, part = blockIdx.x / strips;
     strip = blockIdx.x % strips;
     image = part / bands;
     top = part % bands * band;
-    bottom = at_most<long long>(H, top + band);
+    bottom = at_most(H, top + band);
     begin = strip * (kStrip - 2 * halo);
     end = at_most(W, begin + kStrip - 2 * halo);
     left = begin - halo;
@@ -56,18 +55,23 @@ struct Area {
   __device__ bool owns(int row, int column) const { return owns(row) && column >= begin && column < end; }
   // Where chunk and column of a row lie in map `layer` of kept, in uint4.
   __device__ long long at(int layer, int row, int chunk, int column) const {
-    return ((((long long)layer * images + image) * H + row) * 4 + chunk) * W + column;
+    return (((layer * images + image) * H + row) * 4ll + chunk) * W + column;
   }
+};
+
+// The weights of the third column of taps, as the lanes read them: in registers there is no room for them.
+struct Weights {
+  uint4 at[kProducts][2][6][32];  // [layer][half][3 (input channel / 16) + ky][lane]
 };
 
 // A warp's share of one layer: 16 output channels of half of the columns.
 struct Product {
   int half, column;                 // channels 16 half, ..., columns `column`, ... of the strip
   unsigned held, owned;             // bit q: whether the image holds, the block owns column q of the lane's
-  unsigned weights[3][3][2][2][2];  // [ky][kx][input channel / 16][output channel / 8]
+  unsigned weights[2][2][3][2][2];  // [kx < 2][input channel / 16][ky][output channel / 8]
   float sums[3][kTiles][2][4];      // of the rows above, at and below the newest input row
 
-  __device__ Product(const unsigned* packed, const Area& area)
+  __device__ Product(const unsigned* packed, Weights& stored, const Area& area)
       : half(warp() % 2), column(warp() / 2 % 2 * 16 * kTiles + lane() / 4), held(0), owned(0), sums{} {
     for (int q = 0; q < kColumns; ++q) {
       const int at = area.left + column + 8 * q;
@@ -75,16 +79,21 @@ struct Product {
       owned |= (at >= area.begin && at < area.end) << q;
     }
     const unsigned* const own = packed + (warp() / 4 * 9 * 32 + 16 * half + lane() / 4) * 16 + lane() % 4;
+    unsigned last[6][4];
 #pragma unroll
-    for (int tap = 0; tap < 9; ++tap)
-      for (int k = 0; k < 2; ++k)
-        for (int n = 0; n < 2; ++n)
-          for (int word = 0; word < 2; ++word)
-            weights[tap / 3][tap % 3][k][n][word] = own[(tap * 32 + 8 * n) * 16 + 8 * k + 4 * word];
+    for (int i = 0; i < 72; ++i) {
+      const int kx = i / 24, k = i / 12 % 2, ky = i / 4 % 3, n = i / 2 % 2, word = i % 2;
+      const unsigned value = own[((3 * ky + kx) * 32 + 8 * n) * 16 + 8 * k + 4 * word];
+      if (kx < 2)
+        weights[kx][k][ky][n][word] = value;
+      else
+        last[i / 4 - 12][i % 4] = value;
+    }
+    for (int i = 0; i < 6; ++i) stored.at[warp() / 4][half][i][lane()] = {last[i][0], last[i][1], last[i][2], last[i][3]};
   }
 
   // Adds an input row to the sums; sums[0] are then those of the row above it, complete.
-  __device__ void take(const Row& row) {
+  __device__ void take(const Row& row, const Weights& stored) {
 #pragma unroll
     for (int i = 0; i < 8 * kTiles; ++i) {
       sums[0][i / 8][i / 4 % 2][i % 4] = sums[1][i / 8][i / 4 % 2][i % 4];
@@ -93,18 +102,27 @@ struct Product {
     }
     const Shared from = shared(&row.at[lane() / 16][column - lane() / 4 + lane() % 16]);
 #pragma unroll
-    for (int kx = 0; kx < 3; ++kx)
+    for (int part = 0; part < 6; ++part) {
+      const int kx = part / 2, k = part % 2;
+      unsigned b[3][2][2];
 #pragma unroll
-      for (int k = 0; k < 2; ++k)
+      for (int ky = 0; ky < 3; ++ky) {
+        const uint4 words = kx < 2 ? uint4{} : stored.at[warp() / 4][half][3 * k + ky][lane()];
+        b[ky][0][0] = kx < 2 ? weights[kx % 2][k][ky][0][0] : words.x;
+        b[ky][0][1] = kx < 2 ? weights[kx % 2][k][ky][0][1] : words.y;
+        b[ky][1][0] = kx < 2 ? weights[kx % 2][k][ky][1][0] : words.z;
+        b[ky][1][1] = kx < 2 ? weights[kx % 2][k][ky][1][1] : words.w;
+      }
 #pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          unsigned a[4];
-          load_matrices(a, from + 16 * (2 * k * kPitch + 16 * i + kx));
+      for (int i = 0; i < kTiles; ++i) {
+        unsigned a[4];
+        load_matrices(a, from + 16 * (2 * k * kPitch + 16 * i + kx));
 #pragma unroll
-          for (int s = 0; s < 3; ++s)
+        for (int s = 0; s < 3; ++s)
 #pragma unroll
-            for (int n = 0; n < 2; ++n) multiply(sums[s][i][n], a, weights[2 - s][kx][k][n]);
-        }
+          for (int n = 0; n < 2; ++n) multiply(sums[s][i][n], a, b[2 - s][n]);
+      }
+    }
   }
 
   // Where the lane's word of its first column lies in a row; chunk n and column q of the lane's are n rows of 16 bytes and
@@ -131,7 +149,7 @@ struct Activated {
   float h, slope;
   __device__ Activated(float t, float delta, float scale) {
     slope = __saturatef(t * scale + 0.5f);
-    h = delta * slope * slope + at_least(0.f, t - delta);
+    h = delta * slope * slope + positive_part(t - delta);
   }
 };
 
@@ -139,6 +157,24 @@ struct Activated {
 __device__ __forceinline__ uint4 chunk_of(const float (&v)[8]) {
   return {pair(v[0], v[1]), pair(v[2], v[3]), pair(v[4], v[5]), pair(v[6], v[7])};
 }
+
+struct Forward {
+  Row ring[kProducts][2];  // outputs of the layers but the last
+  Weights weights;
+  float4 kernel[9][8];  // first
+  float pixels[4][kPitch];
+  float squares[2][2][kStrip];  // sums over 16 channels of the last layer
+  float radius, inverse;        // eps
+  Area area;                    // here as registers are scarce
+};
+
+struct Back {
+  Row ring[kLayers][2];  // cotangents, from the last layer to the first
+  Weights weights;
+  float4 kernel[9][8];         // first
+  float parts[2][4][kStrip];  // the gradient's sums over 8 channels
+  Area area;
+};
 }  // namespace fastrecon
 
 extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
@@ -146,25 +182,29 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
     long long images, long long H, long long W, long long strips, long long band, double delta_,
     long long final_activation) {
   using namespace fastrecon;
-  __shared__ Row ring[kProducts][2];  // outputs of the layers but the last
-  __shared__ float4 kernel[9][8];     // first
-  __shared__ float pixels[4][kPitch];
-  __shared__ float squares[2][2][kStrip];  // sums over 16 channels of the last layer
-  const Area area(images, H, W, strips, band, kProducts);
-  const int layer = warp() / 4, last = kProducts - 1;
+  SHARED_MEMORY(Forward, memory);
+  const Area& area = memory.area;
+  if (threadIdx.x == 0) memory.area = Area(images, H, W, strips, band, kProducts);
+  __syncthreads();
+  constexpr int last = kProducts - 1;
+  const int layer = warp() / 4;
   const float delta = delta_, scale = 0.5f / delta;
-  Product product(weights, area);
+  Product product(weights, memory.weights, area);
   auto pixel = [&](int row) {
     const int column = area.left - 1 + int(threadIdx.x);
-    return area.holds(row, column) ? x[(area.image * H + row) * W + column] : 0.f;
+    return area.holds(row, column) ? x[(area.image * area.H + row) * (long long)area.W + column] : 0.f;
   };
   auto chunks = reinterpret_cast<uint4*>(kept);
 
-  for (int i = threadIdx.x; i < int(sizeof(ring) / sizeof(uint4)); i += kThreads) (&ring[0][0].at[0][0])[i] = {};
-  for (int i = threadIdx.x; i < 72; i += kThreads) (&kernel[0][0])[i] = reinterpret_cast<const float4*>(first)[i];
+  for (int i = threadIdx.x; i < int(sizeof(memory.ring) / sizeof(uint4)); i += kThreads) (&memory.ring[0][0].at[0][0])[i] = {};
+  for (int i = threadIdx.x; i < 72; i += kThreads) (&memory.kernel[0][0])[i] = reinterpret_cast<const float4*>(first)[i];
+  if (threadIdx.x == 0) {
+    memory.radius = eps[area.image];
+    memory.inverse = 1 / memory.radius;
+  }
   const int start = area.top - kProducts;  // the first layer's row at step 0
   for (int row = start - 1; row <= start + 1; ++row)
-    if (threadIdx.x < kPitch) pixels[row & 3][threadIdx.x] = pixel(row);
+    if (threadIdx.x < kPitch) memory.pixels[row & 3][threadIdx.x] = pixel(row);
   __syncthreads();
 
   const int steps = area.bottom - area.top + 3 * kLayers - 2;
@@ -172,25 +212,24 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
     const int now = step & 1, before = now ^ 1, source = start + step, out = source - 2 - 2 * layer;
     const float newest = threadIdx.x < kPitch ? pixel(source + 2) : 0.f;  // on its way while the others work
     if (layer == last && area.owns(out - 1)) {  // the row of the step before, with both halves of its channels
-      const float radius = eps[area.image];
-      double share = 0;
-      float inverse[kColumns];
+      float share = 0, inverse[kColumns];
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
         const int at = product.column + 8 * q;
-        const float square = squares[before][0][at] + squares[before][1][at], root = rsqrtf(square);
-        inverse[q] = at_most(1 / radius, root);
-        if (lane() % 4 == 0 && product.owned >> q & 1)
-          share += root > 1 / radius ? square / (2 * radius) : square * root - radius / 2;
+        const float square = memory.squares[before][0][at] + memory.squares[before][1][at], root = rsqrtf(square);
+        inverse[q] = at_most(memory.inverse, root);
+        const float own = inverse[q] < root ? square * inverse[q] / 2 : square * root - memory.radius / 2;
+        if (product.owned >> q & 1) share += own;
       }
       unsigned* const to = kept + product.word(area, last + 1, out - 1);
       if (BACK)
         product.each([&](int n, int q, float& a, float& b) {
-          if (product.owned >> q & 1) to[n * 4 * W + 32 * q] = pair(a * inverse[q], b * inverse[q]);
+          if (product.owned >> q & 1) to[n * 4 * area.W + 32 * q] = pair(a * inverse[q], b * inverse[q]);
         });
-      share = warp_sum(share);
-      if (product.half == 0 && lane() == 0)
-        rows[(area.image * H + out - 1) * 2 * strips + 2 * area.strip + warp() / 2 % 2] = share;
+      if (product.half == 0) {
+        const double total = warp_sum(lane() % 4 == 0 ? share : 0);
+        if (lane() == 0) rows[(area.image * area.H + out - 1) * 2 * strips + 2 * area.strip + warp() / 2 % 2] = total;
+      }
     }
     // Layers take turns at what the tensor cores do and what they do not.
 #pragma unroll 1
@@ -202,10 +241,10 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
           float t[8] = {}, slope[8];
 #pragma unroll 3
           for (int tap = 0; tap < 9; ++tap) {
-            const float p = pixels[(source + tap / 3 - 1) & 3][at + tap % 3];
+            const float p = memory.pixels[(source + tap / 3 - 1) & 3][at + tap % 3];
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
-              const float4 w = kernel[tap][2 * chunk + c];
+              const float4 w = memory.kernel[tap][2 * chunk + c];
               t[4 * c] += p * w.x;
               t[4 * c + 1] += p * w.y;
               t[4 * c + 2] += p * w.z;
@@ -218,19 +257,19 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
             t[c] = a.h;
             slope[c] = a.slope;
           }
-          ring[0][now].at[chunk][at + 1] = area.holds(source, column) ? chunk_of(t) : uint4{};
+          memory.ring[0][now].at[chunk][at + 1] = area.holds(source, column) ? chunk_of(t) : uint4{};
           if (BACK && area.owns(source, column)) chunks[area.at(0, source, chunk, column)] = chunk_of(slope);
         }
       } else if (out >= area.top - (last - layer) - 2 && out < area.bottom + last - layer) {
-        product.take(ring[layer][before]);
+        product.take(memory.ring[layer][before], memory.weights);
         if (layer < last) {
           const unsigned held = area.holds(out) ? product.held : 0, owned = area.owns(out) ? product.owned : 0;
-          unsigned *const next = product.word(ring[layer + 1][now]),
+          unsigned *const next = product.word(memory.ring[layer + 1][now]),
                           *const to = kept + product.word(area, layer + 1, out);
           product.each([&](int n, int q, float& a, float& b) {
             const Activated one(a, delta, scale), two(b, delta, scale);
             next[n * 4 * kPitch + 32 * q] = held >> q & 1 ? pair(one.h, two.h) : 0u;
-            if (BACK && owned >> q & 1) to[n * 4 * W + 32 * q] = pair(one.slope, two.slope);
+            if (BACK && owned >> q & 1) to[n * 4 * area.W + 32 * q] = pair(one.slope, two.slope);
           });
         } else {
           float square[kColumns] = {};
@@ -248,12 +287,12 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
           for (int q = 0; q < kColumns; ++q) {
             square[q] += __shfl_xor_sync(0xffffffffu, square[q], 1);
             square[q] += __shfl_xor_sync(0xffffffffu, square[q], 2);
-            if (lane() % 4 == 0) squares[now][product.half][product.column + 8 * q] = square[q];
+            if (lane() % 4 == 0) memory.squares[now][product.half][product.column + 8 * q] = square[q];
           }
         }
       }
     }
-    if (threadIdx.x < kPitch) pixels[(source + 2) & 3][threadIdx.x] = newest;
+    if (threadIdx.x < kPitch) memory.pixels[(source + 2) & 3][threadIdx.x] = newest;
     __syncthreads();
   }
 }
@@ -263,12 +302,12 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
                                                                 long long H, long long W, long long strips,
                                                                 long long band) {
   using namespace fastrecon;
-  __shared__ Row ring[kLayers][2];  // cotangents, from the last layer to the first
-  __shared__ float4 kernel[9][8];   // first
-  __shared__ float parts[2][4][kStrip];  // the gradient's sums over 8 channels
-  const Area area(images, H, W, strips, band, kLayers);
+  SHARED_MEMORY(Back, memory);
+  const Area& area = memory.area;
+  if (threadIdx.x == 0) memory.area = Area(images, H, W, strips, band, kLayers);
+  __syncthreads();
   const int layer = warp() / 4;
-  Product product(weights, area);
+  Product product(weights, memory.weights, area);
   float image[kTasks][3] = {};  // sums of the rows above, at and below the newest row of cotangents
   auto copy = [&](Row& to, int chunk, int at, int map, int row) {  // zeros from outside the image
     const bool held = area.holds(row, area.left + at);
@@ -276,8 +315,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
     begin_copy(shared(&to.at[chunk][at + 1]), kept + from, held);
   };
 
-  for (int i = threadIdx.x; i < int(sizeof(ring) / sizeof(uint4)); i += kThreads) (&ring[0][0].at[0][0])[i] = {};
-  for (int i = threadIdx.x; i < 72; i += kThreads) (&kernel[0][0])[i] = reinterpret_cast<const float4*>(first)[i];
+  for (int i = threadIdx.x; i < int(sizeof(memory.ring) / sizeof(uint4)); i += kThreads) (&memory.ring[0][0].at[0][0])[i] = {};
+  for (int i = threadIdx.x; i < 72; i += kThreads) (&memory.kernel[0][0])[i] = reinterpret_cast<const float4*>(first)[i];
   __syncthreads();
 
   const int steps = area.bottom - area.top + 3 * kLayers + 1;
@@ -286,11 +325,11 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
     const int done = source - 2 * kLayers;  // the row of the gradient that this step completes
 #pragma unroll 1
     for (int task = warp(); task < 4 * kTiles; task += kWarps)
-      copy(ring[0][now], task % 4, task / 4 * 32 + lane(), kProducts, source);
+      copy(memory.ring[0][now], task % 4, task / 4 * 32 + lane(), kProducts, source);
     if (threadIdx.x < kStrip && area.owns(done - 1, area.left + int(threadIdx.x))) {
-      const auto& p = parts[before];
+      const auto& p = memory.parts[before];
       const int at = threadIdx.x;
-      grad[(area.image * H + done - 1) * W + area.left + at] = p[0][at] + p[1][at] + (p[2][at] + p[3][at]);
+      grad[(area.image * area.H + done - 1) * (long long)area.W + area.left + at] = p[0][at] + p[1][at] + (p[2][at] + p[3][at]);
     }
 #pragma unroll 1
     for (int turn = 0; turn < 2; ++turn) {
@@ -303,27 +342,27 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
               float sums[3] = {image[i][1], image[i][2], 0};
 #pragma unroll 1
               for (int kx = 0; kx < 3; ++kx) {
-                const uint4 z = ring[kProducts][before].at[chunk][at + kx];
+                const uint4 z = memory.ring[kProducts][before].at[chunk][at + kx];
 #pragma unroll
                 for (int s = 0; s < 3; ++s) {
-                  const float4 v = kernel[3 * (2 - s) + kx][2 * chunk], w = kernel[3 * (2 - s) + kx][2 * chunk + 1];
+                  const float4 v = memory.kernel[3 * (2 - s) + kx][2 * chunk], w = memory.kernel[3 * (2 - s) + kx][2 * chunk + 1];
                   sums[s] += first_of(z.x) * v.x + second_of(z.x) * v.y + first_of(z.y) * v.z + second_of(z.y) * v.w +
                              first_of(z.z) * w.x + second_of(z.z) * w.y + first_of(z.w) * w.z + second_of(z.w) * w.w;
                 }
               }
               for (int s = 0; s < 3; ++s) image[i][s] = sums[s];
-              parts[now][chunk][at] = sums[0];
+              memory.parts[now][chunk][at] = sums[0];
             }
           }
         }
       } else if (out >= area.top - (kProducts - layer) - 2 && out < area.bottom + kProducts - layer) {
-        Row& to = ring[layer + 1][now];  // begins as the slopes of the warp's columns and channels
+        Row& to = memory.ring[layer + 1][now];  // begins as the slopes of the warp's columns and channels
 #pragma unroll 1
         for (int i = 0; i < kTiles; ++i) {
           const int item = 32 * i + lane();
           copy(to, 2 * product.half + item % 2, warp() / 2 % 2 * 16 * kTiles + item / 2, kProducts - 1 - layer, out);
         }
-        product.take(ring[layer][before]);
+        product.take(memory.ring[layer][before], memory.weights);
         finish_copies();
         __syncwarp();
         const unsigned held = area.holds(out) ? product.held : 0;

@@ -1,6 +1,6 @@
 """kernels/feature_gradient_cuda.py: launches feature_gradient.cu. Definition: fastrecon/ops/feature_gradient.py.
 
-It serves precision="bfloat16" for float32 images of one channel, and 2 to 4 layers of 32; Triton serves the rest.
+It serves precision="bfloat16" for float32 images of one channel, and 2 to 5 layers of 32; Triton serves the rest.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from torch import Tensor
 from fastrecon.kernels.nvrtc import launch, tiles_of
 
 WIDTH = 32
-TILES = {2: (1, 2, 3), 3: (1, 2, 3), 4: (1, 2)}  # by layers: more run out of registers
+TILES = {2: (1, 2, 3), 3: (1, 2, 3), 4: (1, 2, 3), 5: (1,)}  # by layers: more run out of registers
+ROW = 16  # columns' worth of time that a row takes besides its columns
 LEAST_ROWS, RAMP = 8, 6  # of a band; and the rows' worth of time that it takes to fill and to drain the layers
 
 
@@ -23,15 +24,16 @@ def _supported(x: Tensor, weights: Sequence[Tensor], precision: str) -> bool:
         and x.shape[1] == 1
         and x.numel() > 0
         and len(weights) in TILES
+        and len(weights) * x.shape[0] * x.shape[2] < 2**30  # rows of all maps are counted in int32, two to a strip
         and all(w.shape == (WIDTH, WIDTH if k else 1, 3, 3) for k, w in enumerate(weights))
         and (not x.is_cuda or torch.cuda.get_device_capability(x.device) >= (8, 0))
     )
 
 
 def _strips(width: int, layers: int, halo: int) -> tuple[int, int]:
-    """(TILES, strips) with the fewest columns computed, and then the fewest strips, for images of this width."""
+    """(TILES, strips) that take the least time for images of this width."""
     found = [(t, tiles_of(width, 32 * t - 2 * halo)) for t in TILES[layers]]
-    return min(found, key=lambda f: (f[0] * f[1], f[1]))
+    return min(found, key=lambda f: (f[1] * (32 * f[0] + ROW), f[1]))
 
 
 @cache
@@ -55,8 +57,11 @@ def _packed(weights: Sequence[Tensor], back: bool) -> tuple[Tensor, Tensor]:
 
 
 def macros(layers: int, tiles: int, back: bool) -> dict[str, str]:
-    """Those of the source."""
-    return {"LAYERS": str(layers), "TILES": str(tiles), "THREADS": str(128 * (layers - 1)), "BACK": str(int(back))}
+    """Those of the source; it checks that SHARED suffices."""
+    pitch, products = 32 * tiles + 2, layers - 1
+    shared = 128 * layers * pitch + 6144 * products + 32 * pitch + 1280
+    sizes = {"LAYERS": layers, "TILES": tiles, "THREADS": 128 * products, "BACK": int(back), "SHARED": shared}
+    return {name: str(size) for name, size in sizes.items()}
 
 
 def _forward(

@@ -2,7 +2,8 @@
 stream.
 
 A kernel takes tensors as addresses, integers as long long, floats as double. Types are macros of the source: REAL, the
-type of real numbers; PARTS, how many of them make a number; WORD, what is only copied. THREADS is the size of a block.
+type of real numbers; PARTS, how many of them make a number; WORD, what is only copied. THREADS is the size of a block,
+SHARED the bytes of shared memory that it takes when it is launched.
 """
 
 from functools import cache
@@ -76,5 +77,7 @@ def launch(source: str, kernel: str, blocks: int, macros: dict[str, str], *argum
         return
     cupy: Any = import_module("cupy")
     with torch.cuda.device(arguments[0].device), _stream(cupy):
-        function = _function(source, kernel, tuple(flags(macros)))
-        function((blocks,), (threads_of(macros),), tuple(map(_packed, arguments)))
+        function, shared = _function(source, kernel, tuple(flags(macros))), int(macros.get("SHARED", 0))
+        if shared:
+            function.max_dynamic_shared_size_bytes = shared
+        function((blocks,), (threads_of(macros),), tuple(map(_packed, arguments)), shared_mem=shared)

@@ -15,6 +15,19 @@ __device__ __forceinline__ unsigned pair(float first, float second) {
   return word;
 }
 
+// All of a block's dynamic shared memory, of SHARED bytes, as one `name` of a type.
+#define SHARED_MEMORY(Type, name)                                 \
+  static_assert(sizeof(Type) <= SHARED, "too little is asked for"); \
+  extern __shared__ uint4 dynamic_memory[];                       \
+  Type& name = *reinterpret_cast<Type*>(dynamic_memory)
+
+// max(x, 0), but NaN for NaN.
+__device__ __forceinline__ float positive_part(float x) {
+  float y;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // An address in shared memory, to which bytes are added.
 using Shared = unsigned;
 __device__ __forceinline__ Shared shared(const void* p) {

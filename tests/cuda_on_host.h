@@ -140,7 +140,12 @@ inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline float __saturatef(float value) { return value > 0 ? (value < 1 ? value : 1.f) : 0.f; }  // 0 for NaN
 
 // Tensor cores: what kernels/tensor_core.h says, literally.
+#define SHARED_MEMORY(Type, name)                                     \
+  static_assert(sizeof(Type) <= SHARED, "too little is asked for");   \
+  alignas(16) static char dynamic_memory[SHARED];                     \
+  Type& name = *reinterpret_cast<Type*>(dynamic_memory)
 namespace fastrecon {
+inline float positive_part(float x) { return x < 0 ? 0.f : x; }
 inline unsigned bfloat16(float value) {
   unsigned word;
   std::memcpy(&word, &value, 4);

@@ -208,7 +208,7 @@ def rounded_chain(x, weights, eps, delta, final_activation):
 @pytest.mark.parametrize("final_activation", [False, True])
 @pytest.mark.parametrize(  # widths of 1, 2 and 3 tiles, one strip and several
     ("size", "layers"),
-    [((3, 1, 1), 4), ((2, 5, 7), 3), ((1, 23, 40), 4), ((1, 9, 70), 4), ((1, 4, 110), 4), ((1, 17, 90), 2)],
+    [((3, 1, 1), 4), ((2, 5, 7), 3), ((1, 23, 40), 4), ((1, 9, 130), 4), ((1, 7, 40), 5), ((1, 17, 60), 2)],
 )
 def test_feature_gradient(device, size, layers, final_activation):
     x, weights, eps = chain(*size, layers)
@@ -243,7 +243,7 @@ def test_feature_gradient_has_the_same_bits_in_any_batch_and_any_bands(device, m
 
 
 @pytest.mark.parametrize(
-    "change", [{"precision": "tf32"}, {"layers": 5}, {"width": 16}, {"channels": 2}, {"dtype": torch.float64}], ids=str
+    "change", [{"precision": "tf32"}, {"layers": 6}, {"width": 16}, {"channels": 2}, {"dtype": torch.float64}], ids=str
 )
 def test_tensor_cores_leave_other_chains_to_triton(change):
     case = {"precision": "bfloat16", "layers": 3, "width": 32, "channels": 1, "dtype": torch.float32} | change
@@ -403,10 +403,9 @@ def test_cupy_arrays_go_straight_into_public_ops():
 
 MACROS = {
     "feature_gradient": [
-        feature_gradient_cuda.macros(*sizes)
-        for sizes in ((4, 2, True), (4, 2, False), (4, 1, True), (3, 3, True), (2, 3, True))
+        feature_gradient_cuda.macros(layers, max(feature_gradient_cuda.TILES[layers]), back)
+        for layers, back in ((4, True), (4, False), (5, True), (3, True), (2, True))
     ],
-    "armijo": [{"REAL": real, "PARTS": parts} for real in ("float", "double") for parts in ("1", "2")],
     "radon": [{"REAL": "float"}, {"REAL": "double"}],
     "select_descent": [{"REAL": "float", "WORD": "uint4"}, {"REAL": "double", "WORD": "char"}],
 }
