@@ -1,7 +1,7 @@
 // feature_gradient.cu: value and gradient of the learned regulariser, all layers in one kernel (CUDA C++, CuPy).
 // Definition: fastrecon/ops/feature_gradient.py. Maths: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
 //   x, grad [B, H, W]   first [3, 3, 32], of image channels   weights [LAYERS - 1, 3, 3, 32 out, 32 in] in bfloat16
-//   eps, value [B]   kept [LAYERS, B, H, 4, W, 8] in bfloat16: slopes a' of all layers but the last, and its cotangent
+//   eps, value [B]   kept [LAYERS, B, H, 2, W, 16] in bfloat16: slopes a' of all layers but the last, and its cotangent
 //   rows [B, H, 2 strips]: what the pixels of one row and one warp contribute to the value
 // Products of features are in bfloat16 and summed in float32; those with the image, norms and sums are exact.
 //
@@ -22,13 +22,13 @@
 namespace fastrecon {
 constexpr int kLayers = LAYERS, kTiles = TILES;
 constexpr int kProducts = kLayers - 1;  // layers from features to features
-constexpr int kStrip = 32 * kTiles, kPitch = kStrip + 2;
+constexpr int kStrip = 32 * kTiles, kPitch = kStrip + 4;
 constexpr int kColumns = 2 * kTiles;  // of a lane
 constexpr int kTasks = (4 * kTiles + kWarps - 1) / kWarps;  // of 32 pixels and 8 channels in a row: the most of a warp
 static_assert(kThreads == 128 * kProducts && kPitch <= kThreads, "four warps for each layer");
 
-// A row of features, 8 channels to a chunk: neighbours lie 16 bytes apart, so that 8 of any start are free of conflicts.
-// The first and last column are zero.
+// A row of features, 8 channels to a chunk, from the second column on; the columns on either side are zero. Neighbours lie
+// 16 bytes apart and chunks 64 bytes modulo 128: matrices are loaded and words stored without conflicts of banks.
 struct Row {
   uint4 at[4][kPitch];
 };
@@ -36,60 +36,65 @@ struct Row {
 __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
-// What a block computes: columns [left, left + kStrip) and of them it owns [begin, end), rows [top, bottom).
+// What a block computes: `kStrip` columns from `left` on; it owns `columns` of them from `begin`, and `rows` from `top`.
 struct Area {
-  int images, H, W, image, strip, left, begin, end, top, bottom;
+  int images, H, W, image, strip, left, begin, columns, top, rows;
   __device__ Area(int images, int H, int W, int strips, int band, int halo) : images(images), H(H), W(W) {
-    const int bands = (H + band - 1) / band, part = blockIdx.x / strips;
+    const int bands = (H + band - 1) / band, part = blockIdx.x / strips, net = kStrip - 2 * halo;
     strip = blockIdx.x % strips;
     image = part / bands;
     top = part % bands * band;
-    bottom = at_most(H, top + band);
-    begin = strip * (kStrip - 2 * halo);
-    end = at_most(W, begin + kStrip - 2 * halo);
+    rows = at_most(band, H - top);
+    begin = strip * net;
+    columns = at_most(net, W - begin);
     left = begin - halo;
   }
-  __device__ bool holds(int row) const { return row >= 0 && row < H; }
-  __device__ bool holds(int row, int column) const { return holds(row) && column >= 0 && column < W; }
-  __device__ bool owns(int row) const { return row >= top && row < bottom; }
-  __device__ bool owns(int row, int column) const { return owns(row) && column >= begin && column < end; }
-  // Where chunk and column of a row lie in map `layer` of kept, in uint4.
-  __device__ long long at(int layer, int row, int chunk, int column) const {
-    return (((layer * images + image) * H + row) * 4ll + chunk) * W + column;
+  __device__ bool holds_row(int row) const { return unsigned(row) < unsigned(H); }
+  __device__ bool holds_column(int column) const { return unsigned(column) < unsigned(W); }
+  __device__ bool holds(int row, int column) const { return holds_row(row) & holds_column(column); }
+  __device__ bool owns_row(int row) const { return unsigned(row - top) < unsigned(rows); }
+  __device__ bool owns_column(int column) const { return unsigned(column - begin) < unsigned(columns); }
+  __device__ bool owns(int row, int column) const { return owns_row(row) & owns_column(column); }
+  // Where 16 channels of a column lie in map `layer` of kept, counted in such.
+  __device__ long long at(int layer, int row, int half, int column) const {
+    return (((layer * images + image) * H + row) * 2ll + half) * W + column;
   }
 };
 
-// The weights of the third column of taps, as the lanes read them: in registers there is no room for them.
+// The weights that no registers are left for, as the lanes read them: of the last parts, 16 input channels of a column of
+// taps each.
+constexpr int kParts = kTiles < 3 ? 4 : 3;  // of 6, in registers
 struct Weights {
-  uint4 at[kProducts][2][6][32];  // [layer][half][3 (input channel / 16) + ky][lane]
+  uint4 at[kProducts][2][6 - kParts][3][32];  // [layer][half][part - kParts][ky][lane]
 };
 
-// A warp's share of one layer: 16 output channels of half of the columns.
+// A warp's share of one layer: 16 output channels of half of the columns. Their order is such that a lane has four in a row.
 struct Product {
   int half, column;                 // channels 16 half, ..., columns `column`, ... of the strip
   unsigned held, owned;             // bit q: whether the image holds, the block owns column q of the lane's
-  unsigned weights[2][2][3][2][2];  // [kx < 2][input channel / 16][ky][output channel / 8]
+  unsigned weights[kParts][3][2][2];  // [2 kx + input channel / 16][ky][output channel / 8]
   float sums[3][kTiles][2][4];      // of the rows above, at and below the newest input row
 
   __device__ Product(const unsigned* packed, Weights& stored, const Area& area)
       : half(warp() % 2), column(warp() / 2 % 2 * 16 * kTiles + lane() / 4), held(0), owned(0), sums{} {
     for (int q = 0; q < kColumns; ++q) {
       const int at = area.left + column + 8 * q;
-      held |= (at >= 0 && at < area.W) << q;
-      owned |= (at >= area.begin && at < area.end) << q;
+      held |= area.holds_column(at) << q;
+      owned |= area.owns_column(at) << q;
     }
-    const unsigned* const own = packed + (warp() / 4 * 9 * 32 + 16 * half + lane() / 4) * 16 + lane() % 4;
-    unsigned last[6][4];
+    held = opaque(held), owned = opaque(owned);
+    const int channel = 16 * half + lane() / 8 * 4 + lane() / 4 % 2;
+    const unsigned* const own = packed + (warp() / 4 * 9 * 32 + channel) * 16 + lane() % 4;
 #pragma unroll
-    for (int i = 0; i < 72; ++i) {
-      const int kx = i / 24, k = i / 12 % 2, ky = i / 4 % 3, n = i / 2 % 2, word = i % 2;
-      const unsigned value = own[((3 * ky + kx) * 32 + 8 * n) * 16 + 8 * k + 4 * word];
-      if (kx < 2)
-        weights[kx][k][ky][n][word] = value;
-      else
-        last[i / 4 - 12][i % 4] = value;
-    }
-    for (int i = 0; i < 6; ++i) stored.at[warp() / 4][half][i][lane()] = {last[i][0], last[i][1], last[i][2], last[i][3]};
+    for (int part = 0; part < 6; ++part)
+#pragma unroll
+      for (int ky = 0; ky < 3; ++ky) {
+        const unsigned* const tap = own + (3 * ky + part / 2) * 512 + part % 2 * 8;
+        if (part < kParts)
+          for (int i = 0; i < 4; ++i) weights[part % kParts][ky][i / 2][i % 2] = tap[i / 2 * 32 + i % 2 * 4];
+        else
+          stored.at[warp() / 4][half][part - kParts][ky][lane()] = {tap[0], tap[4], tap[32], tap[36]};
+      }
   }
 
   // Adds an input row to the sums; sums[0] are then those of the row above it, complete.
@@ -103,20 +108,20 @@ struct Product {
     const Shared from = shared(&row.at[lane() / 16][column - lane() / 4 + lane() % 16]);
 #pragma unroll
     for (int part = 0; part < 6; ++part) {
-      const int kx = part / 2, k = part % 2;
       unsigned b[3][2][2];
 #pragma unroll
       for (int ky = 0; ky < 3; ++ky) {
-        const uint4 words = kx < 2 ? uint4{} : stored.at[warp() / 4][half][3 * k + ky][lane()];
-        b[ky][0][0] = kx < 2 ? weights[kx % 2][k][ky][0][0] : words.x;
-        b[ky][0][1] = kx < 2 ? weights[kx % 2][k][ky][0][1] : words.y;
-        b[ky][1][0] = kx < 2 ? weights[kx % 2][k][ky][1][0] : words.z;
-        b[ky][1][1] = kx < 2 ? weights[kx % 2][k][ky][1][1] : words.w;
+        const bool here = part < kParts;
+        const uint4 words = here ? uint4{} : stored.at[warp() / 4][half][part - kParts][ky][lane()];
+        b[ky][0][0] = here ? weights[part % kParts][ky][0][0] : words.x;
+        b[ky][0][1] = here ? weights[part % kParts][ky][0][1] : words.y;
+        b[ky][1][0] = here ? weights[part % kParts][ky][1][0] : words.z;
+        b[ky][1][1] = here ? weights[part % kParts][ky][1][1] : words.w;
       }
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
         unsigned a[4];
-        load_matrices(a, from + 16 * (2 * k * kPitch + 16 * i + kx));
+        load_matrices(a, from + 16 * (part % 2 * 2 * kPitch + 16 * i + part / 2));
 #pragma unroll
         for (int s = 0; s < 3; ++s)
 #pragma unroll
@@ -125,22 +130,25 @@ struct Product {
     }
   }
 
-  // Where the lane's word of its first column lies in a row; chunk n and column q of the lane's are n rows of 16 bytes and
-  // q times 128 bytes on.
-  __device__ unsigned* word(Row& row) const {
-    return reinterpret_cast<unsigned*>(&row.at[2 * half][column + 1]) + lane() % 4;
+  // Where the lane's channels of its first column lie; column q of the lane's is 16 q, or in kept 32 q, such words on.
+  __device__ uint2* words(Row& row) const {
+    return reinterpret_cast<uint2*>(&row.at[2 * half + lane() % 4 / 2][column + 1]) + lane() % 2;
   }
-  __device__ long long word(const Area& area, int layer, int row) const {
-    return 4 * area.at(layer, row, 2 * half, area.left + column) + lane() % 4;
+  __device__ uint2* words(unsigned* kept, const Area& area, int layer, int row) const {
+    return reinterpret_cast<uint2*>(kept) + 4 * area.at(layer, row, half, area.left + column) + lane() % 4;
   }
 
-  // Calls f(n, q, the two sums of the finished row) for every word of the lane's.
+  // Calls f(q, the four sums of the finished row) for every column of the lane's.
   template <typename F>
   __device__ void each(F f) {
 #pragma unroll
-    for (int q = 0; q < kColumns; ++q)
-#pragma unroll
-      for (int n = 0; n < 2; ++n) f(n, q, sums[0][q / 2][n][q % 2 * 2], sums[0][q / 2][n][q % 2 * 2 + 1]);
+    for (int q = 0; q < kColumns; ++q) {
+      float(&a)[4] = sums[0][q / 2][0], (&b)[4] = sums[0][q / 2][1];
+      if (q % 2 == 0)
+        f(q, a[0], a[1], b[0], b[1]);
+      else
+        f(q, a[2], a[3], b[2], b[3]);
+    }
   }
 };
 
@@ -162,7 +170,7 @@ struct Forward {
   Row ring[kProducts][2];  // outputs of the layers but the last
   Weights weights;
   float4 kernel[9][8];  // first
-  float pixels[4][kPitch];
+  float pixels[4][kStrip + 2];
   float squares[2][2][kStrip];  // sums over 16 channels of the last layer
   float radius, inverse;        // eps
   Area area;                    // here as registers are scarce
@@ -190,9 +198,11 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
   const int layer = warp() / 4;
   const float delta = delta_, scale = 0.5f / delta;
   Product product(weights, memory.weights, area);
-  auto pixel = [&](int row) {
+  auto load = [&](int row) {  // of pixels, with one column on either side
     const int column = area.left - 1 + int(threadIdx.x);
-    return area.holds(row, column) ? x[(area.image * area.H + row) * (long long)area.W + column] : 0.f;
+    const bool held = area.holds(row, column);
+    const long long from = held ? (area.image * area.H + row) * (long long)area.W + column : 0;
+    if (threadIdx.x < kStrip + 2) begin_copy<4>(&memory.pixels[row & 3][threadIdx.x], x + from, held);
   };
   auto chunks = reinterpret_cast<uint4*>(kept);
 
@@ -203,15 +213,14 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
     memory.inverse = 1 / memory.radius;
   }
   const int start = area.top - kProducts;  // the first layer's row at step 0
-  for (int row = start - 1; row <= start + 1; ++row)
-    if (threadIdx.x < kPitch) memory.pixels[row & 3][threadIdx.x] = pixel(row);
+  for (int row = start - 1; row <= start + 1; ++row) load(row);
+  finish_copies();
   __syncthreads();
 
-  const int steps = area.bottom - area.top + 3 * kLayers - 2;
-  for (int step = 0; step < steps; ++step) {
+  for (int step = 0; step < area.rows + 3 * kLayers - 2; ++step) {
     const int now = step & 1, before = now ^ 1, source = start + step, out = source - 2 - 2 * layer;
-    const float newest = threadIdx.x < kPitch ? pixel(source + 2) : 0.f;  // on its way while the others work
-    if (layer == last && area.owns(out - 1)) {  // the row of the step before, with both halves of its channels
+    load(source + 2);
+    if (layer == last && area.owns_row(out - 1)) {  // the row of the step before, with both halves of its channels
       float share = 0, inverse[kColumns];
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
@@ -221,11 +230,13 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
         const float own = inverse[q] < root ? square * inverse[q] / 2 : square * root - memory.radius / 2;
         if (product.owned >> q & 1) share += own;
       }
-      unsigned* const to = kept + product.word(area, last + 1, out - 1);
-      if (BACK)
-        product.each([&](int n, int q, float& a, float& b) {
-          if (product.owned >> q & 1) to[n * 4 * area.W + 32 * q] = pair(a * inverse[q], b * inverse[q]);
+      if (BACK) {
+        uint2* const to = product.words(kept, area, last + 1, out - 1);
+        product.each([&](int q, float& a, float& b, float& c, float& d) {
+          const float f = inverse[q];
+          if (product.owned >> q & 1) to[32 * q] = {pair(a * f, b * f), pair(c * f, d * f)};
         });
+      }
       if (product.half == 0) {
         const double total = warp_sum(lane() % 4 == 0 ? share : 0);
         if (lane() == 0) rows[(area.image * area.H + out - 1) * 2 * strips + 2 * area.strip + warp() / 2 % 2] = total;
@@ -258,29 +269,31 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
             slope[c] = a.slope;
           }
           memory.ring[0][now].at[chunk][at + 1] = area.holds(source, column) ? chunk_of(t) : uint4{};
-          if (BACK && area.owns(source, column)) chunks[area.at(0, source, chunk, column)] = chunk_of(slope);
+          if (BACK && area.owns(source, column)) chunks[2 * area.at(0, source, chunk / 2, column) + chunk % 2] = chunk_of(slope);
         }
-      } else if (out >= area.top - (last - layer) - 2 && out < area.bottom + last - layer) {
+      } else if (out >= area.top - (last - layer) - 2 && out < area.top + area.rows + last - layer) {
         product.take(memory.ring[layer][before], memory.weights);
         if (layer < last) {
-          const unsigned held = area.holds(out) ? product.held : 0, owned = area.owns(out) ? product.owned : 0;
-          unsigned *const next = product.word(memory.ring[layer + 1][now]),
-                          *const to = kept + product.word(area, layer + 1, out);
-          product.each([&](int n, int q, float& a, float& b) {
-            const Activated one(a, delta, scale), two(b, delta, scale);
-            next[n * 4 * kPitch + 32 * q] = held >> q & 1 ? pair(one.h, two.h) : 0u;
-            if (BACK && owned >> q & 1) to[n * 4 * area.W + 32 * q] = pair(one.slope, two.slope);
+          const unsigned held = area.holds_row(out) ? product.held : 0, owned = area.owns_row(out) ? product.owned : 0;
+          uint2 *const next = product.words(memory.ring[layer + 1][now]),
+                *const to = product.words(kept, area, layer + 1, out);
+          product.each([&](int q, float& a, float& b, float& c, float& d) {
+            const Activated u(a, delta, scale), v(b, delta, scale), w(c, delta, scale), z(d, delta, scale);
+            next[16 * q] = held >> q & 1 ? uint2{pair(u.h, v.h), pair(w.h, z.h)} : uint2{};
+            if (BACK && owned >> q & 1) to[32 * q] = {pair(u.slope, v.slope), pair(w.slope, z.slope)};
           });
         } else {
-          float square[kColumns] = {};
-          product.each([&](int, int q, float& a, float& b) {
+          float square[kColumns];
+          product.each([&](int q, float& a, float& b, float& c, float& d) {
             if (final_activation) {
-              const Activated one(a, delta, scale), two(b, delta, scale);
-              square[q] += one.h * one.h + two.h * two.h;
-              a = one.h * one.slope;
-              b = two.h * two.slope;
+              const Activated u(a, delta, scale), v(b, delta, scale), w(c, delta, scale), z(d, delta, scale);
+              square[q] = u.h * u.h + v.h * v.h + w.h * w.h + z.h * z.h;
+              a = u.h * u.slope;
+              b = v.h * v.slope;
+              c = w.h * w.slope;
+              d = z.h * z.slope;
             } else {
-              square[q] += a * a + b * b;
+              square[q] = a * a + b * b + c * c + d * d;
             }
           });
 #pragma unroll
@@ -292,7 +305,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
         }
       }
     }
-    if (threadIdx.x < kPitch) memory.pixels[(source + 2) & 3][threadIdx.x] = newest;
+    finish_copies();
     __syncthreads();
   }
 }
@@ -311,21 +324,20 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
   float image[kTasks][3] = {};  // sums of the rows above, at and below the newest row of cotangents
   auto copy = [&](Row& to, int chunk, int at, int map, int row) {  // zeros from outside the image
     const bool held = area.holds(row, area.left + at);
-    const long long from = held ? 4 * area.at(map, row, chunk, area.left + at) : 0;
-    begin_copy(shared(&to.at[chunk][at + 1]), kept + from, held);
+    const long long from = held ? 8 * area.at(map, row, chunk / 2, area.left + at) + 4 * (chunk % 2) : 0;
+    begin_copy<16>(&to.at[chunk][at + 1], kept + from, held);
   };
 
   for (int i = threadIdx.x; i < int(sizeof(memory.ring) / sizeof(uint4)); i += kThreads) (&memory.ring[0][0].at[0][0])[i] = {};
   for (int i = threadIdx.x; i < 72; i += kThreads) (&memory.kernel[0][0])[i] = reinterpret_cast<const float4*>(first)[i];
   __syncthreads();
 
-  const int steps = area.bottom - area.top + 3 * kLayers + 1;
-  for (int step = 0; step < steps; ++step) {
+  for (int step = 0; step < area.rows + 3 * kLayers + 1; ++step) {
     const int now = step & 1, before = now ^ 1, source = area.top - kLayers + step, out = source - 2 * (layer + 1);
     const int done = source - 2 * kLayers;  // the row of the gradient that this step completes
 #pragma unroll 1
     for (int task = warp(); task < 4 * kTiles; task += kWarps)
-      copy(memory.ring[0][now], task % 4, task / 4 * 32 + lane(), kProducts, source);
+      copy(memory.ring[0][now], task % 2 * 2 + lane() % 2, task / 2 * 16 + lane() / 2, kProducts, source);
     if (threadIdx.x < kStrip && area.owns(done - 1, area.left + int(threadIdx.x))) {
       const auto& p = memory.parts[before];
       const int at = threadIdx.x;
@@ -334,7 +346,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
 #pragma unroll 1
     for (int turn = 0; turn < 2; ++turn) {
       if ((turn ^ layer) & 1) {
-        if (done >= area.top - 2 && done < area.bottom) {
+        if (done >= area.top - 2 && done < area.top + area.rows) {
 #pragma unroll
           for (int i = 0; i < kTasks; ++i) {
             const int task = i * kWarps + warp(), chunk = task % 4, at = task / 4 * 32 + lane();
@@ -355,7 +367,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
             }
           }
         }
-      } else if (out >= area.top - (kProducts - layer) - 2 && out < area.bottom + kProducts - layer) {
+      } else if (out >= area.top - (kProducts - layer) - 2 && out < area.top + area.rows + kProducts - layer) {
         Row& to = memory.ring[layer + 1][now];  // begins as the slopes of the warp's columns and channels
 #pragma unroll 1
         for (int i = 0; i < kTiles; ++i) {
@@ -365,11 +377,13 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
         product.take(memory.ring[layer][before], memory.weights);
         finish_copies();
         __syncwarp();
-        const unsigned held = area.holds(out) ? product.held : 0;
-        unsigned* const words = product.word(to);
-        product.each([&](int n, int q, float& a, float& b) {
-          unsigned& word = words[n * 4 * kPitch + 32 * q];
-          word = held >> q & 1 ? pair(a * first_of(word), b * second_of(word)) : 0u;
+        const unsigned held = area.holds_row(out) ? product.held : 0;
+        uint2* const words = product.words(to);
+        product.each([&](int q, float& a, float& b, float& c, float& d) {
+          const uint2 slope = words[16 * q];
+          const unsigned one = pair(a * first_of(slope.x), b * second_of(slope.x));
+          const unsigned two = pair(c * first_of(slope.y), d * second_of(slope.y));
+          words[16 * q] = held >> q & 1 ? uint2{one, two} : uint2{};
         });
       }
     }

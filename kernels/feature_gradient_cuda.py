@@ -58,8 +58,8 @@ def _packed(weights: Sequence[Tensor], back: bool) -> tuple[Tensor, Tensor]:
 
 def macros(layers: int, tiles: int, back: bool) -> dict[str, str]:
     """Those of the source; it checks that SHARED suffices."""
-    pitch, products = 32 * tiles + 2, layers - 1
-    shared = 128 * layers * pitch + 6144 * products + 32 * pitch + 1280
+    pitch, products = 32 * tiles + 4, layers - 1
+    shared = 128 * layers * pitch + (9216 if tiles > 2 else 6144) * products + 32 * pitch + 1280
     sizes = {"LAYERS": layers, "TILES": tiles, "THREADS": 128 * products, "BACK": int(back), "SHARED": shared}
     return {name: str(size) for name, size in sizes.items()}
 
@@ -67,11 +67,11 @@ def macros(layers: int, tiles: int, back: bool) -> dict[str, str]:
 def _forward(
     x: Tensor, weights: Sequence[Tensor], eps: Tensor, delta: float, final_activation: bool, back: bool
 ) -> tuple[Tensor, Tensor]:
-    """Value [B] and, if a way `back` follows, words [L, B, H, 4, W, 4] of slopes and the last layer's cotangents."""
+    """Value [B] and, if a way `back` follows, words [L, B, H, 2, W, 8] of slopes and the last layer's cotangents."""
     (B, _, H, W), L = x.shape, len(weights)
     tiles, strips = _strips(W, L, L - 1)
     band = _band(H, B * strips, _processors(x))
-    kept = torch.empty((L, B, H, 4, W, 4) if back else (0,), dtype=torch.int32, device=x.device)
+    kept = torch.empty((L, B, H, 2, W, 8) if back else (0,), dtype=torch.int32, device=x.device)
     rows = torch.empty((B, H, 2 * strips), dtype=torch.float64, device=x.device)
     launch(
         "feature_gradient", "chain_forward", B * strips * tiles_of(H, band), macros(L, tiles, back),

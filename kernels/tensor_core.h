@@ -21,6 +21,12 @@ __device__ __forceinline__ unsigned pair(float first, float second) {
   extern __shared__ uint4 dynamic_memory[];                       \
   Type& name = *reinterpret_cast<Type*>(dynamic_memory)
 
+// x, of which the compiler forgets how it came about: it else keeps every bit in a register of its own.
+__device__ __forceinline__ unsigned opaque(unsigned x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // max(x, 0), but NaN for NaN.
 __device__ __forceinline__ float positive_part(float x) {
   float y;
@@ -45,10 +51,13 @@ __device__ __forceinline__ void load_matrices(unsigned (&a)[4], Shared row) {
                : "memory");
 }
 
-// Copies 16 bytes from global memory while the thread goes on, or zeros unless `any`; `finish_copies` waits for all that
-// the thread has begun.
-__device__ __forceinline__ void begin_copy(Shared to, const void* from, bool any) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(any ? 16 : 0) : "memory");
+// Copies 4 or 16 bytes from global memory while the thread goes on, or zeros unless `any`; `finish_copies` waits for all
+// that the thread has begun.
+template <int kBytes>
+__device__ __forceinline__ void begin_copy(void* to, const void* from, bool any) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared(to)), "l"(from), "n"(kBytes),
+               "r"(any ? kBytes : 0)
+               : "memory");
 }
 __device__ __forceinline__ void finish_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 

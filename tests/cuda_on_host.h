@@ -19,6 +19,9 @@
 #define __shared__ static
 #define __launch_bounds__(threads)
 
+struct uint2 {
+  unsigned x, y;
+};
 struct uint4 {
   unsigned x, y, z, w;
 };
@@ -145,6 +148,7 @@ inline float __saturatef(float value) { return value > 0 ? (value < 1 ? value : 
   alignas(16) static char dynamic_memory[SHARED];                     \
   Type& name = *reinterpret_cast<Type*>(dynamic_memory)
 namespace fastrecon {
+inline unsigned opaque(unsigned x) { return x; }
 inline float positive_part(float x) { return x < 0 ? 0.f : x; }
 inline unsigned bfloat16(float value) {
   unsigned word;
@@ -158,16 +162,18 @@ using Shared = char*;
 inline Shared shared(const void* p) { return const_cast<Shared>(static_cast<const char*>(p)); }
 
 struct Copy {
-  Shared to;
+  void* to;
   const void* from;
+  int bytes;
 };
 inline std::vector<Copy> copies[1024];  // not done before somebody waits for them
-inline void begin_copy(Shared to, const void* from, bool any) {
+template <int kBytes>
+void begin_copy(void* to, const void* from, bool any) {
   static const char zeros[16] = {};
-  copies[threadIdx.x].push_back({to, any ? from : zeros});
+  copies[threadIdx.x].push_back({to, any ? from : zeros, kBytes});
 }
 inline void finish_copies() {
-  for (const Copy& copy : copies[threadIdx.x]) std::memcpy(copy.to, copy.from, 16);
+  for (const Copy& copy : copies[threadIdx.x]) std::memcpy(copy.to, copy.from, copy.bytes);
   copies[threadIdx.x].clear();
 }
 
