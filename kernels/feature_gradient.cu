@@ -6,15 +6,17 @@
 // Products of features are in bfloat16 and summed in float32; those with the image, norms and sums are exact.
 //
 // A block owns a strip of 32 TILES columns and a band of rows, and walks down the rows. Four warps serve each layer: each
-// has the weights of 16 output channels in its registers for good (72 of them) and half of the columns. A layer reads
-// every input row once, for three output rows at a time, and writes the row that this completes for the next layer; two
-// rows of each layer in shared memory and one barrier a row suffice. The first layer and, on the way back, the last are
-// shared out among all warps.
+// has the weights of 16 output channels, most of them in registers for good, and half of the columns. A layer reads every
+// input row once, for three output rows at a time, and writes the row that this completes for the next layer; two rows of
+// each layer in shared memory and one barrier a row suffice. The first layer and, on the way back, the last are shared out
+// among all warps. Outside the image features are zero.
 //
-// Expected, 4 layers, 32 images of 256x256 (234 GFLOP, of which 232 in matrices): with three strips of 96 for 256 columns
-// and 4 halo rows on a band of 64 the tensor cores do 1.2 times that work, at 60% of the peak that mma.sync reaches on
-// sm_90 0.48 ms on an H200; 0.65 ms if epilogues and barriers hide badly. Shared memory: 3 KB for 36 products of a
-// quarter KB-clock each, a third of its rate. Memory: 4 maps of 134 MB written and 1.1 times read, 0.28 ms, beside it.
+// Expected on an H200, not measured: 4 layers, 32 images of 256x256, 234 GFLOP, of which 232 in matrices. Strips of 96
+// columns with 3 and 4 of halo on either side, bands of 64 rows with 2 on either side and 2.9 waves of blocks make that
+// 1.23 times as much, 0.49 ms at the 62% of the peak that mma.sync is known to reach on sm_90. A row of a block is 324
+// products for each quarter of a multiprocessor (2070 clocks at that rate), 2250 (back 1950) instructions in all, and
+// 1750 (1600) clocks of shared memory: they overlap well enough for 0.6 to 0.7 ms, or not. Memory: 4 maps of 134 MB
+// written and 1.1 times read, 0.27 ms, beside all that.
 #include "block_sum.h"
 #include "scalar_math.h"
 #include "tensor_core.h"
@@ -25,7 +27,7 @@ constexpr int kProducts = kLayers - 1;  // layers from features to features
 constexpr int kStrip = 32 * kTiles, kPitch = kStrip + 4;
 constexpr int kColumns = 2 * kTiles;  // of a lane
 constexpr int kTasks = (4 * kTiles + kWarps - 1) / kWarps;  // of 32 pixels and 8 channels in a row: the most of a warp
-static_assert(kThreads == 128 * kProducts && kPitch <= kThreads, "four warps for each layer");
+static_assert(kThreads == 128 * kProducts && kStrip + 2 <= kThreads, "four warps for each layer");
 
 // A row of features, 8 channels to a chunk, from the second column on; the columns on either side are zero. Neighbours lie
 // 16 bytes apart and chunks 64 bytes modulo 128: matrices are loaded and words stored without conflicts of banks.
@@ -250,7 +252,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
         for (int task = warp(); task < 4 * kTiles; task += kWarps) {
           const int chunk = task % 4, at = task / 4 * 32 + lane(), column = area.left + at;
           float t[8] = {}, slope[8];
-#pragma unroll 3
+#pragma unroll
           for (int tap = 0; tap < 9; ++tap) {
             const float p = memory.pixels[(source + tap / 3 - 1) & 3][at + tap % 3];
 #pragma unroll
