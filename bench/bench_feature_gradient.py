@@ -12,11 +12,13 @@ import torch
 from bench_lda import regulariser, value_and_gradient
 from torch import Tensor
 
+from fastrecon import registry
 from fastrecon.ops import feature_gradient
 
 DELTA = 0.1  # wider than in the models, so that rounding moves few pixels across the jumps of a''; the work is the same
 FLOPS_PER_PIXEL = 2 * 2 * 9 * (32 + 3 * 32 * 32)  # four convolutions up and four down
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+SHAPES = {"cpu": [(1, 256, 256), (64, 33, 33)], "cuda": [(1, 256, 256), (64, 33, 33), (32, 256, 256)]}
 Function = Callable[[Tensor, list[Tensor], Tensor], tuple[Tensor, Tensor]]
 
 
@@ -63,6 +65,14 @@ def ours(x: Tensor, weights: list[Tensor], eps: Tensor, precision: str = "float3
     return feature_gradient(x, weights, eps, DELTA, precision=precision)
 
 
+def tensor_cores(x: Tensor, weights: list[Tensor], eps: Tensor) -> tuple[Tensor, Tensor]:
+    """The CUDA C++ kernel, which is not chosen by itself."""
+    kernel = registry.implementation("feature_gradient_fwd", "cuda")
+    if kernel is None or not x.is_cuda:
+        pytest.skip("CUDA C++ needs CuPy and a GPU")
+    return kernel(x, weights, eps, DELTA, False, "bfloat16")
+
+
 IMPLEMENTATIONS: dict[str, tuple[Function, float]] = {  # and the error of the gradient that it may have
     "eager": (eager, 1e-6),
     "torch.compile": (compiled, 1e-6),
@@ -70,6 +80,7 @@ IMPLEMENTATIONS: dict[str, tuple[Function, float]] = {  # and the error of the g
     "fastrecon direct": (partial(ours, precision="direct"), 1e-6),
     "torch.compile bfloat16": (half(compiled), 5e-2),
     "fastrecon bfloat16": (partial(ours, precision="bfloat16"), 3e-2),
+    "fastrecon bfloat16 in CUDA C++": (tensor_cores, 3e-2),
 }
 
 
@@ -78,8 +89,7 @@ def relative(x: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("shape", [(1, 256, 256), (64, 33, 33)], ids=str)
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("device", "shape"), [(d, s) for d in DEVICES for s in SHAPES[d]], ids=str)
 def bench_value_and_gradient(benchmark, implementation, shape, device):
     function, allowed = IMPLEMENTATIONS[implementation]
     x, weights, eps = problem(shape, torch.float32, device)

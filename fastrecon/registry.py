@@ -95,15 +95,17 @@ def forced() -> str | None:
     return name
 
 
-def _choose(op: Op, device: str) -> tuple[str, Callable[..., Any]]:
-    valid = usable(device)
+def _choices(op: Op, device: str) -> list[tuple[str, Callable[..., Any]]]:
+    """The backends that have the op, best first: what one lacks, the next serves, in the end the definition."""
+    valid, found = usable(device), []
     first = [forced(), "cuda" if op.name in CUDA_OPS else None]
-    for name in dict.fromkeys([*(f for f in first if f in valid), *valid]):  # what a backend lacks, the others serve
-        if name in ("triton", "cuda") and (implementation := _from_kernels(op, name)) is not None:
-            return name, implementation
-        if name in op.implementations:
-            return name, op.implementations[name]
-    return "reference", op.implementations["reference"]
+    for name in dict.fromkeys([*(f for f in first if f in valid), *valid]):
+        implementation = _from_kernels(op, name) if name in ("triton", "cuda") else op.implementations.get(name)
+        if implementation is not None:
+            found.append((name, implementation))
+        if name == "reference":
+            break
+    return found
 
 
 def _from_kernels(op: Op, backend: str) -> Callable[..., Any] | None:
@@ -128,8 +130,8 @@ def define(
 ) -> torch._ops.OpOverloadPacket:
     """Defines raw op `fastrecon::<schema>` and binds its implementations.
 
-    An implementation may return NotImplemented for arguments it has no kernel for (a rare dtype, say): the definition
-    answers then.
+    An implementation may return NotImplemented for arguments it has no kernel for (a rare dtype, say): the next one
+    answers then, in the end the definition.
     """
     name = schema.partition("(")[0]
     op = OPS[name] = Op(name, family, {"reference": ref} | ({"cpu": cpu} if cpu else {}))
@@ -140,9 +142,9 @@ def define(
 
         def call(*args: Any) -> Any:
             if not chosen:  # on first use: by then the environment is settled and nothing is loaded in vain
-                chosen.append(_choose(op, device)[1])
-            result = chosen[0](*args)
-            return ref(*args) if result is NotImplemented else result
+                chosen.extend(implementation for _, implementation in _choices(op, device))
+            results = (implementation(*args) for implementation in chosen)
+            return next(result for result in results if result is not NotImplemented)
 
         return call
 
@@ -166,7 +168,7 @@ def backends() -> dict[str, dict[str, str]]:
     for name, op in OPS.items():
         table[name] = {}
         for device in devices:
-            backend = _choose(op, device)[0]
+            backend = _choices(op, device)[0][0]
             reason = usable(device).get(backend, "")
             if forced() == backend:
                 reason += ", forced by FASTRECON_BACKEND"

@@ -1,8 +1,12 @@
 // block_sum.h: sums over the threads of a block and over the blocks of an image, in an order that depends on sizes alone.
 #pragma once
 
+#ifndef THREADS
+#define THREADS 256
+#endif
+
 namespace fastrecon {
-constexpr int kThreads = 256;  // of every block
+constexpr int kThreads = THREADS;  // of every block
 constexpr int kWarps = kThreads / 32;
 
 // The sum of `value` over a warp, to every lane.

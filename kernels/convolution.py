@@ -2,6 +2,7 @@
 
   x, d_x [B, CIN, H, W]  images, CIN small        features [B, H, W, C]  channels last, C >= 1
   first layer's weights [CIN, 3, 3, C]            other layers' weights [3, 3, C_in, C_out]
+Images, weights and sums have one type; features may be stored in bfloat16 instead if PRECISION is "bf16".
 Zero padding is zero after the activation. A program owns BLOCK_M consecutive pixels of one image and all channels, so
 that the norm over channels is a reduction inside the tile. Each kernel carries a pair of features through the same
 weights if PAIR: the features and their tangents forward, the two cotangents of feature_gradient_vjp backward.
@@ -17,10 +18,8 @@ from fastrecon.kernels.scalar_math import INTERPRETED, curve_at, divide, root, s
 def _multiply(a, b, total, PRECISION: tl.constexpr):
     """total + a b. The interpreter knows no bfloat16 products and takes exact ones for them."""
     if PRECISION == "bf16":
-        if not INTERPRETED:
-            a = a.to(tl.bfloat16)
-            b = b.to(tl.bfloat16)
-        return tl.dot(a, b, total, "ieee", out_dtype=total.dtype)
+        kind: tl.constexpr = tl.float32 if INTERPRETED else tl.bfloat16
+        return tl.dot(a.to(kind), b.to(kind), total, "ieee", out_dtype=total.dtype)
     else:
         return tl.dot(a, b, total, PRECISION, out_dtype=total.dtype)
 
@@ -63,18 +62,17 @@ def _convolve(
 ):  # fmt: skip
     """A, and B if PAIR, convolved with the weights at the given pixels: two tiles [BLOCK_M, BLOCK_C]."""
     c = tl.arange(0, BLOCK_C)
-    a = tl.zeros((BLOCK_M, BLOCK_C), A.dtype.element_ty)
+    a = tl.zeros((BLOCK_M, BLOCK_C), Weight.dtype.element_ty)
     b = a
     if FIRST:
-        # the image has more digits than bfloat16 keeps, and this layer is a small part of the work
-        exact: tl.constexpr = "ieee" if PRECISION == "bf16" else PRECISION
+        # the image has more digits than bfloat16 or TF32 keep, and this layer is a small part of the work
         for start in range(0, 9 * CIN, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
             mask = (k < 9 * CIN)[:, None] & (c < C)[None, :]
             w = tl.load(Weight + k[:, None] * C + c[None, :], mask=mask, other=0.0)
-            a = _multiply(_patches(A, image, row, column, inside, k, H, W, CIN), w, a, exact)
+            a = _multiply(_patches(A, image, row, column, inside, k, H, W, CIN), w, a, "ieee")
             if PAIR:
-                b = _multiply(_patches(B, image, row, column, inside, k, H, W, CIN), w, b, exact)
+                b = _multiply(_patches(B, image, row, column, inside, k, H, W, CIN), w, b, "ieee")
     else:
         slices: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
         for i in range(9 * slices):
@@ -167,7 +165,7 @@ def transposed_kernel(
     c = tl.arange(0, BLOCK_C)
     tile = first * C + (tl.arange(0, BLOCK_M) * C)[:, None] + c[None, :]
     mask = inside[:, None] & (c < C)[None, :]
-    h = tl.load(Hidden + tile, mask=mask, other=0.0)
+    h = tl.load(Hidden + tile, mask=mask, other=0.0).to(q.dtype)
     slope = slope_at(h, DELTA)
     tl.store(Out + tile, slope * q, mask=mask)
     if PAIR:
@@ -188,7 +186,7 @@ def image_kernel(
     image, row, column = _pixels(first, H, W, BLOCK_M)
     c = tl.arange(0, BLOCK_C)
     for channel in range(CIN):
-        total = tl.zeros((BLOCK_M, BLOCK_C), Z.dtype.element_ty)
+        total = tl.zeros((BLOCK_M, BLOCK_C), Weight.dtype.element_ty)
         for tap in range(9):
             w = tl.load(Weight + (channel * 9 + 8 - tap) * C + c, mask=c < C, other=0.0)
             total += _shifted(Z, first, row, column, p < H * W, tap, c, H, W, C, BLOCK_M) * w[None, :]
@@ -225,7 +223,7 @@ def weight_kernel(
         mask = inside[:, None] & (c < C)[None, :]
         s = tl.load(S + tile, mask=mask, other=0.0)
         z = tl.load(Z + tile, mask=mask, other=0.0)
-        gradient = _multiply(tl.trans(a), s, gradient, PRECISION)
-        gradient = _multiply(tl.trans(b), z, gradient, PRECISION)
+        gradient = _multiply(tl.trans(a), s, gradient, "ieee" if FIRST else PRECISION)
+        gradient = _multiply(tl.trans(b), z, gradient, "ieee" if FIRST else PRECISION)
     out = Partial + ((chunk * taps + tap) * depth + k[:, None]) * C + c[None, :]
     tl.store(out, gradient, mask=(k < depth)[:, None] & (c < C)[None, :])

@@ -9,8 +9,8 @@ q = J^T y, r = its tangent plus v J^T y, and d W_l = <h_{l-1}, s_l> + <dot_{l-1}
 s_l = a'_l r_l + a''_l dt_l q_l.
 Definition: fastrecon/ops/feature_gradient.py.  Maths: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
 
-Products are exact in float32, unless `precision` asks for "bfloat16" (then those with the image stay exact), "tf32" or
-"tf32x3", and in float64.
+Products are exact in float32, unless `precision` asks for "bfloat16", "tf32" or "tf32x3", and in float64; those with
+the image always are. With "bfloat16" the features between launches are stored in it too, rounded once for both uses.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,8 @@ class _Chain:
         self.programs = self.B * blocks(self.H * self.W, self.tile.pixels)
 
     def features(self) -> Tensor:
-        return self.x.new_empty((self.B, self.H, self.W, self.C))
+        dtype = torch.bfloat16 if self.products == "bf16" else self.x.dtype
+        return self.x.new_empty((self.B, self.H, self.W, self.C), dtype=dtype)
 
     def options(self, tile: ConvolutionTile) -> dict[str, Any]:
         return {

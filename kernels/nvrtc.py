@@ -2,7 +2,8 @@
 stream.
 
 A kernel takes tensors as addresses, integers as long long, floats as double. Types are macros of the source: REAL, the
-type of real numbers; PARTS, how many of them make a number; WORD, what is only copied.
+type of real numbers; PARTS, how many of them make a number; WORD, what is only copied. THREADS is the size of a block,
+SHARED the bytes of shared memory that it takes when it is launched.
 """
 
 from functools import cache
@@ -15,8 +16,11 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent
-INCLUDES = (FOLDER, FOLDER.parent / "csrc")  # block_sum.h; scalar_math.h, in the checkout and in the wheel
-THREADS = 256  # kThreads of the sources
+INCLUDES = (
+    FOLDER,
+    FOLDER.parent / "csrc",
+)  # block_sum.h, tensor_core.h; scalar_math.h, in the checkout and in the wheel
+THREADS = 256  # kThreads of the sources, where the macro THREADS does not say otherwise
 ITEMS = 4  # kItems: numbers of a thread of kernels that go through an image in tiles
 REALS = {torch.float32: "float", torch.float64: "double", torch.complex64: "float", torch.complex128: "double"}
 
@@ -29,6 +33,11 @@ def defines(x: Tensor) -> dict[str, str]:
 def tiles_of(count: int, tile: int = THREADS * ITEMS) -> int:
     """How many tiles cover `count` numbers."""
     return -(-count // tile)
+
+
+def threads_of(macros: dict[str, str]) -> int:
+    """How many threads a block has."""
+    return int(macros.get("THREADS", THREADS))
 
 
 def flags(macros: dict[str, str]) -> list[str]:
@@ -68,5 +77,7 @@ def launch(source: str, kernel: str, blocks: int, macros: dict[str, str], *argum
         return
     cupy: Any = import_module("cupy")
     with torch.cuda.device(arguments[0].device), _stream(cupy):
-        function = _function(source, kernel, tuple(flags(macros)))
-        function((blocks,), (THREADS,), tuple(map(_packed, arguments)))
+        function, shared = _function(source, kernel, tuple(flags(macros))), int(macros.get("SHARED", 0))
+        if shared:
+            function.max_dynamic_shared_size_bytes = shared
+        function((blocks,), (threads_of(macros),), tuple(map(_packed, arguments)), shared_mem=shared)

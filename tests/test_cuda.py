@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,17 @@ import torch
 from test_radon import GEOMETRIES, rays_of
 from test_triton import aligned, double, flatten, numbers, relative
 from torch import Tensor
+from torch.nn.functional import conv2d, conv_transpose2d
 
 import fastrecon as fr
 from fastrecon import registry
-from fastrecon.kernels import nvrtc
+from fastrecon.kernels import feature_gradient_cuda, nvrtc
 from fastrecon.operators.base import through
 from fastrecon.ops import armijo as armijo_op
+from fastrecon.ops.feature_gradient import feature_gradient_fwd_ref, smoothed_relu
 
 SOURCES = sorted(path.stem for path in nvrtc.FOLDER.glob("*.cu"))
-KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+KERNEL = re.compile(r'extern "C" __global__ (?:__launch_bounds__\(\w+\) )?void (\w+)\(([^)]*)\)')
 HERE = Path(__file__).parent
 C_TYPES = {"double": ctypes.c_double, "long long": ctypes.c_longlong}
 
@@ -52,7 +55,7 @@ class Host:
             declared, names = ", ".join(f"{t} {n}" for t, n in parameters), ", ".join(n for _, n in parameters)
             text.append(
                 f'extern "C" bool run_{kernel}(long long blocks_, bool reversed_, {declared}) {{ return cuda_on_host::'
-                f"launch(blocks_, {nvrtc.THREADS}, reversed_, [=] {{ {kernel}({names}); }}); }}"
+                f"launch(blocks_, {nvrtc.threads_of(dict(macros))}, reversed_, [=] {{ {kernel}({names}); }}); }}"
             )
         name = self.folder / re.sub(r"\W", "_", f"{source}{macros}")
         name.with_suffix(".cpp").write_text("\n".join(text))
@@ -177,6 +180,139 @@ def test_radon(device, size, views, detectors, spacing, geometry, dtype):
     check("radon_adjoint", y, rays.lines, rays.axis, *size)
 
 
+def chain(count, height, width, layers):
+    """Images, kernels that keep the variance, and radii with pixels on both sides."""
+    weights = [numbers(32, 32 if k else 1, 3, 3, seed=k) * (2 / (9 * (32 if k else 1))) ** 0.5 for k in range(layers)]
+    x = numbers(count, 1, height, width).abs()
+    return x.float(), [w.float() for w in weights], torch.linspace(0.5, 5, count)
+
+
+def rounded_chain(x, weights, eps, delta, final_activation):
+    """Value and gradient in float64, what tensor cores multiply and what is kept rounded to bfloat16."""
+    half = lambda t: t.to(torch.bfloat16).double()  # noqa: E731
+    first, *others = (w.double() if k == 0 else half(w) for k, w in enumerate(weights))
+    t, slopes = conv2d(x.double(), first, padding=1), []
+    for w in others:
+        slopes.append(half(((t + delta) / (2 * delta)).clamp(0, 1)))
+        t = conv2d(half(smoothed_relu(t, delta)), w, padding=1)
+    g = smoothed_relu(t, delta) if final_activation else t
+    slope = ((t + delta) / (2 * delta)).clamp(0, 1) if final_activation else 1
+    norm, e = g.norm(dim=1), eps.double()[:, None, None]
+    z = half(slope * g / torch.maximum(norm, e)[:, None])
+    for w, slope in zip(others[::-1], slopes[::-1], strict=True):
+        z = half(slope * conv_transpose2d(z, w, padding=1))
+    value = torch.where(norm <= e, norm.square() / (2 * e), norm - e / 2).sum((1, 2))
+    return value, conv_transpose2d(z, first, padding=1)
+
+
+@pytest.mark.parametrize("final_activation", [False, True])
+@pytest.mark.parametrize(  # widths of 1, 2 and 3 tiles, one strip and several
+    ("size", "layers"),
+    [((3, 1, 1), 4), ((2, 5, 7), 3), ((1, 23, 40), 4), ((1, 9, 130), 4), ((1, 7, 40), 5), ((1, 17, 60), 2)],
+)
+def test_feature_gradient(device, size, layers, final_activation):
+    x, weights, eps = chain(*size, layers)
+    arguments = (x.to(device), [w.to(device) for w in weights], eps.to(device), 0.1, final_activation, "bfloat16")
+    value, grad = kernel("feature_gradient_fwd")(*arguments)
+    assert torch.equal(kernel("feature_gradient_value")(*arguments), value)
+    exact = feature_gradient_fwd_ref(x.double(), [w.double() for w in weights], eps.double(), 0.1, final_activation)
+    for found, same, truth, allowed in zip(
+        (value, grad), rounded_chain(x, weights, eps, 0.1, final_activation), exact, (3e-3, 3e-2), strict=True
+    ):
+        assert relative(found.cpu(), truth) < allowed
+        assert relative(found.cpu(), same) < 1e-3  # rounded alike, but for sums between two numbers of bfloat16
+
+
+def test_feature_gradient_has_the_same_bits_in_any_batch_and_any_bands(device, monkeypatch):
+    x, weights, eps = chain(2, 23, 40, 4)
+    x[0, 0, 11, 20] = float("nan")
+
+    def run(some):
+        rest = ([w.to(device) for w in weights], eps[some].to(device), 0.1, False, "bfloat16")
+        return kernel("feature_gradient_fwd")(x[some].to(device), *rest)
+
+    together, alone = run(slice(None)), run(slice(1, 2))
+    monkeypatch.setattr(feature_gradient_cuda, "_processors", lambda x: 1000)
+    bands = run(slice(1, 2))
+    for k in range(2):
+        assert torch.equal(alone[k], together[k][1:])
+        assert torch.equal(alone[k], bands[k])
+    assert together[0].isnan().tolist() == [True, False]  # and NaN is not hidden
+    assert together[1][0, 0, 11, 20].isnan()
+    assert not together[1][0, 0, 11 - 9].isnan().any()
+
+
+@pytest.mark.parametrize(
+    "change", [{"precision": "tf32"}, {"layers": 6}, {"width": 16}, {"channels": 2}, {"dtype": torch.float64}], ids=str
+)
+def test_tensor_cores_leave_other_chains_to_triton(change):
+    case = {"precision": "bfloat16", "layers": 3, "width": 32, "channels": 1, "dtype": torch.float32} | change
+    widths = [case["channels"], *[case["width"]] * case["layers"]]
+    weights = [torch.zeros(o, i, 3, 3, dtype=case["dtype"]) for i, o in pairwise(widths)]
+    x, eps = torch.zeros(1, case["channels"], 4, 4, dtype=case["dtype"]), torch.ones(1, dtype=case["dtype"])
+    for name in ("feature_gradient_value", "feature_gradient_fwd"):
+        assert kernel(name)(x, weights, eps, 0.1, False, case["precision"]) is NotImplemented
+
+
+@pytest.mark.parametrize(("width", "layers"), [(1, 4), (33, 4), (256, 4), (256, 2), (1000, 3)])
+def test_strips_and_bands_cover_the_image(width, layers):
+    for halo in (layers - 1, layers):
+        tiles, strips = feature_gradient_cuda._strips(width, layers, halo)
+        net = 32 * tiles - 2 * halo
+        assert (strips - 1) * net < width <= strips * net
+        for processors in (1, 132):
+            assert 1 <= feature_gradient_cuda._band(width, strips, processors) <= width
+
+
+PRODUCT = """
+#include "tensor_core.h"
+extern "C" __global__ void product(const unsigned* a, const unsigned* b, float* c, const unsigned* rows,
+                                   unsigned* loaded) {
+  using namespace fastrecon;
+  __shared__ uint4 memory[48];  // 32 rows in any order
+  unsigned words[4], right[2];
+  float sums[4];
+  if (threadIdx.x < 32) {
+    memory[threadIdx.x * 7 % 48] = {rows[4 * threadIdx.x], rows[4 * threadIdx.x + 1], rows[4 * threadIdx.x + 2],
+                                    rows[4 * threadIdx.x + 3]};
+    __syncwarp();
+    load_matrices(words, shared(&memory[threadIdx.x * 7 % 48]));
+    for (int i = 0; i < 4; ++i) loaded[4 * threadIdx.x + i] = words[i];
+    for (int i = 0; i < 4; ++i) words[i] = a[4 * threadIdx.x + i], sums[i] = c[4 * threadIdx.x + i];
+    for (int i = 0; i < 2; ++i) right[i] = b[2 * threadIdx.x + i];
+    multiply(sums, words, right);
+    for (int i = 0; i < 4; ++i) c[4 * threadIdx.x + i] = sums[i];
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("where", ["host", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_tensor_core_layouts(where, request, tmp_path, monkeypatch):
+    """Fragments as the PTX ISA lays them out, element by element, against a plain product."""
+    (tmp_path / "product.cu").write_text(PRODUCT)
+    monkeypatch.setattr(nvrtc, "FOLDER", tmp_path)
+    launch = request.getfixturevalue("host").launch if where == "host" else nvrtc.launch
+    a, b, c, rows = (numbers(*s, dtype=torch.bfloat16, seed=s[1]) for s in ((16, 16), (16, 8), (16, 8), (32, 8)))
+    lane = torch.arange(32)
+    group, inside = lane // 4, lane % 4
+    row = [group + 8 * (i % 4 // 2) for i in range(8)]
+    column = [inside * 2 + i % 2 + 8 * (i // 4) for i in range(8)]
+    words = lambda parts: torch.stack(parts, 1).view(torch.int32).to(tensors)  # noqa: E731
+    tensors = "cpu" if where == "host" else "cuda"
+    a_words = words([a[row[i], column[i]] for i in range(8)])
+    b_words = words([b[inside * 2 + i % 2 + 8 * (i // 2), group] for i in range(4)])
+    sums = torch.stack([c[group + 8 * (i // 2), inside * 2 + i % 2] for i in range(4)], 1).float().to(tensors)
+    loaded = torch.zeros(32, 4, dtype=torch.int32, device=tensors)
+    launch("product", "product", 1, {}, a_words, b_words, sums, rows.view(torch.int32).to(tensors), loaded)
+    exact = a.double() @ b.double() + c.double()
+    expected = torch.stack([exact[group + 8 * (i // 2), inside * 2 + i % 2] for i in range(4)], 1)
+    torch.testing.assert_close(sums.cpu().double(), expected, rtol=1e-5, atol=1e-5)
+    matrices = rows.view(4, 8, 8)
+    expected = torch.stack([matrices[i // 2, group, inside * 2 + i % 2] for i in range(8)], 1)
+    assert torch.equal(loaded.cpu().view(torch.bfloat16), expected)
+
+
 def test_no_kernel_for_what_it_cannot_do():
     half, eps = torch.zeros(2, 3, dtype=torch.float16), torch.ones(2, dtype=torch.float16)
     assert kernel("shrink_eps")(half, half, eps, 1e3, 0.9) is NotImplemented
@@ -189,7 +325,7 @@ def test_cuda_goes_first_where_it_is_asked_for_or_faster(monkeypatch):
     monkeypatch.setattr(registry, "usable", lambda device: dict.fromkeys(("triton", "cuda", "reference"), ""))
 
     def chosen():
-        return {name: registry._choose(registry.OPS[name], "cuda")[0] for name in ("armijo", "shrink_eps", "dwt2")}
+        return {name: registry._choices(registry.OPS[name], "cuda")[0][0] for name in ("armijo", "shrink_eps", "dwt2")}
 
     monkeypatch.setattr(registry, "forced", lambda: None)
     assert chosen() == {"armijo": "triton", "shrink_eps": "triton", "dwt2": "triton"}
@@ -199,6 +335,25 @@ def test_cuda_goes_first_where_it_is_asked_for_or_faster(monkeypatch):
     assert chosen() == {"armijo": "cuda", "shrink_eps": "cuda", "dwt2": "triton"}
     monkeypatch.setattr(registry, "forced", lambda: "reference")
     assert set(chosen().values()) == {"reference"}
+
+
+def test_what_one_backend_lacks_the_next_serves(monkeypatch):
+    asked = []
+
+    def serve(backend, answer):
+        return lambda x: (asked.append(backend), answer)[1]
+
+    monkeypatch.setattr(registry, "usable", lambda device: dict.fromkeys(("cuda", "cpu", "triton", "reference"), ""))
+    monkeypatch.setattr(registry, "forced", lambda: None)
+    found = {"cuda": serve("cuda", NotImplemented), "triton": serve("triton", torch.ones(2))}
+    monkeypatch.setattr(registry, "_from_kernels", lambda op, backend: found.pop(backend))  # each is looked up once
+    op = registry.define(
+        "passed_on(Tensor x) -> Tensor", "passed_on", ref=lambda x: x * 3, cpu=serve("cpu", NotImplemented)
+    )
+    monkeypatch.delitem(registry.OPS, "passed_on")
+    for _ in range(2):
+        assert torch.equal(op(torch.zeros(2)), torch.ones(2))
+    assert asked == ["cuda", "cpu", "triton"] * 2
 
 
 @pytest.mark.parametrize("missing", ["barrier", "exchange"])
@@ -247,7 +402,10 @@ def test_cupy_arrays_go_straight_into_public_ops():
 
 
 MACROS = {
-    "armijo": [{"REAL": real, "PARTS": parts} for real in ("float", "double") for parts in ("1", "2")],
+    "feature_gradient": [
+        feature_gradient_cuda.macros(layers, max(feature_gradient_cuda.TILES[layers]), back)
+        for layers, back in ((4, True), (4, False), (5, True), (3, True), (2, True))
+    ],
     "radon": [{"REAL": "float"}, {"REAL": "double"}],
     "select_descent": [{"REAL": "float", "WORD": "uint4"}, {"REAL": "double", "WORD": "char"}],
 }

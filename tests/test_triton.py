@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 
 from fastrecon import registry
+from fastrecon.kernels import feature_gradient
 from fastrecon.kernels.sums import ordered_sum
 from fastrecon.ops.feature_gradient import PRECISIONS
 
@@ -248,6 +249,16 @@ def test_public_precisions(precision):
     d_x = kernel("feature_gradient_vjp")(*cotangents, *arguments, precision)[0]
     options = {"rtol": tolerance, "atol": tolerance} if rounded else {}  # derivatives never multiply in bfloat16
     torch.testing.assert_close(d_x, definition("feature_gradient_vjp")(*cotangents, *arguments)[0], **options)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bfloat16_halves_the_features(precision):
+    x, weights, eps, *rest = chain((2, 1, 4, 3), 5, 3, torch.float32, False)
+    made = feature_gradient._Chain(x, feature_gradient._pack(weights), *rest, precision, pair=False)
+    layers, value = made.forward(x, eps, eps)
+    stored = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    assert {t.dtype for outputs in layers for t in outputs} == {stored}
+    assert value.dtype == torch.float32
 
 
 def test_an_image_has_the_same_bits_in_any_batch():

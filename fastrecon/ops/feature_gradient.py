@@ -281,7 +281,7 @@ def feature_gradient(
         precision: of float32 products. "float32": Winograd, at 1.5 to 2 times the rounding error of "direct", which
             takes two to three times as long. "bfloat16", where the processor can: about 1e-2 relative error of the
             gradient and 1e-3 of the value; elsewhere as "float32". "tf32": on GPUs that have it, with
-            three more bits; elsewhere as "float32". Derivatives never use bfloat16.
+            three more bits; elsewhere as "float32". Products with the image stay exact. Derivatives never use bfloat16.
 
     Returns:
         value [B] and gradient like x, both differentiable in x, weights and eps, twice.
