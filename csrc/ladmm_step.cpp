@@ -67,12 +67,6 @@ FR_INLINE void add_to(T* p, Vec<T> v) {
   put(p, get<Vec<T>>(p) + v);
 }
 
-// For matrix_product: parts of rows of these matrices of the given width.
-template <typename... Pointers>
-FR_INLINE auto touching(int64_t width, Pointers... matrices) {
-  return [=](int64_t r, int64_t first, int64_t n) { (expect_soon(matrices + r * width + first, n), ...); };
-}
-
 // out = -A B, the derivatives of products that are subtracted.
 template <Order kA, Order kB, typename T>
 void minus_product(int64_t M, int64_t N, int64_t K, const T* A, const T* B, T* out) {
@@ -252,9 +246,6 @@ void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const
       add_to<T>(part + i, d_b);
     });
   });
-  const auto into = [](T* out, int64_t width) {
-    return [=](int64_t r, int64_t first, int64_t n, const T* p) { std::memcpy(out + r * width + first, p, n * sizeof(T)); };
-  };
   matrix_product<kByRows, kByRows>(N, D, M, all_q, a, touching(D, d_z), into(d_z, D));
   if (a_learned) matrix_product<kByColumns, kByRows>(M, D, N, all_q, z, touching(D, d_a), into(d_a, D));
 }

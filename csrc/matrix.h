@@ -136,6 +136,20 @@ FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, co
   pack<kB>(B, K, N, M * N * K / 8, packed.data);
   packed_product<kA>(M, N, K, A, packed.data, touch, emit);
 }
+
+// To touch: parts of rows of these matrices of the given width.
+template <typename... Pointers>
+FR_INLINE auto touching(std::int64_t width, Pointers... matrices) {
+  return [=](std::int64_t r, std::int64_t first, std::int64_t n) { (expect_soon(matrices + r * width + first, n), ...); };
+}
+
+// To emit: the product itself.
+template <typename T>
+FR_INLINE auto into(T* out, std::int64_t width) {
+  return [=](std::int64_t r, std::int64_t first, std::int64_t n, const T* p) {
+    std::memcpy(out + r * width + first, p, n * sizeof(T));
+  };
+}
 }  // namespace
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -67,7 +67,9 @@ def test_image_has_the_same_bits_in_any_batch_and_layout(device, backend):
 
 def test_gradients(device, backend):
     x, matrix = problem((2, 3, 4, 5), torch.float64, device)
-    assert torch.autograd.gradcheck(block_product, (x.requires_grad_(), matrix.requires_grad_()))
+    inputs = (x.requires_grad_(), matrix.requires_grad_())
+    assert torch.autograd.gradcheck(block_product, inputs)
+    assert torch.autograd.gradgradcheck(block_product, inputs)
 
 
 def test_registration(device):

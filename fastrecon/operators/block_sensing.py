@@ -32,8 +32,8 @@ def random_phi(m: int, n: int = 1089, seed: int = 0) -> Tensor:
 class BlockSensing(LinearOperator):
     """y = Phi x, block by block: [B, 1, H, W] -> [B, rows, cols, m], blocks and pixels in row-major order.
 
-    The image is padded with zeros at the right and the bottom to whole blocks; the adjoint crops to `size`. Without
-    gradients every image has the bits it has alone (`ops.block_product`).
+    The image is padded with zeros at the right and the bottom to whole blocks; the adjoint crops to `size`. Every
+    image has the bits it has alone (`ops.block_product`).
 
     Args:
         phi: sampling matrix [m, block * block]; an nn.Parameter is learned, anything else is a buffer.

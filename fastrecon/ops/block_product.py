@@ -1,15 +1,16 @@
 """Many small blocks times one matrix: the product of block-wise sensing, image by image.
 
-A vendor's product of more rows may add in another order, and then an image would depend on its batch. On the CPU every
-image is a product of its own, on aligned memory; on a GPU one launch of our own multiplies them all, in an order that
-does not depend on how many there are, and never in TF32.
+A vendor's product of more rows may add in another order, and then an image would depend on its batch. Our own add each
+entry in an order that does not depend on how many there are, and never in TF32.
 """
 
+import torch
 from torch import Tensor
 
 from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import differentiated
-from fastrecon.registry import define
+from fastrecon.ops.function import Function
+from fastrecon.ops.layout import DTYPES
+from fastrecon.registry import compiled, define
 
 
 def block_product_ref(blocks: Tensor, matrix: Tensor) -> Tensor:
@@ -21,12 +22,44 @@ def block_product_ref(blocks: Tensor, matrix: Tensor) -> Tensor:
     return out
 
 
+def _cpu(blocks: Tensor, matrix: Tensor) -> Tensor:
+    if blocks.dtype not in (torch.float32, torch.float64) or blocks.numel() == 0 or matrix.numel() == 0:
+        return NotImplemented
+    columns = matrix.T.is_contiguous() and not matrix.is_neg()
+    blocks, matrix = blocks.contiguous(), matrix.T if columns else matrix.contiguous()
+    out = blocks.new_empty(*blocks.shape[:2], matrix.shape[0 if columns else 1])
+    compiled().block_product(
+        DTYPES[blocks.dtype], blocks.data_ptr(), matrix.data_ptr(), out.data_ptr(), columns,
+        len(blocks) * blocks.shape[1], blocks.shape[2], out.shape[2],
+    )  # fmt: skip
+    return out
+
+
 _product = define(
     "block_product(Tensor blocks, Tensor matrix) -> Tensor",
     "block_product",
     ref=block_product_ref,
-    cpu=block_product_ref,  # the vendor's product is as fast as the processor
+    cpu=_cpu,
 )
+
+
+class BlockProduct(Function):
+    """blocks [B, n, k] and matrix [k, l] to [B, n, l]; differentiable to any order."""
+
+    @staticmethod
+    def forward(blocks, matrix):  # noqa: D102
+        return _product(blocks, matrix)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: D102
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, d):  # noqa: D102
+        blocks, matrix = ctx.saved_tensors
+        of_blocks, of_matrix = ctx.needs_input_grad
+        d_blocks = BlockProduct.call(d, matrix.T) if of_blocks else None
+        return d_blocks, blocks.flatten(0, 1).T @ d.flatten(0, 1) if of_matrix else None
 
 
 @accepts_arrays
@@ -38,7 +71,7 @@ def block_product(blocks: Tensor, matrix: Tensor) -> Tensor:
         matrix: [k, l], like blocks.
 
     Returns:
-        [B, n, l], differentiable in both. Without gradients image i has the same bits in any batch.
+        [B, n, l], differentiable in both to any order. Image i has the same bits in any batch.
 
     Raises:
         ValueError: shapes, types or devices do not fit.
@@ -48,6 +81,4 @@ def block_product(blocks: Tensor, matrix: Tensor) -> Tensor:
     fits = matrix.ndim == 2 and matrix.shape[0] == blocks.shape[2] and matrix.dtype == blocks.dtype
     kind = f"[{blocks.shape[2]}, l] {str(blocks.dtype).removeprefix('torch.')} on {blocks.device}"
     expect(fits and matrix.device == blocks.device, op, "matrix", kind, matrix)
-    if differentiated(blocks, matrix):
-        return blocks @ matrix
-    return _product(blocks, matrix) if blocks.is_cuda else block_product_ref(blocks, matrix)
+    return BlockProduct.call(blocks, matrix)
