@@ -42,8 +42,8 @@ __device__ __forceinline__ Shared shared(const void* p) {
   return address;
 }
 
-// Four 8x8 matrices: lane 8 i + r gives the address of row r of matrix i, 16 bytes at a multiple of 16; a[i] gets the words
-// 2t, 2t + 1 of row g of matrix i.
+// Four 8x8 matrices: lane 8 i + r gives the address of row r of matrix i, 16 bytes at a multiple of 16; a[i] gets the
+// numbers 2t, 2t + 1 of row g of matrix i.
 __device__ __forceinline__ void load_matrices(unsigned (&a)[4], Shared row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])

@@ -59,7 +59,8 @@ class Host:
             )
         name = self.folder / re.sub(r"\W", "_", f"{source}{macros}")
         name.with_suffix(".cpp").write_text("\n".join(text))
-        command = ["g++", "-O1", "-shared", "-fPIC", *nvrtc.flags(dict(macros)), f"{name}.cpp", "-o", f"{name}.so"]
+        own = ["-shared", "-fPIC", "-fno-gnu-unique"]  # or libraries share the static arrays of the first one loaded
+        command = ["g++", "-O1", *own, *nvrtc.flags(dict(macros)), f"{name}.cpp", "-o", f"{name}.so"]
         subprocess.run(command, check=True, capture_output=True, text=True)
         return ctypes.CDLL(f"{name}.so")
 
@@ -402,6 +403,7 @@ def test_cupy_arrays_go_straight_into_public_ops():
 
 
 MACROS = {
+    "armijo": [{"REAL": real, "PARTS": parts} for real in ("float", "double") for parts in ("1", "2")],
     "feature_gradient": [
         feature_gradient_cuda.macros(layers, max(feature_gradient_cuda.TILES[layers]), back)
         for layers, back in ((4, True), (4, False), (5, True), (3, True), (2, True))
