@@ -12,11 +12,11 @@
 // warps. Outside the image features are zero.
 //
 // Expected on an H200, not measured: 4 layers, 32 images of 256x256, 234 GFLOP, of which 232 in matrices. Strips of 96
-// columns with 3 and 4 of halo on either side, bands of 64 rows with 2 on either side and 2.9 waves of blocks make that
-// 1.23 times as much, 0.49 ms at the 62% of the peak that mma.sync is known to reach on sm_90. A row of a block is 324
+// columns with 3 and 4 of halo on either side, bands of 64 rows with 2 or 3 on either side and 2.9 waves of blocks make
+// that 1.25 times as much, 0.5 ms at the 62% of the peak that mma.sync is known to reach on sm_90. A row of a block is 324
 // products for each quarter of a multiprocessor (2070 clocks at that rate), 2250 (back 1950) instructions in all, and
-// 1750 (1600) clocks of shared memory: they overlap well enough for 0.6 to 0.7 ms, or not. Memory: 4 maps of 134 MB
-// written and 1.1 times read, 0.27 ms, beside all that.
+// 1750 (1600) clocks of shared memory: if they overlap well, 0.6 to 0.7 ms. Memory: 4 maps of 134 MB written and 1.1
+// times read, 0.27 ms, beside all that.
 #include "block_sum.h"
 #include "scalar_math.h"
 #include "tensor_core.h"

@@ -16,9 +16,9 @@ __device__ __forceinline__ unsigned pair(float first, float second) {
 }
 
 // All of a block's dynamic shared memory, of SHARED bytes, as one `name` of a type.
-#define SHARED_MEMORY(Type, name)                                 \
+#define SHARED_MEMORY(Type, name)                                   \
   static_assert(sizeof(Type) <= SHARED, "too little is asked for"); \
-  extern __shared__ uint4 dynamic_memory[];                       \
+  extern __shared__ uint4 dynamic_memory[];                         \
   Type& name = *reinterpret_cast<Type*>(dynamic_memory)
 
 // x, of which the compiler forgets how it came about: it else keeps every bit in a register of its own.
