@@ -6,17 +6,17 @@
 // Products of features are in bfloat16 and summed in float32; those with the image, norms and sums are exact.
 //
 // A block owns a strip of 32 TILES columns and a band of rows, and walks down the rows. Four warps serve each layer: each
-// has the weights of 16 output channels, most of them in registers for good, and half of the columns. A layer reads every
-// input row once, for three output rows at a time, and writes the row that this completes for the next layer; two rows of
-// each layer in shared memory and one barrier a row suffice. The first layer and, on the way back, the last are shared out
-// among all warps. Outside the image features are zero.
+// has half of the columns and the weights of 16 output channels, most of them in registers for good. A layer reads every
+// input row once, for three output rows, and writes the row that this completes for the next layer; two rows of each layer
+// in shared memory and one barrier a row suffice. The first layer and, on the way back, the last are shared out among all
+// warps. Outside the image features are zero.
 //
 // Expected on an H200, not measured: 4 layers, 32 images of 256x256, 234 GFLOP, of which 232 in matrices. Strips of 96
-// columns with 3 and 4 of halo on either side, bands of 64 rows with 2 on either side and 2.9 waves of blocks make that
-// 1.23 times as much, 0.49 ms at the 62% of the peak that mma.sync is known to reach on sm_90. A row of a block is 324
+// columns with 3 and 4 of halo on either side, bands of 64 rows with 2 or 3 on either side and 2.9 waves of blocks make
+// that 1.25 times as much, 0.5 ms at the 62% of the peak that mma.sync is known to reach on sm_90. A row of a block is 324
 // products for each quarter of a multiprocessor (2070 clocks at that rate), 2250 (back 1950) instructions in all, and
-// 1750 (1600) clocks of shared memory: they overlap well enough for 0.6 to 0.7 ms, or not. Memory: 4 maps of 134 MB
-// written and 1.1 times read, 0.27 ms, beside all that.
+// 1750 (1600) clocks of shared memory: if they overlap well, 0.6 to 0.7 ms. Memory: 4 maps of 134 MB written and 1.1
+// times read, 0.27 ms, beside all that.
 #include "block_sum.h"
 #include "scalar_math.h"
 #include "tensor_core.h"
@@ -29,8 +29,8 @@ constexpr int kColumns = 2 * kTiles;  // of a lane
 constexpr int kTasks = (4 * kTiles + kWarps - 1) / kWarps;  // of 32 pixels and 8 channels in a row: the most of a warp
 static_assert(kThreads == 128 * kProducts && kStrip + 2 <= kThreads, "four warps for each layer");
 
-// A row of features, 8 channels to a chunk, from the second column on; the columns on either side are zero. Neighbours lie
-// 16 bytes apart and chunks 64 bytes modulo 128: matrices are loaded and words stored without conflicts of banks.
+// A row of features, 8 channels to a chunk, from the second column on; the columns on either side are zero. Neighbours
+// lie 16 bytes apart and chunks 64 bytes modulo 128: matrices are loaded and words stored without conflicts of banks.
 struct Row {
   uint4 at[4][kPitch];
 };
@@ -38,7 +38,7 @@ struct Row {
 __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 __device__ __forceinline__ int warp() { return threadIdx.x / 32; }
 
-// What a block computes: `kStrip` columns from `left` on; it owns `columns` of them from `begin`, and `rows` from `top`.
+// What a block computes: kStrip columns from `left` on. It owns `columns` of them from `begin`, and `rows` from `top`.
 struct Area {
   int images, H, W, image, strip, left, begin, columns, top, rows;
   __device__ Area(int images, int H, int W, int strips, int band, int halo) : images(images), H(H), W(W) {
@@ -63,19 +63,18 @@ struct Area {
   }
 };
 
-// The weights that no registers are left for, as the lanes read them: of the last parts, 16 input channels of a column of
-// taps each.
+// The weights that no registers are left for, as the lanes read them. A part has 16 input channels of a column of taps.
 constexpr int kParts = kTiles < 3 ? 4 : 3;  // of 6, in registers
 struct Weights {
   uint4 at[kProducts][2][6 - kParts][3][32];  // [layer][half][part - kParts][ky][lane]
 };
 
-// A warp's share of one layer: 16 output channels of half of the columns. Their order is such that a lane has four in a row.
+// A warp's share of one layer: 16 output channels of half of the columns, ordered so that a lane has four in a row.
 struct Product {
-  int half, column;                 // channels 16 half, ..., columns `column`, ... of the strip
-  unsigned held, owned;             // bit q: whether the image holds, the block owns column q of the lane's
-  unsigned weights[kParts][3][2][2];  // [2 kx + input channel / 16][ky][output channel / 8]
-  float sums[3][kTiles][2][4];      // of the rows above, at and below the newest input row
+  int half, column;      // channels from 16 half on; the lane's columns of the strip are column + 8 q, q < kColumns
+  unsigned held, owned;  // bit q: whether the image holds column q, and whether the block owns it
+  unsigned weights[kParts][3][2][2];  // [2 kx + input channel / 16][ky][tile of 8 output channels]
+  float sums[3][kTiles][2][4];        // of the rows above, at and below the newest input row
 
   __device__ Product(const unsigned* packed, Weights& stored, const Area& area)
       : half(warp() % 2), column(warp() / 2 % 2 * 16 * kTiles + lane() / 4), held(0), owned(0), sums{} {
@@ -181,10 +180,20 @@ struct Forward {
 struct Back {
   Row ring[kLayers][2];  // cotangents, from the last layer to the first
   Weights weights;
-  float4 kernel[9][8];         // first
+  float4 kernel[9][8];        // first
   float parts[2][4][kStrip];  // the gradient's sums over 8 channels
   Area area;
 };
+
+template <typename Memory>
+__device__ __forceinline__ void begin(Memory& memory, const float* first, const Area& area) {
+  if (threadIdx.x == 0) memory.area = area;
+  uint4* const ring = memory.ring[0][0].at[0];
+  for (int i = threadIdx.x; i < int(sizeof(memory.ring) / sizeof(uint4)); i += kThreads) ring[i] = {};
+  const float4* const rows = reinterpret_cast<const float4*>(first);
+  for (int i = threadIdx.x; i < 72; i += kThreads) memory.kernel[i / 8][i % 8] = rows[i];
+  __syncthreads();
+}
 }  // namespace fastrecon
 
 extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
@@ -194,8 +203,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
   using namespace fastrecon;
   SHARED_MEMORY(Forward, memory);
   const Area& area = memory.area;
-  if (threadIdx.x == 0) memory.area = Area(images, H, W, strips, band, kProducts);
-  __syncthreads();
+  begin(memory, first, Area(images, H, W, strips, band, kProducts));
   constexpr int last = kProducts - 1;
   const int layer = warp() / 4;
   const float delta = delta_, scale = 0.5f / delta;
@@ -208,8 +216,6 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
   };
   auto chunks = reinterpret_cast<uint4*>(kept);
 
-  for (int i = threadIdx.x; i < int(sizeof(memory.ring) / sizeof(uint4)); i += kThreads) (&memory.ring[0][0].at[0][0])[i] = {};
-  for (int i = threadIdx.x; i < 72; i += kThreads) (&memory.kernel[0][0])[i] = reinterpret_cast<const float4*>(first)[i];
   if (threadIdx.x == 0) {
     memory.radius = eps[area.image];
     memory.inverse = 1 / memory.radius;
@@ -271,7 +277,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_forward(
             slope[c] = a.slope;
           }
           memory.ring[0][now].at[chunk][at + 1] = area.holds(source, column) ? chunk_of(t) : uint4{};
-          if (BACK && area.owns(source, column)) chunks[2 * area.at(0, source, chunk / 2, column) + chunk % 2] = chunk_of(slope);
+          if (BACK && area.owns(source, column))
+            chunks[2 * area.at(0, source, chunk / 2, column) + chunk % 2] = chunk_of(slope);
         }
       } else if (out >= area.top - (last - layer) - 2 && out < area.top + area.rows + last - layer) {
         product.take(memory.ring[layer][before], memory.weights);
@@ -319,8 +326,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
   using namespace fastrecon;
   SHARED_MEMORY(Back, memory);
   const Area& area = memory.area;
-  if (threadIdx.x == 0) memory.area = Area(images, H, W, strips, band, kLayers);
-  __syncthreads();
+  begin(memory, first, Area(images, H, W, strips, band, kLayers));
   const int layer = warp() / 4;
   Product product(weights, memory.weights, area);
   float image[kTasks][3] = {};  // sums of the rows above, at and below the newest row of cotangents
@@ -329,10 +335,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
     const long long from = held ? 8 * area.at(map, row, chunk / 2, area.left + at) + 4 * (chunk % 2) : 0;
     begin_copy<16>(&to.at[chunk][at + 1], kept + from, held);
   };
-
-  for (int i = threadIdx.x; i < int(sizeof(memory.ring) / sizeof(uint4)); i += kThreads) (&memory.ring[0][0].at[0][0])[i] = {};
-  for (int i = threadIdx.x; i < 72; i += kThreads) (&memory.kernel[0][0])[i] = reinterpret_cast<const float4*>(first)[i];
-  __syncthreads();
+  __syncthreads();  // all weights lie where they are read
 
   for (int step = 0; step < area.rows + 3 * kLayers + 1; ++step) {
     const int now = step & 1, before = now ^ 1, source = area.top - kLayers + step, out = source - 2 * (layer + 1);
@@ -343,7 +346,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
     if (threadIdx.x < kStrip && area.owns(done - 1, area.left + int(threadIdx.x))) {
       const auto& p = memory.parts[before];
       const int at = threadIdx.x;
-      grad[(area.image * area.H + done - 1) * (long long)area.W + area.left + at] = p[0][at] + p[1][at] + (p[2][at] + p[3][at]);
+      const long long to = (area.image * area.H + done - 1) * (long long)area.W + area.left + at;
+      grad[to] = p[0][at] + p[1][at] + (p[2][at] + p[3][at]);
     }
 #pragma unroll 1
     for (int turn = 0; turn < 2; ++turn) {
@@ -359,7 +363,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void chain_back(const float* fi
                 const uint4 z = memory.ring[kProducts][before].at[chunk][at + kx];
 #pragma unroll
                 for (int s = 0; s < 3; ++s) {
-                  const float4 v = memory.kernel[3 * (2 - s) + kx][2 * chunk], w = memory.kernel[3 * (2 - s) + kx][2 * chunk + 1];
+                  const float4 *const tap = memory.kernel[3 * (2 - s) + kx] + 2 * chunk, v = tap[0], w = tap[1];
                   sums[s] += first_of(z.x) * v.x + second_of(z.x) * v.y + first_of(z.y) * v.z + second_of(z.y) * v.w +
                              first_of(z.z) * w.x + second_of(z.z) * w.y + first_of(z.w) * w.z + second_of(z.w) * w.w;
                 }

@@ -9,12 +9,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from fastrecon.kernels.launch import ready
 from fastrecon.kernels.nvrtc import launch, tiles_of
 
 WIDTH = 32
 TILES = {2: (1, 2, 3), 3: (1, 2, 3), 4: (1, 2, 3), 5: (1,)}  # by layers: more run out of registers
-ROW = 16  # columns' worth of time that a row takes besides its columns
-LEAST_ROWS, RAMP = 8, 6  # of a band; and the rows' worth of time that it takes to fill and to drain the layers
+# What strips and bands are chosen by, guesses until they are measured: columns' worth of time that a row takes besides
+# its columns; least rows of a band, and rows' worth of time that it takes to fill and to drain the layers.
+ROW, LEAST_ROWS, RAMP = 16, 8, 6
 
 
 def _supported(x: Tensor, weights: Sequence[Tensor], precision: str) -> bool:
@@ -99,7 +101,7 @@ def feature_gradient_value(
     """Returns value [B]."""
     if not _supported(x, weights, precision):
         return NotImplemented
-    return _forward(x.contiguous(), weights, eps.contiguous(), delta, final_activation, back=False)[0]
+    return _forward(ready(x), weights, ready(eps), delta, final_activation, back=False)[0]
 
 
 def feature_gradient_fwd(
@@ -108,7 +110,7 @@ def feature_gradient_fwd(
     """Returns value [B] and gradient like x."""
     if not _supported(x, weights, precision):
         return NotImplemented
-    value, kept = _forward(x.contiguous(), weights, eps.contiguous(), delta, final_activation, back=True)
+    value, kept = _forward(ready(x), weights, ready(eps), delta, final_activation, back=True)
     grad = x.new_empty(x.shape)
     _back(weights, kept, grad)
     return value, grad

@@ -16,10 +16,7 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent
-INCLUDES = (
-    FOLDER,
-    FOLDER.parent / "csrc",
-)  # block_sum.h, tensor_core.h; scalar_math.h, in the checkout and in the wheel
+INCLUDES = (FOLDER, FOLDER.parent / "csrc")  # our headers; scalar_math.h, in the checkout and in the wheel
 THREADS = 256  # kThreads of the sources, where the macro THREADS does not say otherwise
 ITEMS = 4  # kItems: numbers of a thread of kernels that go through an image in tiles
 REALS = {torch.float32: "float", torch.float64: "double", torch.complex64: "float", torch.complex128: "double"}

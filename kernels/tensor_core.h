@@ -16,9 +16,9 @@ __device__ __forceinline__ unsigned pair(float first, float second) {
 }
 
 // All of a block's dynamic shared memory, of SHARED bytes, as one `name` of a type.
-#define SHARED_MEMORY(Type, name)                                 \
+#define SHARED_MEMORY(Type, name)                                   \
   static_assert(sizeof(Type) <= SHARED, "too little is asked for"); \
-  extern __shared__ uint4 dynamic_memory[];                       \
+  extern __shared__ uint4 dynamic_memory[];                         \
   Type& name = *reinterpret_cast<Type*>(dynamic_memory)
 
 // x, of which the compiler forgets how it came about: it else keeps every bit in a register of its own.
@@ -42,8 +42,8 @@ __device__ __forceinline__ Shared shared(const void* p) {
   return address;
 }
 
-// Four 8x8 matrices: lane 8 i + r gives the address of row r of matrix i, 16 bytes at a multiple of 16; a[i] gets the words
-// 2t, 2t + 1 of row g of matrix i.
+// Four 8x8 matrices: lane 8 i + r gives the address of row r of matrix i, 16 bytes at a multiple of 16; a[i] gets the
+// numbers 2t, 2t + 1 of row g of matrix i.
 __device__ __forceinline__ void load_matrices(unsigned (&a)[4], Shared row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])

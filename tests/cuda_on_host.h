@@ -143,9 +143,9 @@ inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline float __saturatef(float value) { return value > 0 ? (value < 1 ? value : 1.f) : 0.f; }  // 0 for NaN
 
 // Tensor cores: what kernels/tensor_core.h says, literally.
-#define SHARED_MEMORY(Type, name)                                     \
-  static_assert(sizeof(Type) <= SHARED, "too little is asked for");   \
-  alignas(16) static char dynamic_memory[SHARED];                     \
+#define SHARED_MEMORY(Type, name)                                   \
+  static_assert(sizeof(Type) <= SHARED, "too little is asked for"); \
+  alignas(16) static char dynamic_memory[SHARED];                   \
   Type& name = *reinterpret_cast<Type*>(dynamic_memory)
 namespace fastrecon {
 inline unsigned opaque(unsigned x) { return x; }

@@ -59,7 +59,8 @@ class Host:
             )
         name = self.folder / re.sub(r"\W", "_", f"{source}{macros}")
         name.with_suffix(".cpp").write_text("\n".join(text))
-        command = ["g++", "-O1", "-shared", "-fPIC", *nvrtc.flags(dict(macros)), f"{name}.cpp", "-o", f"{name}.so"]
+        own = ["-shared", "-fPIC", "-fno-gnu-unique"]  # or libraries share the static arrays of the first one loaded
+        command = ["g++", "-O1", *own, *nvrtc.flags(dict(macros)), f"{name}.cpp", "-o", f"{name}.so"]
         subprocess.run(command, check=True, capture_output=True, text=True)
         return ctypes.CDLL(f"{name}.so")
 
@@ -182,9 +183,9 @@ def test_radon(device, size, views, detectors, spacing, geometry, dtype):
 
 def chain(count, height, width, layers):
     """Images, kernels that keep the variance, and radii with pixels on both sides."""
-    weights = [numbers(32, 32 if k else 1, 3, 3, seed=k) * (2 / (9 * (32 if k else 1))) ** 0.5 for k in range(layers)]
-    x = numbers(count, 1, height, width).abs()
-    return x.float(), [w.float() for w in weights], torch.linspace(0.5, 5, count)
+    weights = [numbers(32, 32 if k else 1, 3, 3, dtype=torch.float32, seed=k).cpu() for k in range(layers)]
+    x = numbers(count, 1, height, width, dtype=torch.float32).abs().cpu()
+    return x, [w * (2 / (9 * w.shape[1])) ** 0.5 for w in weights], torch.linspace(0.5, 5, count)
 
 
 def rounded_chain(x, weights, eps, delta, final_activation):
@@ -293,24 +294,26 @@ def test_tensor_core_layouts(where, request, tmp_path, monkeypatch):
     (tmp_path / "product.cu").write_text(PRODUCT)
     monkeypatch.setattr(nvrtc, "FOLDER", tmp_path)
     launch = request.getfixturevalue("host").launch if where == "host" else nvrtc.launch
-    a, b, c, rows = (numbers(*s, dtype=torch.bfloat16, seed=s[1]) for s in ((16, 16), (16, 8), (16, 8), (32, 8)))
-    lane = torch.arange(32)
-    group, inside = lane // 4, lane % 4
+    sizes = ((16, 16), (16, 8), (16, 8), (32, 8))
+    a, b, c, rows = (numbers(*size, dtype=torch.bfloat16, seed=k).cpu() for k, size in enumerate(sizes))
+    group, inside = torch.arange(32) // 4, torch.arange(32) % 4
     row = [group + 8 * (i % 4 // 2) for i in range(8)]
     column = [inside * 2 + i % 2 + 8 * (i // 4) for i in range(8)]
-    words = lambda parts: torch.stack(parts, 1).view(torch.int32).to(tensors)  # noqa: E731
-    tensors = "cpu" if where == "host" else "cuda"
-    a_words = words([a[row[i], column[i]] for i in range(8)])
-    b_words = words([b[inside * 2 + i % 2 + 8 * (i // 2), group] for i in range(4)])
-    sums = torch.stack([c[group + 8 * (i // 2), inside * 2 + i % 2] for i in range(4)], 1).float().to(tensors)
-    loaded = torch.zeros(32, 4, dtype=torch.int32, device=tensors)
-    launch("product", "product", 1, {}, a_words, b_words, sums, rows.view(torch.int32).to(tensors), loaded)
+    a_words = torch.stack([a[row[i], column[i]] for i in range(8)], 1).view(torch.int32)
+    b_words = torch.stack([b[inside * 2 + i % 2 + 8 * (i // 2), group] for i in range(4)], 1).view(torch.int32)
+    sums = torch.stack([c[group + 8 * (i // 2), inside * 2 + i % 2] for i in range(4)], 1).float()
+    loaded = torch.zeros(32, 4, dtype=torch.int32)
+    tensors = (a_words, b_words, sums, rows.view(torch.int32), loaded)
+    if where == "cuda":
+        tensors = tuple(t.cuda() for t in tensors)
+    launch("product", "product", 1, {}, *tensors)
+    sums, loaded = tensors[2].cpu(), tensors[4].cpu()
     exact = a.double() @ b.double() + c.double()
     expected = torch.stack([exact[group + 8 * (i // 2), inside * 2 + i % 2] for i in range(4)], 1)
-    torch.testing.assert_close(sums.cpu().double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sums.double(), expected, rtol=1e-5, atol=1e-5)
     matrices = rows.view(4, 8, 8)
     expected = torch.stack([matrices[i // 2, group, inside * 2 + i % 2] for i in range(8)], 1)
-    assert torch.equal(loaded.cpu().view(torch.bfloat16), expected)
+    assert torch.equal(loaded.view(torch.bfloat16), expected)
 
 
 def test_no_kernel_for_what_it_cannot_do():
@@ -402,6 +405,7 @@ def test_cupy_arrays_go_straight_into_public_ops():
 
 
 MACROS = {
+    "armijo": [{"REAL": real, "PARTS": parts} for real in ("float", "double") for parts in ("1", "2")],
     "feature_gradient": [
         feature_gradient_cuda.macros(layers, max(feature_gradient_cuda.TILES[layers]), back)
         for layers, back in ((4, True), (4, False), (5, True), (3, True), (2, True))
