@@ -78,6 +78,7 @@ IMPLEMENTATIONS: dict[str, tuple[Function, float]] = {  # and the error of the g
     "torch.compile": (compiled, 1e-6),
     "fastrecon": (ours, 2e-6),
     "fastrecon direct": (partial(ours, precision="direct"), 1e-6),
+    "fastrecon tf32": (partial(ours, precision="tf32"), 3e-3),
     "torch.compile bfloat16": (half(compiled), 5e-2),
     "fastrecon bfloat16": (partial(ours, precision="bfloat16"), 3e-2),
     "fastrecon bfloat16 in CUDA C++": (tensor_cores, 3e-2),
@@ -91,6 +92,8 @@ def relative(x: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("device", "shape"), [(d, s) for d in DEVICES for s in SHAPES[d]], ids=str)
 def bench_value_and_gradient(benchmark, implementation, shape, device):
+    if implementation == "fastrecon tf32" and device == "cpu":
+        pytest.skip("processors have no TF32")
     function, allowed = IMPLEMENTATIONS[implementation]
     x, weights, eps = problem(shape, torch.float32, device)
 
@@ -105,8 +108,9 @@ def bench_value_and_gradient(benchmark, implementation, shape, device):
     value, grad = run()
     assert relative(grad, exact[1]) <= allowed  # no timing of wrong answers
     benchmark.pedantic(run, rounds=21, warmup_rounds=3)
+    (products,) = [p for p in ("bfloat16", "tf32", "") if p in implementation][:1]
     benchmark.extra_info.update(
-        op="feature_gradient", dtype="float32", flops=FLOPS_PER_PIXEL * x.numel(), bytes=2 * x.nbytes,
+        op="feature_gradient", dtype="float32", products=products or "float32", flops=FLOPS_PER_PIXEL * x.numel(), bytes=2 * x.nbytes,
         value_error=relative(value, exact[0]), gradient_error=relative(grad, exact[1]),
     )  # fmt: skip
 

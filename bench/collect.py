@@ -84,6 +84,7 @@ def row(bench: dict[str, Any], limits: dict[str, dict[str, float]]) -> dict[str,
     case += [f"{name}={value}" for name, value in sorted(params.items()) if name not in OWN_COLUMNS]
     device = str(info.get("device", "cpu")).partition(":")[0]
     dtype = (re.findall(r"\w*(?:float|complex|tf)\d+", str(info.get("dtype"))) or ["float32"])[0]
+    products = info.get("products", dtype)
     limit, extension = limits[device], registry.extension()
     time_s, floor_s = bench["stats"]["median"], 0.0
     out = {
@@ -106,14 +107,14 @@ def row(bench: dict[str, Any], limits: dict[str, dict[str, float]]) -> dict[str,
         "median_ms": time_s * 1e3,
         "iqr_ms": bench["stats"]["iqr"] * 1e3,
         "copy_gb_s": limit["copy"],
-        "matrix_gflop_s": limit.get(dtype, ""),
+        "matrix_gflop_s": limit.get(products, ""),
     }
     if info.get("bytes"):
         out["gb_s"] = info["bytes"] / time_s / 1e9
         floor_s = info["bytes"] / limit["copy"] / 1e9
     if info.get("flops"):
         out["gflop_s"] = info["flops"] / time_s / 1e9
-        floor_s = max(floor_s, info["flops"] / limit.get(dtype, limit["float32"]) / 1e9)
+        floor_s = max(floor_s, info["flops"] / limit.get(products, limit["float32"]) / 1e9)
     if floor_s:
         out["share"] = floor_s / time_s
     if info.get("peak_bytes"):

@@ -2,7 +2,7 @@
 # Checks and measures the GPU engine on a CUDA machine that has torch, triton, cupy, pybind11, pytest-benchmark and nvcc.
 #
 #   bench/gpu.sh                          # all stages but the training
-#   bench/gpu.sh test                     # chosen stages: info, limits, test, ops, products, methods
+#   bench/gpu.sh test                     # chosen stages: info, limits, test, triton, ops, products, descent, sparse
 #   TRAIN_DATA=photos bench/gpu.sh train  # trains and saves weights; TRAIN_ARGS adds options of `fastrecon train lda-cs`
 #
 # Every stage ends within ten minutes, needs no network and no write access to the Python environment, and leaves its log
@@ -17,7 +17,7 @@ site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 mkdir -p "$out"
 # PYTHONSAFEPATH: else the checkout, which lacks what is built, would go before the installation in $site
-export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 TRITON_INTERPRET=0
 failed=()
 
 stage() { # name, command...
@@ -55,20 +55,23 @@ export -f build bench info train
 export out site
 stage build bash -c build
 [ ${#failed[@]} -eq 0 ] || exit 1
-methods=(bench/bench_{lda,ista,train_lda,dladmm}.py)
+descent=(bench/bench_{lda,train_lda}.py)
+sparse=(bench/bench_{ista,dladmm}.py)
 products=(bench/bench_{feature_gradient,block_product,ladmm_step,dwt2,radon}.py)
-ops=($(ls bench/bench_*.py | grep -vxF "$(printf '%s\n' "${methods[@]}" "${products[@]}")"))
-[ $# -gt 0 ] || set -- info limits test ops products methods
+ops=($(ls bench/bench_*.py | grep -vxF "$(printf '%s\n' "${products[@]}" "${descent[@]}" "${sparse[@]}")"))
+[ $# -gt 0 ] || set -- info limits test triton ops products descent sparse
 for name; do
   case $name in
     info) stage info bash -c info ;;
     limits) stage limits python3 bench/collect.py --limits ;;
-    test) TRITON_INTERPRET=0 stage test python3 -m pytest -m gpu -rs --durations=10 tests ;;
+    test) stage test python3 -m pytest -m gpu -rs --durations=10 tests --ignore=tests/test_triton.py ;;
+    triton) stage triton python3 -m pytest -m gpu -rs --durations=10 tests/test_triton.py ;;
     ops) stage ops bash -c 'bench "$@"' bench "${ops[@]}" ;;
     products) stage products bash -c 'bench "$@"' bench "${products[@]}" ;;
-    methods) stage methods bash -c 'bench "$@"' bench "${methods[@]}" ;;
+    descent) stage descent bash -c 'bench "$@"' bench "${descent[@]}" ;;
+    sparse) stage sparse bash -c 'bench "$@"' bench "${sparse[@]}" ;;
     train | --train) stage train bash -c train ;;
-    *) failed+=("$name: expected info, limits, test, ops, products, methods or train") ;;
+    *) failed+=("$name: expected info, limits, test, triton, ops, products, descent, sparse or train") ;;
   esac
 done
 [ ! -s "$out/results.csv" ] || stage table python3 bench/collect.py --csv "$out/results.csv" --table

@@ -59,7 +59,8 @@ def _to_tensor(x: Any) -> Any:
 
 def _like(kind: type, x: Any) -> Any:
     if isinstance(x, tuple):
-        return tuple(_like(kind, e) for e in x)
+        parts = [_like(kind, e) for e in x]
+        return type(x)._make(parts) if hasattr(x, "_make") else tuple(parts)  # type: ignore[attr-defined]
     if not isinstance(x, Tensor):
         return x
     if kind is np.ndarray:

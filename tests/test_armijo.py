@@ -1,5 +1,6 @@
 """The Armijo ladder: every implementation, the rule against a search that evaluates F anew, its failure in print."""
 
+import numpy as np
 import pytest
 import torch
 from torch.library import opcheck
@@ -167,6 +168,14 @@ def test_says_what_is_wrong(options, message):
     defaults = {"x": zero, "z": zero, "grad": zero, "lam": 0.1, "curvature": torch.zeros(2)}
     with pytest.raises(ValueError, match=message):
         armijo(**(defaults | options))
+
+
+def test_arrays_come_back_by_name():
+    x, z, grad, lam, curvature, *_ = problem((2, 5), torch.float64)
+    expected = armijo(x, z, grad, lam, curvature)
+    found = armijo(x.numpy(), z.numpy(), grad.numpy(), lam, curvature.numpy())
+    assert found._fields == expected._fields
+    np.testing.assert_array_equal(found.gamma, expected.gamma)
 
 
 def test_registration(device):
