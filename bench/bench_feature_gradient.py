@@ -108,10 +108,10 @@ def bench_value_and_gradient(benchmark, implementation, shape, device):
     value, grad = run()
     assert relative(grad, exact[1]) <= allowed  # no timing of wrong answers
     benchmark.pedantic(run, rounds=21, warmup_rounds=3)
-    (products,) = [p for p in ("bfloat16", "tf32", "") if p in implementation][:1]
+    products = next(p for p in ("bfloat16", "tf32", "") if p in implementation) or "float32"
     benchmark.extra_info.update(
-        op="feature_gradient", dtype="float32", products=products or "float32", flops=FLOPS_PER_PIXEL * x.numel(), bytes=2 * x.nbytes,
-        value_error=relative(value, exact[0]), gradient_error=relative(grad, exact[1]),
+        op="feature_gradient", dtype="float32", products=products, flops=FLOPS_PER_PIXEL * x.numel(),
+        bytes=2 * x.nbytes, value_error=relative(value, exact[0]), gradient_error=relative(grad, exact[1]),
     )  # fmt: skip
 
 
