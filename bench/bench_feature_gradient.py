@@ -11,13 +11,13 @@ import pytest
 import torch
 from bench_lda import regulariser, value_and_gradient
 from torch import Tensor
+from utils import DEVICES, GRAPHS, finished
 
 from fastrecon import registry
 from fastrecon.ops import feature_gradient
 
 DELTA = 0.1  # wider than in the models, so that rounding moves few pixels across the jumps of a''; the work is the same
 FLOPS_PER_PIXEL = 2 * 2 * 9 * (32 + 3 * 32 * 32)  # four convolutions up and four down
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHAPES = {"cpu": [(1, 256, 256), (64, 33, 33)], "cuda": [(1, 256, 256), (64, 33, 33), (32, 256, 256)]}
 Function = Callable[[Tensor, list[Tensor], Tensor], tuple[Tensor, Tensor]]
 
@@ -83,6 +83,7 @@ IMPLEMENTATIONS: dict[str, tuple[Function, float]] = {  # and the error of the g
     "fastrecon bfloat16": (partial(ours, precision="bfloat16"), 3e-2),
     "fastrecon bfloat16 in CUDA C++": (tensor_cores, 3e-2),
 }
+IMPLEMENTATIONS |= dict(zip(GRAPHS, (IMPLEMENTATIONS["eager"], IMPLEMENTATIONS["fastrecon"]), strict=False))
 
 
 def relative(x: Tensor, exact: Tensor) -> float:
@@ -91,19 +92,13 @@ def relative(x: Tensor, exact: Tensor) -> float:
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("device", "shape"), [(d, s) for d in DEVICES for s in SHAPES[d]], ids=str)
+@torch.no_grad()
 def bench_value_and_gradient(benchmark, implementation, shape, device):
     if implementation == "fastrecon tf32" and device == "cpu":
         pytest.skip("processors have no TF32")
     function, allowed = IMPLEMENTATIONS[implementation]
     x, weights, eps = problem(shape, torch.float32, device)
-
-    def run() -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            result = function(x, weights, eps)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return result
-
+    run = finished(partial(function, x, weights, eps), implementation, device)
     exact = eager(*problem(shape, torch.float64, device))
     value, grad = run()
     assert relative(grad, exact[1]) <= allowed  # no timing of wrong answers
@@ -128,13 +123,7 @@ def derivatives(function: Function, shape: tuple[int, int, int], dtype: torch.dt
 @pytest.mark.parametrize("device", DEVICES)
 def bench_derivative(benchmark, implementation, shape, device):
     function = {"eager": partial(eager, create_graph=True), "fastrecon": ours}[implementation]
-
-    def run() -> list[Tensor]:
-        result = derivatives(function, shape, torch.float32, device)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return result
-
+    run = finished(partial(derivatives, function, shape, torch.float32, device), implementation, device)
     exact = derivatives(partial(eager, create_graph=True), shape, torch.float64, device)
     # a'' jumps at |t| = delta: a pixel that rounding carries across it moves d_x more than rounding itself does
     assert max(relative(r, e) for r, e in zip(run()[2:], exact[2:], strict=True)) <= 1e-4  # d_eps is 0 here

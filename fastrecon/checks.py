@@ -23,9 +23,12 @@ def expect(condition: bool, op: str, argument: str, expected: object, got: objec
 
 def describe(x: object) -> object:
     """Shape, dtype and device of a tensor for messages; anything else as it is."""
-    if not isinstance(x, Tensor):
-        return x
-    return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
+    return f"{tuple(x.shape)} {kind(x)}" if isinstance(x, Tensor) else x
+
+
+def kind(x: Tensor) -> str:
+    """Dtype and device of x for messages."""
+    return f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
 
 
 def expect_finite(y: Tensor, op: str, expected: str, what: str) -> None:

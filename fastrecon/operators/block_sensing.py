@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fastrecon.checks import expect
+from fastrecon.checks import expect, kind
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.block_product import block_product
 
@@ -85,13 +85,7 @@ class BlockSensing(LinearOperator):
 
     def _check_kind(self, t: Tensor, argument: str) -> None:
         same = t.dtype == self.phi.dtype and t.device == self.phi.device
-        expect(
-            same,
-            "BlockSensing",
-            argument,
-            f"{str(self.phi.dtype).removeprefix('torch.')} on {self.phi.device}",
-            t,
-        )
+        expect(same, "BlockSensing", argument, kind(self.phi), t)
 
     def _norm(self) -> float:
         return torch.linalg.matrix_norm(self.phi.detach().double(), 2).item()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import expect
+from fastrecon.checks import expect, kind
 from fastrecon.operators.base import LinearOperator
 
 
@@ -42,8 +42,7 @@ class Dictionary(LinearOperator):
 
     def _check(self, t: Tensor, argument: str, length: int) -> None:
         fits = t.ndim >= 1 and t.shape[-1] == length and t.dtype == self.atoms.dtype and t.device == self.atoms.device
-        kind = f"{str(self.atoms.dtype).removeprefix('torch.')} on {self.atoms.device}"
-        expect(fits, "Dictionary", argument, f"[..., {length}] {kind}", t)
+        expect(fits, "Dictionary", argument, f"[..., {length}] {kind(self.atoms)}", t)
 
     def _norm(self) -> float:
         return torch.linalg.matrix_norm(self.atoms.detach().double(), 2).item()

@@ -7,7 +7,7 @@ entry in an order that does not depend on how many there are, and never in TF32.
 import torch
 from torch import Tensor
 
-from fastrecon.checks import accepts_arrays, expect
+from fastrecon.checks import accepts_arrays, expect, kind
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import compiled, define
@@ -79,6 +79,5 @@ def block_product(blocks: Tensor, matrix: Tensor) -> Tensor:
     op = "block_product"
     expect(blocks.ndim == 3 and blocks.is_floating_point(), op, "blocks", "real [B, n, k]", blocks)
     fits = matrix.ndim == 2 and matrix.shape[0] == blocks.shape[2] and matrix.dtype == blocks.dtype
-    kind = f"[{blocks.shape[2]}, l] {str(blocks.dtype).removeprefix('torch.')} on {blocks.device}"
-    expect(fits and matrix.device == blocks.device, op, "matrix", kind, matrix)
+    expect(fits and matrix.device == blocks.device, op, "matrix", f"[{blocks.shape[2]}, l] {kind(blocks)}", matrix)
     return BlockProduct.call(blocks, matrix)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, expect
+from fastrecon.checks import accepts_arrays, expect, kind
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import compiled, define
@@ -198,8 +198,6 @@ def _iterations_cpu_(x, a, z, e, dual, q, arg, w1, l1, tau1, beta, w2, tau2, ite
     return None
 
 
-_STATE = "Tensor x, Tensor e, Tensor dual"
-_PARAMETERS = "Tensor beta, Tensor w, Tensor tau, Tensor beta_next, int update"
 FAMILY = "ladmm_step"
 _shrink_fwd = define(
     "ladmm_shrink_fwd(Tensor z, Tensor arg, Tensor w, Tensor tau) -> Tensor",
@@ -215,8 +213,8 @@ _shrink_bwd = define(
     cpu=_shrink_bwd_cpu,
 )
 _step_fwd = define(
-    f"ladmm_step_fwd(Tensor z, Tensor a, {_STATE}, {_PARAMETERS})"
-    " -> (Tensor q, Tensor e_next, Tensor dual_next, Tensor arg)",
+    "ladmm_step_fwd(Tensor z, Tensor a, Tensor x, Tensor e, Tensor dual, Tensor beta, Tensor w, Tensor tau,"
+    " Tensor beta_next, int update) -> (Tensor q, Tensor e_next, Tensor dual_next, Tensor arg)",
     FAMILY,
     ref=ladmm_step_fwd_ref,
     cpu=_step_fwd_cpu,
@@ -293,7 +291,7 @@ def _row(value: float | Tensor, like: Tensor, op: str, argument: str) -> Tensor:
     whole = value.shape == like.shape[1:]
     expect(whole or value.numel() == 1 >= value.ndim, op, argument, f"a number or shape ({like.shape[1]},)", value)
     same = value.dtype == like.dtype and value.device == like.device
-    expect(same, op, argument, f"{str(like.dtype).removeprefix('torch.')} on {like.device}", value)
+    expect(same, op, argument, kind(like), value)
     return value if whole else value.expand(like.shape[1])
 
 
@@ -308,11 +306,10 @@ def _factors(op: str, z: Tensor, other: Tensor, matrix: Tensor, names: tuple[str
     """Checks codes z [N, D] and signals `other` [N, M] against the matrix [M, D] between them."""
     real = z.ndim == 2 and z.is_floating_point()
     expect(real, op, names[0], "a real matrix [N, D]", z)
-    kind = f"{str(z.dtype).removeprefix('torch.')} on {z.device}"
     for argument, t, shape in ((names[1], other, (len(z), None)), (names[2], matrix, (other.shape[-1], z.shape[1]))):
         fits = t.ndim == 2 and all(want in (None, n) for want, n in zip(shape, t.shape, strict=True))
         sizes = ", ".join("M" if n is None else str(n) for n in shape)
-        expect(fits and t.dtype == z.dtype and t.device == z.device, op, argument, f"({sizes}) {kind}", t)
+        expect(fits and t.dtype == z.dtype and t.device == z.device, op, argument, f"({sizes}) {kind(z)}", t)
 
 
 @accepts_arrays

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import expect
+from fastrecon.checks import expect, kind
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.ladmm_step import UPDATES, ladmm_shrink, ladmm_step
 from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
@@ -114,8 +114,7 @@ class SplitProblem(nn.Module):
         """
         m = len(self.a.atoms)
         fits = x.ndim == 2 and x.shape[1] == m and x.dtype == self.a.atoms.dtype and x.device == self.a.atoms.device
-        kind = f"{str(self.a.atoms.dtype).removeprefix('torch.')} on {self.a.atoms.device}"
-        expect(fits, type(self).__name__, "x", f"samples [N, {m}] {kind}", x)
+        expect(fits, type(self).__name__, "x", f"samples [N, {m}] {kind(self.a.atoms)}", x)
         return x.contiguous()
 
     def start(self, x: Tensor) -> Splitting:
