@@ -1,4 +1,4 @@
-"""Builds fastrecon._C: every kernel source once per instruction set, and module.cpp, which chooses at run time.
+"""Builds fastrecon._C: every kernel source once per instruction set, the pool of threads, and module.cpp, which chooses.
 
 FASTRECON_NO_EXTENSION=1 leaves the extension out (pure Python, same answers). FASTRECON_SANITIZE=address,undefined
 builds it for the sanitizers.
@@ -16,6 +16,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
 CSRC = Path("csrc")
+ONCE = ("module.cpp", "pool.cpp")  # what depends on no instruction set
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 WINDOWS = sys.platform == "win32"
 SANITIZE = os.environ.get("FASTRECON_SANITIZE", "")
@@ -58,7 +59,7 @@ class BuildPerIsa(build_ext):
     """Compiles the kernels into one folder of objects per instruction set and links them all into the extension."""
 
     def build_extension(self, ext):
-        kernels = sorted(str(p) for p in CSRC.glob("*.cpp") if p.name != "module.cpp")
+        kernels = sorted(str(p) for p in CSRC.glob("*.cpp") if p.name not in ONCE)
         depends = [str(p) for p in CSRC.glob("*.h")]
 
         def compile_one(job):
@@ -83,7 +84,7 @@ class BuildPerIsa(build_ext):
 
 extension = Pybind11Extension(
     "fastrecon._C",
-    [str(CSRC / "module.cpp")],
+    [str(CSRC / name) for name in ONCE],
     include_dirs=[str(CSRC)],
     depends=[str(p) for p in CSRC.glob("*")],
     define_macros=[("FASTRECON_X86", "1")] if len(ISA_FLAGS) > 1 else [],

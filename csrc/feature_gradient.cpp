@@ -6,10 +6,6 @@
 // An image is cut into bands of rows, one a task; see feature_band.h. Sums of a band are in double, bands are added in order.
 #include "feature_band.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
@@ -18,16 +14,8 @@ constexpr int kSmallImage = 128;  // rows below which an image is one band
 constexpr int kBandRows = 32;     // rows a band has at least
 constexpr int kNarrow = 8;        // side below which float32 images are convolved directly: tiles would be mostly padding
 
-int threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-// Bands depend on the image and the threads, never on the batch: image i has the same bits in any batch.
-int count_bands(int H) { return H < kSmallImage ? 1 : smaller(threads(), (H + kBandRows - 1) / kBandRows); }
+// Bands depend on the image and on threads(), never on the batch: image i has the same bits in any batch.
+int count_bands(int H) { return H < kSmallImage ? 1 : smaller(fastrecon::threads(), (H + kBandRows - 1) / kBandRows); }
 
 // The workers' sums, added in their order, as gradients of the weights.
 template <typename T>
@@ -41,18 +29,18 @@ void collect(const Shape& s, bool direct, const T* sums, int64_t size, int worke
       d_weights[c * 9 * s.Cin + k] = T(sum);
     }
   T* to = d_weights + int64_t(9) * s.C * s.Cin;
-#pragma omp parallel for schedule(static) collapse(2)
-  for (int l = 0; l < s.L - 1; ++l)
-    for (int ci = 0; ci < s.C; ++ci)
-      for (int co = 0; co < s.C; ++co) {
-        double D[kPoints], taps[9];
-        for (int p = 0; p < (direct ? 9 : kPoints); ++p) {
-          D[p] = 0;
-          for (int i = 0; i < workers; ++i) D[p] += sums[i * size + l * points + (int64_t(p) * s.Cp + ci) * s.Cp + co];
-        }
-        if (!direct) points_to_kernel(D, taps);
-        for (int i = 0; i < 9; ++i) to[((int64_t(l) * s.C + co) * s.C + ci) * 9 + i] = T(direct ? D[i] : taps[i]);
+  parallel(int64_t(s.L - 1) * s.C, (s.L - 1) * points * workers, [&](int64_t task) {
+    const int64_t l = task / s.C, ci = task % s.C;
+    for (int co = 0; co < s.C; ++co) {
+      double D[kPoints], taps[9];
+      for (int p = 0; p < (direct ? 9 : kPoints); ++p) {
+        D[p] = 0;
+        for (int i = 0; i < workers; ++i) D[p] += sums[i * size + l * points + (int64_t(p) * s.Cp + ci) * s.Cp + co];
       }
+      if (!direct) points_to_kernel(D, taps);
+      for (int i = 0; i < 9; ++i) to[((l * s.C + co) * s.C + ci) * 9 + i] = T(direct ? D[i] : taps[i]);
+    }
+  });
 }
 
 // Memory of one call.
@@ -60,7 +48,7 @@ template <typename T>
 class Buffer {
  public:
   explicit Buffer(int64_t count) : data_(static_cast<T*>(std::aligned_alloc(64, (sizeof(T) * count + 127) / 64 * 64))) {
-    if (!data_) std::abort();
+    if (!data_) throw std::bad_alloc();
   }
   Buffer(const Buffer&) = delete;
   ~Buffer() { std::free(data_); }
@@ -91,7 +79,7 @@ void run(const Arguments<T>& a) {
   Buffer<T> packed(packed_size<T>(s));
   const Weights<T> w = pack(s, a.weights, kProducts, packed.get());
   const int bands = count_bands(s.H);
-  const int64_t image = int64_t(s.Cin) * s.H * s.W, tasks = a.B * bands;
+  const int64_t image = int64_t(s.Cin) * s.H * s.W, tasks = a.B * bands, work = a.B * s.H * s.W * s.L * s.Cp;
   Buffer<double> partial(tasks);
   const auto task = [&](int64_t i, T* d_weights) {
     const int64_t b = i / bands, band = i % bands;
@@ -104,18 +92,16 @@ void run(const Arguments<T>& a) {
   };
   if constexpr (kTangent) {
     const int64_t sums = (s.L - 1) * int64_t(kPoints) * s.Cp * s.Cp + 9 * s.Cin * s.Cp;
-    const int workers = int(smaller(int64_t(threads()), tasks));
+    const int workers = int(smaller(int64_t(fastrecon::threads()), tasks));
     Buffer<T> d_points(workers * sums);
-#pragma omp parallel for schedule(static, 1) num_threads(workers)  // tasks to workers by number: the same sums on every run
-    for (int k = 0; k < workers; ++k) {
+    parallel(workers, work, [&](int64_t k) {  // tasks to sums by number: the same ones on every run, whoever makes them
       T* mine = d_points.get() + k * sums;
       for (int64_t i = 0; i < sums; ++i) mine[i] = 0;
       for (int64_t i = tasks * k / workers; i < tasks * (k + 1) / workers; ++i) task(i, mine);
-    }
+    });
     collect(s, kProducts == Products::kDirect, d_points.get(), sums, workers, a.d_weights);
   } else {
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t i = 0; i < tasks; ++i) task(i, nullptr);
+    parallel(tasks, work, [&](int64_t i) { task(i, nullptr); });
   }
   for (int64_t b = 0; b < a.B; ++b) {
     double sum = 0;

@@ -2,10 +2,12 @@
 #pragma once
 #include <cmath>
 #include <cstdlib>
+#include <new>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
+#include "parallel.h"
 #include "winograd.h"
 
 namespace fastrecon {
@@ -78,9 +80,10 @@ class Scratch {
     used_ = 0;
     if (bytes <= size_) return;
     std::free(block_);
+    size_ = 0;
+    block_ = static_cast<char*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096));
+    if (!block_) throw std::bad_alloc();
     size_ = (bytes + 4095) / 4096 * 4096;
-    block_ = static_cast<char*>(std::aligned_alloc(4096, size_));
-    if (!block_) std::abort();
   }
   template <typename T>
   T* take(int64_t count) {
@@ -145,7 +148,7 @@ void pair_rows(T* U, int64_t size, int N) {
 #if defined(__AVX512BF16__)
   if constexpr (sizeof(T) == 4) {
     Half* pairs = static_cast<Half*>(std::malloc(sizeof(Half) * size));
-    if (!pairs) std::abort();
+    if (!pairs) throw std::bad_alloc();
     for (int64_t i = 0; i < size; i += 2 * N)
       for (int n = 0; n < N; n += 16) {
         Half row[2][16];
@@ -171,13 +174,12 @@ Weights<T> pack(const Shape& s, const T* w, Products products, T* memory) {
     for (int k = 0; k < 9 * s.Cin; ++k) p.first[k * s.Cp + c] = p.last[c * p.taps + k] = w[c * 9 * s.Cin + k];
   const int64_t size = int64_t(kPoints) * s.Cp * s.Cp;
   for (int l = 1; l < s.L; ++l, next += 2 * size) p.U[l] = next, p.Ut[l] = next + size;
-#pragma omp parallel for schedule(static) if (s.L > 2)
-  for (int job = 0; job < 2 * (s.L - 1); ++job) {
-    const int l = 1 + job / 2;
+  parallel(2 * (s.L - 1), 2 * (s.L - 1) * size, [&](int64_t job) {
+    const int l = 1 + int(job) / 2;
     const bool transposed = job % 2;
     const T* kernel = w + int64_t(9) * s.C * s.Cin + (l - 1) * int64_t(9) * s.C * s.C;
     T* taps = static_cast<T*>(std::malloc(sizeof(T) * 9 * s.Cp * s.Cp));
-    if (!taps) std::abort();
+    if (!taps) throw std::bad_alloc();
     for (int k = 0; k < s.Cp; ++k)
       for (int n = 0; n < s.Cp; ++n)
         for (int i = 0; i < 9; ++i)
@@ -192,7 +194,7 @@ Weights<T> pack(const Shape& s, const T* w, Products products, T* memory) {
       if (products == Products::kHalf) pair_rows(U, size, s.Cp);
     }
     std::free(taps);
-  }
+  });
   return p;
 }
 

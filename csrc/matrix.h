@@ -3,10 +3,6 @@
 // Every entry is the same sum over k, in the same order, wherever it stands: a row has the same bits in any batch and on
 // any number of threads.
 #pragma once
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "product.h"
 #include "tiles.h"
 
@@ -18,6 +14,7 @@ constexpr int kPanel = 2 * kLanes<T>;          // columns of a tile
 constexpr std::int64_t kBand = 12 * kMaxRows;  // rows, at most, that take a panel while it is in the second-level cache
 constexpr std::int64_t kBlock = 16;            // rows and columns transposed at a time
 constexpr std::int64_t kDepth = 128;           // terms added up before their sum is: longer sums lose digits
+constexpr std::int64_t kDivided = 1 << 18;     // multiplications from which on a product is divided
 constexpr int kPacked = 0;                     // the use of kept memory
 
 enum Order : bool { kByRows = false, kByColumns = true };  // how a factor lies in memory
@@ -85,14 +82,8 @@ FR_INLINE void pack(const T* B, std::int64_t K, std::int64_t N, std::int64_t wor
   });
 }
 
-// Threads for so much work, in multiplications.
-FR_INLINE std::int64_t threads_for(std::int64_t work) {
-#ifdef _OPENMP
-  return work / 8 < kParallelFrom ? 1 : omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
+// Threads that so much work, in multiplications, is divided for.
+FR_INLINE std::int64_t threads_for(std::int64_t work) { return work < kDivided ? 1 : threads(); }
 
 // emit(row, first column, columns, numbers) for every part of the rows [begin, begin + rows) of A B in the panels [from, to),
 // A [M, K] and B [K, N]. While the numbers are computed, what emit will touch is fetched: touch(row, first column, columns).

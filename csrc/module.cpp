@@ -8,11 +8,9 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include "kernels.h"
+#include "pool.h"
 
 namespace py = pybind11;
 
@@ -98,6 +96,10 @@ PYBIND11_MODULE(_C, m) {
   const Isa isa = choose();
 #define FASTRECON_BIND(name, args) bind(m, #name, isa.kernels->name);
   FASTRECON_KERNELS(FASTRECON_BIND)
+  m.def("enter_alone", enter_alone);
+  m.def("leave_alone", leave_alone);
+  m.def("enter_together", enter_together);
+  m.def("leave_together", leave_together);
   m.def("build_info", [isa] {
     py::dict info;
     py::list built, supported;
@@ -109,13 +111,10 @@ PYBIND11_MODULE(_C, m) {
     info["isa_built"] = built;
     info["isa_supported"] = supported;
     info["compiler"] = __VERSION__;
-#ifdef _OPENMP
-    info["openmp"] = true;
-    info["threads"] = omp_get_max_threads();
-#else
-    info["openmp"] = false;
-    info["threads"] = 1;
-#endif
+    const PoolState pool = pool_state();
+    info["threads"] = threads();
+    info["cores"] = pool.cores;
+    info["arrival_us"] = pool.arrival;
     return info;
   });
 }

@@ -9,6 +9,7 @@
 #include <new>
 
 #include "isa.h"
+#include "parallel.h"
 #include "scalar_math.h"
 
 // Calls kernel<kWidth, T> for the code of a real or complex type.
@@ -24,17 +25,9 @@ namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
 constexpr std::int64_t kTile = 256;            // pixels: 32 channels x 256 floats = 32 KiB, one first-level cache
-constexpr std::int64_t kParallelFrom = 1 << 15;  // reals: below, starting threads costs more than it saves
 
 FR_INLINE std::int64_t tiles_of(std::int64_t n, std::int64_t tile = kTile) { return (n + tile - 1) / tile; }
 FR_INLINE std::int64_t smaller_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
-// body(i) for 0 <= i < tasks, on all threads if there are enough reals to share.
-template <typename F>
-FR_INLINE void parallel(std::int64_t tasks, std::int64_t reals, const F& body) {
-#pragma omp parallel for schedule(static) if (reals >= kParallelFrom)
-  for (std::int64_t i = 0; i < tasks; ++i) body(i);
-}
 
 // Memory that lives as long as one kernel call, from a whole cache line on.
 template <typename T>

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"checks", "kernels"},
     {"registry"},
+    {"threads"},
     {"ops"},
     {"fidelity", "io", "linesearch", "masks", "metrics", "networks", "noise", "operators", "regulariser", "report"},
     {"solvers"},

@@ -24,6 +24,7 @@ from fastrecon.ops.select_descent import select_descent
 from fastrecon.regulariser import Evaluation
 from fastrecon.report import ITERATION_LIMIT, Report
 from fastrecon.solvers.descent import State, mix, put, row, take
+from fastrecon.threads import alone
 
 if TYPE_CHECKING:
     from fastrecon.solvers.lda import LDA
@@ -97,6 +98,7 @@ def reductions_left(eps: Tensor, sigma: float, gamma: float, tol: float) -> Tens
 
 
 @torch.no_grad()
+@alone
 def solve(
     net: "LDA", y: Tensor, x0: Tensor, tol: float, max_iterations: int, dtype: torch.dtype | None, steps: str,
     history: bool, progress: Callable[[int, State], object] | None,

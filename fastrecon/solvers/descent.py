@@ -14,6 +14,7 @@ from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import shrink_eps
 from fastrecon.regulariser import Evaluation, FeatureNorm
 from fastrecon.report import TRAINED_ONLY, Report, Status
+from fastrecon.threads import alone
 
 FLOOR = 1e-6  # the least value of a step size or of eps_0
 EPS_MODES = ("sample", "batch", "schedule")
@@ -183,6 +184,7 @@ class UnrolledDescent(nn.Module):
         s, rows = self.run(y, x0, select, history)
         return s.x, self.report(s, rows, torch.zeros_like(s.passed))
 
+    @alone
     def run(
         self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False
     ) -> tuple[State, list[dict[str, Tensor]]]:

@@ -21,6 +21,7 @@ from fastrecon.report import TRAINED_ONLY, SplittingReport
 from fastrecon.solvers.descent import positive, raw_from
 from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Stack, Weights, distance
 from fastrecon.solvers.ladmm_layers import LadmmLayers
+from fastrecon.threads import alone
 
 STABLE = 0.999  # largest |W1^T diag(beta) A| that `project` leaves: below 1, as L1 > beta |A|^2 asks of LADMM
 
@@ -107,6 +108,7 @@ class DLADMM(SplitProblem):
         rows = (found[k : k + 4] for k in range(0, len(found), 4))
         return [Splitting(z, e, dual, az, e) for z, e, dual, az in rows]
 
+    @alone
     def forward(
         self, x: Tensor, safeguard: bool = False, tol: float = 1e-4, history: bool = False
     ) -> tuple[Splitting, SplittingReport]:
@@ -131,6 +133,7 @@ class DLADMM(SplitProblem):
             return s, self.report(s, x, self.layers, accepted, tol, TRAINED_ONLY, rows)
 
     @torch.no_grad()
+    @alone
     def solve(
         self, x: Tensor, tol: float = 1e-4, max_iterations: int = 20_000, safeguard: bool = True, delta: float = 0.1,
         progress: Callable[[int, Tensor], None] | None = None,

@@ -21,6 +21,7 @@ from fastrecon.checks import expect, kind
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.ladmm_step import UPDATES, ladmm_shrink, ladmm_step
 from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
+from fastrecon.threads import alone
 
 E_UPDATES = ("general", "residual")
 MARGIN = 1.01  # L1 / (beta |A|^2) and L2 / (beta |B|^2)
@@ -287,6 +288,7 @@ class LADMM(SplitProblem):
         return self.iterate(s, x, self.argument(s, x, self.beta), self.weights, self.beta)[0]
 
     @torch.no_grad()
+    @alone
     def forward(
         self, x: Tensor, iterations: int = 150, tol: float = 1e-4, history: bool = False
     ) -> tuple[Splitting, SplittingReport]:
@@ -297,6 +299,7 @@ class LADMM(SplitProblem):
         return s, self.report(s, x, iterations, 0, tol, f"{iterations} iterations only", rows)
 
     @torch.no_grad()
+    @alone
     def solve(
         self, x: Tensor, s: Splitting | None = None, tol: float = 1e-4, max_iterations: int = 20_000,
         done: Tensor | int = 0, accepted: Tensor | int = 0, progress: Callable[[int, Tensor], None] | None = None,

@@ -16,6 +16,7 @@ from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.report import ITERATION_LIMIT, ProximalReport, Status
+from fastrecon.threads import alone
 
 Callback = Callable[[int, Tensor], object]
 
@@ -104,6 +105,7 @@ class Lasso(nn.Module, Generic[S]):
         return Iterate(x, residual, objective, torch.full_like(objective, float("inf")), none)
 
     @torch.no_grad()
+    @alone
     def forward(
         self, y: Tensor, x0: Tensor | None = None, iterations: int = 100, tol: float = 0.0, *,
         check_every: int = 10, history: bool = False, callback: Callback | None = None,

@@ -1,0 +1,40 @@
+"""Threads on machines that others use too: who may use how many, and when.
+
+The compiled kernels share their work over a pool of their own, in which nobody waits for a thread that the system does
+not run (csrc/pool.h). torch's own operations use OpenMP, whose every region waits for all its threads: beside other
+processes a sum that takes ten microseconds then takes milliseconds. So the loops of solvers run small operations of
+torch on the calling thread, and give torch its threads back for work that is worth them.
+"""
+
+from contextlib import ContextDecorator
+from types import TracebackType
+
+import torch
+
+from fastrecon.registry import extension
+
+
+class _Section(ContextDecorator):
+    """A section of code in a setting of the extension's; nothing where that was not built, or while torch traces."""
+
+    def __init__(self, name: str):
+        self._enter, self._leave = f"enter_{name}", f"leave_{name}"
+
+    def __enter__(self) -> None:
+        module = None if torch.compiler.is_compiling() else extension()
+        if module is not None:
+            torch.get_num_threads()  # torch sets OpenMP's number when a thread first asks, and must have by now
+            getattr(module, self._enter)()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        module = None if torch.compiler.is_compiling() else extension()
+        if module is not None:
+            getattr(module, self._leave)()
+
+
+# torch's operations run on the calling thread; our kernels share their work as ever. Sections may nest.
+alone = _Section("alone")
+# Within a section of `alone`: torch has its threads back, for transforms and convolutions.
+together = _Section("together")
