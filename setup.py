@@ -1,4 +1,4 @@
-"""Builds fastrecon._C: every kernel source once per instruction set, the pool of threads, and module.cpp, which chooses.
+"""Builds fastrecon._C: every kernel source once per instruction set, and once what serves all of them.
 
 FASTRECON_NO_EXTENSION=1 leaves the extension out (pure Python, same answers). FASTRECON_SANITIZE=address,undefined
 builds it for the sanitizers.

@@ -55,7 +55,8 @@ void meet(const void*, std::int64_t begin, std::int64_t end) {
   for (std::int64_t i = begin; i < end; ++i) {
     ++arrived;
     const auto start = std::chrono::steady_clock::now();
-    while (arrived < 2 && std::chrono::steady_clock::now() - start < std::chrono::seconds(20)) std::this_thread::yield();
+    const auto late = [&] { return std::chrono::steady_clock::now() - start > std::chrono::seconds(20); };
+    while (arrived < 2 && !late()) std::this_thread::yield();
   }
 }
 

@@ -28,7 +28,8 @@ def work(seed: int = 0) -> tuple[torch.Tensor, ...]:
 
 def info(code: str = "", **environment: str) -> dict:
     """build_info() of a new process that runs `code` first."""
-    command = f"import json, os\n{code}\nfrom fastrecon import registry\nprint(json.dumps(registry.extension().build_info()))"
+    command = f"import json, os\n{code}\nfrom fastrecon.registry import extension\n"
+    command += "print(json.dumps(extension().build_info()))"
     own = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | environment
     return json.loads(subprocess.run([sys.executable, "-c", command], env=own, capture_output=True, check=True).stdout)
 
