@@ -288,7 +288,10 @@ def test_infinite_loss_stops_the_run_and_keeps_the_checkpoint(images, tmp_path, 
     loss, calls = lda_cs.LdaCs.loss, iter(range(10**6))
     monkeypatch.setattr(lda_cs, "seconds_per_step", lambda task: [(1.0, 1.0)] * len(task.stages))
     monkeypatch.setattr(lda_cs.LdaCs, "loss", lambda self: loss(self) * (math.inf if next(calls) == 13 else 1))
-    with pytest.raises(RuntimeError, match=r"the loss became .* before step 20: .* is from before: go on with --resume and a lower --lr than 0.005"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"the loss became .* before step 20: .* is from before: go on with --resume and a lower --lr than 0.005",
+    ):
         train(images, tmp_path)
     state = checkpoint.load(tmp_path / CHECKPOINT)
     assert state["step"] == 10
