@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import fastrecon as fr
 from fastrecon.cli import main
 from fastrecon.train import checkpoint, config, dladmm_config, options, progress, sgp_config
 from fastrecon.train.claim import HOLDER, LOCK, Claim
-from fastrecon.train.export import mend
+from fastrecon.train.export import mend, write_pair
 from fastrecon.train.log import Log
 from fastrecon.train.progress import Progress, duration
 from fastrecon.train.synthetic import Synthetic
@@ -139,12 +140,13 @@ def test_two_runs_in_one_folder(tmp_path, capsys):
     line = said(capsys)
     assert "--out: expected a folder that no other run uses" in line
     assert f"process {os.getpid()}, since 20" in line
-    assert {p.name for p in tmp_path.iterdir()} == {LOCK, HOLDER}
+    assert {p.name for p in tmp_path.iterdir()} == {LOCK, HOLDER}  # of the first
     (tmp_path / HOLDER).write_text("[")  # what it says is a help, not the lock
     assert train(tmp_path) == 2
     assert "another process is training in" in said(capsys)
     first.release()
     assert train(tmp_path) == 0
+    assert not (tmp_path / HOLDER).exists()
 
 
 def test_a_killed_run_holds_no_lock_and_loses_nothing(tmp_path):
@@ -422,6 +424,14 @@ def test_weights_and_card_are_a_pair(tmp_path, monkeypatch):
         task.export(tmp_path / "new", {"steps": 1, "validation_nmse": 1.0, "hours": 0, "processes": 1})
     assert (weights.read_bytes(), card.read_bytes()) == (kept, whole)
     assert not [p for p in (tmp_path / "new").iterdir() if p.name.endswith("tmp")]
+
+
+def test_the_command_of_a_card_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    folder = tmp_path / os.fsdecode(b"my $images \xff")
+    text = options.command(settings("lda-cs", data=[str(folder)]))
+    assert shlex.split(text) == ["fastrecon", "train", "lda-cs", "--data", folder.name, "--ratio", "25"]
+    write_pair(tmp_path / "w", lambda path: path.write_text("weights"), tmp_path / "card.md", text)
+    assert "my $images \\udcff" in (tmp_path / "card.md").read_text()
 
 
 def test_a_model_that_is_gone_is_written_again(tmp_path):

@@ -67,7 +67,9 @@ def dladmm_card(meta: dict[str, Any]) -> str:
         f'model = fr.load("{meta["name"]}")',
         "result = model(noisy)  # noisy [B, 1, H, W] on [0, 1]" if denoiser else "result = model(x)  # x [B, m]",
     ]
-    name, quality = ("PSNR", training["validation_psnr"]) if denoiser else ("NMSE", training["validation_nmse"])
+    name, quality = "PSNR" if denoiser else "NMSE", training.get("validation_psnr")
+    if not denoiser:  # once written with the other sign, as a PSNR
+        quality = training["validation_nmse"] if quality is None else -quality
     facts = {
         "training data": f"{', '.join(training['data'])}: luminance, {training['images']['training']} images,"
         f" {100 * settings['noise']:g}% of the pixels black or white"

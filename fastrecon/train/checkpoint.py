@@ -118,9 +118,11 @@ def _read(data: bytes) -> dict[str, Any]:
     if kind != FORMAT and (kind != OLDER or "sha256" in metadata):
         raise ValueError(f"format {kind!r}")
     if kind == FORMAT:
-        place = data.find(FIELD, 8, end) + len(FIELD)
-        blank = data[:place] + BLANK + data[place + len(BLANK) :]
-        if hashlib.sha256(blank).hexdigest().encode() != data[place : place + len(BLANK)]:
+        place, view = data.find(FIELD, 8, end) + len(FIELD), memoryview(data)
+        found = hashlib.sha256(view[:place])
+        found.update(BLANK)
+        found.update(view[place + len(BLANK) :])
+        if found.hexdigest().encode() != data[place : place + len(BLANK)]:
             raise ValueError("other contents than its checksum (SHA-256) says")
     state = _unpack(json.loads(metadata["tree"]), from_bytes(data))
     if not isinstance(state, dict):

@@ -68,6 +68,9 @@ class Claim:
                 (self.folder / LOCK).unlink(missing_ok=True)  # whoever waits for it sees that it is gone
                 for made in self._made:
                     made.rmdir()
+        elif self._lock.is_locked:
+            with contextlib.suppress(OSError):
+                (self.folder / HOLDER).unlink(missing_ok=True)
         self._lock.release()
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,8 +113,8 @@ def run(
 
 def _end(call: Run, trainer: Trainer, done: bool, finish: Callable[[Trainer, World], object] | None) -> None:
     if not done:
-        steps = f"step {trainer.step} of {trainer.schedule.steps}"
-        say(f"interrupted after {steps}; to continue: fastrecon train {call.kind} --out {call.folder} --resume")
+        steps, folder = f"step {trainer.step} of {trainer.schedule.steps}", shlex.quote(str(call.folder))
+        say(f"interrupted after {steps}; to continue: fastrecon train {call.kind} --out {folder} --resume")
         return
     if not trainer.exported:
         raise RuntimeError(

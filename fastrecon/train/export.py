@@ -15,7 +15,7 @@ def write_pair(weights: Path, save: Callable[[Path], object], card: Path, text: 
     A crash between the two names leaves new weights with an old card, which `mend` finds.
     """
     with io.atomic(card) as file:
-        file.write(text.encode())
+        file.write(_bytes(text))
         file.flush()
         os.fsync(file.fileno())
         save(weights)
@@ -30,7 +30,12 @@ def mend(weights: Path, card: Path, page: Callable[[dict[str, Any]], str]) -> bo
             text = page(json.loads((file.metadata() or {})["fastrecon"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    if not card.is_file() or card.read_bytes() != text.encode():
+    if not card.is_file() or card.read_bytes() != _bytes(text):
         with io.atomic(card) as file:
-            file.write(text.encode())
+            file.write(_bytes(text))
     return True
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; names of folders that are not are written as escapes."""
+    return text.encode(errors="backslashreplace")

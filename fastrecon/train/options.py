@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def command(
     config: Any, kind: str = "lda-cs", always: Sequence[str] = ("ratio",), without: Sequence[str] = ()
 ) -> str:  # fmt: skip
     """The command that repeats a run; `always` are options named even where they have their default."""
-    words = [f"fastrecon train {kind}"]
+    words = ["fastrecon", "train", kind]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         unset = value == field.default or (not value and not field.default)
@@ -141,4 +142,4 @@ def command(
                 Path(value).name if field.name == "init" else f"{value:g}" if isinstance(value, float) else str(value)
             )
             words += ["--" + field.name.replace("_", "-"), text]
-    return " ".join(words)
+    return " ".join(map(shlex.quote, words))
