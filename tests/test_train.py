@@ -243,6 +243,7 @@ def test_stages_and_rates():
         (["--patch", "20"], "--patch: expected a multiple of 8, the --block, got 20"),
         (["--patch", "64"], "patch: expected images of at least 64x64 pixels"),
         (["--stages", "3:1,2:1"], "--stages: expected PHASES:SHARE"),
+        (["--stages", "1:inf,2:1"], "--stages: expected PHASES:SHARE"),
         (["--stages", "1:1"], "--stages: expected the last to have --phases 2"),
         (["--ratio", "0"], "--ratio: expected a number in"),
         (["--init", "no-such-model"], "no-such-model"),

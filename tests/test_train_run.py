@@ -81,6 +81,15 @@ def test_every_number_has_a_range_that_is_checked_and_told(kind, capsys):
         assert kind != "lda-cs" or settings(kind, **preset), name
 
 
+def test_groups_of_a_unet_are_whole():
+    for width in (1, 4, 8, 12, 64):
+        sgp_config.Config(["x"], method="unet", width=width)
+    for width in (11, 28):
+        with pytest.raises(ValueError, match="^train: --width: expected a multiple of 8"):
+            sgp_config.Config(["x"], method="unet", width=width)
+        sgp_config.Config(["x"], method="sgp", width=width)  # has none
+
+
 def test_intervals():
     unit, share = options.Interval("[1, 1e9]"), options.Interval("(0, 1)")
     assert [v in unit for v in (0, 1, 10**9, 10**9 + 1, math.inf, math.nan)] == [False, True, True, False, False, False]

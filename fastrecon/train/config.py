@@ -94,7 +94,7 @@ def parse_stages(config: Config) -> list[Stage]:
     except ValueError:
         raise ValueError(f"train: --stages: expected {form}, got {text!r}") from None
     rising = all(a[0] < b[0] for a, b in zip([(0, 0, 0), *rows], rows, strict=False))
-    expect(rising and all(s > 0 and 0 <= f <= 1 for _, s, f in rows), "train", "--stages", form, repr(text))
+    expect(rising and all(0 < s < math.inf and 0 <= f <= 1 for _, s, f in rows), "train", "--stages", form, repr(text))
     expect(rows[-1][0] == config.phases, "train", "--stages", f"the last to have --phases {config.phases}", repr(text))
     total, done, stages, begin = math.fsum(s for _, s, _ in rows), 0.0, [], 0
     for phases, share, select in rows:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastrecon import problems
 from fastrecon.checks import expect
+from fastrecon.networks.unet import GROUP, LEVELS
 from fastrecon.train.options import check, option
 
 
@@ -69,6 +70,9 @@ class Config:
     def __post_init__(self):
         check(self)
         expect(self.side % 8 == 0, "train", "--side", "a multiple of 8", self.side)
+        widths = [self.width << k for k in range(LEVELS)]
+        whole = self.normalisation != "group" or all(w % max(1, w // GROUP) == 0 for w in widths)
+        expect(whole, "train", "--width", f"a multiple of {GROUP}, or of equal groups at every level", self.width)
 
     @property
     def total(self) -> int:
