@@ -85,7 +85,7 @@ def test_groups_of_a_unet_are_whole():
     for width in (1, 4, 8, 12, 64):
         sgp_config.Config(["x"], method="unet", width=width)
     for width in (11, 28):
-        with pytest.raises(ValueError, match="^train: --width: expected a multiple of 8"):
+        with pytest.raises(ValueError, match=r"^train: --width: expected a multiple of 8"):
             sgp_config.Config(["x"], method="unet", width=width)
         sgp_config.Config(["x"], method="sgp", width=width)  # has none
 

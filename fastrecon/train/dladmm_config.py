@@ -26,15 +26,15 @@ class DladmmConfig:
     )
     name: str = option("name of the model; default: dladmm-synthetic or dladmm-saltpepper", "")
     layers: int = option("learned layers K", 15, within="[1, 1000]", type=int)
-    lam: float = option("weight of |Z|_1; synthetic: 0.5", 0.45, within="(0, 1e6]", type=float)
-    beta: float = option("penalty of the LADMM that the layers start from", 1.0, within="(0, 1e6]", type=float)
+    lam: float = option("weight of |Z|_1; synthetic: 0.5", 0.45, within="[1e-6, 1e6]", type=float)
+    beta: float = option("penalty of the LADMM that the layers start from", 1.0, within="[1e-6, 1e6]", type=float)
     e_update: str = option("of E", "residual", choices=("general", "residual"))
     per_row: bool = option("a threshold for each component, not one for all", True)
     start_noise: float = option(
         "deviation of the start from the classical weights, relative to A", 1e-3, within="[0, 1000]", type=float
     )
     constrain: bool = option("project the weights onto a neighbourhood of the classical ones after each step", False)
-    radius: float = option("of that neighbourhood, relative to |A|", 1.0, within="(0, 1e6]", type=float)
+    radius: float = option("of that neighbourhood, relative to |A|", 1.0, within="[1e-6, 1e6]", type=float)
     loss: str = option(
         "distance from the truth (squared, or in dB: of relative errors), the duality gap with consistent weights, or"
         " as in the authors' code; synthetic: decibel", "supervised",

@@ -30,7 +30,7 @@ class Config:
         "deviations of noise on the scale [0, 255], likewise", (0.0,), nargs="+", within="[0, 1000]", type=float
     )
     lam_factor: Sequence[float] = option(
-        "weights of |c|_1 relative to the paper's, likewise", (1.0,), nargs="+", within="(0, 1e6]", type=float
+        "weights of |c|_1 relative to the paper's, likewise", (1.0,), nargs="+", within="[1e-4, 1e4]", type=float
     )
     views: int = option("of ct", problems.VIEWS, within="[1, 1e4]", type=int)
     side: int = option(

@@ -259,8 +259,9 @@ class Trainer:
 
     def _diverged(self, what: str) -> None:
         """Raises RuntimeError: what happened, where the last good state is, and how to go on."""
-        lower = f"a lower --lr than {self.schedule.rate:g}, or --clip"
         path = self.folder / CHECKPOINT
+        lower = f"a lower --lr than {self.schedule.rate:g}, or --clip"
+        lower += "" if path.is_file() else ", or data and settings with a finite loss"
         go_on = (
             f"{path} is from before: go on with --resume and" if path.is_file() else "there is no checkpoint yet: use"
         )
