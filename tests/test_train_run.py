@@ -170,7 +170,7 @@ def test_a_killed_run_holds_no_lock_and_loses_nothing(tmp_path):
     command = [sys.executable, "-c", slow, "train", "dladmm", "--out", str(tmp_path / "cut"), *words]
     run = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
-        end = time.monotonic() + 100
+        end = time.monotonic() + 250
         while not (tmp_path / "cut" / PREVIOUS).exists() and time.monotonic() < end:
             assert run.poll() is None
             time.sleep(0.01)
@@ -514,7 +514,7 @@ def test_an_error_in_one_process_ends_all(tmp_path):
         for k in range(2)
     ]  # fmt: skip
     try:
-        told = [run.communicate(timeout=100)[1].splitlines()[-1] for run in runs]
+        told = [run.communicate(timeout=250)[1].splitlines()[-1] for run in runs]
     finally:
         for run in runs:
             run.kill()
