@@ -53,7 +53,7 @@ def test_synthetic_run_leaves_model_card_figure_and_table(tmp_path):
     assert (tmp_path / "nmse.png").stat().st_size > 1000
     card = (tmp_path / "dladmm-synthetic.md").read_text()
     assert "fastrecon train dladmm --task synthetic" in card
-    assert f"signal-to-error ratio {model.meta['training']['validation_psnr']} dB" in card
+    assert f"NMSE {model.meta['training']['validation_nmse']} dB" in card
 
 
 def test_help_names_what_a_task_sets(capsys):
@@ -214,8 +214,8 @@ def test_denoising_run_and_its_commands(photos, tmp_path, capsys):
     [
         ([], "train: --task: expected one of synthetic, denoise, got none"),
         (["--task", "denoise"], "train: --data: expected folders of training images, got none"),
-        (["--task", "synthetic", "--layers", "0"], "train: --layers: expected an integer >= 1, got 0"),
-        (["--task", "synthetic", "--noise", "1.5"], "train: --noise: expected a share in (0, 1), got 1.5"),
+        (["--task", "synthetic", "--layers", "0"], "train: --layers: expected an integer in [1, 1000], got 0"),
+        (["--task", "synthetic", "--noise", "1.5"], "train: --noise: expected a number in (0, 1), got 1.5"),
         (["--resume"], "train: resume: expected a checkpoint"),
     ],
 )

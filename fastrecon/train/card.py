@@ -10,6 +10,7 @@ def _page(meta: dict[str, Any], what: list[str], code: list[str], facts: dict[st
     optimiser = f"{kind}, learning rate {settings['lr']:g}"
     facts = facts | {
         "optimiser": f"{optimiser} ({settings.get('decay', 'cosine')}){facts.get('optimiser', '')}",
+        **({"changed": "; ".join(training["changes"])} if training.get("changes") else {}),
         "time": f"{training['hours']} h, {training['processes']} process(es)",
     }
     rows = [f"| {k} | {v} |" for k, v in facts.items()]
@@ -66,13 +67,15 @@ def dladmm_card(meta: dict[str, Any]) -> str:
         f'model = fr.load("{meta["name"]}")',
         "result = model(noisy)  # noisy [B, 1, H, W] on [0, 1]" if denoiser else "result = model(x)  # x [B, m]",
     ]
-    quality = training["validation_psnr"]
+    name, quality = "PSNR" if denoiser else "NMSE", training.get("validation_psnr")
+    if not denoiser:  # once written with the other sign, as a PSNR
+        quality = training["validation_nmse"] if quality is None else -quality
     facts = {
         "training data": f"{', '.join(training['data'])}: luminance, {training['images']['training']} images,"
         f" {100 * settings['noise']:g}% of the pixels black or white"
         if denoiser
         else f"{settings['samples']} samples, drawn with seed {settings['seed']}",
-        "validation": "none" if quality is None else f"{'PSNR' if denoiser else 'signal-to-error ratio'} {quality} dB",
+        "validation": "none" if quality is None else f"{name} {quality} dB",
         "loss": f"{settings['loss']}, "
         + (f"each layer {settings['deep']:g} of the next" if settings["deep"] else "last layer"),
         "steps": f"{training['steps']} of {settings['steps']}, batch {settings['batch']}",

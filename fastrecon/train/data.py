@@ -1,21 +1,27 @@
 """Training data: folders of images, random crops from one flat buffer, and the least-squares start."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from fastrecon import io
+from fastrecon.checks import expect
+from fastrecon.train.progress import track
 
 
-def load(inputs: Sequence[str | Path]) -> list[Tensor]:
-    """The images in folders (or single files) as luminance, float32 [H, W] on [0, 1] each.
+def load(inputs: Sequence[str | Path], quiet: bool = True) -> list[Tensor]:
+    """The images in folders (or single files) as luminance, float32 [H, W] on [0, 1] each; not `quiet`: with progress.
 
     Raises:
         FileNotFoundError, ValueError: an input is missing, holds no image, or an image is damaged; the line names it.
     """
-    return [torch.from_numpy(io.read_image(path).pixels) for path in io.expand(inputs)]
+    paths = io.expand(inputs)
+    shown = track(paths, "reading images", len(paths), "image", quiet or not paths)
+    return [torch.from_numpy(io.read_image(path).pixels) for path in shown]
 
 
 def split(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -26,10 +32,10 @@ def split(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]
 
 
 def load_and_hold(
-    inputs: Sequence[str | Path], validation: Sequence[str | Path], fraction: float, seed: int
+    inputs: Sequence[str | Path], validation: Sequence[str | Path], fraction: float, seed: int, quiet: bool = True
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Training and validation images: those of `validation` if there are any, else a share of `inputs`, see `split`."""
-    images, held = load(inputs), load(validation)
+    images, held = load(inputs, quiet), load(validation, quiet)
     if not held:
         train, hold = split(len(images), fraction, seed)
         images, held = [images[i] for i in train], [images[i] for i in hold]
@@ -90,6 +96,18 @@ class Crops:
         corner = self._starts[image] + place // across * width + place % across
         index = corner[:, None] + self._rows[turn] * width[:, None] + self._columns[turn]
         return self.pixels[index.to(self.pixels.device)].view(-1, 1, self.side, self.side)
+
+    def digest(self) -> str:
+        """What tells these images from others."""
+        return hashlib.sha256(cast(Any, self.pixels.cpu().numpy())).hexdigest()[:16]
+
+    def expect_same(self, state: dict[str, Any]) -> None:
+        """Raises ValueError unless these are the images of `state`, with its "pixels" and, in newer ones, "digest"."""
+        count = self.pixels.numel()
+        expected = f"the images of the checkpoint, {state['pixels']} pixels"
+        expect(state["pixels"] == count, "train", "--data", expected, f"{count}")
+        same = state.get("digest", self.digest()) == self.digest()
+        expect(same, "train", "--data", expected, "others with as many pixels")
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the generator."""

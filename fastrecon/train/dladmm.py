@@ -2,15 +2,13 @@
 
 import argparse
 import dataclasses
-import sys
-from pathlib import Path
 
-from fastrecon import io, models
+from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.train import command
-from fastrecon.train.config import add_options, given
 from fastrecon.train.dladmm_config import SYNTHETIC, DladmmConfig
 from fastrecon.train.dladmm_task import Denoise, DladmmTask
+from fastrecon.train.options import add_options, given
 from fastrecon.train.synthetic import Synthetic
 from fastrecon.train.trainer import Schedule, Trainer
 from fastrecon.train.world import World
@@ -26,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, or continues to train: see `command.run`."""
-    return command.run(args, "dladmm", _started, _resumed, _finish)
+    return command.run(args, "dladmm", DladmmConfig, _started, _resumed, _finish)
 
 
 def _finish(trainer: Trainer, world: World) -> None:
@@ -36,27 +34,19 @@ def _finish(trainer: Trainer, world: World) -> None:
         trainer.task.finish(trainer.folder)
 
 
-def _started(args: argparse.Namespace, folder: Path, world: World) -> Trainer:
-    options = given(args, DladmmConfig)
+def _started(run: command.Run) -> Trainer:
+    options = given(run.args, DladmmConfig)
     expect("task" in options, "train", "--task", f"one of {', '.join(TASKS)}", "none")
-    command.check_new(folder)
     config = DladmmConfig(**(SYNTHETIC if options["task"] == "synthetic" else {}) | options)
-    command.check_batch(config.batch, world)
-    io.output_folder(folder)
-    task: DladmmTask = TASKS[config.task](config, world)
-    if world.rank == 0:
-        print(f"{task.name}: {task.facts().get('images', 'synthetic data')}, {config.steps} steps", file=sys.stderr)
-    return Trainer(task, _schedule(config), folder, dataclasses.asdict(config), world)
+    run.check_batch(config.batch)
+    task: DladmmTask = TASKS[config.task](config, run.world)
+    run.say(f"{task.name}: {task.facts().get('images', 'synthetic data')}, {config.steps} steps")
+    return Trainer(task, _schedule(config), run.folder, dataclasses.asdict(config), run.world)
 
 
-def _resumed(args: argparse.Namespace, folder: Path, world: World) -> Trainer:
-    state, settings = command.stored(folder, given(args, DladmmConfig))
-    config = DladmmConfig(**settings)
-    trainer = Trainer(
-        TASKS[config.task](config, world, fresh=False), _schedule(config), folder, dataclasses.asdict(config), world
-    )
-    trainer.load(state)
-    return trainer
+def _resumed(run: command.Run, config: DladmmConfig) -> Trainer:
+    task: DladmmTask = TASKS[config.task](config, run.world, fresh=False)
+    return Trainer(task, _schedule(config), run.folder, dataclasses.asdict(config), run.world)
 
 
 def _schedule(c: DladmmConfig) -> Schedule:

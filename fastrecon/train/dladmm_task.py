@@ -3,14 +3,15 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastrecon import io, models
+from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
 from fastrecon.noise import salt_and_pepper
@@ -19,10 +20,12 @@ from fastrecon.solvers.ladmm import Splitting
 from fastrecon.sparse import PatchDenoiser, SparseCoder
 from fastrecon.train import data
 from fastrecon.train.card import dladmm_card
-from fastrecon.train.config import command, last_names
 from fastrecon.train.dictionary import learn_dictionary
 from fastrecon.train.dladmm_config import DladmmConfig
 from fastrecon.train.dladmm_loss import gap, gap_literal, weighted
+from fastrecon.train.export import write_pair
+from fastrecon.train.options import command, last_names
+from fastrecon.train.progress import say
 from fastrecon.train.world import World
 
 PLACES = ("data", "validation_data", "init")
@@ -39,6 +42,9 @@ class DladmmTask:
         model: SparseCoder or PatchDenoiser.
         facts: about the model, for its file.
     """
+
+    metric: str = "psnr"
+    sign: int = 1
 
     def __init__(
         self, config: DladmmConfig, world: World, atoms: Tensor, model: type[SparseCoder], facts: dict[str, Any]
@@ -110,9 +116,13 @@ class DladmmTask:
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in PLACES}
         told = {"command": command(self.config, "dladmm", ("task",)), "settings": settings}
         self.module.meta["training"] = facts | self.facts() | told
-        self.module.save(folder / "model.safetensors", half=isinstance(self.module, PatchDenoiser))
-        with io.atomic(folder / f"{self.name}.md") as file:
-            file.write(dladmm_card(self.module.meta).encode())
+        card, page = self.card(folder)
+        save = partial(self.module.save, half=isinstance(self.module, PatchDenoiser))
+        write_pair(folder / "model.safetensors", save, card, page(self.module.meta))
+
+    def card(self, folder: Path) -> tuple[Path, Callable[[dict[str, Any]], str]]:
+        """The card's file, and what makes its text."""
+        return folder / f"{self.name}.md", dladmm_card
 
     def state_dict(self) -> dict[str, Any]:
         """Network and generator."""
@@ -136,10 +146,13 @@ class Denoise(DladmmTask):
 
     def __init__(self, config: DladmmConfig, world: World, fresh: bool = True):
         self.config = config
-        images, held = data.load_and_hold(config.data, config.validation_data, config.validation, config.seed)
+        images, held = data.load_and_hold(
+            config.data, config.validation_data, config.validation, config.seed, quiet=world.rank > 0
+        )
         self.images = {"training": len(images), "validation": len(held)}
         self.crops = data.Crops(images, config.patch, config.seed, world.device, getattr(torch, config.dtype))
         self.held = [_central(i, config.patch)[None, None].to(world.device, getattr(torch, config.dtype)) for i in held]
+        self.world = world
         start = self._start(fresh)
         atoms = torch.eye(config.patch**2, config.atoms) if start is None else start.a.atoms
         facts = {"task": "salt-and-pepper", "noise": config.noise, "patch": config.patch}
@@ -159,6 +172,8 @@ class Denoise(DladmmTask):
             return solver
         sampler = copy.copy(self.crops)  # the same images, another sequence
         sampler.generator = torch.Generator().manual_seed(config.seed)
+        if self.world.rank == 0:
+            say(f"learning a dictionary of {config.atoms} atoms from {config.dictionary_patches} patches")
         patches = sampler(config.dictionary_patches).flatten(1).cpu()
         return DLADMM(learn_dictionary(patches, config.atoms, config.sparsity, 1.0, seed=config.seed), layers=1)
 
@@ -183,13 +198,13 @@ class Denoise(DladmmTask):
         return (s.az - truth).square().sum() / truth.square().sum()
 
     @torch.no_grad()
-    def validate(self) -> float:
-        """Mean PSNR over the validation images, the same noise each time."""
+    def validate(self) -> float | None:
+        """Mean PSNR over the validation images, the same noise each time; None if there are none."""
         found = []
         for k, x in enumerate(self.held):
             noisy = salt_and_pepper(x, self.config.noise, torch.Generator().manual_seed(k))
             found.append(psnr(self.module(noisy).x.clamp(0, 1), x).item())
-        return math.fsum(found) / len(found) if found else math.nan
+        return math.fsum(found) / len(found) if found else None
 
     def facts(self) -> dict[str, Any]:
         """Images."""
@@ -198,7 +213,8 @@ class Denoise(DladmmTask):
 
     def state_dict(self) -> dict[str, Any]:
         """Network, generators, and what tells whether the images are the same on resumption."""
-        return super().state_dict() | {"crops": self.crops.state_dict(), "pixels": self.crops.pixels.numel()}
+        known = {"pixels": self.crops.pixels.numel(), "digest": self.crops.digest()}
+        return super().state_dict() | {"crops": self.crops.state_dict()} | known
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`.
@@ -206,9 +222,7 @@ class Denoise(DladmmTask):
         Raises:
             ValueError: the training images are not those of the checkpoint.
         """
-        pixels = self.crops.pixels.numel()
-        expected = f"the images of the checkpoint, {state['pixels']} pixels"
-        expect(state["pixels"] == pixels, "train", "--data", expected, f"{pixels}")
+        self.crops.expect_same(state)
         super().load_state_dict(state)
         self.crops.load_state_dict(state["crops"])
 

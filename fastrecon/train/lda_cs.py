@@ -2,16 +2,14 @@
 
 import argparse
 import dataclasses
-import sys
-from pathlib import Path
 
-from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.train import command
-from fastrecon.train.config import PRESETS, Config, add_options, given, parse_stages
+from fastrecon.train.config import PRESETS, Config, parse_stages
 from fastrecon.train.lda_task import LdaCs, estimated_seconds, seconds_per_step
+from fastrecon.train.options import add_options, given, number
+from fastrecon.train.progress import duration
 from fastrecon.train.trainer import Schedule, Trainer
-from fastrecon.train.world import World
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,46 +17,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_arguments(parser, "model.safetensors, model card")
     add = parser.add_argument
     add("--preset", choices=tuple(PRESETS), default="cpu", help="defaults of the other options (default: cpu)")
-    add("--minutes", type=float, help="choose --steps to take about this long here; prints the number")
-    add_options(parser)
+    add(
+        "--minutes", type=number(float, "(0, 1e6]"),
+        help="choose --steps to take about this long here, in (0, 1e6]; prints the number",
+    )  # fmt: skip
+    add_options(parser, Config)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains, or continues to train: see `command.run`."""
-    return command.run(args, "lda-cs", _started, _resumed)
+    return command.run(args, "lda-cs", Config, _started, _resumed)
 
 
-def _started(args: argparse.Namespace, folder: Path, world: World) -> Trainer:
-    options = PRESETS[args.preset] | given(args)
+def _started(run: command.Run) -> Trainer:
+    args, world = run.args, run.world
+    options = PRESETS[args.preset] | given(args, Config)
     expect("data" in options, "train", "--data", "folders of training images", "none")
-    command.check_new(folder)
     config = Config(**options)
-    command.check_batch(config.batch, world)
+    run.check_batch(config.batch)
     task = LdaCs(config, world)
-    io.output_folder(folder)
+    run.say("measuring the time of a step")
     per_step = seconds_per_step(task)
     if args.minutes:
         steps = max(1, round(60 * args.minutes * config.steps / estimated_seconds(task.stages, per_step)))
         config = dataclasses.replace(config, steps=int(world.largest(steps)))
         task.config, task.stages = config, parse_stages(config)
-    if world.rank == 0:
-        hours, minutes = divmod(round(estimated_seconds(task.stages, per_step) / 60), 60)
-        print(
-            f"{task.name}: {task.images['training']} training and {task.images['validation']} validation images"
-            f" ({task.crops.skipped} smaller than {config.patch} pixels left out), {config.steps} steps,"
-            f" about {hours} h {minutes:02d} min",
-            file=sys.stderr,
-        )
-    return Trainer(task, _schedule(config), folder, dataclasses.asdict(config), world)
+    run.say(
+        f"{task.name}: {task.images['training']} training and {task.images['validation']} validation images"
+        f" ({task.crops.skipped} smaller than {config.patch} pixels left out), {config.steps} steps,"
+        f" about {duration(estimated_seconds(task.stages, per_step))}"
+    )
+    return Trainer(task, _schedule(config), run.folder, dataclasses.asdict(config), world)
 
 
-def _resumed(args: argparse.Namespace, folder: Path, world: World) -> Trainer:
-    state, settings = command.stored(folder, given(args))
-    config = Config(**settings)
-    task = LdaCs(config, world, fresh=False)
-    trainer = Trainer(task, _schedule(config), folder, dataclasses.asdict(config), world)
-    trainer.load(state)
-    return trainer
+def _resumed(run: command.Run, config: Config) -> Trainer:
+    task = LdaCs(config, run.world, fresh=False)
+    return Trainer(task, _schedule(config), run.folder, dataclasses.asdict(config), run.world)
 
 
 def _schedule(config: Config) -> Schedule:

@@ -8,20 +8,24 @@ import copy
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastrecon import io, models
+from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
 from fastrecon.operators import BlockSensing, measurements, random_phi
 from fastrecon.solvers import LDA
 from fastrecon.train import data
 from fastrecon.train.card import model_card
-from fastrecon.train.config import Config, Stage, command, last_names, parse_stages
+from fastrecon.train.config import Config, Stage, parse_stages
+from fastrecon.train.export import write_pair
+from fastrecon.train.options import command, last_names
+from fastrecon.train.progress import say
 from fastrecon.train.world import World
 
 PLACES = ("data", "validation_data", "init")  # settings that say where things lie on this machine
@@ -37,9 +41,14 @@ class LdaCs:
         fresh: whether to compute the least-squares start and read config.init; false if a checkpoint brings both.
     """
 
+    metric = "psnr"
+    sign = 1
+
     def __init__(self, config: Config, world: World, fresh: bool = True):
         self.config, self.world, self.dtype = config, world, getattr(torch, config.dtype)
-        images, held = data.load_and_hold(config.data, config.validation_data, config.validation, config.seed)
+        images, held = data.load_and_hold(
+            config.data, config.validation_data, config.validation, config.seed, quiet=world.rank > 0
+        )
         self.images = {"training": len(images), "validation": len(held)}
         self.crops = data.Crops(images, config.patch, config.seed, world.device, self.dtype)
         self.held = [_central(i)[None, None].to(world.device, self.dtype) for i in held]
@@ -54,6 +63,8 @@ class LdaCs:
         phi = random_phi(measurements(config.ratio, n), n, config.phi_seed)
         q = torch.zeros(n, len(phi), dtype=torch.float64)
         if fresh:
+            if self.world.rank == 0:
+                say(f"computing the start from {config.start_blocks} blocks")
             sampler = copy.copy(self.crops)
             sampler.generator = torch.Generator().manual_seed(config.seed)
             q = data.least_squares_start(phi, data.block_covariance(sampler, config.block, config.start_blocks))
@@ -91,13 +102,13 @@ class LdaCs:
         return (self.module.solver(y, x0, select=self.select)[0] - x).square().mean()
 
     @torch.no_grad()
-    def validate(self) -> float:
-        """Mean PSNR over the validation images as in inference, in dB."""
+    def validate(self) -> float | None:
+        """Mean PSNR over the validation images as in inference, in dB; None if there are none."""
         a, found = self.module.operator, []
         for x in self.held:
             result = self.module(a(x), size=x.shape[-2:])
             found.append(psnr(result.x.clamp(0, 1), x).item())
-        return math.fsum(found) / len(found) if found else math.nan
+        return math.fsum(found) / len(found) if found else None
 
     def export(self, folder: Path, facts: dict[str, Any]) -> None:
         """model.safetensors and its card."""
@@ -111,9 +122,12 @@ class LdaCs:
             "settings": {k: v for k, v in dataclasses.asdict(config).items() if k not in PLACES},
         }
         self.module.meta["training"] = training
-        self.module.save(folder / "model.safetensors")
-        with io.atomic(folder / f"{self.name}.md") as file:
-            file.write(model_card(self.module.meta).encode())
+        card, page = self.card(folder)
+        write_pair(folder / "model.safetensors", self.module.save, card, page(self.module.meta))
+
+    def card(self, folder: Path) -> tuple[Path, Callable[[dict[str, Any]], str]]:
+        """The card's file, and what makes its text."""
+        return folder / f"{self.name}.md", model_card
 
     def describe(self) -> str:
         """The stage in a few words."""
@@ -126,6 +140,7 @@ class LdaCs:
             "module": self.module.state_dict(),
             "crops": self.crops.state_dict(),
             "pixels": self.crops.pixels.numel(),
+            "digest": self.crops.digest(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -134,14 +149,7 @@ class LdaCs:
         Raises:
             ValueError: the training images are not those of the checkpoint.
         """
-        pixels = self.crops.pixels.numel()
-        expect(
-            state["pixels"] == pixels,
-            "train",
-            "--data",
-            f"the images of the checkpoint, {state['pixels']} pixels",
-            f"{pixels}",
-        )
+        self.crops.expect_same(state)
         if state["phases"] != self.module.solver.phases:
             self.module.solver.grow(state["phases"])
         self.module.load_state_dict(state["module"])

@@ -8,17 +8,13 @@ Source: Lee & Chun, eqs. (7) and (8).
 
 import argparse
 import dataclasses
-import sys
-from pathlib import Path
 
-from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.train import command
-from fastrecon.train.config import add_options, given
+from fastrecon.train.options import add_options, given
 from fastrecon.train.sgp_config import Config
 from fastrecon.train.sgp_task import task
 from fastrecon.train.trainer import Schedule, Trainer
-from fastrecon.train.world import World
 
 OF_SGP = ("variant", "stages", "unroll", "first_step", "rise", "target_iterations", "lam_factor")
 
@@ -32,27 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser, method: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, or continues to train: see `command.run`."""
-    return command.run(args, args.method, _started, _resumed)
+    return command.run(args, args.method, Config, _started, _resumed)
 
 
-def _started(args: argparse.Namespace, folder: Path, world: World) -> Trainer:
-    options = given(args, Config)
+def _started(run: command.Run) -> Trainer:
+    options = given(run.args, Config)
     expect("data" in options, "train", "--data", "folders of training images", "none")
-    command.check_new(folder)
     config = Config(**options)
-    io.output_folder(folder)
-    return _trainer(config, folder, world)
+    return _resumed(run, config)
 
 
-def _resumed(args: argparse.Namespace, folder: Path, world: World) -> Trainer:
-    state, settings = command.stored(folder, given(args, Config))
-    trainer = _trainer(Config(**settings), folder, world)
-    trainer.load(state)
-    return trainer
-
-
-def _trainer(config: Config, folder: Path, world: World) -> Trainer:
-    expect(world.size == 1, "train", "processes", "one: iterates live in its memory", world.size)
-    fit = task(config, folder, world.device)
-    print(f"{fit.name}: {fit.count} training images, {config.total} steps", file=sys.stderr)
-    return Trainer(fit, Schedule(**config.schedule()), folder, dataclasses.asdict(config))
+def _resumed(run: command.Run, config: Config) -> Trainer:
+    expect(run.world.size == 1, "train", "processes", "one: iterates live in its memory", run.world.size)
+    fit = task(config, run.folder, run.world.device)
+    run.say(f"{fit.name}: {fit.count} training images, {config.total} steps")
+    return Trainer(fit, Schedule(**config.schedule()), run.folder, dataclasses.asdict(config))

@@ -1,16 +1,18 @@
 """The tasks of the training loop for SGP's networks and the direct U-Net."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from fastrecon import io, problems, step_models
+from fastrecon import problems, step_models
 from fastrecon.checks import expect
 from fastrecon.metrics import nmse_db, psnr
 from fastrecon.networks.unet import DirectNet, StepNet
@@ -18,7 +20,9 @@ from fastrecon.ops import prox_gradient_step
 from fastrecon.solvers import FISTA, SGP
 from fastrecon.train import checkpoint, data
 from fastrecon.train.card import sgp_card
-from fastrecon.train.config import command, last_names
+from fastrecon.train.export import write_pair
+from fastrecon.train.options import command, last_names
+from fastrecon.train.progress import track
 from fastrecon.train.sgp_config import Config
 
 CHUNK = 8  # images solved at a time
@@ -34,9 +38,12 @@ class Networks:
         device: of the network; images live there too.
     """
 
+    metric = "psnr"
+    sign = 1
+
     def __init__(self, config: Config, folder: Path, device: torch.device):
         self.config, self.folder = config, folder
-        found = [_central(i, config.side) for i in data.load(config.data) if min(i.shape) >= config.side]
+        found = [_central(i, config.side) for i in data.load(config.data, quiet=False) if min(i.shape) >= config.side]
         short = f"more than {config.held} images of at least {config.side}x{config.side} pixels"
         expect(len(found) > config.held, "train", "--data", short, f"{len(found)}")
         order = torch.randperm(len(found), generator=torch.Generator().manual_seed(config.seed)).tolist()
@@ -89,10 +96,10 @@ class Networks:
         raise NotImplementedError
 
     @torch.no_grad()
-    def validate(self) -> float:
+    def validate(self) -> float | None:
         """Mean PSNR in dB on the validation images: after 20 iterations of SGP, or of the U-Net's image."""
         if len(self.held) == 0:
-            return math.nan
+            return None
         return psnr(self._validation().clamp(0, 1), self.held).mean().item()
 
     def _validation(self) -> Tensor:
@@ -117,9 +124,13 @@ class Networks:
             "command": command(c, c.method, ("task",), ("method",)),
         }  # fmt: skip
         self.module.meta = {"method": c.kind, "task": c.task, "name": self.name, "training": training}
-        step_models.save(folder / "model.safetensors", self.module)
-        with io.atomic(folder / f"{self.name}.md") as file:
-            file.write(sgp_card(self.module.meta).encode())
+        card, page = self.card(folder)
+        save = partial(step_models.save, network=self.module)
+        write_pair(folder / "model.safetensors", save, card, page(self.module.meta))
+
+    def card(self, folder: Path) -> tuple[Path, Callable[[dict[str, Any]], str]]:
+        """The card's file, and what makes its text."""
+        return folder / f"{self.name}.md", sgp_card
 
     def describe(self) -> str:
         """The stage in a few words."""
@@ -212,10 +223,12 @@ class Stages(Networks):
         c = self.config
         chosen = f"{c.task} {c.rate} {c.noise} {c.lam_factor} {c.views} {c.seed} {c.target_iterations}"
         key, path = f"{chosen} {self.digest}", self.folder / "targets.safetensors"
-        if path.is_file() and (stored := checkpoint.load(path))["key"] == key:
-            return stored["x"].to(self.problem.y.device)
-        parts, worst = [], 0.0
-        for which in self._chunks():
+        with contextlib.suppress(FileNotFoundError, ValueError):  # missing or damaged: they are computed again
+            stored = checkpoint.load(path)
+            if stored.get("key") == key and isinstance(stored.get("x"), Tensor):
+                return stored["x"].to(self.problem.y.device)
+        parts, worst, chunks = [], 0.0, self._chunks()
+        for which in track(chunks, "solving by FISTA", len(chunks), "group"):
             solver = FISTA(self.operator(which), self.lam[which], lipschitz=1.0)
             x, report = solver(self.problem.y[which], self.iterates[0][which], iterations=c.target_iterations)
             parts.append(x)

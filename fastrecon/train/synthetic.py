@@ -64,6 +64,9 @@ class Synthetic(DladmmTask):
         fresh: not used: everything comes from the seed.
     """
 
+    metric = "nmse"
+    sign = -1
+
     def __init__(self, config: DladmmConfig, world: World, fresh: bool = True):
         self.config = config
         atoms = random_dictionary(config.rows, config.columns, config.seed)
@@ -103,8 +106,8 @@ class Synthetic(DladmmTask):
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Minus the NMSE of the last layer on the test samples, in dB: more is better."""
-        return -nmse(self.module.solver(self.test.x)[0], self.test)
+        """NMSE of the last layer on the test samples, in dB."""
+        return nmse(self.module.solver(self.test.x)[0], self.test)
 
     def finish(self, folder: Path) -> None:
         """nmse.csv and nmse.png: NMSE of every layer, and of every iteration of LADMM for several lam."""

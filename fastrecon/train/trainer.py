@@ -4,11 +4,12 @@ What is trained is a `Task`; the loop knows nothing of it. Under torchrun each p
 and the gradients are averaged, so that the result does not depend on the number of processes, up to rounding.
 """
 
+import contextlib
 import math
+import os
 import signal
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.train import checkpoint
-from fastrecon.train.log import Log, line
+from fastrecon.train.log import VALIDATION, Log, line
+from fastrecon.train.progress import Progress
 from fastrecon.train.world import World
 
 BETAS = (0.9, 0.999)
 MOMENTUM = 0.9
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, PREVIOUS = checkpoint.NAME, checkpoint.PREVIOUS
 REPORT_EVERY = 20  # steps; the loss is read from the device only then
 
 
@@ -44,12 +46,26 @@ class Task(Protocol):
         """Mean squared error of this process's share of the next batch, a scalar."""
         ...
 
-    def validate(self) -> float:
-        """PSNR in dB on the validation images; NaN if there are none."""
+    @property
+    def metric(self) -> str:
+        """What `validate` measures, in dB: psnr, nmse."""
+        ...
+
+    @property
+    def sign(self) -> int:
+        """1 if more of it is better, -1 if less."""
+        ...
+
+    def validate(self) -> float | None:
+        """The metric on what is kept for validation; None if nothing is."""
         ...
 
     def export(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Writes the model with what is known of its training."""
+        """Writes the model and its card with what is known of its training."""
+        ...
+
+    def card(self, folder: Path) -> tuple[Path, Callable[[dict[str, Any]], str]]:
+        """The card's file in the run's folder, and what makes its text of a model's metadata."""
         ...
 
     def describe(self) -> str:
@@ -113,6 +129,8 @@ def interrupts() -> Iterator[list[int]]:
         seen.append(number)
         if len(seen) > 1:
             raise KeyboardInterrupt
+        with contextlib.suppress(OSError):  # print could be interrupted in itself
+            os.write(2, b"\nstops after this step; once more: at once, without a checkpoint\n")
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -123,7 +141,7 @@ def interrupts() -> Iterator[list[int]]:
 
 
 class Trainer:
-    """Trains a task in a folder: checkpoint.safetensors, log.csv, and what the task exports.
+    """Trains a task in a folder: checkpoint.safetensors and the one before, log.csv, and what the task exports.
 
     Args:
         task: what to train.
@@ -138,6 +156,8 @@ class Trainer:
     ):
         self.task, self.schedule, self.folder, self.settings = task, schedule, folder, settings
         self.world = world or World()
+        self.kind, self.exported, self.changes = "", False, cast(list[str], [])
+        self.metric, self.sign = task.metric, task.sign
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, nn.Parameter] = {}
@@ -148,35 +168,40 @@ class Trainer:
         """Trains to the end (true), or until a signal (false); a checkpoint is there either way.
 
         Raises:
-            RuntimeError: the loss is not finite; the last checkpoint stays as it is.
+            RuntimeError: the loss or a parameter is not finite; the last checkpoint stays as it is.
+            OSError: a file cannot be written.
         """
-        from tqdm import tqdm
-
         lead, total, started = self.world.rank == 0, self.schedule.steps, time.monotonic() - self.seconds
-        log = Log(self.folder, self.step) if lead else None
-        bar = tqdm(total=total, initial=self.step, unit="step", disable=None if lead else True, smoothing=0.05)
-        with interrupts() as seen, bar:
+        log = Log(self.folder, self.step, self.metric, self.sign) if lead else None
+        with contextlib.ExitStack() as stack:
+            if log:
+                stack.callback(log.close)
+            seen = stack.enter_context(interrupts())
+            progress = stack.enter_context(Progress(total, "training", self.step, quiet=not lead))
             while self.step < total:
                 if self.task.prepare(self.step):
                     self.rebuild()
                 self.update()
-                bar.update()
                 due = self.step % self.schedule.validate_every == 0 or self.step == total
                 report = due or self.step % REPORT_EVERY == 0
                 stop = self._told_to_stop(seen, report)
-                if report:
-                    row = self._mean_loss()
-                    bar.set_postfix_str(line(row))
-                    if log:
-                        self.seconds = time.monotonic() - started
-                        row |= {"validation_psnr": self._validate()} if due else {}
-                        log.write(row | {"seconds": round(self.seconds, 2)})
-                        if due:
-                            tqdm.write(f"step {self.step}/{total}: {line(row)}", file=sys.stderr)
+                row = self._mean_loss() if report else None
+                if row:
+                    progress.note(line(row))
+                if due or stop:
+                    self._check_finite()
+                if row and log:
+                    self.seconds = time.monotonic() - started
+                    row |= {VALIDATION + self.metric: self._validate()} if due else {}
+                    log.write(row | {"seconds": round(self.seconds, 2)})
+                    if due:
+                        left = f"; about {progress.left(1)} left" if self.step < total else ""
+                        progress.say(f"step {self.step}/{total}: {line(row)}{left}")
                 if due or stop:
                     self.save()
                 if stop:
                     return False
+                progress.advance()
         return True
 
     def update(self) -> None:
@@ -221,10 +246,26 @@ class Trainer:
         loss = float(torch.stack(self._losses).mean())
         self._losses.clear()
         if not math.isfinite(loss):
-            raise RuntimeError(f"train: the loss became {loss} before step {self.step}: use a lower --lr, or --clip")
+            self._diverged(f"the loss became {loss}")
         row = {"step": self.step, "stage": self.task.describe(), "rate": self.schedule.rate_at(self.step - 1)}
         squared = getattr(self.task, "squared_error", True)  # only such a loss has a PSNR
         return row | {"loss": loss} | ({"psnr": -10 * math.log10(max(loss, 1e-20))} if squared else {})
+
+    def _check_finite(self) -> None:
+        """Raises RuntimeError for what no continuation can mend: no checkpoint and no model may hold it."""
+        values = [p.detach() for p in self._trained.values()] + list(self.average.values()) + self._losses
+        if not all(bool(torch.isfinite(v).all()) for v in values):
+            self._diverged("the loss or a parameter became NaN or Inf")
+
+    def _diverged(self, what: str) -> None:
+        """Raises RuntimeError: what happened, where the last good state is, and how to go on."""
+        path = self.folder / CHECKPOINT
+        lower = f"a lower --lr than {self.schedule.rate:g}, or --clip"
+        lower += "" if path.is_file() else ", or data and settings with a finite loss"
+        go_on = (
+            f"{path} is from before: go on with --resume and" if path.is_file() else "there is no checkpoint yet: use"
+        )
+        raise RuntimeError(f"train: {what} before step {self.step}: {go_on} {lower}")
 
     def rebuild(self, state: dict[str, Any] | None = None) -> None:
         """A new optimiser, from `state` or for a grown network: what fits of moments and averages carries over."""
@@ -260,28 +301,35 @@ class Trainer:
                 for n in self.average:
                     self._trained[n].copy_(current[n])
 
-    def _validate(self) -> float:
-        """PSNR on the validation images; the best model so far is exported (each one, if there are no such images)."""
+    def _validate(self) -> float | None:
+        """The metric of this moment; the best model so far is exported (each one, if nothing is kept for validation).
+
+        NaN is never the best.
+        """
         with self._averaged():
             found = self.task.validate()
-            if not found <= self.best:  # NaN counts as better
-                self.best = -math.inf if math.isnan(found) else found
-                facts = {"steps": self.step, "validation_psnr": None if math.isnan(found) else round(found, 3)}
-                self.task.export(
-                    self.folder, facts | {"hours": round(self.seconds / 3600, 2), "processes": self.world.size}
-                )
+            score = None if found is None else self.sign * found
+            if score is None or score > self.best:
+                self.best, self.exported = -math.inf if score is None else score, True
+                facts: dict[str, Any] = {"steps": self.step}
+                facts[VALIDATION + self.metric] = None if found is None else round(found, 3)
+                facts |= {"hours": round(self.seconds / 3600, 2), "processes": self.world.size}
+                self.task.export(self.folder, facts | ({"changes": self.changes} if self.changes else {}))
         return found
 
     def save(self) -> None:
-        """Writes the checkpoint (rank 0; the others have the same state)."""
+        """Writes the checkpoint (rank 0; the others have the same state); the one before keeps another name."""
         if self.world.rank == 0:
             state = {"settings": self.settings, "task": self.task.state_dict(), "moments": self.moments()}
             facts = {"average": self.average, "step": self.step, "seconds": self.seconds, "losses": self._losses}
+            facts |= {"kind": self.kind, "exported": self.exported, "changes": self.changes}
             # JSON has no infinity
-            checkpoint.save(self.folder / CHECKPOINT, state | facts | {"best": max(self.best, -1e9)})
+            found = state | facts | {"best": max(self.best, -1e9)}
+            checkpoint.save(self.folder / CHECKPOINT, found, self.folder / PREVIOUS)
 
     def load(self, state: dict[str, Any]) -> None:
         """Continues from the contents of a checkpoint."""
         self.task.load_state_dict(state["task"])
         self.step, self.seconds, self._losses = state["step"], state["seconds"], state["losses"]
+        self.exported, self.changes = state.get("exported", True), list(state.get("changes", []))
         self.rebuild(state)

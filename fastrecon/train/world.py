@@ -1,5 +1,6 @@
 """Several training processes: who they are, and what they tell each other."""
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 
@@ -46,3 +47,12 @@ class World:
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()
+
+    def abandon(self) -> None:
+        """Ends it at once, after an error: the others wait in another call and never come to a barrier."""
+        if self.size > 1 and dist.is_initialized():
+            with contextlib.suppress(RuntimeError):  # the error that led here is the one to tell
+                group = dist.group.WORLD
+                if group is not None:
+                    group.abort()
+                dist.destroy_process_group()

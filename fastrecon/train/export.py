@@ -1,0 +1,41 @@
+"""A model and its card: two files that belong together."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastrecon import io
+
+
+def write_pair(weights: Path, save: Callable[[Path], object], card: Path, text: str) -> None:
+    """Writes the weights with `save`, and the card: both files are whole before the first takes its name.
+
+    A crash between the two names leaves new weights with an old card, which `mend` finds.
+    """
+    with io.atomic(card) as file:
+        file.write(_bytes(text))
+        file.flush()
+        os.fsync(file.fileno())
+        save(weights)
+
+
+def mend(weights: Path, card: Path, page: Callable[[dict[str, Any]], str]) -> bool:
+    """Writes the card anew unless it is what `page` says of the weights' metadata; false if they cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="pt") as file:
+            text = page(json.loads((file.metadata() or {})["fastrecon"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    if not card.is_file() or card.read_bytes() != _bytes(text):
+        with io.atomic(card) as file:
+            file.write(_bytes(text))
+    return True
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; names of folders that are not are written as escapes."""
+    return text.encode(errors="backslashreplace")
