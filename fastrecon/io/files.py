@@ -21,7 +21,7 @@ _KINDS = {
 
 
 def shown(text: str | os.PathLike[str]) -> str:
-    """A name for people, on one line of any output: bytes that are no text as \\xff, line breaks and the like as \\n."""
+    """A name for people, on one line of any output: bytes that are no text as \\xff, line breaks as \\n."""
     return "".join(c if c.isprintable() else _escaped(c) for c in os.fspath(text))
 
 

@@ -104,7 +104,8 @@ def _size(contents: dict[str, Any], y: np.ndarray) -> tuple[int, int] | None:
     refuse(not fits, "(height, width)", size.tolist() if size.size < 9 else f"shape {size.shape}", "size")
     height, width = map(int, size)
     bounded(height, width, entry="size")
-    # some square block b must cut H into `rows` and W into `cols`: ceil(H / b) = rows means H / rows <= b < H / (rows - 1)
+    # some square block b must cut H into `rows` and W into `cols`: ceil(H / b) = rows and ceil(W / b) = cols; if any
+    # does, the lowest that is not too small for either does
     lowest = max(-(-n // blocks) for n, blocks in zip((height, width), y.shape, strict=False))
     whole = all(-(-n // lowest) == blocks for n, blocks in zip((height, width), y.shape, strict=False))
     refuse(not whole, f"the size of an image of {y.shape[0]} x {y.shape[1]} square blocks", (height, width), "size")

@@ -1,4 +1,4 @@
-"""TIFF, by tifffile: every tag that changes pixels is obeyed or refused by name. Source: TIFF 6.0 and its supplements."""
+"""TIFF, by tifffile: every tag that changes pixels is obeyed or refused by name. Source: TIFF 6.0 and supplements."""
 
 import logging
 from typing import IO, Any
@@ -15,12 +15,13 @@ WHITE, BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6  # PhotometricInterpr
 SAMPLES = {WHITE: 1, BLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 UNSIGNED, FLOAT = 1, 3  # SampleFormat
 DEPTHS = {UNSIGNED: range(1, 17), FLOAT: (16, 24, 32, 64)}
-JPEG = 7
+NONE, JPEG = 1, 7
+WITH_PREDICTOR = (5, 8, 32946, 34925, 50000)  # elsewhere some readers apply it and some do not
 # none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard: those whose results have a bound before they are made
-COMPRESSIONS = (1, 2, 3, 4, 5, JPEG, 8, 32946, 32773, 34925, 50000)
+COMPRESSIONS = (NONE, 2, 3, 4, 5, JPEG, 8, 32946, 32773, 34925, 50000)
 # values of tags that are understood; any other changes pixels in a way that is not followed here
 PLAIN = {
-    "ImageDepth": (1,), "TileDepth": (1,), "Predictor": (1, 2, 3), "InkSet": (1,), "Indexed": (0,),
+    "ImageDepth": (1,), "TileDepth": (1,), "InkSet": (1,), "Indexed": (0,),
     "GrayResponseCurve": (), "Decode": (),
 }  # fmt: skip
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else remarks on odd tags go to stderr
@@ -51,6 +52,11 @@ def _tag(page: Any, name: str, default: Any = None) -> Any:
     return default if tag is None else tag.value
 
 
+def _name(value: Any) -> str:
+    """That of a member of tifffile's enumerations, or what else came."""
+    return "none" if value is None else str(getattr(value, "name", value))
+
+
 def _check_kind(page: Any) -> None:
     """That of a pixel: what its numbers are and what they mean."""
     bounded(page.imagelength, page.imagewidth)
@@ -59,24 +65,23 @@ def _check_kind(page: Any) -> None:
     refuse(
         kind not in SAMPLES,
         "PhotometricInterpretation grey, RGB, palette, CMYK or YCbCr",
-        "none" if kind is None else getattr(kind, "name", kind),
+        _name(kind),
     )
-    sample_format = page.sampleformat
-    name = getattr(sample_format, "name", sample_format)
+    sample_format, name = page.sampleformat, _name(page.sampleformat)
     refuse(sample_format not in DEPTHS, "SampleFormat UINT or IEEEFP", f"{name} ({bits} bits)")
     refuse(bits not in DEPTHS[sample_format], "1 to 16 bits, or floats of 16 to 64", f"{bits} bits, {name}")
     extra = samples - SAMPLES[kind]
     refuse(
         extra not in (0, 1) or (extra == 1 and kind not in (WHITE, BLACK, RGB)),
-        f"{SAMPLES[kind]} samples a pixel of {kind.name}, or one more for alpha",
+        f"{SAMPLES[kind]} samples a pixel of {_name(kind)}, or one more for alpha",
         samples,
     )
     whole = sample_format == UNSIGNED
-    refuse(kind in (PALETTE, CMYK, YCBCR) and not whole, f"whole numbers for {kind.name}", name)
+    refuse(kind in (PALETTE, CMYK, YCBCR) and not whole, f"whole numbers for {_name(kind)}", name)
     refuse(
         kind == YCBCR and (page.compression != JPEG or page.planarconfig != 1),
         "YCbCr compressed as JPEG",
-        f"compression {getattr(page.compression, 'name', page.compression)}",
+        f"compression {_name(page.compression)}",
     )
     refuse(kind == CMYK and page.compression == JPEG, "CMYK without JPEG", "JPEG, whose inks may be inverted")
     for tag, allowed in PLAIN.items():
@@ -123,19 +128,26 @@ def _check_alone(tiff: Any, page: Any) -> None:
 
 def _check_storage(page: Any, file: Any) -> None:
     """That the file holds all that it promises, and nothing decodes to more."""
-    compression = page.compression
-    name = getattr(compression, "name", compression)
-    refuse(compression not in COMPRESSIONS, "no compression, CCITT, LZW, JPEG, deflate or PackBits", name)
-    bounded(*((page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)))
+    known = page.compression in COMPRESSIONS
+    refuse(not known, "no compression, CCITT, LZW, JPEG, deflate or PackBits", _name(page.compression))
+    predictor = int(_tag(page, "Predictor", 1))
+    predictors = (1, 2, 3) if page.compression in WITH_PREDICTOR else (1,)
+    refuse(predictor not in predictors, f"Predictor {predictors[-1]} or less with that compression", predictor)
+    limit = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    bounded(*limit)
     count = int(np.prod(page.chunked))
     starts, lengths = page.dataoffsets, page.databytecounts
     if not len(starts) == len(lengths) == count:
         raise ValueError(f"{len(starts)} strips or tiles where the size needs {count}")
     if any(n < 1 or s < 8 or s + n > file.size for s, n in zip(starts, lengths, strict=True)):
         raise ValueError("strips or tiles outside the file")
-    if compression != JPEG:
+    if page.compression == NONE:
+        row = -(-limit[1] * page.bitspersample * (page.samplesperpixel if page.planarconfig == 1 else 1) // 8)
+        rows = count * limit[0] if page.is_tiled else page.imagelength * (count // -(-page.imagelength // limit[0]))
+        if sum(lengths) < rows * row:
+            raise ValueError(f"{sum(lengths)} bytes of pixels where the size needs {rows * row}")
+    if page.compression != JPEG:
         return
-    limit = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     for start, length in zip(starts, lengths, strict=True):
         file.seek(start)
         bits, height, width = jpeg.frame(file.read(length))
@@ -179,7 +191,7 @@ def _looked_up(page: Any, index: np.ndarray, bits: int) -> tuple[np.ndarray, int
     colours = np.asarray(_tag(page, "ColorMap", ())).astype(np.uint16).reshape(-1)
     if colours.size != 3 * 2**bits:
         raise ValueError(f"a palette of {colours.size} numbers where {3 * 2**bits} were expected")
-    colours = colours.reshape(3, -1).T
+    colours, index = colours.reshape(3, -1).T, index.astype(np.uint16)  # bits come as booleans
     if colours.max() < 256:  # as they are
         return colours[index], 255
     if not (colours & 255).any():  # times 256; times 257, as it should be, gives the same on [0, 65535]
