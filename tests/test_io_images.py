@@ -160,9 +160,10 @@ def netpbm(kind, a, maxval=None, comment=False):
     head = f"{kind}{note}{a.shape[1]}{note} {a.shape[0]}" + (f"{note}{maxval}\n" if maxval else "\n")
     if plain:
         return head.encode() + b"\n".join(b" ".join(b"%d" % v for v in row) for row in a.reshape(len(a), -1))
-    return head.encode() + (
-        np.packbits(a.astype(bool), axis=1) if kind == "P4" else a.astype(">u2" if maxval > 255 else "u1")
-    ).tobytes()
+    return (
+        head.encode()
+        + (np.packbits(a.astype(bool), axis=1) if kind == "P4" else a.astype(">u2" if maxval > 255 else "u1")).tobytes()
+    )
 
 
 @pytest.mark.parametrize("comment", [False, True])

@@ -13,6 +13,7 @@ from fastrecon.io.files import (
     free_to_write,
     output_file,
     output_folder,
+    reason,
     shown,
 )
 from fastrecon.io.images import GreyImage, read_image, write_image
@@ -38,6 +39,7 @@ __all__ = [
     "output_folder",
     "read_image",
     "read_measurements",
+    "reason",
     "shown",
     "write_csv",
     "write_figure",
