@@ -145,8 +145,9 @@ def test_only_our_own_formulas_are_read_as_such():
     for figure in (
         figures.reconstruction(START, RESULT, REFERENCE, title, [title, title], history(3)),
         figures.convergence(history(5), 900.0, 3, [], title), figures.feature_maps(x, x, title),
-        figures.layers({"m": [1, 2]}, "y", title), figures.panels({title: {"m": ([0], [1])}}, {title: 1}, title, "l"),
-        figures.curves(x, x, x, title, [title, title], {"m": ([0, 1], [1, 0])}), figures.before_after([x], ["a"], title),
+        figures.layers({"m": [1, 2]}, "y", title), figures.before_after([x], ["a"], title),
+        figures.panels({title: {"m": ([0], [1])}}, {title: 1}, title, "limit"),
+        figures.curves(x, x, x, title, [title, title], {"m": ([0, 1], [1, 0])}),
         figures.speed([{"name": "a", "ratio": 4.0, "seconds": 1, "baseline_seconds": 4}], title),
     ):  # fmt: skip
         found = [text for text in figure.findobj(Text) if "frac" in text.get_text()]

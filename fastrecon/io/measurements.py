@@ -121,7 +121,7 @@ def _facts(contents: dict[str, Any]) -> dict[str, Any]:
             value = value.decode("utf-8", "backslashreplace")
         if name in TEXTS:
             refuse(not isinstance(value, str), "a text", _short(value), name)
-        if name in NUMBERS and value != "":
+        if name in NUMBERS and not (isinstance(value, str) and value == ""):
             refuse(not _number(value), "a finite number >= 0", _short(value), name)
         facts[name] = value
     return facts
