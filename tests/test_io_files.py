@@ -252,6 +252,7 @@ BAD_MEASUREMENTS = {
     "model": ({"y": Y, "model": 5}, "model: expected a text, got '5'"),
     "models": ({"y": Y, "model": ["a", "b"]}, "model: expected a text, got str32 (2,)"),
     "operator": ({"y": Y, "operator": np.ones((4, 4))}, "operator: expected a text, got float64 (4, 4)"),
+    "fingerprint": ({"y": Y, "operator": "0.1 -2e-3 x"}, "operator: expected numbers, got '0.1 -2e-3 x'"),
     "ratio": ({"y": Y, "ratio": np.nan}, "ratio: expected a finite number >= 0, got 'nan'"),
 }  # fmt: skip
 

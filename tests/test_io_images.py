@@ -99,6 +99,26 @@ def test_png_colour_of_one_transparent_value(tmp_path, bits):
         io.read_image(tmp_path / "x.png")
 
 
+def test_png_texts_and_profiles_are_passed_over_in_silence(tmp_path, capfd):
+    a = picture(8)
+    odd = (
+        chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile")) + chunk(b"tEXt", b"Software\0x") + chunk(b"sBIT", b"9")
+    )
+    np.testing.assert_array_equal(
+        io.read_image(png(tmp_path / "x.png", a, 8, before=odd)).pixels, (a / 255).astype(np.float32)
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_png_checksums_are_checked(tmp_path):
+    data = png(tmp_path / "x.png", picture(8), 8, before=chunk(b"eXIf", Image.Exif().tobytes()[6:])).read_bytes()
+    for name in (b"IHDR", b"eXIf", b"IDAT", b"IEND"):
+        at = data.index(name) + 3
+        (tmp_path / "x.png").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(ValueError, match="checksum is wrong"):
+            io.read_image(tmp_path / "x.png")
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("colour", [GREY_ALPHA, RGB_ALPHA])
 def test_png_alpha(tmp_path, bits, colour):
@@ -287,6 +307,7 @@ REFUSED = {
     "far.npy": (lambda p: np.save(p, np.full((2, 2), 1e300)), "[0, 1] scale"),
 }  # fmt: skip
 DAMAGED = {
+    "colours.png": lambda p: png(p, np.array([[0, 2]]), 2, PALETTE, chunk(b"PLTE", bytes(6))),
     "archive.npy": text(b"PK\3\4" + bytes(100)),
     "short.npy": text(headed((5, 7), data=bytes(100))),
     "long.npy": text(headed((5, 7), data=bytes(1000))),

@@ -10,7 +10,7 @@ from numpy.lib import format as npy
 from fastrecon.io.limits import Refused, bounded, refuse
 
 MAX_MEMBERS = 1000
-SMALL = 4096  # numbers: larger arrays of an archive that nobody asked for are not read
+SMALL = 4096  # bytes: larger members of an archive that nobody asked for are not read, nor long texts
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
@@ -29,7 +29,7 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     if shape:
         bounded(*shape, what="numbers")
     count = int(np.prod(shape, dtype=np.int64))
-    refuse(dtype.itemsize > 64 and dtype.itemsize * count > SMALL, "numbers", f"elements of {dtype.itemsize} bytes")
+    refuse(dtype.kind not in "biufc" and count * dtype.itemsize > SMALL, "an array of numbers", f"one of {dtype.name}")
     left = size - file.tell()
     if left != count * dtype.itemsize:
         raise ValueError(f"{left} bytes of data where shape {shape} of {dtype.name} needs {count * dtype.itemsize}")

@@ -121,15 +121,17 @@ def _facts(contents: dict[str, Any]) -> dict[str, Any]:
             value = value.decode("utf-8", "backslashreplace")
         if name in TEXTS:
             refuse(not isinstance(value, str), "a text", _short(value), name)
+        if name == "operator":  # numbers in a row, by which A is known
+            refuse(not all(_number(word, -math.inf) for word in str(value).split()), "numbers", _short(value), name)
         if name in NUMBERS and not (isinstance(value, str) and value == ""):
             refuse(not _number(value), "a finite number >= 0", _short(value), name)
         facts[name] = value
     return facts
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any, least: float = 0) -> bool:
     try:
-        return 0 <= float(value) < math.inf
+        return math.isfinite(float(value)) and float(value) >= least
     except (TypeError, ValueError):
         return False
 
