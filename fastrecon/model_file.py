@@ -32,7 +32,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     io.existing(path)
     name = io.shown(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with io.text_name(path) as readable, safe_open(readable, framework="pt") as file:
             text = (file.metadata() or {}).get("fastrecon")
             # copies start on 64 bytes, where vendor products round as they did before saving
             tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118

@@ -28,6 +28,9 @@ def test_any_name_is_written_and_read(tmp_path, name):
     m = io.Measurements(np.ones((1, 2, 3), np.float32), (5, 9), {"source": name})
     io.write_measurements(path, m)
     assert io.read_measurements(path).facts == {"source": io.encodable(name)}
+    other = tmp_path / f"{name}.safetensors"[-255:]
+    io.write_measurements(other, m)
+    assert io.read_measurements(other).facts == {"source": io.encodable(name)}
     io.write_json(tmp_path / f"{name}j"[-255:], {"input": path, name: [name]})
     written = json.loads((tmp_path / f"{name}j"[-255:]).read_bytes().decode("utf-8"))
     assert written == {"input": io.encodable(str(path)), io.encodable(name): [io.encodable(name)]}
@@ -35,7 +38,7 @@ def test_any_name_is_written_and_read(tmp_path, name):
     io.write_csv(tmp_path / f"{name}c"[-255:], [{"image": name, "psnr": 1.5}])
     assert io.encodable(name) in (tmp_path / f"{name}c"[-255:]).read_text("utf-8")
     io.write_image(tmp_path / f"{name}.png"[-255:], np.zeros((2, 2)))
-    assert len(os.listdir(tmp_path)) == 4
+    assert len(os.listdir(tmp_path)) == 5
     os.truncate(path, 40)
     with pytest.raises(ValueError, match="damaged") as e:
         io.read_measurements(path)

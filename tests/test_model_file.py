@@ -96,6 +96,10 @@ def test_a_model_of_nan_is_none(tmp_path, value):
 
 def test_names_that_are_no_text(tmp_path):
     path = tmp_path / "m\udcff\n.safetensors"
+    model_file.write(path, "lda", {"q": torch.tensor([1.0, 2.0])}, {"name": "x"})
+    meta, tensors = model_file.read(path)
+    assert meta == {"method": "lda", "name": "x"}
+    assert tensors["q"].tolist() == [1, 2]
     path.write_bytes(b"text")
     with pytest.raises(ValueError, match=r"m\\xff\\n\.safetensors: expected a model file"):
         load(path)

@@ -15,6 +15,7 @@ from fastrecon.io.files import (
     output_folder,
     reason,
     shown,
+    text_name,
 )
 from fastrecon.io.images import GreyImage, read_image, write_image
 from fastrecon.io.limits import max_pixels
@@ -41,6 +42,7 @@ __all__ = [
     "read_measurements",
     "reason",
     "shown",
+    "text_name",
     "write_csv",
     "write_figure",
     "write_image",

@@ -62,6 +62,16 @@ def existing(path: str | Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def text_name(path: Path) -> Iterator[str]:
+    """A name of a file that is UTF-8, for readers that want no other (safetensors)."""
+    if encodable(str(path)) == str(path):
+        yield str(path)
+        return
+    with open(path, "rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
+
+
 def expand(inputs: Iterable[str | Path], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The files that `inputs` name: files as they are, and of each folder those with a known suffix, sorted.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrecon.io.arrays import read_npz
-from fastrecon.io.files import atomic, encodable, existing, reason, shown
+from fastrecon.io.files import atomic, encodable, existing, reason, shown, text_name
 from fastrecon.io.limits import Refused, bounded, refuse
 
 TEXTS, NUMBERS = ("model", "operator", "source"), ("noise", "ratio")  # facts in use
@@ -72,7 +72,7 @@ def _npz(path: Path) -> dict[str, Any]:
 def _safetensors(path: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="numpy") as f:
+    with text_name(path) as readable, safe_open(readable, framework="numpy") as f:
         contents: dict[str, Any] = dict(f.metadata() or {})
         for name in f.keys():  # noqa: SIM118
             shape, kind = f.get_slice(name).get_shape(), f.get_slice(name).get_dtype()
