@@ -45,6 +45,11 @@ def test_any_name_is_written_and_read(tmp_path, name):
     assert str(e.value).isprintable()
 
 
+def test_a_table_has_rows(tmp_path):
+    with pytest.raises(ValueError, match=r"t\.csv: expected rows to write, got none"):
+        io.write_csv(tmp_path / "t.csv", [])
+
+
 def test_shown():
     assert io.shown("a\nb\udcff\x1b\u2028") == "a\\nb\\xff\\x1b\\u2028"
     assert io.shown("café 图 $") == "café 图 $"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastrecon.io.files import atomic, encodable
+from fastrecon.io.files import atomic, encodable, shown
 
 
 def finite(value: Any) -> Any:
@@ -28,10 +28,16 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_csv(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes rows with the same keys as CSV: at least one, which names the columns."""
+    """Writes rows with the same keys as CSV.
+
+    Raises:
+        ValueError: there is no row to name the columns.
+    """
     import csv
     import io
 
+    if not rows:
+        raise ValueError(f"{shown(path)}: expected rows to write, got none")
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
