@@ -3,19 +3,28 @@
 Images are arrays [H, W] on the [0, 1] scale; curves are sequences with one value for each phase or iteration.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, get_font
 from matplotlib.ticker import MaxNLocator
+
+from fastrecon import io
 
 # Okabe & Ito: told apart with any colour vision
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 CELL = 3.0  # inches: width of an image
 CURVES = 2.1  # inches: height of a row of curves
 FEW = 40  # points: up to here each is marked
+LONGEST = 90  # characters of a line of a heading
+NO_GLYPH = "\u25a1"  # stands for a character that the font lacks, of which matplotlib would warn
+AS_IT_IS: dict[str, Any] = {"parse_math": False, "usetex": False}  # of texts from outside: $ is a character
 
 Curves = Mapping[str, Sequence[float]]
 
@@ -44,14 +53,14 @@ def reconstruction(
     columns = 4
     height = float(np.clip(CELL * result.shape[0] / result.shape[1], 1, 2 * CELL))
     figure = Figure(figsize=(CELL * columns, height + CURVES + 1.1), layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    _heading(figure, title)
     top, bottom = cast(Any, figure.subfigures(2, 1, height_ratios=[height + 0.6, CURVES]))
     axes = top.subplots(1, columns) if reference is not None else top.subplots(1, 2)
     for ax, (pixels, caption) in zip(axes, images, strict=False):
         _image(ax, pixels, caption)
     if reference is not None:
         error = np.abs(result.clip(0, 1) - reference)
-        limit = max(float(np.quantile(error, 0.998)), 1e-6)
+        limit = _limit(error, 0.998, 1e-6)
         _colorbar(top, axes[3], _image(axes[3], error, "|reconstruction - reference|\n", "magma", limit))
     phases = np.arange(len(history["phi_eps"]))
     objective, gradient, radius = bottom.subplots(1, 3)
@@ -68,7 +77,7 @@ def before_after(images: Sequence[np.ndarray], captions: Sequence[str], title: s
     """Images [H, W] of one size side by side, on the [0, 1] scale."""
     height = float(np.clip(CELL * images[0].shape[0] / images[0].shape[1], 1, 2 * CELL))
     figure = Figure(figsize=(CELL * len(images), height + 0.9), layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    _heading(figure, title)
     axes = cast(Any, figure.subplots(1, len(images), squeeze=False))[0]
     for ax, pixels, caption in zip(axes, images, captions, strict=True):
         _image(ax, pixels, caption)
@@ -78,7 +87,7 @@ def before_after(images: Sequence[np.ndarray], captions: Sequence[str], title: s
 def layers(curves: Mapping[str, Sequence[float]], ylabel: str, title: str) -> Figure:
     """One curve for each method over its layers or iterations 1, 2, ...; the first is drawn in red."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    _heading(figure, title)
     ax = figure.subplots()
     shades = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", GREY)
     for k, (name, values) in enumerate(curves.items()):
@@ -101,7 +110,7 @@ def convergence(history: Curves, threshold: float, trained: int, psnr: Sequence[
     """
     iterations = np.arange(len(history["eps"]))
     figure = Figure(figsize=(11, 6.6), layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    _heading(figure, title)
     (objective, gradient), (radius, quality) = figure.subplots(2, 2)
     _bounds(objective, iterations, history)
     _axes(objective, "iteration", "objective", log=True)
@@ -139,14 +148,14 @@ def curves(
     """
     height = float(np.clip(CELL * result.shape[0] / result.shape[1], 1, 2 * CELL))
     figure = Figure(figsize=(4 * CELL, height + 2 * CURVES), layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    _heading(figure, title)
     top, bottom = cast(Any, figure.subfigures(2, 1, height_ratios=[height + 0.6, 1.5 * CURVES]))
     axes = top.subplots(1, 4)
     images = [(reference, "reference\n"), (start, captions[0]), (result, captions[1])]
     for ax, (pixels, caption) in zip(axes, images, strict=False):
         _image(ax, pixels, caption)
     error = np.abs(result.clip(0, 1) - reference)
-    limit = max(float(np.quantile(error, 0.998)), 1e-6)
+    limit = _limit(error, 0.998, 1e-6)
     _colorbar(top, axes[3], _image(axes[3], error, "|reconstruction - reference|\n", "magma", limit))
     iterations, times = bottom.subplots(1, 2)
     for (name, (seconds, nmse)), color in zip(methods.items(), (BLUE, ORANGE, GREEN, RED), strict=False):
@@ -172,7 +181,7 @@ def panels(
         limit: name of that.
     """
     figure = Figure(figsize=(3.1 * len(methods) + 0.8, 6.4), layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    _heading(figure, title)
     grid = cast(Any, figure.subplots(2, len(methods), squeeze=False))
     for (name, found), upper, lower in zip(methods.items(), *grid, strict=True):
         for (method, (seconds, nmse)), color in zip(found.items(), (BLUE, GREEN, ORANGE, RED), strict=False):
@@ -180,11 +189,11 @@ def panels(
                 if len(nmse) == 1:
                     ax.axhline(nmse[0], color=color, label=method, linewidth=1.2)
                 else:
-                    ax.plot(x, nmse, color=color, label=method, linewidth=1.5)
+                    ax.plot(x, _drawable(nmse), color=color, label=method, linewidth=1.5)
         for ax, xlabel in ((upper, "iteration"), (lower, "milliseconds")):
             ax.axhline(limits[name], color=GREY, label=limit, linewidth=1, linestyle="--")
             _axes(ax, xlabel, "NMSE (dB)")
-        upper.set_title(name, fontsize=9.5)
+        upper.set_title(plain(name), fontsize=9.5, **AS_IT_IS)
     grid[0, 0].legend(fontsize=7.5, frameon=False)
     return figure
 
@@ -199,27 +208,28 @@ def feature_maps(pixels: np.ndarray, norms: np.ndarray, title: str) -> Figure:
     """
     height = float(np.clip(3.6 * pixels.shape[0] / pixels.shape[1], 1.2, 7.2))
     figure = Figure(figsize=(12, height + 0.9), layout="constrained")
-    figure.suptitle(title, fontsize=12, fontweight="bold")
+    _heading(figure, title)
     axes = figure.subplots(1, 3)
-    _image(axes[0], pixels, "reconstruction $x$")
+    _image(axes[0], pixels, "reconstruction x")
     maps = ((norms, r"learned features $\|g_i(x)\|$"), (gradient_norm(pixels), r"forward differences $\|(Dx)_i\|$"))
     for ax, (values, name) in zip(axes[1:], maps, strict=True):
-        limit = max(float(np.quantile(values, 0.995)), 1e-12)
-        _colorbar(figure, ax, _image(ax, values, name, "viridis", limit))
+        limit = _limit(values, 0.995, 1e-12)
+        _colorbar(figure, ax, _image(ax, values, name, "viridis", limit, parse_math=True))
     return figure
 
 
 def gradient_norm(pixels: np.ndarray) -> np.ndarray:
     """|(D x)_i| of [H, W]: forward differences, 0 beyond the last row and column."""
-    down = np.diff(pixels, axis=0, append=pixels[-1:])
-    right = np.diff(pixels, axis=1, append=pixels[:, -1:])
+    with np.errstate(invalid="ignore"):  # Inf - Inf, of a run that went astray
+        down = np.diff(pixels, axis=0, append=pixels[-1:])
+        right = np.diff(pixels, axis=1, append=pixels[:, -1:])
     return np.hypot(down, right)
 
 
 def speed(rows: Sequence[Mapping[str, Any]], setting: str) -> Figure:
     """Bars of how many times faster than eager PyTorch: rows with `name`, `ratio`, `seconds` and `baseline_seconds`."""
     figure = Figure(figsize=(9.5, 0.42 * len(rows) + 1.5), layout="constrained")
-    figure.suptitle("Speed against eager PyTorch", fontsize=12, fontweight="bold")
+    _heading(figure, "Speed against eager PyTorch")
     ax = figure.subplots()
     ratios = [row["ratio"] for row in rows]
     bars = ax.barh(
@@ -232,16 +242,46 @@ def speed(rows: Sequence[Mapping[str, Any]], setting: str) -> Figure:
     ax.set_xlim(0, 1.4 * max(*ratios, 1))
     ax.invert_yaxis()
     _axes(ax, "times as fast", "")
-    ax.set_title(setting, fontsize=8, color=GREY)
+    ax.set_title(plain(setting), fontsize=8, color=GREY, **AS_IT_IS)
     ax.grid(visible=False, axis="y")
     return figure
 
 
-def _image(ax: Axes, pixels: np.ndarray, title: str, cmap: str = "gray", limit: float = 1) -> Any:
+def plain(text: str) -> str:
+    """`text` as the font can show it, on as many lines: names of files hold anything, of any length."""
+    known = _glyphs()
+    lines = ["".join(c if ord(c) in known else NO_GLYPH for c in io.shown(line)) for line in text.split("\n")]
+    return "\n".join(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-20:]}" for line in lines)
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The characters of the fonts in use."""
+    known = set()
+    for family in FontProperties().get_family():
+        with contextlib.suppress(ValueError):  # no font of that family
+            path = font_manager.findfont(FontProperties(family=[family], weight="bold"), fallback_to_default=False)
+            known |= get_font(path).get_charmap().keys()
+    return frozenset(known)
+
+
+def _heading(figure: Figure, title: str) -> None:
+    figure.suptitle(plain(title), fontsize=12, fontweight="bold", **AS_IT_IS)
+
+
+def _image(
+    ax: Axes, pixels: np.ndarray, title: str, cmap: str = "gray", limit: float = 1, parse_math: bool = False
+) -> Any:
     shown = ax.imshow(pixels, cmap=cmap, vmin=0, vmax=limit, interpolation="nearest")
-    ax.set_title(title, fontsize=9.5)
+    ax.set_title(title if parse_math else plain(title), fontsize=9.5, **({} if parse_math else AS_IT_IS))
     ax.set_axis_off()
     return shown
+
+
+def _limit(values: np.ndarray, share: float, least: float) -> float:
+    """The value that a share of the finite ones is below."""
+    known = values[np.isfinite(values)]
+    return max(float(np.quantile(known, share)), least) if known.size else least
 
 
 def _colorbar(figure: Any, ax: Axes, shown: Any) -> None:
@@ -252,16 +292,23 @@ def _colorbar(figure: Any, ax: Axes, shown: Any) -> None:
 
 def _curve(ax: Axes, x: Any, y: Any, color: str, label: str | None = None, linestyle: str = "-") -> None:
     marker = "o" if len(x) <= FEW and linestyle == "-" else None
-    ax.plot(x, y, color=color, label=label, linestyle=linestyle, linewidth=1.5, marker=marker, markersize=3.5)
+    ax.plot(
+        x, _drawable(y), color=color, label=label, linestyle=linestyle, linewidth=1.5, marker=marker, markersize=3.5
+    )
+
+
+def _drawable(values: Any) -> np.ndarray:
+    """Numbers with a gap where a run went astray: axes cannot show Inf."""
+    y = np.asarray(values, float)
+    return np.where(np.isfinite(y), y, np.nan)
 
 
 def _bounds(ax: Axes, x: Any, history: Curves) -> None:
     """Merit and smoothed objective, between which the objective phi lies."""
     _curve(ax, x, history["merit"], ORANGE, r"merit $\phi_\varepsilon + m\varepsilon/2$")
     _curve(ax, x, history["phi_eps"], BLUE, r"$\phi_\varepsilon$")
-    ax.fill_between(
-        x, history["phi_eps"], history["merit"], color=GREY, alpha=0.12, linewidth=0, label=r"$\phi$ lies here"
-    )
+    low, high = _drawable(history["phi_eps"]), _drawable(history["merit"])
+    ax.fill_between(x, low, high, color=GREY, alpha=0.12, linewidth=0, label=r"$\phi$ lies here")
     ax.legend(fontsize=8, frameon=False)
 
 
@@ -272,7 +319,7 @@ def _axes(ax: Axes, xlabel: str, ylabel: str, log: bool = False) -> None:
     ax.grid(visible=True, color="#e4e4e4", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    if log:
+    if log and any((_drawable(line.get_ydata()) > 0).any() for line in ax.lines):
         ax.set_yscale("log")
     elif ylabel:
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

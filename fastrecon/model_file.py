@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -26,16 +27,26 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Metadata, `method` among them, and tensors on the CPU.
 
     Raises:
-        ValueError: the file is damaged or foreign.
+        FileNotFoundError, ValueError: the file is missing, damaged or foreign, or holds NaN or Inf.
     """
+    io.existing(path)
+    name = io.shown(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with io.text_name(path) as readable, safe_open(readable, framework="pt") as file:
             text = (file.metadata() or {}).get("fastrecon")
             # copies start on 64 bytes, where vendor products round as they did before saving
             tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"load: {path}: expected a model file, got a damaged or foreign one ({e})") from e
-    expect(text is not None, "load", str(path), "a model file", "a safetensors file of another program")
-    meta = json.loads(text or "")
-    expect(meta.get("format") == FORMAT, "load", str(path), f"format {FORMAT}", f"{meta.get('format')}")
+    except Exception as e:  # readers raise whatever a damaged file makes them trip over
+        raise ValueError(f"load: {name}: expected a model file, got a damaged or foreign one ({io.reason(e)})") from e
+    expect(text is not None, "load", name, "a model file", "a safetensors file of another program")
+    try:
+        meta = json.loads(text or "")
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"load: {name}: expected JSON as metadata, got none ({io.reason(e)})") from e
+    expect(isinstance(meta, dict), "load", name, "a JSON object as metadata", type(meta).__name__)
+    expect(meta.get("format") == FORMAT, "load", name, f"format {FORMAT}", f"{meta.get('format')}")
+    expect(isinstance(meta.get("method"), str), "load", name, "the name of a method", f"{meta.get('method')}")
+    for key, tensor in tensors.items():
+        finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+        expect(finite, "load", f"{name}: {io.shown(key)}", "finite numbers", "NaN or Inf")
     return {k: v for k, v in meta.items() if k != "format"}, tensors

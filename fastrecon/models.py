@@ -175,11 +175,9 @@ def _read(path: Path) -> Any:
     meta, tensors = model_file.read(path)
     try:
         return _builder(meta["method"])(meta, tensors)
-    except (KeyError, TypeError, RuntimeError) as e:
-        reason = str(e).strip().splitlines()[0]
-        raise ValueError(
-            f"load: {path}: expected a complete model, got a damaged file ({type(e).__name__}: {reason})"
-        ) from e
+    except Exception as e:  # whatever settings or tensors that do not fit make the parts trip over
+        reason = f"{type(e).__name__}: {io.reason(e)}"
+        raise ValueError(f"load: {io.shown(path)}: expected a complete model, got a damaged file ({reason})") from e
 
 
 def _builder(method: str) -> Callable[[dict[str, Any], dict[str, Tensor]], Any]:

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
 
+from matplotlib.text import Text
 from PIL import Image
 
 from fastrecon import figures, io
@@ -117,3 +118,53 @@ def test_any_image_shape_is_written(tmp_path, shape):
     for name in ("a.png", "b.png"):
         with Image.open(tmp_path / name) as image:
             assert np.asarray(image).std() > 0
+
+
+ODD_NAMES = {
+    "dollars": "a$b$c",
+    "bad mathematics": "x$\\frac{$ _^",
+    "no text": "scan\udcff\udc80",
+    "lines": "one\ttwo\x1b[31m",
+    "Chinese": "再构成图像",
+    "emoji": "\U0001f600\U000f0000",
+    "long": 255 * "n",
+    "backslash": "end\\",
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_of_files_are_no_formulas(tmp_path, name):
+    title, x = ODD_NAMES[name], np.full((4, 6), 0.5)
+    figure = figures.before_after([x], [title], title)
+    io.write_figure(tmp_path / "x.png", figure, dpi=20)  # a warning would be an error
+    assert figure.get_suptitle() == figures.plain(title)
+
+
+def test_only_our_own_formulas_are_read_as_such():
+    title, x = "x$\\frac{$ _^", np.full((4, 6), 0.5)
+    for figure in (
+        figures.reconstruction(START, RESULT, REFERENCE, title, [title, title], history(3)),
+        figures.convergence(history(5), 900.0, 3, [], title), figures.feature_maps(x, x, title),
+        figures.layers({"m": [1, 2]}, "y", title), figures.before_after([x], ["a"], title),
+        figures.panels({title: {"m": ([0], [1])}}, {title: 1}, title, "limit"),
+        figures.curves(x, x, x, title, [title, title], {"m": ([0, 1], [1, 0])}),
+        figures.speed([{"name": "a", "ratio": 4.0, "seconds": 1, "baseline_seconds": 4}], title),
+    ):  # fmt: skip
+        found = [text for text in figure.findobj(Text) if "frac" in text.get_text()]
+        assert found
+        assert not any(text.get_parse_math() for text in found)
+
+
+def test_headings_show_what_the_font_has():
+    assert figures.plain("café $5\nΩ²") == "café $5\nΩ²"
+    assert figures.plain("a\udcffb\x1b") == "a\\xffb\\x1b"
+    assert figures.plain("a\U000f0000b") == "a\\U000f0000b"  # private use: no character of any font
+    assert figures.plain("图x") in ("□x", "图x")
+    assert figures.plain(50 * "a" + 150 * "b" + 20 * "c") == 45 * "a" + " ... " + 20 * "c"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 0.0])
+def test_numbers_that_went_astray_are_drawn_all_the_same(tmp_path, value):
+    x, h = np.full((4, 6), value), {k: np.full(50, value) for k in history(1)}
+    io.write_figure(tmp_path / "x.png", figures.reconstruction(x, x, RESULT[:4, :6], "x", ["a", "b"], h), dpi=20)
+    io.write_figure(tmp_path / "x.png", figures.feature_maps(x, x, "x"), dpi=20)

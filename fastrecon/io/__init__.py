@@ -1,0 +1,51 @@
+"""Files in and out: grey images on [0, 1], measurements, reports. Every failure is one line that names the file.
+
+Nothing is half-written: each file is made under a temporary name in its folder and renamed once it is complete.
+"""
+
+from fastrecon.io.files import (
+    IMAGE_SUFFIXES,
+    MEASUREMENT_SUFFIXES,
+    atomic,
+    encodable,
+    existing,
+    expand,
+    free_to_write,
+    output_file,
+    output_folder,
+    reason,
+    shown,
+    text_name,
+)
+from fastrecon.io.images import GreyImage, read_image, write_image
+from fastrecon.io.limits import max_pixels
+from fastrecon.io.measurements import Measurements, read_measurements, write_measurements
+from fastrecon.io.raster import LUMA
+from fastrecon.io.reports import finite, write_csv, write_figure, write_json
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LUMA",
+    "MEASUREMENT_SUFFIXES",
+    "GreyImage",
+    "Measurements",
+    "atomic",
+    "encodable",
+    "existing",
+    "expand",
+    "finite",
+    "free_to_write",
+    "max_pixels",
+    "output_file",
+    "output_folder",
+    "read_image",
+    "read_measurements",
+    "reason",
+    "shown",
+    "text_name",
+    "write_csv",
+    "write_figure",
+    "write_image",
+    "write_json",
+    "write_measurements",
+]

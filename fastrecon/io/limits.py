@@ -1,0 +1,41 @@
+"""What readers refuse by name: files that promise too much, and kinds of contents that have no one right reading."""
+
+import os
+
+MAX_PIXELS = 2**26  # 8192 x 8192: in float32 256 MiB
+
+
+class Refused(ValueError):
+    """Contents that are sound but not what is read here; every other exception of a decoder means damage."""
+
+
+def refuse(condition: bool, expected: str, got: object, entry: str = "") -> None:
+    """Raises Refused "expected ..., got ..." if `condition` holds, of an `entry` of the file if one is named."""
+    if condition:
+        raise Refused((entry and f"{entry}: ") + f"expected {expected}, got {got}")
+
+
+def max_pixels() -> int:
+    """Most pixels, or numbers of an array, that a file may hold: FASTRECON_MAX_PIXELS, else 2^26 (8192 x 8192).
+
+    Raises:
+        ValueError: FASTRECON_MAX_PIXELS is no whole number > 0.
+    """
+    text = os.environ.get("FASTRECON_MAX_PIXELS") or str(MAX_PIXELS)
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 19 and int(text) > 0):
+        raise Refused(f"expected FASTRECON_MAX_PIXELS to be a whole number > 0, got {text!r}")
+    return int(text)
+
+
+def bounded(*shape: int, what: str = "pixels", entry: str = "") -> None:
+    """Refuses a size that a header promises, before anything of that size is made.
+
+    Raises:
+        Refused: it has more than `max_pixels()` elements, or none.
+    """
+    count = 1
+    for n in shape:
+        count *= n
+    size = " x ".join(map(str, shape))
+    refuse(count < 1 or min(shape, default=1) < 1, f"at least 1 x 1 {what}", f"{size} (shape {tuple(shape)})", entry)
+    refuse(count > max_pixels(), f"at most {max_pixels()} {what} (set FASTRECON_MAX_PIXELS for more)", size, entry)
