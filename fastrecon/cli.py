@@ -1,7 +1,7 @@
 """The command line: `fastrecon <command> ...`.
 
-Exit status: 0 done, 2 bad input (one line on stderr names the cause), 130 interrupted. FASTRECON_DEBUG=1 shows where an
-error arose.
+Exit status: 0 done, 2 bad input (one line on stderr names the cause, or one for each input that failed), 130 interrupted,
+143 terminated. FASTRECON_DEBUG=1 shows where an error arose.
 """
 
 import argparse
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import fastrecon
+from fastrecon import startup
+from fastrecon.tasks import console
 
 # command: (module with add_arguments(parser) and run(args), what it does); a module is imported when its command is run
 COMMANDS = {
@@ -46,20 +48,26 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that states the range of every number."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        limits = getattr(action.type, "range", None)
+        return f"{action.help or ''} [{limits}]" if limits else action.help
+
+
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser, with the arguments of `command` filled in."""
     top = Parser(
         prog="fastrecon",
         description="Learned image reconstruction that is fast and provably converges.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     top.add_argument("--version", action="version", version=f"fastrecon {fastrecon.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
-        sub = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        sub = commands.add_parser(name, help=summary, description=summary, formatter_class=Help)
         if name == command:
             loaded = importlib.import_module(module)
             loaded.add_arguments(sub)
@@ -71,23 +79,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = parser(next((a for a in argv if a in COMMANDS), None)).parse_args(argv)
-        status = args.run(args)
-        sys.stdout.flush()
-        return int(status or 0)
-    except SystemExit as e:  # --help and --version
-        return int(e.code or 0)
+        console.prepare()
+        args = _parsed(argv)
+        with startup.signals():
+            status = 0 if args is None else int(args.run(args) or 0)
+            console.finish()
+            return status
     except KeyboardInterrupt:
-        print("fastrecon: interrupted", file=sys.stderr)
+        console.complain("fastrecon: interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `fastrecon info | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, TypeError, RuntimeError, OSError, MemoryError, ImportError) as e:
+    except startup.Terminated as e:
+        console.complain(f"fastrecon: {e}")
+        return e.status
+    except Exception as e:
         if os.environ.get("FASTRECON_DEBUG") == "1":
             raise
-        print(f"fastrecon: {' '.join(str(e).split()) or type(e).__name__}", file=sys.stderr)
+        console.complain("\n".join(f"fastrecon: {line}" for line in console.lines(e)))
         return 2
+
+
+def _parsed(argv: list[str]) -> argparse.Namespace | None:
+    """The command line; None where it asked for help or the version, which are printed."""
+    try:
+        return parser(next((a for a in argv if a in COMMANDS), None)).parse_args(argv)
+    except SystemExit:
+        return None
 
 
 if __name__ == "__main__":
