@@ -1,6 +1,7 @@
 """fastrecon: the fast engine for learned image reconstruction that provably converges."""
 
-# ruff: noqa: E402: run as a program, an interruption of the imports below is one line and no traceback
+# ruff: noqa: E402
+# guard comes first: run as a program, an interruption of the imports below is one line and no traceback
 from fastrecon import startup
 
 startup.guard()

@@ -1,7 +1,7 @@
 """The command line: `fastrecon <command> ...`.
 
-Exit status: 0 done, 2 bad input (one line on stderr names the cause, or one for each input that failed), 130 interrupted,
-143 terminated. FASTRECON_DEBUG=1 shows where an error arose.
+Exit status: 0 done; 2 bad input, with a line on stderr that names the cause, or one for each input that failed;
+130 interrupted; 143 terminated. FASTRECON_DEBUG=1 shows where an error arose.
 """
 
 import argparse

@@ -44,7 +44,7 @@ def guard() -> None:
             continue
         os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:  # print(file=None) would go to stdout
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115: until the process ends
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     _install(_leave)
 
 

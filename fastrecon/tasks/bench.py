@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     model = arguments.model(args) if args.model else untrained().to(device)
     side = SIDE // 2 if args.quick else SIDE
     rounds = args.rounds or (3 if args.quick else 15)
-    every = list(cases(model, side, device))
+    every = list(cases(model, side, device, side // 2 if args.quick else side))
     title = f"{backend(device)}; {torch.get_num_threads()} threads; torch {torch.__version__}"
     width, rows = max(len(case.name) for case in every), []
     with Progress(len(every), "case") as progress:
@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> None:
         arguments.answer(args, {"setting": title, "rounds": rounds, "rows": rows}, "")
 
 
-def cases(model: Reconstructor, side: int, device: torch.device) -> Iterator[Case]:
-    """The ops on one image's features, the regulariser forward and in training, and a whole reconstruction."""
+def cases(model: Reconstructor, side: int, device: torch.device, whole: int) -> Iterator[Case]:
+    """The ops on one image's features, the regulariser forward and in training, and reconstructions of side `whole`."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
@@ -136,9 +136,9 @@ def cases(model: Reconstructor, side: int, device: torch.device) -> Iterator[Cas
         lambda x, e, *w: training(lambda x, w, e: eager.feature_gradient(x, w, e, DELTA, create_graph=True), x, e, w),
     )  # fmt: skip
     engine, exact = Engine(model), copy.deepcopy(model).double()
-    for count, s in ((1, side), (THROUGHPUT, side // 2)):
+    for count, s in ((1, whole), (THROUGHPUT, whole // 2)):
         x = torch.rand(count, 1, s, s, generator=generator).to(device)
-        size, what = (s, s), f"{count}x{s}x{s}" if count > 1 else n
+        size, what = (s, s), f"{count}x{s}x{s}" if count > 1 else f"{s}x{s}"
         yield Case(
             f"LDA, {model.solver.phases} phases {what}", (model.operator(x).detach(),), x.numel(),
             lambda y, size=size: engine(y, size=size).x, lambda y, size=size: eager.lda(model, y, size),

@@ -53,7 +53,7 @@ def finish() -> None:
         _failures.append(e)
         _mute()
     if _failures:
-        raise RuntimeError(f"stdout: {_failures[0].strerror}: part of what was printed is lost, no file is")
+        raise RuntimeError(f"stdout: {_failures[0].strerror}: part of the printed text is lost, files are not")
 
 
 def shown(text: object) -> str:

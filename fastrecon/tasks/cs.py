@@ -122,7 +122,7 @@ def evaluate(
     warm_up: bool = False,
     progress: Any = None,
 ) -> dict[str, Any]:
-    """Simulates and reconstructs an image, after a run that is not counted if `warm_up`: name, size, scores, seconds."""
+    """Simulates and reconstructs an image, once before the clock starts if `warm_up`: name, size, scores, seconds."""
     m = simulate(model, image.pixels, noise, seed)
     if warm_up:
         reconstruct(model, m)

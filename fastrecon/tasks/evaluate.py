@@ -61,10 +61,10 @@ def run(args: argparse.Namespace) -> None:
 
     outcome = batch.each(paths, work)
     rows, mean = outcome.results, cs.mean(outcome.results)
-    if args.csv:
-        io.write_csv(args.csv, [*rows, {"image": "mean", "height": "", "width": "", **mean}])
     found = {"model": name, "images": rows, "mean": mean, "failed": outcome.faults()}
     arguments.answer(args, found, table(rows, mean))
+    if args.csv:  # once the table is out: a full disk does not cost it
+        io.write_csv(args.csv, [*rows, {"image": "mean", "height": "", "width": "", **mean}])
     outcome.end()
 
 

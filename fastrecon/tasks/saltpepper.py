@@ -137,10 +137,10 @@ def evaluate(args: argparse.Namespace) -> None:
     rows = outcome.results
     names = [k for k in rows[0] if k not in ("image", "height", "width")]
     mean = {k: float(np.mean([r[k] for r in rows])) for k in names}
-    if args.csv:
-        io.write_csv(args.csv, [*rows, {"image": "mean", "height": "", "width": "", **mean}])
     found = {"model": denoiser.meta.get("name"), "images": rows, "mean": mean, "failed": outcome.faults()}
     arguments.answer(args, found, table(rows, mean))
+    if args.csv:  # once the table is out: a full disk does not cost it
+        io.write_csv(args.csv, [*rows, {"image": "mean", "height": "", "width": "", **mean}])
     outcome.end()
 
 

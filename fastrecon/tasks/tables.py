@@ -113,12 +113,12 @@ def evaluate(args: argparse.Namespace) -> None:
         rows.append(row)
         curves[row["condition"]].setdefault(row["method"], []).append(curve)
     summary = summarise(rows)
-    if args.csv:
+    found = {"task": args.task, "conditions": [asdict(c) for c in columns], "table": summary, "images": rows}
+    arguments.answer(args, found | {"failed": outcome.faults()}, text(args.task, summary))
+    if args.csv:  # once the table is out: a full disk does not cost it
         io.write_csv(args.csv, rows)
     if args.out:
         _write(Path(args.out), args.task, rows, summary, curves)
-    found = {"task": args.task, "conditions": [asdict(c) for c in columns], "table": summary, "images": rows}
-    arguments.answer(args, found | {"failed": outcome.faults()}, text(args.task, summary))
     outcome.end()
 
 
