@@ -35,6 +35,8 @@ EPILOG = """examples:
 `fastrecon COMMAND --help` explains each command. FASTRECON_BACKEND=reference|cpu|triton|cuda and
 FASTRECON_ISA=baseline|avx2|avx512|avx512bf16 force kernels; FASTRECON_DEBUG=1 shows where an error arose."""
 
+LONGEST = 500  # characters of a message about the command line
+
 
 class UsageError(ValueError):
     """The command line itself is wrong."""
@@ -45,6 +47,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError with the command to ask for help."""
+        if len(message) > LONGEST:
+            message = f"{message[:LONGEST]}..."
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated: the terminal has gone"}
+CLOSED = "stdout: expected an open stream, got a closed one (/dev/null takes what nobody wants)"
 _state = {"program": False}
 
 
@@ -34,7 +35,11 @@ def is_program() -> bool:
 
 
 def guard() -> None:
-    """As a program: from now on a signal ends it with one line, which is right while nothing has been begun."""
+    """As a program: from now on a signal ends it with one line, which is right while nothing has been begun.
+
+    Raises:
+        SystemExit: stdout is closed.
+    """
     if not is_program():
         return
     _state["program"] = True
@@ -45,6 +50,9 @@ def guard() -> None:
         os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:  # print(file=None) would go to stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:  # told before the imports: they take seconds
+        print(f"fastrecon: {CLOSED}", file=sys.stderr)
+        raise SystemExit(2)
     _install(_leave)
 
 

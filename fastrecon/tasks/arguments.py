@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,11 @@ def device(args: argparse.Namespace) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
-    if not (index or "0").isdigit() or int(index or 0) >= count:
+    if not re.fullmatch("[0-9]{1,4}", index or "0") or int(index or 0) >= count:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(f"--device: expected one of auto, {', '.join(known)} on this machine, got {args.device!r}")
+        raise ValueError(
+            f"--device: expected one of auto, {', '.join(known)} on this machine, got {short(args.device)}"
+        )
     return torch.device(name)
 
 

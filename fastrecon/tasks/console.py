@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fastrecon.startup import CLOSED
+
 _failures: list[OSError] = []
 
 
@@ -16,7 +18,7 @@ def prepare() -> None:
     """
     _failures.clear()
     if sys.stdout is None:
-        raise ValueError("stdout: expected an open stream, got a closed one (/dev/null takes what nobody wants)")
+        raise ValueError(CLOSED)
     if getattr(sys.stdout, "errors", None) in ("strict", "surrogateescape") and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 

@@ -73,7 +73,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="treat every block as an image of its own, as in the paper (default: as the model says)",
     )  # fmt: skip
     parser.add_argument(
-        "--bits", type=int, choices=(8, 16, 32), default=o.bits, help=f"of the image (default: {o.bits})"
+        "--bits",
+        type=arguments.integer(8, 32),
+        choices=(8, 16, 32),
+        default=o.bits,
+        help=f"of the image (default: {o.bits})",
     )
     parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=o.figure, help="draw the figures")
     parser.add_argument("--maps", action="store_true", help="draw the feature maps")
