@@ -30,18 +30,19 @@ def wait_for(text, read):
 def soon(monkeypatch):
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.01)
     monkeypatch.setattr(progress, "BAR_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "is_program", lambda: True)
 
 
 @pytest.mark.usefixtures("soon")
 def test_lines_without_a_terminal(capsys):
+    read = lambda: capsys.readouterr().err  # noqa: E731
     with Progress(2) as p:
-        wait_for("fastrecon: 0 of 2 images (0 s)\n", lambda: capsys.readouterr().err)
+        wait_for("fastrecon: 0 of 2 images (", read)
         p.item("a\nb")
-        wait_for("fastrecon: image 1 of 2: a\\nb (0 s)\n", lambda: capsys.readouterr().err)
+        wait_for("fastrecon: image 1 of 2: a\\nb (", read)
         p.item("c")
         p.part(30, 40, "phases", gap="0.1")
-        wait_for("fastrecon: image 2 of 2: c: 30 of 40 phases, gap 0.1 (0 s, about 0 s left)\n",
-                 lambda: capsys.readouterr().err)  # fmt: skip
+        assert " s left)" in wait_for("fastrecon: image 2 of 2: c: 30 of 40 phases, gap 0.1 (", read)
         assert p.fraction() == pytest.approx(0.875)
 
 

@@ -1,4 +1,7 @@
-"""How far a command is: a bar where stderr is a terminal, else a line now and then."""
+"""How far a command is: a bar where stderr is a terminal, else a line now and then.
+
+Lines are written by the program alone: who calls a command from Python owns stderr, and can ask.
+"""
 
 import contextlib
 import threading
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from fastrecon.startup import is_program
 from fastrecon.tasks import console
 
 T = TypeVar("T")
@@ -77,9 +81,9 @@ class Progress:
     def _follow(self) -> None:
         while not self.over.wait(LOG_SECONDS if self.bar.disable else BAR_SECONDS):
             with contextlib.suppress(OSError, ValueError):  # stderr has gone
-                if self.bar.disable:
+                if self.bar.disable and is_program():
                     console.complain(self.line())
-                else:
+                elif not self.bar.disable:
                     self.bar.n = self.fraction() * self.total
                     self.bar.set_description_str(self.text())
 
