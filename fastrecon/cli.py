@@ -75,7 +75,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         if name == command:
             loaded = importlib.import_module(module)
             loaded.add_arguments(sub)
-            sub.set_defaults(run=loaded.run)
+            sub.set_defaults(run=loaded.run, usual={a.dest: a.default for a in sub._actions})
     return top
 
 

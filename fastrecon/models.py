@@ -175,8 +175,8 @@ def _read(path: Path) -> Any:
     meta, tensors = model_file.read(path)
     try:
         return _builder(meta["method"])(meta, tensors)
-    except Exception as e:  # whatever the settings of a damaged or foreign file make a constructor trip over
-        reason = " ".join(str(e).split())
+    except (KeyError, TypeError, RuntimeError) as e:
+        reason = str(e).strip().splitlines()[0]
         raise ValueError(
             f"load: {path}: expected a complete model, got a damaged file ({type(e).__name__}: {reason})"
         ) from e

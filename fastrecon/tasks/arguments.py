@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ def name(text: str) -> str:
 def short(text: str) -> str:
     """A value in quotes for a message, cut if long."""
     return console.shown(repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}..."))
+
+
+def own_options(args: argparse.Namespace, task: str, own: Mapping[str, Set[str]]) -> None:
+    """Raises ValueError where an option of another task is given; `own` names those that not all tasks have."""
+    for option in sorted(set().union(*own.values()) - own[task]):
+        if getattr(args, option) != args.usual[option]:
+            fits = ", ".join(name for name in own if option in own[name])
+            raise ValueError(f"--{option.replace('_', '-')}: expected with --task {fits} only, got --task {task}")
 
 
 def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, more: str = "") -> None:
@@ -149,7 +157,11 @@ def device(args: argparse.Namespace) -> torch.device:
 
 def any_model(args: argparse.Namespace, name: str | None = None) -> Any:
     """The model `name`, or that of --model, of any task, on the device of --device."""
-    return models.load(name or args.model).to(device(args))
+    place, wanted = device(args), name or args.model
+    try:
+        return models.load(wanted).to(place)
+    except Exception as e:  # whatever a damaged or foreign file makes its reader trip over
+        raise ValueError(console.named(wanted, e)) from e
 
 
 def model(args: argparse.Namespace, name: str | None = None) -> models.Reconstructor:

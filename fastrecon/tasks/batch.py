@@ -145,8 +145,9 @@ def free(files: Iterable[Path | str | None], overwrite: bool, option: str = "--o
     """
     targets = [Path(f) for f in files if f is not None]
     for path in targets:
-        if path.is_dir():
-            raise ValueError(f"{console.shown(path)}: expected the name of a file to write, got a folder")
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe or device"
+            raise ValueError(f"{console.shown(path)}: expected the name of a file to write, got {kind}")
     found = [path for path in targets if path.exists() or path.is_symlink()]
     if found and not overwrite:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""

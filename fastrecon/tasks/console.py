@@ -59,8 +59,13 @@ def finish() -> None:
 
 
 def shown(text: object) -> str:
-    """A name on one line, whatever is in it: control characters, and bytes that are no text, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    """A name on one line, whatever is in it: control characters as \\n, bytes that are no text as \\xff."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
+
+
+def _escaped(c: str) -> str:
+    byte = ord(c) - 0xDC00  # how Python holds bytes of names that are not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else c.encode("unicode_escape").decode()
 
 
 def _mute() -> None:

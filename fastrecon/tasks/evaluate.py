@@ -8,6 +8,12 @@ from fastrecon import io, problems
 from fastrecon.tasks import arguments, batch, console, cs, saltpepper, tables
 from fastrecon.tasks.progress import Progress
 
+_TABLE = {"table", "networks", "side", "out"}
+OWN = {  # options that not all tasks have
+    "cs": {"precision"}, "saltpepper": set[str](), "inpaint": _TABLE | {"mask"}, "fourier": _TABLE | {"mask"},
+    "deblur": _TABLE, "ct": _TABLE,
+}  # fmt: skip
+
 EPILOG = """examples:
   fastrecon evaluate --data set11 --model lda-cs-25
   fastrecon evaluate --data set11 --model runs/lda-cs-25/model.safetensors --csv scores.csv
@@ -41,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints a row for each image and the mean, once all are done."""
+    arguments.own_options(args, args.task, OWN)
     if args.task == "saltpepper":
         saltpepper.evaluate(args)
         return

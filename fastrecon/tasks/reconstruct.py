@@ -14,6 +14,12 @@ from fastrecon.tasks.progress import Progress
 
 # tasks beside block compressed sensing, which is this module
 TASKS = {"saltpepper": saltpepper.reconstruct} | dict.fromkeys(problems.LAM, inverse.run)
+_DESCENT, _INVERSE = {"rigorous", "tol", "max_iterations"}, {"method", "iterations", "lam_factor"}
+OWN = {  # options that not all tasks have
+    "cs": _DESCENT | {"blockwise", "maps", "precision"}, "saltpepper": _DESCENT,
+    "inpaint": _INVERSE | {"rate", "mask"}, "fourier": _INVERSE | {"rate", "mask"}, "deblur": _INVERSE,
+    "ct": _INVERSE | {"views"},
+}  # fmt: skip
 
 EPILOG = """examples:
   fastrecon reconstruct photo.png --model lda-cs-25 --out results
@@ -90,6 +96,7 @@ def options(args: argparse.Namespace) -> results.Options:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
+    arguments.own_options(args, args.task, OWN)
     if args.task != "cs":
         TASKS[args.task](args)
         return
