@@ -465,16 +465,16 @@ def test_interruption_loses_nothing_done(run, several, tmp_path, monkeypatch):
 
 @pytest.fixture
 def full_disk():
-    """Files end after 1000 bytes."""
+    """Files end after 5000 bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.usefixtures("full_disk")
 def test_full_disk(fails, tmp_path):
-    fails("simulate @images/disc.png --model @tv.safetensors --out", tmp_path / "out", words=("disc", "too large"))
+    fails("simulate skimage:coins --model @tv.safetensors --out", tmp_path / "out", words=("coins", "too large"))
     assert names(tmp_path / "out") == []
 
 
