@@ -95,7 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except startup.Terminated as e:
         console.complain(f"fastrecon: {e}")
         return e.status
-    except Exception as e:
+    except SystemExit as e:  # of some library: a status, or a text
+        if isinstance(e.code, str):
+            console.complain(f"fastrecon: {console.shown(e.code)}")
+        return e.code if isinstance(e.code, int) else 2 if e.code else 0
+    except BaseException as e:  # a panic of compiled code is no Exception
         if os.environ.get("FASTRECON_DEBUG") == "1":
             raise
         console.complain("\n".join(f"fastrecon: {line}" for line in console.lines(e)))

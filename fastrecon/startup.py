@@ -62,6 +62,10 @@ def _leave(number: int, _: Any) -> None:
     os._exit(128 + number)  # an exception would pass through the imports of others, which may keep it
 
 
+def _quit(number: int, _: Any) -> None:
+    os._exit(128 + number)
+
+
 def _raise(number: int, _: Any) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
@@ -72,7 +76,7 @@ def _install(handler: Any) -> dict[signal.Signals, Any]:
     """Makes `handler` answer the signals that nobody else handles; returns what did before."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    ours = (signal.SIG_DFL, signal.default_int_handler, _leave, _raise)
+    ours = (signal.SIG_DFL, signal.default_int_handler, _leave, _raise, _quit)
     found = {number: signal.getsignal(number) for number in WORDS}
     found = {number: before for number, before in found.items() if before in ours}  # nohup ignores some
     for number in found:
@@ -84,14 +88,14 @@ def _install(handler: Any) -> dict[signal.Signals, Any]:
 def signals() -> Iterator[None]:
     """While a command runs: signals raise KeyboardInterrupt or Terminated, so that everything is cleaned up.
 
-    At the end of the program they are ignored: its exit status is known, and the interpreter has only to leave.
+    After that the program ends at once where a signal comes: everything is said, the interpreter has only to leave.
     """
     before = _install(_raise)
     try:
         yield
     finally:
         if is_program():
-            _install(signal.SIG_IGN)
+            _install(_quit)
         else:
             for number, handler in before.items():
                 signal.signal(number, handler)

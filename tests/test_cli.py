@@ -558,13 +558,30 @@ def test_images_of_scikit_image_everywhere(run, tmp_path):
     assert "cell" in ok(run("demo --image skimage:cell --no-figure --model @tv.safetensors --out", tmp_path / "demo"))
 
 
-@pytest.mark.parametrize("error", [KeyError, AttributeError, IndexError, StopIteration, ZeroDivisionError, MemoryError])
+class Panic(BaseException):
+    """Of compiled code."""
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError, AttributeError, IndexError, StopIteration, ZeroDivisionError, MemoryError, Panic]
+)
 def test_any_error_is_one_line(fails, monkeypatch, error):
     def broken():
         raise error("inside")
 
     monkeypatch.setattr(info, "information", broken)
     fails("info", words=(error.__name__, "inside", "FASTRECON_DEBUG"))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"), [("no\nmore", 2, "fastrecon: no\\nmore\n"), (5, 5, ""), (None, 0, "")]
+)
+def test_libraries_that_leave(run, monkeypatch, code, status, said):
+    def leave():
+        raise SystemExit(code)
+
+    monkeypatch.setattr(info, "information", leave)
+    assert run("info") == (status, "", said)
 
 
 # Measurements that say too little or too much

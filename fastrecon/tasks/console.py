@@ -86,7 +86,7 @@ class Failures(Exception):
         super().__init__("; ".join(self.lines))
 
 
-def lines(e: Exception) -> list[str]:
+def lines(e: BaseException) -> list[str]:
     """What an error says: a line, or one for each input where a command had many."""
     if isinstance(e, Failures):
         return e.lines
