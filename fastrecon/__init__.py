@@ -1,5 +1,11 @@
 """fastrecon: the fast engine for learned image reconstruction that provably converges."""
 
+# ruff: noqa: E402
+# guard comes first: run as a program, an interruption of the imports below is one line and no traceback
+from fastrecon import startup
+
+startup.guard()
+
 from importlib.metadata import version
 
 from fastrecon import fidelity, linesearch, masks, metrics, operators, ops, regulariser, solvers

@@ -1,7 +1,7 @@
 """The command line: `fastrecon <command> ...`.
 
-Exit status: 0 done, 2 bad input (one line on stderr names the cause), 130 interrupted. FASTRECON_DEBUG=1 shows where an
-error arose.
+Exit status: 0 done; 2 bad input, with a line on stderr that names the cause, or one for each input that failed;
+130 interrupted; 143 terminated. FASTRECON_DEBUG=1 shows where an error arose.
 """
 
 import argparse
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import fastrecon
+from fastrecon import startup
+from fastrecon.tasks import console
 
 # command: (module with add_arguments(parser) and run(args), what it does); a module is imported when its command is run
 COMMANDS = {
@@ -33,6 +35,8 @@ EPILOG = """examples:
 `fastrecon COMMAND --help` explains each command. FASTRECON_BACKEND=reference|cpu|triton|cuda and
 FASTRECON_ISA=baseline|avx2|avx512|avx512bf16 force kernels; FASTRECON_DEBUG=1 shows where an error arose."""
 
+LONGEST = 500  # characters of a message about the command line
+
 
 class UsageError(ValueError):
     """The command line itself is wrong."""
@@ -43,7 +47,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError with the command to ask for help."""
+        if len(message) > LONGEST:
+            message = f"{message[:LONGEST]}..."
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that states the range of every number."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        limits = getattr(action.type, "range", None)
+        return f"{action.help or ''} [{limits}]" if limits else action.help
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -52,18 +66,16 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         prog="fastrecon",
         description="Learned image reconstruction that is fast and provably converges.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     top.add_argument("--version", action="version", version=f"fastrecon {fastrecon.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
-        sub = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        sub = commands.add_parser(name, help=summary, description=summary, formatter_class=Help)
         if name == command:
             loaded = importlib.import_module(module)
             loaded.add_arguments(sub)
-            sub.set_defaults(run=loaded.run)
+            sub.set_defaults(run=loaded.run, usual={a.dest: a.default for a in sub._actions})
     return top
 
 
@@ -71,23 +83,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = parser(next((a for a in argv if a in COMMANDS), None)).parse_args(argv)
-        status = args.run(args)
-        sys.stdout.flush()
-        return int(status or 0)
-    except SystemExit as e:  # --help and --version
-        return int(e.code or 0)
+        console.prepare()
+        args = _parsed(argv)
+        with startup.signals():
+            status = 0 if args is None else int(args.run(args) or 0)
+            console.finish()
+            return status
     except KeyboardInterrupt:
-        print("fastrecon: interrupted", file=sys.stderr)
+        console.complain("fastrecon: interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `fastrecon info | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, TypeError, RuntimeError, OSError, MemoryError, ImportError) as e:
+    except startup.Terminated as e:
+        console.complain(f"fastrecon: {e}")
+        return e.status
+    except SystemExit as e:  # of some library: a status, or a text
+        if isinstance(e.code, str):
+            console.complain(f"fastrecon: {console.shown(e.code)}")
+        return e.code if isinstance(e.code, int) else 2 if e.code else 0
+    except BaseException as e:  # a panic of compiled code is no Exception
         if os.environ.get("FASTRECON_DEBUG") == "1":
             raise
-        print(f"fastrecon: {' '.join(str(e).split()) or type(e).__name__}", file=sys.stderr)
+        console.complain("\n".join(f"fastrecon: {line}" for line in console.lines(e)))
         return 2
+
+
+def _parsed(argv: list[str]) -> argparse.Namespace | None:
+    """The command line; None where it asked for help or the version, which are printed."""
+    try:
+        return parser(next((a for a in argv if a in COMMANDS), None)).parse_args(argv)
+    except SystemExit:
+        return None
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Reconstructor(nn.Module):
             y: [B, rows, cols, m], a tensor on the model's device or an array; computed in the model's precision.
             size: (H, W) of the images, to which the last blocks are cropped; else whole blocks.
             rigorous: whether to continue from the trained phases to convergence (LDA.solve, balanced).
-            options: of LDA.solve, or `history`.
+            options: of LDA.solve, or `history` and `progress` of the trained phases.
 
         Raises:
             ValueError: y has another number of measurements per block, another device, NaN or Inf; size does not fit;
@@ -82,7 +82,7 @@ class Reconstructor(nn.Module):
 
     def capturable(self, rigorous: bool = False, **options: Any) -> bool:
         """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
-        return not rigorous
+        return not rigorous and options.get("progress") is None
 
     def _image(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
         x0 = self.start(y, size)

@@ -1,10 +1,14 @@
 """The command line, in-process: what each command writes and says, and one line for everything that is wrong."""
 
+import argparse
 import csv
+import errno
 import json
 import os
+import resource
 import subprocess
 import sys
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +19,13 @@ pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
 
 from PIL import Image
+from safetensors.torch import save_file
 
 import fastrecon as fr
 from fastrecon import cli, io
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.solvers import LDA, GDNet
-from fastrecon.tasks import bench, cs
+from fastrecon.tasks import bench, cs, evaluate, info, reconstruct
 
 BLOCK, SIZE = 8, (21, 30)
 
@@ -244,7 +249,19 @@ def test_bench_checks_and_times(run, tmp_path):
 @pytest.mark.usefixtures("small_bench")
 def test_bench_does_not_time_wrong_answers(fails, monkeypatch):
     monkeypatch.setattr(bench.ops, "soft_threshold", lambda x, tau: x)
-    fails("bench --quick", words=("soft_threshold", "error"))
+    fails("bench --quick --json", words=("soft_threshold", "error"))
+
+
+@pytest.mark.usefixtures("small_bench")
+def test_bench_prints_rows_as_they_come(run, monkeypatch):
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench.ops, "prox_lp", broken)
+    status, out, err = run("bench --quick --rounds 1")
+    assert (status, err) == (130, "fastrecon: interrupted\n")
+    rows = [text.split()[0] for text in out.splitlines()[3:]]
+    assert rows == ["smoothed_l21", "soft_threshold", "group_soft_threshold"]
 
 
 # What they say about bad input
@@ -309,14 +326,316 @@ def test_bad_file(fails, tmp_path, name):
     assert not out.exists() or names(out) == []
 
 
-def test_bad_file_in_a_folder(fails, tmp_path):
-    (tmp_path / "bad.png").write_text("x")
-    np.save(tmp_path / "good.npy", np.full((9, 9), 0.5))
-    fails(
-        "evaluate --model @tv.safetensors --data", tmp_path, "--csv", tmp_path / "t.csv", words=("bad.png", "damaged")
-    )
-    fails("simulate --model @tv.safetensors", tmp_path, "--out", tmp_path / "y", words=("bad.png", "damaged"))
-    assert names(tmp_path) == ["bad.png", "good.npy", "y"]
+# One bad input among many, results that exist, and what a run leaves when it ends early
+
+TASKS = {
+    "simulate": ("simulate @ --model @tv.safetensors --out", "{}.npz"),
+    "cs": ("reconstruct @ --model @tv.safetensors --no-figure --out", "{}_report.json"),
+    "saltpepper": ("reconstruct @ --task saltpepper --no-figure --out", "{}_report.json"),
+    "inpaint": ("reconstruct @ --task inpaint --iterations 2 --no-figure --out", "{}_report.json"),
+}
+SCORES = {
+    "cs": "evaluate --model @tv.safetensors --data @",
+    "saltpepper": "evaluate --task saltpepper --data @",
+    "inpaint": "evaluate --task inpaint --table noise --side 16 --data @",
+}
+
+
+@pytest.fixture
+def several(tmp_path):
+    """A folder with two images around one that is damaged."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.npy", "c.npy"):
+        np.save(folder / name, np.tile(np.linspace(0, 1, 16, dtype=np.float32), (16, 1)))
+    (folder / "b.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_bad_input_stops_no_other(run, several, tmp_path, task):
+    command, made = TASKS[task]
+    status, out, err = run(command.replace("@ ", f"{several} "), tmp_path / "out")
+    assert status == 2
+    assert out.count("->") == 2
+    assert err.startswith("fastrecon: 1 of 3 inputs failed, 2 done: ")
+    assert "b.png: expected" in err
+    assert err.count("\n") == 1
+    assert {made.format("a"), made.format("c")} <= set(names(tmp_path / "out"))
+    assert not [n for n in names(tmp_path / "out") if n.startswith(("b", "."))]
+
+
+@pytest.mark.parametrize("task", SCORES)
+def test_one_bad_image_costs_only_its_row(run, several, tmp_path, task):
+    command = SCORES[task].replace("--data @", f"--data {several}")
+    status, out, err = run(f"{command} {several / 'missing.png'} --json --csv", tmp_path / "t.csv")
+    found = json.loads(out)
+    assert status == 2
+    assert [row["image"] for row in found["images"]][:: len(found["images"]) // 2] == ["a", "c"]
+    assert [Path(f["input"]).name for f in found["failed"]] == ["b.png", "missing.png"]
+    assert [text.partition(": ")[2] for text in err.splitlines()] == [
+        "2 of 4 inputs failed, 2 done:", *(f["error"] for f in found["failed"])
+    ]  # fmt: skip
+    assert (tmp_path / "t.csv").read_text().count("\nc,") >= 1
+
+
+def test_all_inputs_bad(run, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    status, out, err = run("evaluate --model @tv.safetensors --data", tmp_path)
+    assert (status, out, err.count("\n")) == (2, "", 3)
+    assert "2 of 2 inputs failed, 0 done" in err
+
+
+def test_json_tells_failures_too(run, several, tmp_path):
+    status, out, _ = run(f"reconstruct {several} --model @tv.safetensors --no-figure --json --out", tmp_path / "out")
+    assert status == 2
+    assert ["error" in row for row in json.loads(out)] == [False, False, True]
+
+
+def test_what_exists_is_kept_replaced_or_skipped(run, fails, several, tmp_path):
+    (several / "b.png").unlink()
+    out = tmp_path / "out"
+    command = f"reconstruct {several} --model @tv.safetensors --no-figure --out {out}"
+    ok(run(command))
+    mark = (out / "a_reconstruction.png").stat().st_mtime_ns
+    fails(command, words=("a_reconstruction.png", "and 3 more", "--overwrite or --skip-existing"))
+    (out / "c_report.json").unlink()  # written last: c was not finished
+    text = ok(run(f"{command} --skip-existing"))
+    assert "1 of 2 inputs skipped" in text
+    assert text.count("->") == 1
+    assert (out / "a_reconstruction.png").stat().st_mtime_ns == mark
+    (skipped,) = [r for r in json.loads(ok(run(f"{command} --skip-existing --json"))) if r["input"].endswith("a.npy")]
+    assert skipped["skipped"] is True
+    ok(run(f"{command} --overwrite"))
+    assert (out / "a_reconstruction.png").stat().st_mtime_ns > mark
+    fails(f"{command} --overwrite --skip-existing", words=("--skip-existing", "not allowed"))
+
+
+@pytest.mark.parametrize(
+    ("command", "made"),
+    [
+        ("simulate @images/disc.png --model @tv.safetensors --out {}", "disc.npz"),
+        ("demo --image coins --model @tv.safetensors --out {}", "coins_figure.png"),
+        ("reconstruct @images/disc.png --model @tv.safetensors --maps --out {}", "disc_maps.png"),
+        ("reconstruct @images/disc.png --task saltpepper --out {}", "disc_figure.png"),
+        ("reconstruct @images/disc.png --task inpaint --bits 32 --out {}", "disc_reconstruction.tif"),
+        ("evaluate --data @images --model @tv.safetensors --csv {}/t.csv", "t.csv"),
+        ("evaluate --data @images --task saltpepper --csv {}/t.csv", "t.csv"),
+        ("evaluate --data @images --task inpaint --out {}", "curves.png"),
+        ("bench --figure {}/f.png", "f.png"),
+    ],
+)
+def test_outputs_are_looked_at_before_the_work(fails, tmp_path, command, made):
+    command = command.format(tmp_path)
+    (tmp_path / made).touch()
+    fails(command, words=(made, "exists", "--overwrite"))
+    (tmp_path / made).unlink()
+    (tmp_path / made).mkdir()
+    fails(f"{command} --overwrite", words=(made, "got a folder"))
+    assert names(tmp_path) == [made]
+
+
+@pytest.mark.parametrize(
+    "command", ["simulate {} --out {}", "reconstruct {} --out {}", "evaluate --task ct --data {} --out {}"]
+)
+def test_results_do_not_go_among_the_inputs(fails, several, tmp_path, command):
+    (tmp_path / "link").symlink_to(several)
+    for out in (several, tmp_path / "link", f"{several}/../in"):
+        fails(command.format(several, out), words=("--out", "another folder"))
+    assert names(several) == ["a.npy", "b.png", "c.npy"]
+
+
+def test_interruption_loses_nothing_done(run, several, tmp_path, monkeypatch):
+    (several / "b.png").unlink()
+    usual, calls = io.read_image, []
+
+    def interrupted(path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return usual(path)
+
+    monkeypatch.setattr(io, "read_image", interrupted)
+    status, out, err = run(f"evaluate --data {several} --model @tv.safetensors --csv", tmp_path / "t.csv")
+    assert (status, err) == (130, "fastrecon: interrupted\n")
+    assert [text.split()[0] for text in out.splitlines() if text[0] != "-"] == ["image", "a", "mean"]
+    assert "a," in (tmp_path / "t.csv").read_text()
+
+
+@pytest.fixture
+def full_disk():
+    """Files end after 5000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_full_disk(fails, tmp_path):
+    fails("simulate skimage:coins --model @tv.safetensors --out", tmp_path / "out", words=("coins", "too large"))
+    assert names(tmp_path / "out") == []
+
+
+def test_full_disk_does_not_cost_the_table(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(io, "write_csv", full)
+    status, out, err = run("evaluate --data @images --model @tv.safetensors --csv", tmp_path / "t.csv")
+    assert (status, err) == (2, "fastrecon: No space left on device\n")
+    assert "disc" in out
+
+
+def test_full_disk_ends_the_batch(run, several, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(io, "write_measurements", full)
+    status, _, err = run(f"simulate {several} --model @tv.safetensors --out", tmp_path / "out")
+    assert status == 2
+    assert err.count("No space left") == 1
+    assert "a.npy" in err
+
+
+# What is said, and where it goes
+
+
+class Stream(StringIO):
+    """A stdout that fails, or takes ASCII alone."""
+
+    def __init__(self, fault: OSError | None):
+        super().__init__()
+        self.fault = fault
+
+    def write(self, text: str) -> int:
+        if self.fault:
+            raise self.fault
+        return super().write(text)
+
+
+@pytest.mark.parametrize(("fault", "status"), [(BrokenPipeError(), 0), (OSError(errno.ENOSPC, "No space left"), 2)])
+def test_printing_costs_no_results(capsys, place, tmp_path, monkeypatch, fault, status):
+    monkeypatch.setattr(sys, "stdout", Stream(fault))
+    argv = ["reconstruct", f"{place}/images", "--model", f"{place}/tv.safetensors", "--no-figure", "--out"]
+    assert cli.main([*argv, str(tmp_path)]) == status
+    assert len(names(tmp_path)) == 4
+    err = capsys.readouterr().err
+    assert err == "" if status == 0 else "stdout: No space left" in err
+
+
+def test_ascii_alone(place, monkeypatch):
+    raw = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(raw, encoding="ascii"))
+    argv = ["evaluate", "--task", "inpaint", "--table", "noise", "--side", "16", "--data", f"{place}/images"]
+    assert cli.main(argv) == 0
+    assert b" ? " in raw.getvalue()  # the plus-minus sign
+
+
+@pytest.mark.parametrize(
+    "name", ["two\nlines.npy", os.fsdecode(b"\xff\xfe.npy"), "$x_1$ {}.npy", "\u4e2d\u6587.npy", "-a b.npy"]
+)
+def test_odd_names(run, tmp_path, name):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / name, np.full((16, 16), 0.5))
+    for form in ("npz", "safetensors"):
+        y = tmp_path / form
+        text = ok(run(f"simulate {tmp_path / 'in'} --model @tv.safetensors --format {form} --out", y))
+        assert text.count("\n") == 1
+        text = ok(run(f"reconstruct {y} --no-figure --out", y / "done"))
+        assert text.count("\n") == 1
+    (found,) = json.loads(ok(run(f"evaluate --model @tv.safetensors --json --data {tmp_path / 'in'}")))["images"]
+    assert found["psnr"] > 20
+    ok(run(f"evaluate --model @tv.safetensors --csv {tmp_path / 't.csv'} --data {tmp_path / 'in'}"))
+
+
+def test_images_of_scikit_image_everywhere(run, tmp_path):
+    for command in ("simulate skimage:cell --out", "reconstruct skimage:cell --no-figure --out"):
+        text = ok(run(f"{command} {tmp_path / command.split()[0]} --model @tv.safetensors"))
+        assert "cell" in text
+    assert "cell" in ok(run("evaluate --data skimage:cell --model @tv.safetensors"))
+    assert "cell" in ok(run("demo --image skimage:cell --no-figure --model @tv.safetensors --out", tmp_path / "demo"))
+
+
+class Panic(BaseException):
+    """Of compiled code."""
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError, AttributeError, IndexError, StopIteration, ZeroDivisionError, MemoryError, Panic]
+)
+def test_any_error_is_one_line(fails, monkeypatch, error):
+    def broken():
+        raise error("inside")
+
+    monkeypatch.setattr(info, "information", broken)
+    fails("info", words=(error.__name__, "inside", "FASTRECON_DEBUG"))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"), [("no\nmore", 2, "fastrecon: no\\nmore\n"), (5, 5, ""), (None, 0, "")]
+)
+def test_libraries_that_leave(run, monkeypatch, code, status, said):
+    def leave():
+        raise SystemExit(code)
+
+    monkeypatch.setattr(info, "information", leave)
+    assert run("info") == (status, "", said)
+
+
+# Measurements that say too little or too much
+
+
+def rewritten(place: Path, path: Path, **changes: object) -> None:
+    """The disc's measurements with other contents; None leaves one out."""
+    m = cs.simulate(fr.load(place / "tv.safetensors"), io.read_image(place / "images" / "disc.png").pixels)
+    contents = {"y": m.y, "size": np.array(m.size), **m.facts} | changes
+    np.savez(path, **{k: v for k, v in contents.items() if v is not None})
+
+
+def test_what_is_assumed_is_said(run, place, tmp_path):
+    rewritten(place, tmp_path / "a.npz", operator=None)
+    rewritten(place, tmp_path / "b.npz", operator=None, size=None)
+    rewritten(place, tmp_path / "c.npz")
+    text = ok(run(f"reconstruct {tmp_path} --model @tv.safetensors --out", tmp_path / "out"))
+    a, b, c = text.splitlines()
+    for line in (a, b):
+        assert "assumed: made with the sampling matrix of" in line
+        assert "tv.safetensors, of --model" in line
+    assert ("whole blocks" in a, "whole blocks" in b, "[assumed" in c) == (False, True, False)
+    report = json.loads((tmp_path / "out" / "a_report.json").read_text())
+    assert report["notes"][0].startswith("assumed: made with the sampling matrix")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y": np.full((3, 4, 32), 1e30, np.float32)}, ("diverged", "1e+30")),
+        ({"y": np.zeros((3, 4, 31), np.float32)}, ("expected 32 measurements per block", "31")),
+        ({"operator": "1 two"}, ("operator", "1 two")),
+        ({"operator": np.zeros((2, 2))}, ("operator",)),
+        ({"model": np.arange(3)}, ("model: expected",)),
+        ({"model": " "}, ("model", "a name")),
+        ({"model": "no-such"}, ("no-such", "one of")),
+        ({"size": np.array([3, -1])}, ("size", "-1")),
+    ],
+)
+def test_bad_measurements_name_their_file(fails, place, tmp_path, changes, words):
+    rewritten(place, tmp_path / "odd.npz", **changes)
+    model = "" if "model" in changes else f"--model {place}/tv.safetensors"
+    fails(f"reconstruct {model} --out", tmp_path / "out", tmp_path / "odd.npz", words=("odd.npz", *words))
+    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", "{", '"x"', "[" * 100_000, '{"format": 1}', '{"format": 1, "method": []}',
+             '{"format": 1, "method": "lda"}', '{"format": 1, "method": "lda", "phi_seed": "x", "phi_sample": 1}'],
+    ids=lambda t: t[:40],
+)  # fmt: skip
+def test_odd_metadata_names_the_file(fails, tmp_path, text):
+    save_file({"q": torch.zeros(4, 2)}, tmp_path / "odd.safetensors", {"fastrecon": text})
+    fails("evaluate --data @images --model", tmp_path / "odd.safetensors", words=("odd.safetensors",))
 
 
 def test_unknown_model(fails, tmp_path):
@@ -377,12 +696,116 @@ def test_only_lda_has_a_rigorous_mode(fails, tmp_path):
         ("reconstruct @images --out x --max-iterations many", ("--max-iterations", "many")),
         ("evaluate --data @images --model @tv.safetensors --device tpu", ("--device", "tpu", "cpu")),
         ("evaluate --data @images --model @tv.safetensors --device cuda:97", ("--device", "cuda:97", "cpu")),
+        ("evaluate --data @images --device cuda:\u00b2", ("--device", "cuda:\u00b2", "cpu")),
+        (f"simulate @images --out x --device cuda:{'9' * 5000}", ("--device", "cpu")),
+        (f"simulate @images --out x --format {'z' * 5000}", ("--format", "zzz")),
         ("demo --image nobody --model @tv.safetensors --out x", ("--image", "nobody", "camera")),
         ("train", ("KIND",)),
     ],
 )
 def test_bad_arguments(fails, command, words):
     fails(command, words=words)
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "evaluate"])
+def test_options_of_other_tasks_are_refused(fails, place, command):
+    own = {"reconstruct": reconstruct.OWN, "evaluate": evaluate.OWN}[command]
+    values = {
+        "rigorous": "", "maps": "", "blockwise": "", "tol": "0.1", "max-iterations": "7", "precision": "direct",
+        "method": "ista", "iterations": "7", "lam-factor": "2", "rate": "0.3", "mask": "radial", "views": "7",
+        "table": "lam", "networks": "x", "side": "64", "out": "x",
+    }  # fmt: skip
+    for option in set().union(*own.values()):
+        name = option.replace("_", "-")
+        for task in own:
+            if option not in own[task]:
+                line = f"{COMMANDS[command]} --task {task} --{name} {values[name]}"
+                fails(line, words=(f"--{name}: expected with --task", f"got --task {task}"))
+
+
+def test_long_values_are_cut(run):
+    for command in (f"simulate x --out y --format {'z' * 5000}", f"demo --image {'z' * 5000}", "z" * 5000):
+        status, _, err = run(command)
+        assert status == 2
+        assert len(err) < 1000
+
+
+COMMANDS = {
+    "simulate": "simulate @images --out x",
+    "reconstruct": "reconstruct @images --out x",
+    "evaluate": "evaluate --data @images",
+    "demo": "demo --out x",
+    "bench": "bench",
+    "tune": "tune",
+}
+WORDS = ("nan", "inf", "-inf", "-1", "1e300", "99999999999999999999", "1e23", "many", "", " ", "1" * 5000, "\u0663x")
+COUNTS = ("0", "1.5", *WORDS)  # what no count can be
+NUMBERS = {  # (command, option): what it must refuse
+    ("simulate", "--noise"): ("0", *WORDS), ("simulate", "--seed"): ("1.5", *WORDS), ("simulate", "--threads"): COUNTS,
+    ("reconstruct", "--noise"): ("0", *WORDS), ("reconstruct", "--seed"): ("1.5", *WORDS),
+    ("reconstruct", "--threads"): COUNTS, ("reconstruct", "--tol"): ("0", *WORDS),
+    ("reconstruct", "--max-iterations"): COUNTS, ("reconstruct", "--bits"): ("12", *COUNTS),
+    ("reconstruct", "--rate"): ("0", "1.1", *WORDS),
+    ("reconstruct", "--views"): COUNTS, ("reconstruct", "--iterations"): COUNTS,
+    ("reconstruct", "--lam-factor"): ("0", "1e-300", *WORDS), ("evaluate", "--noise"): ("0", *WORDS),
+    ("evaluate", "--seed"): ("1.5", *WORDS), ("evaluate", "--threads"): COUNTS,
+    ("evaluate", "--side"): ("7", *COUNTS), ("demo", "--ratio"): ("0", "101", *WORDS), ("demo", "--threads"): COUNTS,
+    ("demo", "--tol"): ("0", *WORDS), ("demo", "--max-iterations"): COUNTS, ("demo", "--bits"): COUNTS,
+    ("bench", "--rounds"): COUNTS, ("bench", "--threads"): COUNTS, ("tune", "--channels"): COUNTS,
+    ("tune", "--threads"): COUNTS,
+}  # fmt: skip
+NAMES = {
+    ("simulate", "--out"), ("simulate", "--model"), ("reconstruct", "--out"), ("reconstruct", "--model"),
+    ("evaluate", "--data"), ("evaluate", "--model"), ("evaluate", "--csv"), ("evaluate", "--out"),
+    ("evaluate", "--networks"), ("demo", "--image"), ("demo", "--model"), ("demo", "--out"), ("bench", "--model"),
+    ("bench", "--figure"),
+}  # fmt: skip
+CHOSEN = {"--device"}  # looked up in a list, see test_bad_arguments
+
+
+def options_of(command: str) -> list[argparse.Action]:
+    top = cli.parser(command)
+    (commands,) = (a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    return commands.choices[command]._actions
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_with_a_value_is_tried(command):
+    free = {
+        a.option_strings[0]
+        for a in options_of(command)
+        if a.option_strings and a.nargs != 0 and (a.choices is None or a.type)
+    }
+    tried = {option for c, option in (*NUMBERS, *NAMES) if c == command}
+    assert free - CHOSEN == tried
+
+
+@pytest.mark.parametrize(("command", "option"), NUMBERS)
+def test_numbers_out_of_range(capsys, place, command, option):
+    for value in NUMBERS[command, option]:
+        argv = [*COMMANDS[command].replace("@", f"{place}/").split(), f"{option}={value}"]
+        assert cli.main(argv) == 2, argv
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"fastrecon: argument {option}: ")
+        assert len(err) < 300
+    wanted = next(a for a in options_of(command) if option in a.option_strings)
+    assert cli.main([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert wanted.choices or f"[{wanted.type.range}]" in text
+
+
+@pytest.mark.parametrize(("command", "option"), sorted(NAMES))
+def test_empty_names(capsys, place, command, option):
+    argv = COMMANDS[command].replace("@", f"{place}/").split()
+    assert cli.main([*argv, option, ""]) == 2
+    assert f"argument {option}: expected a name, got ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["simulate --out x", "reconstruct --out x"])
+def test_empty_inputs(capsys, command):
+    assert cli.main([*command.split(), ""]) == 2
+    assert "expected a name, got ''" in capsys.readouterr().err
 
 
 def test_debug_shows_where(run, monkeypatch):

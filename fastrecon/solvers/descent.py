@@ -168,7 +168,10 @@ class UnrolledDescent(nn.Module):
         """One phase."""
         raise NotImplementedError
 
-    def forward(self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False) -> tuple[Tensor, Report]:
+    def forward(
+        self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False,
+        progress: Callable[[int, State], object] | None = None,
+    ) -> tuple[Tensor, Report]:  # fmt: skip
         """The trained phases.
 
         Args:
@@ -177,24 +180,28 @@ class UnrolledDescent(nn.Module):
             select: whether each phase chooses between its candidates and tests eps; else the learned step is always
                 taken, eps shrinks after every phase, and nothing else is computed (the first epochs of training).
             history: whether to record every phase in the report.
+            progress: called after every phase with its number 1, 2, ... and the state.
 
         Returns:
             The images, differentiable in all parameters where gradients are enabled, and their report.
         """
-        s, rows = self.run(y, x0, select, history)
+        s, rows = self.run(y, x0, select, history, progress)
         return s.x, self.report(s, rows, torch.zeros_like(s.passed))
 
     @alone
     def run(
-        self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False
-    ) -> tuple[State, list[dict[str, Tensor]]]:
+        self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False,
+        progress: Callable[[int, State], object] | None = None,
+    ) -> tuple[State, list[dict[str, Tensor]]]:  # fmt: skip
         """The state after the trained phases, and the rows of the history from the start on if `history`."""
         s = self.start(y, x0, select)
         rows = [row(s)] if history else []
-        for sizes in zip(*self.sizes(), strict=True):
+        for k, sizes in enumerate(zip(*self.sizes(), strict=True), 1):
             s = self.step(s, y, select, *sizes)
             if history:
                 rows.append(row(s))
+            if progress is not None:
+                progress(k, s)
         return s, rows
 
     def start(self, y: Tensor, x0: Tensor, select: bool = True) -> State:

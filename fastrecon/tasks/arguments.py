@@ -2,7 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,65 @@ import torch
 
 from fastrecon import io, models
 from fastrecon.ops.feature_gradient import PRECISIONS
+from fastrecon.tasks import console
 
 DEFAULT_MODEL = "lda-cs-25"
 BUNDLED = "skimage:"  # before the name of an image that comes inside scikit-image
+BUNDLED_HELP = "skimage:NAME, an image that comes inside scikit-image (camera, phantom, ...)"
+LONGEST = 40  # characters of a wrong value in a message
+
+
+def integer(least: int, most: int) -> Callable[[str], int]:
+    """An argparse type: an integer in [least, most]. Its `range` is shown by --help."""
+    return _number(int, f"an integer from {least} to {most}", lambda v: least <= v <= most)
+
+
+def real(least: float, most: float, above: bool = False) -> Callable[[str], float]:
+    """An argparse type: a number in [least, most], or in (least, most] if `above`."""
+    left = f"> {least:g}" if above else f">= {least:g}"
+    inside: Any = lambda v: (least < v if above else least <= v) and v <= most  # noqa: E731
+    return _number(float, f"a number {left}, at most {most:g}", inside)
+
+
+def _number(kind: type, expected: str, inside: Callable[[Any], bool]) -> Any:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except (ValueError, OverflowError):
+            value = math.nan
+        if not inside(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {short(text)}")
+        return value
+
+    parse.range = expected  # type: ignore[attr-defined]
+    return parse
+
+
+def name(text: str) -> str:
+    """An argparse type: the name of a file, folder or model: not empty, which would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a name, got {short(text)}")
+    return text
+
+
+def short(text: str) -> str:
+    """A value in quotes for a message, cut if long."""
+    return console.shown(repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}..."))
+
+
+def own_options(args: argparse.Namespace, task: str, own: Mapping[str, Set[str]]) -> None:
+    """Raises ValueError where an option of another task is given; `own` names those that not all tasks have."""
+    for option in sorted(set().union(*own.values()) - own[task]):
+        if getattr(args, option) != args.usual[option]:
+            fits = ", ".join(name for name in own if option in own[name])
+            raise ValueError(f"--{option.replace('_', '-')}: expected with --task {fits} only, got --task {task}")
 
 
 def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, more: str = "") -> None:
     """--model."""
     parser.add_argument(
         "--model",
+        type=name,
         metavar="NAME",
         default=default,
         help=f"shipped model ({', '.join(models.pretrained()) or 'none yet'}) or path of a .safetensors file"
@@ -29,7 +82,8 @@ def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MOD
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device and --threads."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, or auto: cuda if there is one (default)")
-    parser.add_argument("--threads", type=positive(int), metavar="N", help="CPU threads (default: all)")
+    most = max(16, 4 * (os.cpu_count() or 1))  # beyond, they only wait for each other
+    parser.add_argument("--threads", type=integer(1, most), metavar="N", help="CPU threads (default: all)")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -53,27 +107,31 @@ def add_task(parser: argparse.ArgumentParser, *others: str) -> None:
 def add_noise(parser: argparse.ArgumentParser) -> None:
     """--noise and --seed."""
     parser.add_argument(
-        "--noise", type=positive(float), metavar="STD", help="add Gaussian noise to simulated measurements"
+        "--noise", type=real(0, 1e3, above=True), metavar="STD", help="add Gaussian noise to simulated measurements"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--seed", type=integer(0, 2**62), default=0, help="of the noise (default: 0)")
+
+
+def add_out(parser: argparse.ArgumentParser, what: str, **options: Any) -> None:
+    """--out, a folder for `what`, and --overwrite or --skip-existing."""
+    parser.add_argument("--out", type=name, metavar="DIR", help=f"folder for {what}", **options)
+    choice = parser.add_mutually_exclusive_group()
+    add_overwrite(choice)
+    choice.add_argument(
+        "--skip-existing", action="store_true", help="leave out inputs whose results are there: continue a run"
+    )
+
+
+def add_overwrite(parser: Any) -> None:
+    """--overwrite."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results that exist; else the command refuses to begin"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-
-
-def positive(kind: type) -> Any:
-    """An argparse type: a finite `kind` > 0."""
-
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"expected a number > 0, got {text}")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse names it in its message
-    return parse
 
 
 def device(args: argparse.Namespace) -> torch.device:
@@ -89,15 +147,21 @@ def device(args: argparse.Namespace) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
-    if not (index or "0").isdigit() or int(index or 0) >= count:
+    if not re.fullmatch("[0-9]{1,4}", index or "0") or int(index or 0) >= count:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(f"--device: expected one of auto, {', '.join(known)} on this machine, got {args.device!r}")
+        raise ValueError(
+            f"--device: expected one of auto, {', '.join(known)} on this machine, got {short(args.device)}"
+        )
     return torch.device(name)
 
 
 def any_model(args: argparse.Namespace, name: str | None = None) -> Any:
     """The model `name`, or that of --model, of any task, on the device of --device."""
-    return models.load(name or args.model).to(device(args))
+    place, wanted = device(args), name or args.model
+    try:
+        return models.load(wanted).to(place)
+    except Exception as e:  # whatever a damaged or foreign file makes its reader trip over
+        raise ValueError(console.named(wanted, e)) from e
 
 
 def model(args: argparse.Namespace, name: str | None = None) -> models.Reconstructor:
@@ -118,14 +182,7 @@ def model(args: argparse.Namespace, name: str | None = None) -> models.Reconstru
 
 def answer(args: argparse.Namespace, value: Any, text: str) -> None:
     """Prints `value` as JSON if --json was given, else `text`."""
-    print(json.dumps(io.finite(value), indent=2, allow_nan=False) if args.json else text)
-
-
-def progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
-    """A progress bar on stderr, where that is a terminal; gone when done."""
-    from tqdm import tqdm
-
-    return tqdm(items, disable=None, leave=False, dynamic_ncols=True, **options)
+    console.say(json.dumps(io.finite(value), indent=2, allow_nan=False) if args.json else text)
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
@@ -136,10 +193,16 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def images(inputs: Sequence[str], suffixes: Sequence[str] = io.IMAGE_SUFFIXES) -> list[Path]:
-    """The files that `inputs` name, see io.expand; skimage:NAME is an image that comes inside scikit-image."""
+    """The files that `inputs` name: folders as io.expand, files unseen, whose faults are told when it is their turn.
+
+    skimage:NAME is an image that comes inside scikit-image.
+    """
     found: list[Path] = []
-    for name in inputs:
-        found += [bundled(name.removeprefix(BUNDLED))] if name.startswith(BUNDLED) else io.expand([name], suffixes)
+    for text in inputs:
+        if text.startswith(BUNDLED):
+            found.append(bundled(text.removeprefix(BUNDLED)))
+        else:
+            found += io.expand([text], suffixes) if Path(text).is_dir() else [Path(text)]
     return found
 
 
@@ -154,11 +217,11 @@ def bundled(name: str, argument: str = "skimage") -> Path:
     folder = Path(skimage.data.__file__).parent
     names = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".png", ".jpg")}
     if name not in names:
-        raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}")
+        raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {short(name)}")
     return names[name]
 
 
-def stems(paths: list[Path]) -> list[str]:
+def stems(paths: Sequence[Path]) -> list[str]:
     """The names of the outputs of these inputs.
 
     Raises:
@@ -167,11 +230,15 @@ def stems(paths: list[Path]) -> list[str]:
     first: dict[str, Path] = {}
     for path in paths:
         if path.stem in first:
-            raise ValueError(
-                f"{first[path.stem]} and {path}: expected inputs with different names, got two {path.stem!r}"
-            )
+            both = f"{console.shown(first[path.stem])} and {console.shown(path)}"
+            raise ValueError(f"{both}: expected inputs with different names, got two {short(path.stem)}")
         first[path.stem] = path
     return list(first)
+
+
+def number(value: float | None, form: str) -> str:
+    """A number of a report in words, where None stands for what is not finite."""
+    return "not finite" if value is None else format(value, form)
 
 
 def remarks(notes: Sequence[str]) -> str:

@@ -20,7 +20,8 @@ from fastrecon.ops.prox_lp import prox_lp_fwd_ref
 from fastrecon.ops.smoothed_l21 import smoothed_l21_fwd_ref
 from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
 from fastrecon.solvers import LDA
-from fastrecon.tasks import arguments, eager
+from fastrecon.tasks import arguments, batch, eager
+from fastrecon.tasks.progress import Progress
 from fastrecon.tasks.results import backend
 
 EPILOG = """examples:
@@ -61,34 +62,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--quick", action="store_true", help="smaller images, fewer rounds")
     parser.add_argument(
-        "--rounds", type=arguments.positive(int), metavar="N", help="repetitions (default: 15; quick: 3)"
+        "--rounds", type=arguments.integer(1, 10_000), metavar="N", help="repetitions (default: 15; quick: 3)"
     )
     arguments.add_model(parser, None, "an untrained network of the published size; only its results differ")
-    parser.add_argument("--figure", metavar="FILE", help="draw the ratios there (PNG)")
+    parser.add_argument("--figure", type=arguments.name, metavar="FILE", help="draw the ratios there (PNG)")
+    arguments.add_overwrite(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints a row for each case."""
+    """Prints a row for each case as soon as it is measured."""
     device = arguments.device(args)
-    if args.figure:
-        io.output_file(args.figure)
+    batch.outputs(args, args.figure)
     model = arguments.model(args) if args.model else untrained().to(device)
     side = SIDE // 2 if args.quick else SIDE
     rounds = args.rounds or (3 if args.quick else 15)
-    every = list(cases(model, side, device))
-    rows = [measure(case, rounds) for case in arguments.progress(every, unit="case")]
+    every = list(cases(model, side, device, side // 2 if args.quick else side))
     title = f"{backend(device)}; {torch.get_num_threads()} threads; torch {torch.__version__}"
+    width, rows = max(len(case.name) for case in every), []
+    with Progress(len(every), "case") as progress:
+        if not args.json:
+            progress.say(f"{title}\n{head(width)}")
+        for case in every:
+            progress.item(case.name)
+            rows.append(measure(case, rounds))
+            if not args.json:
+                progress.say(line(rows[-1], width))
     if args.figure:
         from fastrecon import figures
 
         io.write_figure(args.figure, figures.speed(rows, title))
-    arguments.answer(args, {"setting": title, "rounds": rounds, "rows": rows}, table(rows, title))
+    if args.json:
+        arguments.answer(args, {"setting": title, "rounds": rounds, "rows": rows}, "")
 
 
-def cases(model: Reconstructor, side: int, device: torch.device) -> Iterator[Case]:
-    """The ops on one image's features, the regulariser forward and in training, and a whole reconstruction."""
+def cases(model: Reconstructor, side: int, device: torch.device, whole: int) -> Iterator[Case]:
+    """The ops on one image's features, the regulariser forward and in training, and reconstructions of side `whole`."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
@@ -126,9 +136,9 @@ def cases(model: Reconstructor, side: int, device: torch.device) -> Iterator[Cas
         lambda x, e, *w: training(lambda x, w, e: eager.feature_gradient(x, w, e, DELTA, create_graph=True), x, e, w),
     )  # fmt: skip
     engine, exact = Engine(model), copy.deepcopy(model).double()
-    for count, s in ((1, side), (THROUGHPUT, side // 2)):
+    for count, s in ((1, whole), (THROUGHPUT, whole // 2)):
         x = torch.rand(count, 1, s, s, generator=generator).to(device)
-        size, what = (s, s), f"{count}x{s}x{s}" if count > 1 else n
+        size, what = (s, s), f"{count}x{s}x{s}" if count > 1 else f"{s}x{s}"
         yield Case(
             f"LDA, {model.solver.phases} phases {what}", (model.operator(x).detach(),), x.numel(),
             lambda y, size=size: engine(y, size=size).x, lambda y, size=size: eager.lda(model, y, size),
@@ -201,13 +211,15 @@ def distance(found: list[Tensor], exact: list[Tensor]) -> float:
     return max(((a - b).norm() / b.norm()).item() for a, b in zip(found, exact, strict=True))
 
 
-def table(rows: list[dict[str, Any]], title: str) -> str:
-    """Rows in columns."""
-    width = max(len(r["name"]) for r in rows)
-    head = f"{'':<{width}}  {'eager ms':>9}  {'ours ms':>9}  {'ratio':>6}  {'Mpixel/s':>8}  {'error':>7}"
-    lines = [
+def head(width: int) -> str:
+    """The head of the table, whose first column has this width."""
+    text = f"{'':<{width}}  {'eager ms':>9}  {'ours ms':>9}  {'ratio':>6}  {'Mpixel/s':>8}  {'error':>7}"
+    return f"{text}\n{'-' * len(text)}"
+
+
+def line(r: dict[str, Any], width: int) -> str:
+    """A row of the table."""
+    return (
         f"{r['name']:<{width}}  {1e3 * r['baseline_seconds']:9.3f}  {1e3 * r['seconds']:9.3f}  {r['ratio']:6.2f}"
         f"  {r['megapixels_per_second']:8.3g}  {r['error']:7.1e}"
-        for r in rows
-    ]
-    return "\n".join([title, head, "-" * len(head), *lines])
+    )

@@ -1,7 +1,6 @@
 """Block compressed sensing as functions: measurements of images, images from measurements, scores against the truth."""
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +80,11 @@ def reconstruct(model: Reconstructor, m: Measurements, rigorous: bool = False, *
         synchronise(y)
     seconds = time.perf_counter() - begin
     image = _pixels(result.x)
-    if not np.isfinite(image).all():
-        raise RuntimeError(f"reconstruct: the iterations diverged: {method} is not trained for such measurements")
+    if not (np.isfinite(image).all() and torch.isfinite(result.report.merit).all()):
+        largest = f"|y| up to {np.abs(m.y).max():.3g}"
+        raise RuntimeError(
+            f"reconstruct: the iterations diverged: {method} is not trained for such measurements ({largest})"
+        )
     return Reconstruction(image, _pixels(model.start(y, m.size)), result.report, seconds)
 
 
@@ -90,7 +92,11 @@ def _check_operator(model: Reconstructor, m: Measurements) -> None:
     theirs, ours = m.facts.get("operator"), fingerprint(model)
     if theirs is None:
         return
-    a, b = (np.array([float(v) for v in str(t).split()]) for t in (theirs, ours))
+    try:
+        a, b = (np.array([float(v) for v in str(t).split()]) for t in (theirs, ours))
+    except ValueError as e:
+        expect(False, "reconstruct", "operator", "the numbers that `simulate` writes", repr(str(theirs)[:40]))
+        raise AssertionError from e
     same = a.shape == b.shape and np.allclose(a, b, rtol=0, atol=1e-3)
     expect(
         same, "reconstruct", "measurements", "those of the model's own sampling matrix",
@@ -109,19 +115,23 @@ def scores(pixels: np.ndarray, reference: np.ndarray) -> dict[str, float | None]
 
 
 def evaluate(
-    model: Reconstructor, images: Iterable[GreyImage], noise: float = 0.0, seed: int = 0
-) -> Iterator[dict[str, Any]]:
-    """Simulates and reconstructs each image: its name, size, scores, seconds. The first is run twice, to warm up."""
-    for k, image in enumerate(images):
-        m = simulate(model, image.pixels, noise, seed)
-        if k == 0:
-            reconstruct(model, m)
-        found = reconstruct(model, m)
-        height, width = image.pixels.shape
-        yield {
-            "image": image.path.stem, "height": height, "width": width,
-            **scores(found.image, image.pixels), "seconds": found.seconds,
-        }  # fmt: skip
+    model: Reconstructor,
+    image: GreyImage,
+    noise: float = 0.0,
+    seed: int = 0,
+    warm_up: bool = False,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Simulates and reconstructs an image, once before the clock starts if `warm_up`: name, size, scores, seconds."""
+    m = simulate(model, image.pixels, noise, seed)
+    if warm_up:
+        reconstruct(model, m)
+    found = reconstruct(model, m, progress=progress)
+    height, width = image.pixels.shape
+    return {
+        "image": image.path.stem, "height": height, "width": width,
+        **scores(found.image, image.pixels), "seconds": found.seconds,
+    }  # fmt: skip
 
 
 def describe(m: Measurements) -> str:

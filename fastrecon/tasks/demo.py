@@ -1,11 +1,13 @@
 """`fastrecon demo`: a real image, shipped weights, one figure."""
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from fastrecon import io
-from fastrecon.tasks import arguments, cs, reconstruct, results
+from fastrecon.tasks import arguments, batch, cs, reconstruct, results
+from fastrecon.tasks.progress import Progress
 
 EPILOG = """examples:
   fastrecon demo
@@ -16,12 +18,18 @@ EPILOG = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.epilog = EPILOG
-    parser.add_argument("--image", default="camera", metavar="NAME", help="image in scikit-image (default: camera)")
-    parser.add_argument("--ratio", type=float, default=25, help="measurements in percent of the pixels (default: 25)")
+    add = parser.add_argument
+    add("--image", type=arguments.name, default="camera", metavar="NAME", help="in scikit-image (default: camera)")
+    add(
+        "--ratio", type=arguments.real(0, 100, above=True), default=25, metavar="R",
+        help="measurements in percent of the pixels (default: 25)",
+    )  # fmt: skip
     arguments.add_model(parser, None, "lda-cs-RATIO")
-    parser.add_argument(
-        "--out", default="fastrecon-demo", metavar="DIR", help="folder for the results (default: %(default)s)"
-    )
+    add(
+        "--out", type=arguments.name, default="fastrecon-demo", metavar="DIR",
+        help="folder for the results (default: %(default)s)",
+    )  # fmt: skip
+    arguments.add_overwrite(parser)
     reconstruct.add_options(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
@@ -29,17 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reconstructs the image twice, the first time to warm up, and prints what came out."""
-    image = io.read_image(arguments.bundled(args.image, "--image"))
+    name = args.image.removeprefix(arguments.BUNDLED)
+    image = io.read_image(arguments.bundled(name, "--image"))
     model = arguments.model(args, args.model or f"lda-cs-{args.ratio:g}")
-    folder = io.output_folder(args.out)
-    m = cs.simulate(model, image.pixels)
-    cs.reconstruct(model, m)
-    report = results.produce(
-        model, m, folder / args.image, reconstruct.options(args), image.pixels, input=image.path, notes=image.notes
-    )
+    options, prefix = reconstruct.options(args), Path(args.out) / name
+    batch.free((f"{prefix}{end}" for end in results.ends(options)), args.overwrite)
+    io.output_folder(args.out)
+    with Progress(1) as progress:
+        progress.item(name)
+        m = cs.simulate(model, image.pixels)
+        cs.reconstruct(model, m)
+        report = results.produce(model, m, prefix, options, image.pixels, progress, input=image.path, notes=image.notes)
     start, found = report["scores"]["start"], report["scores"]["reconstruction"]
     text = arguments.facts([
-        ("image", f"{args.image} of scikit-image{arguments.remarks(image.notes)}"),
+        ("image", f"{name} of scikit-image{arguments.remarks(image.notes)}"),
         ("measurements", cs.describe(m)),
         ("model", f"{report['model']}, {model.solver.phases} phases, {parameters(model)} parameters"),
         ("backend", f"{report['backend']}, {torch.get_num_threads()} threads on {report['device']}"),

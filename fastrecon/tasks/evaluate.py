@@ -1,10 +1,18 @@
 """`fastrecon evaluate`: scores over a folder of images."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from fastrecon import io, problems
-from fastrecon.tasks import arguments, cs, saltpepper, tables
+from fastrecon.tasks import arguments, batch, console, cs, saltpepper, tables
+from fastrecon.tasks.progress import Progress
+
+_TABLE = {"table", "networks", "side", "out"}
+OWN = {  # options that not all tasks have
+    "cs": {"precision"}, "saltpepper": set[str](), "inpaint": _TABLE | {"mask"}, "fourier": _TABLE | {"mask"},
+    "deblur": _TABLE, "ct": _TABLE,
+}  # fmt: skip
 
 EPILOG = """examples:
   fastrecon evaluate --data set11 --model lda-cs-25
@@ -21,10 +29,14 @@ deblur and ct the table has the NMSE of FISTA, of SGP with the shipped networks,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.epilog = EPILOG
-    parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="folders of images, or image files")
+    parser.add_argument(
+        "--data", nargs="+", type=arguments.name, required=True, metavar="DIR",
+        help=f"folders of images, image files, or {arguments.BUNDLED_HELP}",
+    )  # fmt: skip
     other = f"{saltpepper.MODEL} with --task saltpepper"
     arguments.add_model(parser, None, f"{arguments.DEFAULT_MODEL}; {other}")
-    parser.add_argument("--csv", metavar="FILE", help="write the table there too")
+    parser.add_argument("--csv", type=arguments.name, metavar="FILE", help="write the table there too")
+    arguments.add_overwrite(parser)
     arguments.add_task(parser, "saltpepper", *problems.LAM)
     arguments.add_noise(parser)
     arguments.add_precision(parser)
@@ -35,22 +47,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints a row for each image and the mean, once all are done."""
+    arguments.own_options(args, args.task, OWN)
     if args.task == "saltpepper":
         saltpepper.evaluate(args)
         return
     if args.task in problems.LAM:
         tables.evaluate(args)
         return
-    paths, name = io.expand(args.data), args.model or arguments.DEFAULT_MODEL
+    paths, name = arguments.images(args.data), args.model or arguments.DEFAULT_MODEL
     model = arguments.model(args, name)
-    if args.csv:
-        io.output_file(args.csv)
-    images = map(io.read_image, arguments.progress(paths, unit="image"))
-    rows = list(cs.evaluate(model, images, args.noise or 0.0, args.seed))
-    mean = cs.mean(rows)
-    if args.csv:
+    batch.outputs(args, args.csv)
+    warm = False
+
+    def work(path: Path, progress: Progress) -> dict[str, Any]:
+        nonlocal warm
+        tell = lambda k, _: progress.part(k, model.solver.phases, "phases")  # noqa: E731
+        row = cs.evaluate(model, io.read_image(path), args.noise or 0.0, args.seed, not warm, tell)
+        warm = True
+        return row | {"image": console.shown(row["image"])}
+
+    outcome = batch.each(paths, work)
+    rows, mean = outcome.results, cs.mean(outcome.results)
+    found = {"model": name, "images": rows, "mean": mean, "failed": outcome.faults()}
+    arguments.answer(args, found, table(rows, mean))
+    if args.csv:  # once the table is out: a full disk does not cost it
         io.write_csv(args.csv, [*rows, {"image": "mean", "height": "", "width": "", **mean}])
-    arguments.answer(args, {"model": name, "images": rows, "mean": mean}, table(rows, mean))
+    outcome.end()
 
 
 def table(rows: list[dict[str, Any]], mean: dict[str, float | None]) -> str:

@@ -2,6 +2,8 @@
 
 import argparse
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import fastrecon
 from fastrecon import figures, io, metrics, models, problems, step_models
 from fastrecon.checks import expect
 from fastrecon.solvers import FISTA, ISTA, SGP
-from fastrecon.tasks import arguments, cs
+from fastrecon.tasks import arguments, batch, console, cs
+from fastrecon.tasks.progress import Progress
 
 METHODS = ("fista", "ista", "sgp-step", "sgp-diag", "unet")
 MULTIPLE = 1 << problems.LEVEL
@@ -25,16 +28,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", choices=METHODS, default="fista", help="(default: fista)")
     group.add_argument(
         "--rate",
-        type=arguments.positive(float),
+        type=arguments.real(0, 1, above=True),
         default=0.5,
         help="share of known pixels or frequencies (default: 0.5)",
     )
     add_sampling(group)
     group.add_argument(
-        "--iterations", type=arguments.positive(int), metavar="N", help="(default: 500; sgp-step and sgp-diag: 20)"
+        "--iterations", type=arguments.integer(1, 10**6), metavar="N", help="(default: 500; sgp-step and sgp-diag: 20)"
     )
     group.add_argument(
-        "--lam-factor", type=arguments.positive(float), default=1.0, metavar="X",
+        "--lam-factor", type=arguments.real(1e-9, 1e9), default=1.0, metavar="X",
         help="weight of the wavelet coefficients relative to the paper's (default: 1)",
     )  # fmt: skip
 
@@ -48,7 +51,7 @@ def add_sampling(parser: Any, views: bool = True) -> None:
     )  # fmt: skip
     if views:
         parser.add_argument(
-            "--views", type=arguments.positive(int), default=problems.VIEWS, metavar="N",
+            "--views", type=arguments.integer(1, 10_000), default=problems.VIEWS, metavar="N",
             help=f"ct: angles of the scan (default: {problems.VIEWS})",
         )  # fmt: skip
 
@@ -70,22 +73,20 @@ def network_of(args: argparse.Namespace, method: str, name: str | None) -> Any:
 
 def run(args: argparse.Namespace) -> None:
     """Simulates, reconstructs and scores each image; writes image, figure and report."""
-    expect(args.rate <= 1, "reconstruct", "--rate", "a share in (0, 1]", args.rate)
     device = arguments.device(args)
     network = network_of(args, args.method, args.model) if args.method in step_models.METHODS else None
-    paths = arguments.images(args.inputs)
-    stems, folder, reports = arguments.stems(paths), io.output_folder(args.out), []
-    bar = arguments.progress(list(zip(paths, stems, strict=True)), unit="image")
-    for path, stem in bar:
-        report = produce(path, folder / stem, args, network, device)
-        reports.append(report)
-        if not args.json:
-            bar.write(line(report))
-    if args.json:
-        arguments.answer(args, reports, "")
+    image = "_reconstruction.tif" if args.bits == 32 else "_reconstruction.png"
+    ends = [image, *(["_figure.png"] if args.figure else []), "_report.json"]
+
+    def work(path: Path, prefix: Path, progress: Progress) -> dict[str, Any]:
+        return produce(path, prefix, args, network, device, progress)
+
+    batch.write_each(args, arguments.images(args.inputs), ends, work, line)
 
 
-def produce(path: Path, prefix: Path, args: argparse.Namespace, network: Any, device: torch.device) -> dict[str, Any]:
+def produce(
+    path: Path, prefix: Path, args: argparse.Namespace, network: Any, device: torch.device, progress: Progress
+) -> dict[str, Any]:
     """One image: its report, without the histories."""
     image = io.read_image(path)
     pixels, notes = _cropped(image.pixels, path), list(image.notes)
@@ -96,10 +97,14 @@ def produce(path: Path, prefix: Path, args: argparse.Namespace, network: Any, de
         args.task, x, args.rate, args.noise or 0.0, args.seed, mask=args.mask, views=args.views
     )  # fmt: skip
     lam = p.lam * args.lam_factor
-    default = 500 if network is None else 20
-    curves = {args.method: solve(args.method, p, lam, args.iterations or default, network)}
+    counts = {args.method: args.iterations or (500 if network is None else 20)}
     if args.method not in ("fista", "unet"):
-        curves["fista"] = solve("fista", p, lam, max(100, args.iterations or 0), None)
+        counts["fista"] = max(100, args.iterations or 0)
+    curves, done, total = {}, 0, sum(counts.values())
+    for method, count in counts.items():
+        tell = partial(lambda done, k: progress.part(done + k, total), done)
+        curves[method] = solve(method, p, lam, count, network if method == args.method else None, tell)
+        done += count
     found = curves[args.method]
     first = p.start()
     start = p.image(first)[0, 0].cpu().numpy()
@@ -132,8 +137,14 @@ def produce(path: Path, prefix: Path, args: argparse.Namespace, network: Any, de
     return report
 
 
-def solve(method: str, p: problems.Instance, lam: float, iterations: int, network: Any) -> dict[str, Any]:
-    """x, and after every iteration the NMSE in dB and the seconds so far (those of measuring left out)."""
+def solve(
+    method: str, p: problems.Instance, lam: float, iterations: int, network: Any,
+    tell: Callable[[int], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """x, and after every iteration the NMSE in dB and the seconds so far (those of measuring left out).
+
+    `tell` is called after every iteration with its number.
+    """
     truth, x0 = p.coefficients, p.start()
     if method == "unet":
         with torch.no_grad():
@@ -148,12 +159,14 @@ def solve(method: str, p: problems.Instance, lam: float, iterations: int, networ
     nmse, seconds, spent = [_db(x0, truth)], [0.0], 0.0
     begin = time.perf_counter()
 
-    def watch(_: int, x: Tensor) -> None:
+    def watch(k: int, x: Tensor) -> None:
         nonlocal begin, spent
         cs.synchronise(x)
         spent += time.perf_counter() - begin
         seconds.append(spent)
         nmse.append(_db(x, truth))
+        if tell is not None:
+            tell(k)
         begin = time.perf_counter()
 
     x, report = solver(p.y, x0, iterations=iterations, history=True, callback=watch)
@@ -167,9 +180,11 @@ def line(report: dict[str, Any]) -> str:
     """A report in one line."""
     s = report["scores"]["reconstruction"]
     certificate = report["certificate"]
-    said = f"; F = {certificate['objective']:.6g} after {certificate['iterations']} iterations" if certificate else ""
+    objective = certificate and arguments.number(certificate["objective"], ".6g")
+    said = f"; F = {objective} after {certificate['iterations']} iterations" if certificate else ""
     return (
-        f"{report['input']} -> {report['files']['reconstruction']}: PSNR {s['psnr']:.2f} dB,"
+        f"{console.shown(report['input'])} -> {console.shown(report['files']['reconstruction'])}:"
+        f" PSNR {s['psnr']:.2f} dB,"
         f" NMSE {s['nmse_db']:.2f} dB, {report['seconds']:.3f} s{said}{arguments.remarks(report['notes'])}"
     )
 

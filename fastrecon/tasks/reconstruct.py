@@ -9,10 +9,17 @@ import numpy as np
 
 from fastrecon import io, problems
 from fastrecon.models import Reconstructor
-from fastrecon.tasks import arguments, cs, inverse, results, saltpepper
+from fastrecon.tasks import arguments, batch, console, cs, inverse, results, saltpepper
+from fastrecon.tasks.progress import Progress
 
 # tasks beside block compressed sensing, which is this module
 TASKS = {"saltpepper": saltpepper.reconstruct} | dict.fromkeys(problems.LAM, inverse.run)
+_DESCENT, _INVERSE = {"rigorous", "tol", "max_iterations"}, {"method", "iterations", "lam_factor"}
+OWN = {  # options that not all tasks have
+    "cs": _DESCENT | {"blockwise", "maps", "precision"}, "saltpepper": _DESCENT,
+    "inpaint": _INVERSE | {"rate", "mask"}, "fourier": _INVERSE | {"rate", "mask"}, "deblur": _INVERSE,
+    "ct": _INVERSE | {"views"},
+}  # fmt: skip
 
 EPILOG = """examples:
   fastrecon reconstruct photo.png --model lda-cs-25 --out results
@@ -38,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
         nargs="+",
+        type=arguments.name,
         metavar="INPUT",
-        help="image files, measurement files (.npz, .safetensors), folders of them, or skimage:NAME, an image that"
-        " comes inside scikit-image (camera, phantom, ...)",
+        help=f"image files, measurement files (.npz, .safetensors), folders of them, or {arguments.BUNDLED_HELP}",
     )
     arguments.add_task(parser, *TASKS)
     arguments.add_model(parser, None, f"that of the measurements; {arguments.DEFAULT_MODEL} for images")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    arguments.add_out(parser, "the results", required=True)
     add_options(parser)
     arguments.add_noise(parser)
     arguments.add_precision(parser)
@@ -59,12 +66,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rigorous", action="store_true", help="iterate to convergence after the trained phases")
     parser.add_argument(
         "--tol",
-        type=arguments.positive(float),
+        type=arguments.real(0, 1e3, above=True),
         default=o.tol,
         help=f"--rigorous: until sigma eps < TOL (default: {o.tol})",
     )
     parser.add_argument(
-        "--max-iterations", type=arguments.positive(int), default=o.max_iterations, metavar="N",
+        "--max-iterations", type=arguments.integer(1, 10**9), default=o.max_iterations, metavar="N",
         help=f"--rigorous: at most N (default: {o.max_iterations})",
     )  # fmt: skip
     parser.add_argument(
@@ -72,7 +79,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="treat every block as an image of its own, as in the paper (default: as the model says)",
     )  # fmt: skip
     parser.add_argument(
-        "--bits", type=int, choices=(8, 16, 32), default=o.bits, help=f"of the image (default: {o.bits})"
+        "--bits",
+        type=arguments.integer(8, 32),
+        choices=(8, 16, 32),
+        default=o.bits,
+        help=f"of the image (default: {o.bits})",
     )
     parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=o.figure, help="draw the figures")
     parser.add_argument("--maps", action="store_true", help="draw the feature maps")
@@ -85,25 +96,21 @@ def options(args: argparse.Namespace) -> results.Options:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
+    arguments.own_options(args, args.task, OWN)
     if args.task != "cs":
         TASKS[args.task](args)
         return
     paths = arguments.images(args.inputs, (*io.IMAGE_SUFFIXES, *io.MEASUREMENT_SUFFIXES))
-    stems = arguments.stems(paths)
     model = cache(lambda name: arguments.model(args, name))
     if args.model:
         model(args.model)  # a wrong name is told before anything is written
-    folder = io.output_folder(args.out)
-    reports = []
-    bar = arguments.progress(list(zip(paths, stems, strict=True)), unit="image")
-    for path, stem in bar:
-        m, reference, notes, chosen = _read(path, args, model)
-        report = results.produce(chosen, m, folder / stem, options(args), reference, input=path, notes=notes)
-        reports.append(report)
-        if not args.json:
-            bar.write(line(report))
-    if args.json:
-        arguments.answer(args, reports, "")
+    chosen = options(args)
+
+    def produce(path: Path, prefix: Path, progress: Progress) -> dict[str, Any]:
+        m, reference, notes, net = _read(path, args, model)
+        return results.produce(net, m, prefix, chosen, reference, progress, input=path, notes=notes)
+
+    batch.write_each(args, paths, results.ends(chosen), produce, line)
 
 
 def _read(
@@ -114,17 +121,35 @@ def _read(
         m = io.read_measurements(path)
         if args.noise:
             raise ValueError(f"--noise: expected images to measure, got measurements: {path}")
-        return m, None, (), model(args.model or m.facts.get("model") or arguments.DEFAULT_MODEL)
+        named = m.facts.get("model")
+        if named is not None and not (isinstance(named, str) and named.strip()):
+            raise ValueError(f"{path}: model: expected a name, got {arguments.short(str(named))}")
+        return m, None, assumed(m, args), model(args.model or named or arguments.DEFAULT_MODEL)
     image, chosen = io.read_image(path), model(args.model or arguments.DEFAULT_MODEL)
     return cs.simulate(chosen, image.pixels, args.noise or 0.0, args.seed), image.pixels, image.notes, chosen
+
+
+def assumed(m: io.Measurements, args: argparse.Namespace) -> tuple[str, ...]:
+    """What a measurement file leaves open, and what stands in for it: remarks for line and report."""
+    name = args.model or m.facts.get("model") or arguments.DEFAULT_MODEL
+    found = []
+    if m.facts.get("operator") is None:
+        origin = "of --model" if args.model else "named by the file" if m.facts.get("model") else "the default"
+        found.append(
+            f"assumed: made with the sampling matrix of {console.shown(name)}, {origin}; the file has no operator"
+        )
+    if m.size is None:
+        found.append("assumed: whole blocks; the file has no size")
+    return tuple(found)
 
 
 def line(report: dict[str, Any]) -> str:
     """A report in one line."""
     scores = report["scores"] and report["scores"]["reconstruction"]
+    names = f"{console.shown(report['input'])} -> {console.shown(report['files']['reconstruction'])}"
     quality = f"PSNR {scores['psnr']:.2f} dB, " if scores else ""
     quality += f"SSIM {scores['ssim']:.4f}, " if scores and scores["ssim"] is not None else ""
     return (
-        f"{report['input']} -> {report['files']['reconstruction']}: {quality}{report['seconds']:.3f} s;"
+        f"{names}: {quality}{report['seconds']:.3f} s;"
         f" {results.summary(report['certificate'])}{arguments.remarks(report['notes'])}"
     )

@@ -1,5 +1,6 @@
 """One reconstruction and everything that is written about it: image, figures, report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from fastrecon.models import Reconstructor
 from fastrecon.report import Report
 from fastrecon.solvers.convergent import reductions_left
 from fastrecon.solvers.descent import State
-from fastrecon.tasks import cs
+from fastrecon.tasks import arguments, cs
+from fastrecon.tasks.progress import Progress
 
 if TYPE_CHECKING:
     from fastrecon.figures import Curves
@@ -45,6 +47,7 @@ def produce(
     prefix: Path,
     options: Options,
     reference: np.ndarray | None = None,
+    progress: Progress | None = None,
     **about: Any,
 ) -> dict[str, Any]:
     """Reconstructs one image and writes `prefix`_reconstruction.png, `prefix`_report.json and the figures.
@@ -55,19 +58,16 @@ def produce(
         prefix: folder and first part of the names of the files.
         options: what to compute and write.
         reference: the true image [H, W], if known.
+        progress: is told of phases and iterations.
         about: what else the report shall hold.
 
     Returns:
         The report without the history of the iterations, ready for JSON.
     """
-    from tqdm import tqdm
-
-    with tqdm(
-        desc=prefix.name, unit="reduction", disable=None if options.rigorous else True, leave=False, miniters=0
-    ) as bar:
-        watch = Watch(model, m, reference, options.tol, bar)
-        limits = {"tol": options.tol, "max_iterations": options.max_iterations, "progress": watch}
-        found = cs.reconstruct(model, m, options.rigorous, **(limits if options.rigorous else {}))
+    watch = Watch(model, m, reference, options.tol, progress)
+    limits = {"tol": options.tol, "max_iterations": options.max_iterations, "progress": watch}
+    more = limits if options.rigorous else {"progress": watch.phase}
+    found = cs.reconstruct(model, m, options.rigorous, **more)
     history = {k: v[:, 0].tolist() for k, v in (found.report.history or {}).items()}
     scores = None
     if reference is not None:
@@ -75,7 +75,9 @@ def produce(
 
     files = {"reconstruction": _named(prefix, "reconstruction.tif" if options.bits == 32 else "reconstruction.png")}
     io.write_image(files["reconstruction"], found.image, options.bits)
-    for name, figure in _figures(model, found, history, watch.psnr, scores, prefix.name, options, reference).items():
+    notes = about.get("notes", ())
+    drawn = _figures(model, found, history, watch.psnr, scores, prefix.name, options, reference, notes)
+    for name, figure in drawn.items():
         files[name] = _named(prefix, f"{name}.png")
         io.write_figure(files[name], figure)
     files["report"] = _named(prefix, "report.json")
@@ -89,9 +91,16 @@ def produce(
     return report
 
 
+def ends(options: Options) -> list[str]:
+    """How the names of the files end that `produce` may write, the last one last."""
+    drawn = {"figure": options.figure, "convergence": options.figure and options.rigorous, "maps": options.maps}
+    image = "reconstruction.tif" if options.bits == 32 else "reconstruction.png"
+    return [f"_{name}" for name in (image, *(f"{k}.png" for k, wanted in drawn.items() if wanted), "report.json")]
+
+
 def _figures(
     model: Reconstructor, found: cs.Reconstruction, history: "Curves", psnr_history: list[float],
-    scores: dict[str, Any] | None, name: str, options: Options, reference: np.ndarray | None,
+    scores: dict[str, Any] | None, name: str, options: Options, reference: np.ndarray | None, notes: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     drawn: dict[str, Any] = {}
     if not (options.figure or options.maps):
@@ -99,6 +108,7 @@ def _figures(
     from fastrecon import figures
 
     title = f"{name} · {name_of(model)}" + (" · rigorous mode" if options.rigorous else "")
+    title += "".join(f"\n{note}" for note in notes if note.startswith("assumed"))
     captions = [what + _caption(scores and scores[what]) for what in ("start", "reconstruction")]
     if options.figure:
         drawn["figure"] = figures.reconstruction(found.start, found.image, reference, title, captions, history)
@@ -114,10 +124,10 @@ def _figures(
 
 @dataclass
 class Watch:
-    """Follows the rigorous mode: a bar over the reductions of eps, and the PSNR of every iteration.
+    """Follows phases; in the rigorous mode the reductions of eps, and the PSNR of every iteration.
 
     Attributes:
-        bar: shows how many reductions are done, of those that the termination test needs.
+        bar: is told how many are done, of those that the termination test needs.
         psnr: dB, clipped to [0, 1], one value per iteration after the trained phases; empty without a reference.
     """
 
@@ -125,17 +135,22 @@ class Watch:
     m: io.Measurements
     reference: np.ndarray | None
     tol: float
-    bar: Any  # of tqdm
+    bar: Progress | None
     psnr: list[float] = field(default_factory=list)
+    reductions: int = 0
+
+    def phase(self, k: int, _: State) -> None:
+        """After trained phase k = 1, 2, ..."""
+        if self.bar is not None:
+            self.bar.part(k, self.model.solver.phases, "phases")
 
     def __call__(self, iteration: int, s: State) -> None:
         """After every iteration."""
         solver = self.model.solver
-        left = int(reductions_left(s.eps.detach().cpu(), solver.sigma, solver.gamma, self.tol).max())
-        self.bar.total = self.bar.total or left
-        self.bar.n = self.bar.total - left
-        self.bar.set_postfix_str(f"iteration {iteration + 1}", refresh=False)
-        self.bar.update(0)
+        if self.bar is not None:
+            left = int(reductions_left(s.eps.detach().cpu(), solver.sigma, solver.gamma, self.tol).max())
+            self.reductions = self.reductions or left + 1
+            self.bar.part(self.reductions - left, self.reductions, "reductions of eps", iteration=iteration + 1)
         if self.reference is not None:
             x = s.x
             if self.model.blockwise:
@@ -165,8 +180,8 @@ def summary(c: dict[str, Any]) -> str:
     """A certificate in one line."""
     monotone = {None: "", True: ", merit never increased", False: ", merit increased"}[c["merit_never_increased"]]
     return (
-        f"{c['status']} ({c['iterations']} iterations): objective {c['phi']:.6g},"
-        f" gradient norm {c['grad_norm']:.3g} at eps {c['eps']:.3g}{monotone}"
+        f"{c['status']} ({c['iterations']} iterations): objective {arguments.number(c['phi'], '.6g')},"
+        f" gradient norm {arguments.number(c['grad_norm'], '.3g')} at eps {c['eps']:.3g}{monotone}"
     )
 
 

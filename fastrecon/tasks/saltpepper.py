@@ -16,7 +16,8 @@ from fastrecon.checks import expect
 from fastrecon.noise import salt_and_pepper
 from fastrecon.solvers import LADMM
 from fastrecon.sparse import PatchDenoiser
-from fastrecon.tasks import arguments, cs, results
+from fastrecon.tasks import arguments, batch, console, cs, results
+from fastrecon.tasks.progress import Progress
 
 MODEL = "dladmm-saltpepper"
 TOL = 1e-2  # relative duality gap of --rigorous unless --tol is given: below it the image no longer changes visibly
@@ -51,33 +52,34 @@ def corrupt(pixels: np.ndarray, amount: float, seed: int) -> np.ndarray:
 
 def reconstruct(args: argparse.Namespace) -> None:
     """Restores each image: as it is, or with --noise after adding noise, and then scored against it."""
-    paths = arguments.images(args.inputs)
-    stems = arguments.stems(paths)
-    denoiser, amount = model(args), share(args)
-    folder = io.output_folder(args.out)
-    reports = []
-    bar = arguments.progress(list(zip(paths, stems, strict=True)), unit="image")
-    for path, stem in bar:
+    paths, denoiser, amount = arguments.images(args.inputs), model(args), share(args)
+
+    def produce(path: Path, prefix: Path, progress: Progress) -> dict[str, Any]:
         image = io.read_image(path)
         noisy = image.pixels if amount is None else corrupt(image.pixels, amount, args.seed)
         reference = None if amount is None else image.pixels
         about = {"input": path, "notes": image.notes, "noise": amount, "seed": args.seed}
-        reports.append(_produce(denoiser, noisy, reference, folder / stem, args, about))
-        if not args.json:
-            bar.write(_line(reports[-1]))
-    if args.json:
-        arguments.answer(args, reports, "")
+        return _produce(denoiser, noisy, reference, prefix, args, about, progress)
+
+    image = "_reconstruction.tif" if args.bits == 32 else "_reconstruction.png"
+    ends = [image, *(["_figure.png"] if args.figure else []), "_report.json"]
+    batch.write_each(args, paths, ends, produce, _line)
 
 
 def _produce(
     denoiser: PatchDenoiser, noisy: np.ndarray, reference: np.ndarray | None, prefix: Path, args: argparse.Namespace,
-    about: dict[str, Any],
+    about: dict[str, Any], progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes image, figure and report; returns the report."""
     options: dict[str, Any] = {}
     if args.rigorous:
         given = args.tol != results.Options().tol
-        options = {"tol": args.tol if given else TOL, "max_iterations": args.max_iterations}
+        tol = args.tol if given else TOL
+
+        def watch(k: int, gaps: Tensor) -> None:
+            progress.part(k, args.max_iterations, gap=f"{gaps.max().item():.2g}")
+
+        options = {"tol": tol, "max_iterations": args.max_iterations, "progress": watch}
     y = torch.from_numpy(noisy)[None, None].to(denoiser.operator.atoms)
     begin = time.perf_counter()
     found = denoiser(y, rigorous=args.rigorous, **options)
@@ -117,31 +119,33 @@ def _line(report: dict[str, Any]) -> str:
     quality = ""
     if scores:
         quality = f"PSNR {scores['start']['psnr']:.2f} -> {scores['reconstruction']['psnr']:.2f} dB, "
+    names = f"{console.shown(report['input'])} -> {console.shown(report['files']['reconstruction'])}"
+    objective, gap = arguments.number(c["objective"], ".6g"), arguments.number(c["gap"], ".3g")
     return (
-        f"{report['input']} -> {report['files']['reconstruction']}: {quality}{report['seconds']:.3f} s; {c['status']}"
-        f" ({c['iterations']} iterations): objective {c['objective']:.6g}, duality gap {c['gap']:.3g}"
+        f"{names}: {quality}{report['seconds']:.3f} s; {c['status']}"
+        f" ({c['iterations']} iterations): objective {objective}, duality gap {gap}"
         f"{arguments.remarks(report['notes'])}"
     )
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Prints PSNR of the noisy image, of LADMM with 150 and 1500 iterations, and of D-LADMM, for each image."""
-    paths = io.expand(args.data)
-    denoiser, amount = model(args), share(args)
-    if args.csv:
-        io.output_file(args.csv)
-    rows = []
-    for path in arguments.progress(paths, unit="image"):
-        rows.append(_row(denoiser, io.read_image(path), NOISE if amount is None else amount, args.seed))
+    paths, denoiser, amount = arguments.images(args.data), model(args), share(args)
+    noise = NOISE if amount is None else amount
+    batch.outputs(args, args.csv)
+    outcome = batch.each(paths, lambda path, progress: _row(denoiser, io.read_image(path), noise, args.seed, progress))
+    rows = outcome.results
     names = [k for k in rows[0] if k not in ("image", "height", "width")]
     mean = {k: float(np.mean([r[k] for r in rows])) for k in names}
-    if args.csv:
+    found = {"model": denoiser.meta.get("name"), "images": rows, "mean": mean, "failed": outcome.faults()}
+    arguments.answer(args, found, table(rows, mean))
+    if args.csv:  # once the table is out: a full disk does not cost it
         io.write_csv(args.csv, [*rows, {"image": "mean", "height": "", "width": "", **mean}])
-    arguments.answer(args, {"model": denoiser.meta.get("name"), "images": rows, "mean": mean}, table(rows, mean))
+    outcome.end()
 
 
 @torch.no_grad()
-def _row(denoiser: PatchDenoiser, image: io.GreyImage, amount: float, seed: int) -> dict[str, Any]:
+def _row(denoiser: PatchDenoiser, image: io.GreyImage, amount: float, seed: int, progress: Progress) -> dict[str, Any]:
     """PSNR in dB and seconds of every method on one image, cropped to whole patches."""
     side, solver = denoiser.side, denoiser.solver
     h, w = (s - s % side for s in image.pixels.shape)
@@ -149,7 +153,7 @@ def _row(denoiser: PatchDenoiser, image: io.GreyImage, amount: float, seed: int)
     clean = image.pixels[:h, :w]
     noisy = torch.from_numpy(corrupt(clean, amount, seed))[None, None].to(solver.a.atoms)
     patches = denoiser.to_patches(noisy)
-    found: dict[str, Any] = {"image": image.path.stem, "height": h, "width": w}
+    found: dict[str, Any] = {"image": console.shown(image.path.stem), "height": h, "width": w}
     found["noisy"] = _psnr(noisy, clean)
     classical = LADMM(solver.a, solver.lam)
 
@@ -160,8 +164,9 @@ def _row(denoiser: PatchDenoiser, image: io.GreyImage, amount: float, seed: int)
         found[name] = _psnr(x, clean)
 
     seconds: dict[str, float] = {}
-    for count in ITERATIONS:
+    for k, count in enumerate(ITERATIONS):
         timed(f"LADMM {count}", lambda count=count: classical.run(patches, count).az)
+        progress.part(sum(ITERATIONS[: k + 1]), sum(ITERATIONS))
     timed(f"D-LADMM {solver.layers}", lambda: solver.run(patches, solver.layers).az)
     return found | seconds
 

@@ -1,9 +1,12 @@
 """`fastrecon simulate`: measurements of images."""
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from fastrecon import io
-from fastrecon.tasks import arguments, cs
+from fastrecon.tasks import arguments, batch, console, cs
+from fastrecon.tasks.progress import Progress
 
 EPILOG = """examples:
   fastrecon simulate photo.png --model lda-cs-25 --out measurements
@@ -14,9 +17,12 @@ EPILOG = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.epilog = EPILOG
-    parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument(
+        "inputs", nargs="+", type=arguments.name, metavar="IMAGE",
+        help=f"image files, folders of them, or {arguments.BUNDLED_HELP}",
+    )  # fmt: skip
     arguments.add_model(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the measurement files")
+    arguments.add_out(parser, "the measurement files", required=True)
     parser.add_argument("--format", choices=("npz", "safetensors"), default="npz", help="of the files (default: npz)")
     arguments.add_noise(parser)
     arguments.add_device(parser)
@@ -25,17 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes DIR/<name of the image>.npz (or .safetensors) for each image."""
-    paths = io.expand(args.inputs)
-    stems = arguments.stems(paths)
-    model = arguments.model(args)
-    folder = io.output_folder(args.out)
-    lines, rows = [], []
-    for path, stem in zip(arguments.progress(paths, unit="image"), stems, strict=True):
+    paths, model = arguments.images(args.inputs), arguments.model(args)
+    end = f".{args.format}"
+
+    def produce(path: Path, prefix: Path, _: Progress) -> dict[str, Any]:
         image = io.read_image(path)
         m = cs.simulate(model, image.pixels, args.noise or 0.0, args.seed)
-        m.facts.update(model=args.model, source=path.name)
-        target = folder / f"{stem}.{args.format}"
+        m.facts.update(model=console.shown(args.model), source=console.shown(path.name))
+        target = prefix.with_name(prefix.name + end)
         io.write_measurements(target, m)
-        rows.append({"input": path, "notes": image.notes, "size": m.size, "shape": m.y.shape, "output": target})
-        lines.append(f"{path} -> {target}: {cs.describe(m)}{arguments.remarks(image.notes)}")
-    arguments.answer(args, rows, "\n".join(lines))
+        return {
+            "input": path, "notes": image.notes, "size": m.size, "shape": m.y.shape, "output": target,
+            "measurements": cs.describe(m),
+        }  # fmt: skip
+
+    batch.write_each(args, paths, [end], produce, line)
+
+
+def line(row: dict[str, Any]) -> str:
+    """What was written, in one line."""
+    names = f"{console.shown(row['input'])} -> {console.shown(row['output'])}"
+    return f"{names}: {row['measurements']}{arguments.remarks(row['notes'])}"

@@ -8,6 +8,7 @@ true image's, in dB.
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from torch import nn
 
 from fastrecon import figures, io, models, problems, step_models
 from fastrecon.checks import expect
-from fastrecon.tasks import arguments, inverse
+from fastrecon.tasks import arguments, batch, console, inverse
+from fastrecon.tasks.progress import Progress
 
 FISTA = (100, 1200)  # iterations: the rival, and what stands for the minimiser
 NETWORK = 20  # iterations of SGP with a network
 LONG = 40  # iterations of its curves
 RATES, VIEWS = (0.3, 0.5, 0.7), (144, 72)
 NOISE = 5.0
+FILES = ("table.csv", "table.json", "curves.png")
+Curve = tuple[list[float], list[float]]  # seconds and NMSE in dB in every iteration
 TABLES = ("rates", "noise", "lam", "all")
 LABELS = {"sgp-step": f"step-learned SGP, {NETWORK}", "sgp-diag": f"diag-learned SGP, {NETWORK}", "unet": "U-Net"}
 
@@ -48,14 +52,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         " all of them (default)",
     )  # fmt: skip
     group.add_argument(
-        "--networks", nargs="+", metavar="NAME", default=(),
+        "--networks", nargs="+", type=arguments.name, metavar="NAME", default=(),
         help="networks for SGP and direct U-Nets, beside or instead of the shipped ones: names or .safetensors files",
     )  # fmt: skip
     group.add_argument(
-        "--side", type=arguments.positive(int), default=256, metavar="N",
+        "--side", type=arguments.integer(8, 8192), default=256, metavar="N",
         help="images become squares of N pixels: cut in the middle, then resized (default: 256)",
     )  # fmt: skip
-    group.add_argument("--out", metavar="DIR", help="write table.csv, table.json and curves.png there")
+    group.add_argument(
+        "--out", type=arguments.name, metavar="DIR", help=f"write {', '.join(FILES[:2])} and {FILES[2]} there"
+    )
     inverse.add_sampling(group, views=False)
 
 
@@ -80,26 +86,40 @@ def evaluate(args: argparse.Namespace) -> None:
     paths, networks = arguments.images(args.data), networks_of(args)
     device = arguments.device(args)
     columns = conditions(args.task, args.table, args.noise or NOISE)
-    for file in (args.csv, args.out and Path(args.out) / "table.csv"):
-        if file:
-            io.output_file(file)
+    if args.out:
+        batch.apart(args.out, args.data)
+    batch.outputs(args, args.csv, *(Path(args.out) / name for name in FILES if args.out))
+    number = {path: k for k, path in enumerate(paths)}
+    long = LONG if args.out else NETWORK
+    total = len(columns) * (FISTA[1] + long * len(networks))
+
+    def work(path: Path, progress: Progress) -> list[tuple[dict[str, Any], Curve]]:
+        x = torch.from_numpy(square(io.read_image(path).pixels, args.side))[None, None].to(device)
+        found, seed, done = [], args.seed + number[path], 0  # masks and noise differ from image to image
+        for c in columns:
+            p = problems.instance(args.task, x, c.rate, c.noise, seed, mask=args.mask, views=c.views)
+            for method, network in {"fista": None, **networks}.items():
+                count = FISTA[1] if network is None else long
+                tell = partial(lambda done, k: progress.part(done + k, total), done)
+                solved = inverse.solve(method, p, p.lam * c.lam_factor, count, network, tell)
+                done += count
+                for row, curve in _rows(method, solved, count):
+                    found.append(({"image": console.shown(path.stem), "condition": c.name} | row, curve))
+        return found
+
+    outcome = batch.each(paths, work)
     rows, curves = [], {c.name: {} for c in columns}
-    jobs = [(k, c) for k in range(len(paths)) for c in columns]
-    for k, c in arguments.progress(jobs, unit="problem"):
-        x = torch.from_numpy(square(io.read_image(paths[k]).pixels, args.side))[None, None].to(device)
-        # masks and noise differ from image to image
-        p = problems.instance(args.task, x, c.rate, c.noise, args.seed + k, mask=args.mask, views=c.views)
-        for row, method, curve in _solved(p, p.lam * c.lam_factor, networks, LONG if args.out else NETWORK):
-            row = {"image": paths[k].stem, "condition": c.name} | row
-            rows.append(row)
-            curves[c.name].setdefault(method, []).append(curve)
+    for row, curve in (pair for found in outcome.results for pair in found):
+        rows.append(row)
+        curves[row["condition"]].setdefault(row["method"], []).append(curve)
     summary = summarise(rows)
-    if args.csv:
+    found = {"task": args.task, "conditions": [asdict(c) for c in columns], "table": summary, "images": rows}
+    arguments.answer(args, found | {"failed": outcome.faults()}, text(args.task, summary))
+    if args.csv:  # once the table is out: a full disk does not cost it
         io.write_csv(args.csv, rows)
     if args.out:
         _write(Path(args.out), args.task, rows, summary, curves)
-    found = {"task": args.task, "conditions": [asdict(c) for c in columns], "table": summary, "images": rows}
-    arguments.answer(args, found, text(args.task, summary))
+    outcome.end()
 
 
 def networks_of(args: argparse.Namespace) -> dict[str, nn.Module]:
@@ -115,16 +135,13 @@ def networks_of(args: argparse.Namespace) -> dict[str, nn.Module]:
     return {m: found[m] for m in ("unet", "sgp-step", "sgp-diag") if m in found}
 
 
-def _solved(
-    p: problems.Instance, lam: float, networks: dict[str, nn.Module], long: int
-) -> Iterator[tuple[dict[str, Any], str, tuple[list[float], list[float]]]]:  # fmt: skip
-    """Rows of all methods for one problem, and their curves: seconds and NMSE in every iteration."""
-    found = inverse.solve("fista", p, lam, FISTA[1], None)
+def _rows(method: str, found: dict[str, Any], count: int) -> Iterator[tuple[dict[str, Any], Curve]]:
+    """Rows of a method for one problem, and their curves: seconds and NMSE in every iteration."""
+    if method != "fista":
+        yield _row(LABELS[method], NETWORK, found), _curve(found, count)
+        return
     for n in FISTA:
-        yield _row(f"FISTA, {n}", n, found), f"FISTA, {n}", _curve(found, FISTA[0])
-    for method, network in networks.items():
-        found = inverse.solve(method, p, lam, long, network)
-        yield _row(LABELS[method], NETWORK, found), LABELS[method], _curve(found, long)
+        yield _row(f"FISTA, {n}", n, found), _curve(found, FISTA[0])
 
 
 def _row(label: str, n: int, found: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +150,7 @@ def _row(label: str, n: int, found: dict[str, Any]) -> dict[str, Any]:
     return {"method": label, "nmse_db": found["nmse_db"][n], "objective": objective, "seconds": found["seconds"][n]}
 
 
-def _curve(found: dict[str, Any], n: int) -> tuple[list[float], list[float]]:
+def _curve(found: dict[str, Any], n: int) -> Curve:
     return found["seconds"][: n + 1], found["nmse_db"][: n + 1]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.ops.feature_gradient import feature_gradient_fwd_ref
-from fastrecon.tasks import arguments
+from fastrecon.tasks import arguments, console, progress
 
 EPILOG = """examples:
   fastrecon tune
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "--channels", type=arguments.positive(int), nargs="+", default=[32], metavar="C", help="widths (default: 32)"
+        "--channels", type=arguments.integer(1, 1024), nargs="+", default=[32], metavar="C", help="widths (default: 32)"
     )
     arguments.add_device(parser)
     arguments.add_json(parser)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         winner, row = fastest(channels, precision, device)
         found[configs.key(channels, torch.float32, PRODUCTS[precision], False)] = winner
         if not args.json:
-            print(row)
+            console.say(row)
     path = configs.own_folder() / configs.file_name(gpu)
     path.parent.mkdir(parents=True, exist_ok=True)
     io.write_json(path, configs.of_gpu(gpu) | found)
@@ -91,7 +91,7 @@ def fastest(channels: int, precision: str, device: torch.device) -> tuple[dict[s
 
     allowed, before = measure(usual)
     best, time = usual, before
-    for tile in arguments.progress(list(candidates(usual)), unit="tile", desc=f"{channels} {precision}"):
+    for tile in progress.over(candidates(usual), "tile"):
         try:
             error, now = measure(tile)
         except Exception as e:  # Triton has no common base for "does not fit on this GPU"
