@@ -64,9 +64,18 @@ class LinearOperator(nn.Module):
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
         raise NotImplementedError
 
+    def _same_size(self, size: Sequence[int] | None, y: Tensor) -> None:
+        """For adjoints that keep the size of y: raises ValueError unless `size` is that."""
+        own = tuple(y.shape[-2:])
+        expect(size is None or tuple(size) == own, type(self).__name__, "size", f"{own} or None", size)
+
     def _norm(self) -> float | None:
         """The norm, where known without iterating."""
         return None
+
+    def _norm_of(self, shape: Sequence[int]) -> float | None:
+        """The norm for inputs of this shape, where known without iterating."""
+        return self._norm()
 
     def output_size(self, size: Sequence[int] | None) -> Sequence[int] | None:
         """Spatial size of A x for an image of this `size`; operators that keep it need not say so."""
@@ -96,7 +105,7 @@ class LinearOperator(nn.Module):
         expect(an_integer(max_iterations, 1), "norm", "max_iterations", "an integer >= 1", max_iterations)
         fits = shape is None or (isinstance(shape, Sequence) and all(an_integer(n, 0) for n in shape))
         expect(fits, "norm", "shape", "the shape of an input, integers >= 0", shape)
-        known = self._norm()
+        known = self._norm() if shape is None else self._norm_of(shape)
         if known is not None:
             return known
         expect(shape is not None, "norm", "shape", "the shape of an input, since this norm has no closed form", None)

@@ -61,10 +61,13 @@ class Cache:
 
     def __init__(self, limit: int = 8):
         self.limit, self.lock, self.entries = limit, Lock(), OrderedDict[Any, Any]()
+        self.pinned: set[Any] = set()
 
-    def get(self, key: Any) -> Any:
-        """What was put there, or None."""
+    def get(self, key: Any, forever: bool = False) -> Any:
+        """What was put there, or None; `forever` for CUDA graphs, which read it where it lies, unseen."""
         with self.lock:
+            if forever:
+                self.pinned.add(key)
             if key in self.entries:
                 self.entries.move_to_end(key)
             return self.entries.get(key)
@@ -74,8 +77,9 @@ class Cache:
         with self.lock:
             self.entries[key] = value
             self.entries.move_to_end(key)
-            while len(self.entries) > self.limit:
-                self.entries.popitem(last=False)
+            loose = [k for k in self.entries if k not in self.pinned]
+            for old in loose[: -self.limit]:
+                del self.entries[old]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """An empty one: of copies and pickles."""
