@@ -1,6 +1,5 @@
 """What operators are given: numbers and arrays, and what they keep of them."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from threading import Lock

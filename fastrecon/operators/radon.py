@@ -57,7 +57,9 @@ class Radon(LinearOperator):
     ):  # fmt: skip
         super().__init__()
         op, fan = "Radon", isinstance(geometry, str) and geometry == "fan"
-        expect(fan or (isinstance(geometry, str) and geometry == "parallel"), op, "geometry", "parallel or fan", geometry)
+        expect(
+            fan or (isinstance(geometry, str) and geometry == "parallel"), op, "geometry", "parallel or fan", geometry
+        )
         if not fan:
             expect(curved is False, op, "curved", "False for parallel beams", curved)
             expect(source_distance is None, op, "source_distance", "None for parallel beams", source_distance)
