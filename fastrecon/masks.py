@@ -137,7 +137,8 @@ def _too_few(distance: np.ndarray, within: np.ndarray, lines: int, rate: float) 
     rings = np.diff(within, prepend=0)
     missed = rings * np.maximum(0, 1 - lines * WIDTH / (math.pi * np.arange(0.5, len(rings))))  # about
     enough = np.cumsum(missed[::-1]) > 1.1 * (1 - rate) * distance.size + 1
-    ring = len(rings) - 1 - int(enough.argmax()) if enough.any() else int(0.8 * len(rings))
+    dense = 0.8 * min(len(rings), lines * WIDTH / math.pi)  # hardly a pixel is missed within
+    ring = len(rings) - 1 - int(enough.argmax()) if enough.any() else int(dense)
     met = np.count_nonzero(diameters(distance.shape, lines, ring - 1) & (distance >= ring))
     missing = distance.size - (int(within[ring - 1]) if ring else 0) - met
     return (distance.size - missing) / distance.size < rate

@@ -125,8 +125,8 @@ def instance(
 
     Args:
         task: inpaint, fourier, deblur or ct.
-        x: images [B, 1, H, W] on [0, 1], more than 4 pixels a side; coefficients are those of images filled up with zeros
-            to multiples of 8.
+        x: images [B, 1, H, W] on [0, 1], more than 4 pixels a side; coefficients are those of images filled
+            up with zeros to multiples of 8.
         rate: share of known pixels or of sampled frequencies: a number, or one for each image.
         noise: standard deviation on the scale [0, 255], of each real number that is measured; likewise.
         seed: of masks and noise.

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from utils import compiles
 
 from fastrecon import registry
 from fastrecon.operators import (
@@ -318,6 +319,7 @@ def test_a_blur_keeps_the_transforms_of_few_sizes():
     assert a.transfer((8, 8), torch.float32).abs().max() == 0
 
 
+@compiles
 def test_functional_transforms_of_blur():
     a, x = Blur(random(3, 3)), random(3, 1, 6, 6)
     kernels = random(3, 1, 1, 3, 3)
@@ -410,7 +412,8 @@ def test_dimensions_are_named(name):
 def test_what_no_operator_is_made_of_is_named(name):
     make, attribute, array = OWNED[name]
     masked = np.ma.masked_array(array, mask=array > 0)
-    for wrong in (None, "an array", {}, [[1.0], [1.0, 2.0]], object(), 3.0, masked, array[None, None, None], array[0]):
+    nothing = () if name == "maps" else (None,)  # one coil
+    for wrong in (*nothing, "array", {}, [[1.0], [1.0, 2.0]], object(), 3.0, masked, array[None, None, None], array[0]):
         with pytest.raises(ValueError, match=rf"^\w+: {attribute}: expected .*, got "):
             make(wrong)
 
@@ -463,6 +466,16 @@ def test_fourier_is_the_unitary_transform_on_the_full_grid(centred):
     torch.testing.assert_close(flat.abs().max(), torch.tensor(30.0, dtype=torch.float64).sqrt())
     assert Fourier(mask)(x.to(torch.complex64)).dtype == torch.complex64
     assert Fourier(mask)(x.real.float()).dtype == torch.complex64
+
+
+@pytest.mark.parametrize("convert", [lambda a: a.to(torch.float32), lambda a: a.float(), lambda a: a.to("cpu")])
+def test_maps_stay_complex_when_converted(convert):
+    maps, x = random(3, 6, 4, dtype=torch.complex128), random(1, 1, 6, 4, dtype=torch.complex128)
+    a = Fourier(some(6, 4), sensitivities=maps)
+    y = a(x)
+    b = convert(a)
+    torch.testing.assert_close(b(x), y, rtol=1e-6, atol=1e-6)
+    assert b.sensitivities.is_complex()
 
 
 def test_fourier_with_several_coils():

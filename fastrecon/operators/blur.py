@@ -148,7 +148,7 @@ def state_of(k: Tensor) -> Callable[[Any], bool] | None:
     """Whether a snapshot is still that of k; None where results of k must not be kept: they are differentiated, or
     traced.
     """
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
     if torch.compiler.is_compiling() or (k.requires_grad and torch.is_grad_enabled()) or wrapped(k):
         return None
     if forward_ad.unpack_dual(k).tangent is not None:

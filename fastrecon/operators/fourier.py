@@ -58,6 +58,17 @@ class Fourier(LinearOperator):
         expect(bool(torch.isfinite(maps).all()), "Fourier", "sensitivities", "finite numbers", "NaN or Inf")
         self.hold("sensitivities", sensitivities, maps[None] if maps.ndim == 3 else maps)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves or converts masks and maps: `.to(torch.float32)` gives complex maps that precision, not one part."""
+
+        def parts(t: Tensor) -> Tensor:
+            if not t.is_complex():
+                return fn(t)
+            real = fn(torch.view_as_real(t))
+            return fn(t) if real.is_complex() else torch.view_as_complex(real)
+
+        return super()._apply(parts, recurse)
+
     def _maps(self, x: Tensor, argument: str) -> Tensor | None:
         """Sensitivities in the precision of x."""
         s = self.sensitivities

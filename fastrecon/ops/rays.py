@@ -147,6 +147,11 @@ def offsets(count: int, spacing: float, offset: float = 0.0) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * spacing + offset
 
 
+def _given(op: str, detectors: Any, spacing: Any) -> None:
+    expect(detectors is not None, op, "detectors", "a number > 0", None)
+    expect(spacing is not None, op, "spacing", "a length > 0", None)
+
+
 def parallel_rays(
     size: Sequence[int], angles: Any, detectors: int, spacing: float, pixel: float = 1.0, *,
     centre: Sequence[float] | None = None, offset: float = 0.0,
@@ -165,6 +170,7 @@ def parallel_rays(
     Raises:
         ValueError: an argument is out of range.
     """
+    _given("parallel_rays", detectors, spacing)
     centre = check_beam("parallel_rays", size, detectors, spacing, pixel, centre, offset)
     with torch.inference_mode(False):  # gradients of images are taken along these rays later
         t, s = check_angles("parallel_rays", angles)[:, None], offsets(detectors, spacing, offset)
@@ -193,6 +199,7 @@ def fan_rays(
         ValueError: an argument is out of range or does not fit the others.
     """
     op = "fan_rays"
+    _given(op, detectors, spacing)
     beam = size, detectors, spacing, pixel, centre, offset, True, curved, source_distance, detector_distance
     centre = check_beam(op, *beam)
     with torch.inference_mode(False):
