@@ -433,7 +433,7 @@ def test_what_no_operator_is_made_of_is_named(name):
         (lambda _: Blur(torch.ones(3, 3), ["zero"]), "Blur: boundary: expected circular or zero"),
         (lambda _: gaussian_kernel(float("nan"), 3), "gaussian_kernel: sigma: expected a number > 0, got nan"),
         (lambda _: gaussian_kernel(float("inf"), 3), "gaussian_kernel: sigma: expected a number > 0, got inf"),
-        (lambda _: gaussian_kernel(1.0, 3.0), "gaussian_kernel: side: expected an odd number >= 1, got 3.0"),
+        (lambda _: gaussian_kernel(1.0, 3.5), "gaussian_kernel: side: expected an odd number >= 1, got 3.5"),
         (lambda _: gaussian_kernel(True, 3), "gaussian_kernel: sigma: expected a number > 0, got True"),
         (lambda _: measurements(float("nan")), "measurements: ratio: expected a number in"),
         (lambda _: measurements(10, -1), "measurements: n: expected an integer >= 1, got -1"),

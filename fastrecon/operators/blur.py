@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.fourier import COMPLEX
-from fastrecon.operators.given import Cache, alone, an_integer, finite_number, tensor_of
+from fastrecon.operators.given import Cache, alone, finite_number, tensor_of
 from fastrecon.operators.masks_of import each
 from fastrecon.ops.layout import DTYPES, real_dtype
 
@@ -21,10 +21,10 @@ BOUNDARIES = ("circular", "zero")
 def gaussian_kernel(sigma: float, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A Gaussian of standard deviation `sigma` pixels on `side` x `side` pixels, `side` odd, with sum 1."""
     expect(finite_number(sigma) and sigma > 0, "gaussian_kernel", "sigma", "a number > 0", sigma)
-    expect(an_integer(side, 1) and side % 2 == 1, "gaussian_kernel", "side", "an odd number >= 1", side)
+    expect(finite_number(side) and side > 0 and side % 2 == 1, "gaussian_kernel", "side", "an odd number >= 1", side)
     real = isinstance(dtype, torch.dtype) and dtype.is_floating_point
     expect(real, "gaussian_kernel", "dtype", "a real dtype", dtype)
-    t = torch.arange(side, dtype=torch.float64) - side // 2
+    t = torch.arange(int(side), dtype=torch.float64) - side // 2
     profile = torch.exp(-t.square() / (2 * sigma**2))
     kernel = torch.outer(profile, profile)
     return (kernel / kernel.sum()).to(dtype)
