@@ -79,7 +79,8 @@ class Blur(LinearOperator):
         if state is None:
             return _transfer(each(k), size, dtype)
         key = (*size, dtype, k.device)
-        kept = self._transfer.get(key, forever=k.is_cuda and torch.cuda.is_current_stream_capturing())
+        captured = k.is_cuda and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+        kept = self._transfer.get(key, forever=captured)
         if kept is None or not state(kept[0]):
             with torch.no_grad(), torch.inference_mode(False):  # the next who asks may be training
                 kept = snapshot(k), _transfer(each(k.detach()), size, dtype)
