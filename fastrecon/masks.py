@@ -12,16 +12,20 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
+from fastrecon.ops.rays import an_integer, finite_number
+
+WIDTH = 1.2  # pixels beside a diameter that it meets, about
 
 
 def _start(op: str, size: Sequence[int], rate: float) -> tuple[int, int]:
-    fits = len(size) == 2 and min(size) >= 1
-    expect(fits, op, "size", "(H, W)", tuple(size))
-    expect(0 < rate <= 1, op, "rate", "a share in (0, 1]", rate)
+    fits = isinstance(size, Sequence) and len(size) == 2 and all(an_integer(n, 1) for n in size)
+    expect(fits, op, "size", "(H, W)", size)
+    expect(finite_number(rate) and 0 < rate <= 1, op, "rate", "a share in (0, 1]", rate)
     return int(size[0]), int(size[1])
 
 
 def _uniforms(shape: Sequence[int], seed: int) -> np.ndarray:
+    expect(an_integer(seed, 0) and seed < 2**32, "masks", "seed", "an integer in [0, 2^32)", seed)
     return np.random.RandomState(seed).random_sample(tuple(shape))  # the one NumPy stream that is frozen for good
 
 
@@ -73,7 +77,13 @@ def cartesian(
     Exactly round(rate W) columns, at least those of the centre.
     """
     h, w = _start("cartesian", size, rate)
-    expect(0 <= centre <= rate, "cartesian", "centre", f"a share in [0, {rate:g}], the rate", centre)
+    expect(
+        finite_number(centre) and 0 <= centre <= rate,
+        "cartesian",
+        "centre",
+        f"a share in [0, {rate:g}], the rate",
+        centre,
+    )
     middle, count = max(1, round(centre * w)), max(1, round(rate * w))
     first = w // 2 - middle // 2
     kept = np.zeros(w, bool)
@@ -90,22 +100,66 @@ def radial(size: Sequence[int], rate: float, centred: bool = False) -> Tensor:
     Points lie half a pixel apart on each diameter and are rounded: 190 x 190 takes 17, 33, 50 of them for 10, 20, 30%.
     """
     h, w = _start("radial", size, rate)
-    lines = 0
-    while True:
-        lines += 1
+    distance, last = _distance((h, w)), 4 * (h + w) + 1
+    within = np.cumsum(np.bincount(distance.astype(int).ravel()))  # pixels nearer to the middle than 1, 2, ...
+    for lines in range(1, last + 1):
+        bound = _at_most((h, w), lines, within) / (h * w)
+        if lines < last and (bound < rate or _too_few(distance, within, lines, rate)):
+            continue
         mask = diameters((h, w), lines)
-        if mask.mean() >= rate or lines > 4 * (h + w):
-            return _place(mask, centred)
+        if mask.mean() >= rate or lines == last:
+            break
+    return _place(mask, centred)  # type: ignore[possibly-undefined]
 
 
-def diameters(size: Sequence[int], lines: int) -> np.ndarray:
-    """The mask of `lines` diameters at angles pi l / lines, zero frequency in the middle, bool [H, W]."""
+def _distance(size: Sequence[int]) -> np.ndarray:
+    """Pixels from the middle, [H, W]."""
+    rows, columns = (np.arange(n) - n // 2 for n in size)
+    return np.hypot(rows[:, None], columns[None])
+
+
+# Coverage does not simply grow with the number of diameters, so that none may be left out unseen. What is missed lies
+# far out, though: two looks there, which can only err on the side of trying a number in full, spare nearly all work.
+def _at_most(size: Sequence[int], lines: int, within: np.ndarray) -> int:
+    """No fewer pixels than `lines` diameters meet: all within some radius, and as many as lines cross beyond it."""
+    h, w = size
+    angles = math.pi * np.arange(lines) / lines
+    sine, cosine = np.abs(np.sin(angles)), np.abs(np.cos(angles)) + 1e-9
+    radius = np.linspace(0, len(within), 17)[1:-1].astype(int)
+    length = np.minimum((h // 2 + 1) / (sine + 1e-9), (w // 2 + 1) / cosine) - (radius[:, None] - 1)
+    # a line of length l crosses at most l (|sin| + |cos|) + 3 pixels; each diameter has two halves
+    beyond = np.where(length > 0, 2 * (length * (sine + cosine) + 4), 0).sum(1)
+    return int((np.where(radius > 0, within[radius - 1], 0) + beyond).min()) + 1
+
+
+def _too_few(distance: np.ndarray, within: np.ndarray, lines: int, rate: float) -> bool:
+    """Whether so many pixels far out are missed that these diameters cannot reach the rate; only far out is looked."""
+    rings = np.diff(within, prepend=0)
+    missed = rings * np.maximum(0, 1 - lines * WIDTH / (math.pi * np.arange(0.5, len(rings))))  # about
+    enough = np.cumsum(missed[::-1]) > 1.1 * (1 - rate) * distance.size + 1
+    dense = 0.8 * min(len(rings), lines * WIDTH / math.pi)  # hardly a pixel is missed within
+    ring = len(rings) - 1 - int(enough.argmax()) if enough.any() else int(dense)
+    met = np.count_nonzero(diameters(distance.shape, lines, ring - 1) & (distance >= ring))
+    missing = distance.size - (int(within[ring - 1]) if ring else 0) - met
+    return (distance.size - missing) / distance.size < rate
+
+
+def diameters(size: Sequence[int], lines: int, beyond: float = 0.0) -> np.ndarray:
+    """The mask of `lines` diameters at angles pi l / lines, zero frequency in the middle, bool [H, W].
+
+    With `beyond`, without the points nearer to the middle than so many pixels.
+    """
     h, w = size
     reach = math.ceil(math.hypot(h, w))  # half-pixel steps to the corners
     steps = np.arange(-reach, reach + 1) * 0.5
     angles = math.pi * np.arange(lines) / lines
-    rows = np.rint(h // 2 + np.outer(np.sin(angles), steps)).astype(int)
-    columns = np.rint(w // 2 + np.outer(np.cos(angles), steps)).astype(int)
+    sines, cosines = np.sin(angles), np.cos(angles)
+    if beyond > 0:
+        steps = steps[np.abs(steps) >= beyond]
+        inside = (np.abs(sines) * beyond <= h // 2 + 1) & (np.abs(cosines) * beyond <= w // 2 + 1)
+        sines, cosines = sines[inside], cosines[inside]
+    rows = np.rint(h // 2 + np.outer(sines, steps)).astype(int)
+    columns = np.rint(w // 2 + np.outer(cosines, steps)).astype(int)
     inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
     mask = np.zeros((h, w), bool)
     mask[rows[inside], columns[inside]] = True

@@ -59,7 +59,7 @@ class Instance:
 
     def image(self, c: Tensor) -> Tensor:
         """Real images [B, 1, H, W] of coefficients."""
-        x = Wavelet(WAVELET, LEVEL).adjoint(c)
+        x = Wavelet(WAVELET, LEVEL).adjoint(c, self.image_operator.input_size(self.y.shape[2:]))
         return x.real if x.is_complex() else x
 
     def start(self) -> Tensor:
@@ -90,7 +90,7 @@ def operators(
         assert mask is not None
         kind: Any = Inpainting if task == "inpaint" else Fourier
         a = kind(mask.to(like))
-    return a, a @ Wavelet(WAVELET, LEVEL).T
+    return a, a @ Wavelet(WAVELET, LEVEL, like.shape[2:]).T
 
 
 def draw_masks(
@@ -125,7 +125,8 @@ def instance(
 
     Args:
         task: inpaint, fourier, deblur or ct.
-        x: images [B, 1, H, W] on [0, 1]; height and width divisible by 8.
+        x: images [B, 1, H, W] on [0, 1], more than 4 pixels a side; coefficients are those of images filled
+            up with zeros to multiples of 8.
         rate: share of known pixels or of sampled frequencies: a number, or one for each image.
         noise: standard deviation on the scale [0, 255], of each real number that is measured; likewise.
         seed: of masks and noise.

@@ -67,12 +67,41 @@ def test_radial_takes_the_published_numbers_of_diameters(side, lines):
         assert masks.diameters((side, side), count - 1).mean() < rate <= mask.mean().item()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 4), (31, 32), (48, 48), (20, 57)], ids=str)
+def test_radial_takes_the_fewest_diameters(size):
+    """As its definition says, which tries one number after the other in full."""
+    for rate in (0.05, 0.3, 0.6, 0.8, 0.95, 0.99, 1.0):
+        lines = next(n for n in range(1, 4 * sum(size) + 2) if masks.diameters(size, n).mean() >= rate)
+        expected = masks.diameters(size, lines)
+        assert np.array_equal(masks.radial(size, rate, centred=True).numpy() > 0, expected)
+
+
+def test_radial_tries_few_diameters_in_full(monkeypatch):
+    tried, points, most, diameters = 0, 0, 0, masks.diameters
+
+    def counting(size, lines, beyond=0.0):
+        nonlocal tried, points, most
+        tried, points, most = tried + (beyond == 0), points + lines * (sum(size) - 2 * beyond), max(most, lines)
+        return diameters(size, lines, beyond)
+
+    monkeypatch.setattr(masks, "diameters", counting)
+    assert masks.radial((192, 192), 0.95).mean() >= 0.95
+    assert tried < 10
+    assert points < 384 * most**2 / 2 / 2.5  # of what it would take to try every number in full
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: masks.uniform((4, 4), 0.0), r"uniform: rate: expected a share in \(0, 1\], got 0.0"),
         (lambda: masks.radial((4,), 0.5), r"radial: size: expected \(H, W\), got \(4,\)"),
         (lambda: masks.cartesian((4, 4), 0.25, centre=0.5), "cartesian: centre: expected a share in"),
+        (lambda: masks.cartesian((4, 4), 0.25, centre=float("nan")), "cartesian: centre: expected a share in"),
+        (lambda: masks.uniform((4, 4), float("nan")), r"uniform: rate: expected a share in \(0, 1\], got nan"),
+        (lambda: masks.uniform((4, 4), True), r"uniform: rate: expected a share in \(0, 1\], got True"),
+        (lambda: masks.uniform((4.5, 4), 0.5), r"uniform: size: expected \(H, W\), got \(4.5, 4\)"),
+        (lambda: masks.variable_density((4, 4), 0.5, seed=-1), "seed: expected an integer in"),
+        (lambda: masks.radial(4, 0.5), r"radial: size: expected \(H, W\), got 4"),
     ],
 )
 def test_says_what_is_wrong(call, message):

@@ -1,9 +1,14 @@
+import copy
+import importlib
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from utils import compiles
 
+from fastrecon import registry
 from fastrecon.operators import (
     BlockSensing,
     Blur,
@@ -17,6 +22,7 @@ from fastrecon.operators import (
     measurements,
     random_phi,
 )
+from fastrecon.solvers import FISTA
 
 
 def fan():
@@ -78,6 +84,15 @@ OPERATORS = {  # a new operator is one row: how it is made, the shape of an inpu
     "blur_zero_boundary": (lambda: Blur(random(5, 3), "zero"), (1, 2, 7, 5), None),
     "blur_per_image": (lambda: Blur(random(2, 1, 3, 3).abs(), "zero"), (2, 1, 5, 6), None),
     "wavelet": (lambda: Wavelet("db2", 2), (2, 1, 8, 12), 1.0),
+    "wavelet_of_any_size": (lambda: Wavelet("sym4", 3), (2, 1, 7, 13), 1.0),
+    "wavelet_of_one_size": (lambda: Wavelet("db2", 2, (5, 12)), (1, 2, 5, 12), 1.0),
+    "adjoint_of_wavelet": (lambda: Wavelet("db2", 2, (5, 7)).T, (1, 2, 8, 8), 1.0),
+    "inpainting_of_filled_wavelet": (lambda: Inpainting(3 * some(5, 7)) @ Wavelet("sym4", 2).T, (1, 1, 8, 8), 3.0),
+    "fourier_of_filled_wavelet": (lambda: Fourier(some(5, 7)) @ Wavelet("sym4", 2).T, (1, 1, 8, 8), 1.0),
+    "radon_of_filled_wavelet": (lambda: Radon((5, 7), 4) @ Wavelet("haar", 2).T, (1, 1, 8, 8), None),
+    "blur_of_filled_wavelet": (lambda: Blur(random(3, 3)) @ Wavelet("haar", 2, (5, 7)).T, (1, 1, 8, 8), None),
+    "sensing_of_filled_wavelet": (lambda: sensing() @ Wavelet("haar", 2, (5, 7)).T, (1, 1, 8, 8), 1.0),
+    "radon_elsewhere": (lambda: Radon((9, 7), 5, centre=(2.0, 3.5), offset=0.3), (2, 1, 9, 7), None),
     "inpainting_of_wavelet": (lambda: Inpainting(some(8, 8)) @ Wavelet("sym4", 3).T, (1, 1, 8, 8), 1.0),
     "fourier_of_wavelet": (lambda: Fourier(some(8, 8)) @ Wavelet("sym4", 2).T, (1, 1, 8, 8), 1.0),
     "adjoint_of_fourier": (lambda: Fourier(some(6, 5)).T, (2, 1, 6, 5), 1.0),
@@ -117,19 +132,318 @@ def test_is_differentiable(name):
     assert torch.autograd.gradcheck(a, x, fast_mode=True)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in OPERATORS if "block" not in n and "adjoint" not in n and n != "composition"]
-)
-def test_image_of_a_batch_is_treated_as_if_alone(name):
+def alone(make, i):
+    """The operator with the mask, kernel or maps of image i, where each image has its own."""
+    a = make()
+    for module in a.modules():
+        for name, buffer in list(module._buffers.items()):
+            if name in ("mask", "kernel", "sensitivities") and buffer is not None and len(buffer) > 1:
+                setattr(module, name, buffer[i : i + 1])
+    return a
+
+
+def at_an_odd_address(x):
+    return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_image_of_a_batch_has_the_bits_it_has_alone(name, dtype, backend, monkeypatch):
+    if backend == "reference":
+        for family in ("block_product", "dwt2", "radon"):
+            use_definitions(family, monkeypatch)
     make, shape, _ = OPERATORS[name]
-    a, x = make(), random(*shape, dtype=torch.complex128 if make().complex_input else torch.float64)
-    for i in range(shape[0]):
-        for module in a.modules():
-            for buffer in ("mask", "kernel", "sensitivities"):
-                whole = getattr(make(), buffer, None)
-                if whole is not None and hasattr(module, buffer) and len(whole) > 1:
-                    setattr(module, buffer, whole[i : i + 1])
-        torch.testing.assert_close(a(x[i : i + 1]), make()(x)[i : i + 1], rtol=1e-12, atol=1e-12)
+    whole = make().to(dtype)
+    own = any(len(t) > 1 for n, t in whole.named_buffers() if n in ("mask", "kernel", "sensitivities"))
+    kind = dtype.to_complex() if whole.complex_input else dtype
+    x = random(shape[0] if own else 5, *shape[1:], dtype=kind)
+    y = whole(x)
+    back = whole.adjoint(y, shape[-2:])
+    for i in range(len(x)):
+        a = alone(make, i).to(dtype)
+        for one in (x[i : i + 1].clone(), at_an_odd_address(x[i : i + 1])):
+            assert torch.equal(a(one), y[i : i + 1])
+        for one in (y[i : i + 1].clone(), at_an_odd_address(y[i : i + 1])):
+            assert torch.equal(a.adjoint(one, shape[-2:]), back[i : i + 1])
+
+
+def use_definitions(family, monkeypatch):
+    """What FASTRECON_BACKEND=reference does, for the raw ops of a family."""
+    module = importlib.import_module(f"fastrecon.ops.{family}")
+    for attribute, op in list(vars(module).items()):
+        if isinstance(op, torch._ops.OpOverloadPacket):
+            monkeypatch.setattr(module, attribute, registry.implementation(op.__name__, "reference"))
+
+
+@pytest.mark.parametrize("side", [16, 32, 64, 256])
+@pytest.mark.parametrize("boundary", ["circular", "zero"])
+def test_blurred_and_measured_images_have_the_same_bits_in_any_batch(side, boundary):
+    blur, fourier = Blur(gaussian_kernel(2.0, 13), boundary), Fourier(some(side, side), sensitivities=coil_maps(side))
+    x = random(3, 1, side, side, dtype=torch.float32)
+    for a in (blur, fourier):
+        y = a(x)
+        back = a.adjoint(y)
+        for i in range(3):
+            assert torch.equal(a(x[i : i + 1]), y[i : i + 1])
+            assert torch.equal(a.adjoint(y[i : i + 1]), back[i : i + 1])
+
+
+def coil_maps(side):
+    return random(2, side, side, dtype=torch.complex64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [(5, 9), (64, 128), (100, 17)], ids=str)
+def test_codes_have_the_same_bits_in_any_batch(size, dtype):
+    a = Dictionary(random(*size, dtype=dtype))
+    for shape in ((33, size[1]), (3, 11, size[1]), (2, 3, 4, size[1])):
+        z = random(*shape, dtype=dtype)
+        y = a(z)
+        torch.testing.assert_close(y, z @ a.atoms.T)
+        assert torch.equal(a(z[:1]), y[:1])
+        assert torch.equal(a(z[-1]), y[-1])
+        assert torch.equal(a.adjoint(y[:1]), a.adjoint(y)[:1])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_empty_batches(name):
+    make, shape, _ = OPERATORS[name]
+    a = make()
+    x = random(*shape, dtype=torch.complex128 if a.complex_input else torch.float64)
+    y, back = a(x), a.adjoint(a(x), shape[-2:])
+    a = alone(make, 0) if len(x) > 1 else a
+    empty = a(x[:0].requires_grad_())
+    assert empty.shape == (0, *y.shape[1:])
+    assert empty.dtype == y.dtype
+    assert empty.requires_grad
+    returned = a.adjoint(y[:0], shape[-2:])
+    assert returned.shape == (0, *back.shape[1:])
+    assert returned.dtype == back.dtype
+    assert a.norm((0, *shape[1:])) == pytest.approx(a.norm((1, *shape[1:])))
+
+
+def test_masks_and_kernels_of_an_empty_batch():
+    x = torch.zeros(0, 1, 8, 8)
+    for a in (Inpainting(x), Fourier(x), Blur(torch.zeros(0, 1, 3, 3))):
+        assert a(x).shape == a.adjoint(a(x)).shape == x.shape
+        assert a.norm() == 0
+
+
+OWNED = {  # how an operator is made of an array, its name for it, and the array
+    "inpainting": (Inpainting, "mask", np.ones((6, 5), np.float32)),
+    "fourier": (Fourier, "mask", np.ones((6, 5), np.float32)),
+    "maps": (lambda s: Fourier(torch.ones(6, 5), sensitivities=s), "sensitivities", np.ones((2, 6, 5), np.complex64)),
+    "blur": (Blur, "kernel", np.ones((3, 5), np.float32)),
+    "block_sensing": (lambda p: BlockSensing(p, 3), "phi", np.ones((2, 9), np.float32)),
+    "dictionary": (Dictionary, "atoms", np.ones((6, 5), np.float32)),
+}
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_keeps_what_it_was_given(name):
+    make, attribute, array = OWNED[name]
+    for given in (array.copy(), torch.from_numpy(array.copy())):
+        a = make(given)
+        given[:] = 0
+        assert getattr(a, attribute).real.min() == 1
+        assert list(a.state_dict())[-1] == attribute
+        assert not list(a.parameters())
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    for other in (frozen, array[::-1], array.astype(array.dtype.newbyteorder(">")), array.tolist()):
+        assert getattr(make(other), attribute).real.min() == 1
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_parameters_are_learned(name):
+    make, attribute, array = OWNED[name]
+    p = torch.nn.Parameter(torch.from_numpy(array.copy()))
+    a = make(p)
+    assert getattr(a, attribute) is p
+    assert [n for n, _ in a.named_parameters()] == [attribute]
+    x = torch.ones(1, 1, 6, 5) if name != "dictionary" else torch.ones(2, 5)
+    with torch.no_grad():
+        a(x)  # keeps nothing that has no gradient
+    a(x).abs().sum().backward()
+    assert p.grad is not None
+    assert p.grad.abs().max() > 0
+    other = copy.deepcopy(a)
+    assert torch.equal(other(x), a(x))
+    assert next(other.parameters()) is not p
+    with torch.no_grad():
+        p.mul_(2)
+        torch.testing.assert_close(a(x), 2 * other(x))
+    before = a(x)
+    p.data.copy_(p.data * 2)
+    torch.testing.assert_close(a(x), 2 * before)
+    with torch.no_grad():
+        before = a(x)
+        p.data.copy_(p.data * 2)
+        torch.testing.assert_close(a(x), 2 * before)
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_an_operator_made_and_used_in_inference_mode_can_be_trained_with(name):
+    make, _, array = OWNED[name]
+    x = torch.ones(1, 1, 6, 5) if name != "dictionary" else torch.ones(2, 5)
+    with torch.inference_mode():
+        a = make(array)
+        a(x)
+    with torch.inference_mode():
+        a(x)
+    x.requires_grad_()
+    a(x).abs().sum().backward()
+    assert x.grad is not None
+    assert torch.equal(pickle.loads(pickle.dumps(a))(x), a(x))
+    assert a.double()(x.double()).dtype in (torch.float64, torch.complex128)
+
+
+def test_a_blur_used_in_inference_mode_first():
+    a, x = Blur(random(3, 3)), random(1, 1, 6, 6).requires_grad_()
+    with torch.inference_mode():
+        a(x)
+    assert torch.autograd.gradcheck(a, x)
+
+
+def test_a_blur_keeps_the_transforms_of_few_sizes():
+    a = Blur(random(3, 3))
+    for side in range(3, 40):
+        a(random(1, 1, side, side))
+    assert len(a._transfer.entries) <= a._transfer.limit < 37
+    a.float()
+    assert len(a._transfer.entries) == 0
+    k = a.transfer((8, 8), torch.float32)
+    assert a.transfer((8, 8), torch.float32) is k
+    a.kernel.data.zero_()
+    assert a.transfer((8, 8), torch.float32).abs().max() == 0
+
+
+@compiles
+def test_functional_transforms_of_blur():
+    a, x = Blur(random(3, 3)), random(3, 1, 6, 6)
+    kernels = random(3, 1, 1, 3, 3)
+    many = torch.func.vmap(lambda k, x: torch.func.functional_call(a, {"kernel": k}, x[None]))(kernels, x)
+    for k, one, y in zip(kernels, x, many, strict=True):
+        torch.testing.assert_close(Blur(k)(one[None]), y)
+    _, tangent = torch.func.jvp(lambda k: torch.func.functional_call(a, {"kernel": k}, x), (a.kernel,), (kernels[0],))
+    torch.testing.assert_close(tangent, Blur(kernels[0])(x))
+    (d,) = (torch.func.grad(lambda x: a(x).square().sum())(x),)
+    torch.testing.assert_close(d, 2 * a.adjoint(a(x)))
+
+
+@pytest.mark.parametrize(("h", "w"), [(30, 45), (7, 8), (5, 9)])
+def test_wavelets_of_any_size(h, w):
+    x, a = random(2, 1, h, w), Wavelet("sym4", 3)
+    c = a(x)
+    assert c.shape == (2, 1, h + -h % 8, w + -w % 8)
+    torch.testing.assert_close(a.adjoint(c, (h, w)), x)
+    torch.testing.assert_close(c.norm(), x.norm())
+    sized = Wavelet("sym4", 3, (h, w))
+    assert torch.equal(sized.adjoint(c), a.adjoint(c, (h, w)))
+    assert not sized.unitary
+    assert Wavelet("sym4", 3, (16, 8)).unitary
+    a = Inpainting(some(h, w)) @ Wavelet("sym4", 3).T
+    assert a(c).shape == x.shape
+    assert a.adjoint(x).shape == c.shape
+
+
+@pytest.mark.parametrize("a", ["inpainting", "fourier", "radon", "blur", "sensing"])
+def test_solvers_of_wavelet_coefficients_of_any_size(a):
+    size = (30, 45)
+    operator, w = {
+        "inpainting": (Inpainting(some(*size)), Wavelet()),
+        "fourier": (Fourier(some(*size)), Wavelet()),
+        "radon": (Radon(size, 20, pixel=1 / 45), Wavelet()),
+        "blur": (Blur(gaussian_kernel(1.0, 5, torch.float64)), Wavelet(size=size)),
+        "sensing": (sensing(), Wavelet(size=size)),
+    }[a]
+    y = operator(torch.rand(2, 1, *size, dtype=torch.float64))
+    c, report = FISTA(operator @ w.T, 1e-3)(y, iterations=30)
+    assert c.shape == (2, 1, 32, 48)
+    assert (report.objective < 0.5 * FISTA(operator @ w.T, 1e-3).objective(0 * c, y)).all()
+    assert w.adjoint(c, size).shape[2:] == size
+
+
+WRONG = [None, "image", [1.0, 2.0], 3, {}, torch.float32]
+ANY = {  # operators of images [1, 1, 8, 8] in float32
+    "inpainting": lambda: Inpainting(torch.ones(8, 8)),
+    "fourier": lambda: Fourier(torch.ones(8, 8)),
+    "blur": lambda: Blur(torch.ones(3, 3)),
+    "radon": lambda: Radon((8, 8), 4, 9),
+    "wavelet": lambda: Wavelet(),
+    "block_sensing": lambda: BlockSensing(torch.ones(3, 16), 4),
+    "dictionary": lambda: Dictionary(torch.ones(3, 8)),
+    "composition": lambda: Blur(torch.ones(3, 3)) @ Wavelet().T,
+    "adjoint": lambda: Inpainting(torch.ones(8, 8)).T,
+}
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_what_is_no_image_is_named(name):
+    a = ANY[name]()
+    for wrong in WRONG:
+        for call in (a, a.adjoint):
+            with pytest.raises(ValueError, match=r"^\w+: [xyz]: expected .*, got "):
+                call(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.complex32], ids=str)
+@pytest.mark.parametrize("name", ["fourier", "blur", "radon", "block_sensing", "dictionary"])
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_numbers_of_another_kind_are_named(name, dtype):
+    a = ANY[name]()
+    x = torch.ones(1, 1, 8, 8).to(dtype)
+    for call in (a, a.adjoint):
+        with pytest.raises(ValueError, match=r"^\w+: [xyz]: expected .*, got .*" + str(dtype).removeprefix("torch.")):
+            call(x)
+
+
+@pytest.mark.parametrize("name", [n for n in ANY if n != "dictionary"])
+def test_dimensions_are_named(name):
+    a = ANY[name]()
+    for shape in ((8, 8), (1, 8, 8), (1, 1, 1, 8, 8), ()):
+        for call in (a, a.adjoint):
+            with pytest.raises(ValueError, match=r"^\w+: [xyzc]: expected .*, got "):
+                call(torch.ones(shape))
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_what_no_operator_is_made_of_is_named(name):
+    make, attribute, array = OWNED[name]
+    masked = np.ma.masked_array(array, mask=array > 0)
+    nothing = () if name == "maps" else (None,)  # one coil
+    for wrong in (*nothing, "array", {}, [[1.0], [1.0, 2.0]], object(), 3.0, masked, array[None, None, None], array[0]):
+        with pytest.raises(ValueError, match=rf"^\w+: {attribute}: expected .*, got "):
+            make(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda a: a.norm((1, 1, 8, 8), tol=float("nan")), "norm: tol: expected a number >= 0, got nan"),
+        (lambda a: a.norm((1, 1, 8, 8), max_iterations=0), "norm: max_iterations: expected an integer >= 1, got 0"),
+        (lambda a: a.norm((1, 1, 8.0, 8)), "norm: shape: expected the shape of an input"),
+        (lambda a: a.adjoint(torch.ones(1, 1, 8, 8), (8,)), r"Flip: size: expected \(H, W\), two integers, got \(8,\)"),
+        (lambda a: a @ 3, "A @ B: inner: expected an operator, got int"),
+        (lambda _: Blur(torch.ones(3, 3)).adjoint(torch.ones(1, 1, 8, 8), (8, 9)), r"Blur: size: expected \(8, 8\)"),
+        (lambda _: BlockSensing(torch.ones(2, 9), 3.0), "BlockSensing: block: expected a number of pixels >= 1"),
+        (lambda _: BlockSensing(torch.ones(2, 9), -3), "BlockSensing: block: expected a number of pixels >= 1"),
+        (lambda _: Fourier(torch.ones(4, 4), centred=2), "Fourier: centred: expected True or False, got 2"),
+        (lambda _: Blur(torch.ones(3, 3), ["zero"]), "Blur: boundary: expected circular or zero"),
+        (lambda _: gaussian_kernel(float("nan"), 3), "gaussian_kernel: sigma: expected a number > 0, got nan"),
+        (lambda _: gaussian_kernel(float("inf"), 3), "gaussian_kernel: sigma: expected a number > 0, got inf"),
+        (lambda _: gaussian_kernel(1.0, 3.5), "gaussian_kernel: side: expected an odd number >= 1, got 3.5"),
+        (lambda _: gaussian_kernel(True, 3), "gaussian_kernel: sigma: expected a number > 0, got True"),
+        (lambda _: measurements(float("nan")), "measurements: ratio: expected a number in"),
+        (lambda _: measurements(10, -1), "measurements: n: expected an integer >= 1, got -1"),
+        (lambda _: random_phi(2.5, 9), "random_phi: m: expected 1 to n = 9 rows, got 2.5"),
+        (lambda _: random_phi(2, 9, -1), "random_phi: seed: expected an integer in"),
+    ],
+)
+def test_numbers_out_of_range_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong(Flip())
 
 
 def test_inpainting_and_wavelet_keep_the_kind_of_the_image():
@@ -152,6 +466,16 @@ def test_fourier_is_the_unitary_transform_on_the_full_grid(centred):
     torch.testing.assert_close(flat.abs().max(), torch.tensor(30.0, dtype=torch.float64).sqrt())
     assert Fourier(mask)(x.to(torch.complex64)).dtype == torch.complex64
     assert Fourier(mask)(x.real.float()).dtype == torch.complex64
+
+
+@pytest.mark.parametrize("convert", [lambda a: a.to(torch.float32), lambda a: a.float(), lambda a: a.to("cpu")])
+def test_maps_stay_complex_when_converted(convert):
+    maps, x = random(3, 6, 4, dtype=torch.complex128), random(1, 1, 6, 4, dtype=torch.complex128)
+    a = Fourier(some(6, 4), sensitivities=maps)
+    y = a(x)
+    b = convert(a)
+    torch.testing.assert_close(b(x), y, rtol=1e-6, atol=1e-6)
+    assert b.sensitivities.is_complex()
 
 
 def test_fourier_with_several_coils():
@@ -302,7 +626,15 @@ def test_wrong_input_is_named(wrong, message):
         (lambda: Blur(torch.ones(3, 3), "reflect"), "Blur: boundary: expected circular or zero, got 'reflect'"),
         (lambda: Blur(torch.ones(5, 5))(torch.ones(1, 1, 4, 8)), "Blur: x: expected an image at least as large"),
         (lambda: Blur(torch.ones(2, 1, 3, 3))(torch.ones(3, 1, 4, 8)), "Blur: x: expected a batch of 2"),
-        (lambda: Wavelet("sym4", 3)(torch.ones(1, 1, 12, 8)), "dwt2: x: expected height and width divisible by 8"),
+        (
+            lambda: Wavelet("sym4", 3)(torch.ones(1, 1, 12, 4)),
+            "Wavelet: x: expected images of more than 4 pixels a side",
+        ),
+        (lambda: Wavelet("sym4", 31), r"Wavelet: level: expected an integer in \[0, 30\], got 31"),
+        (lambda: Wavelet(["sym4"]), "Wavelet: name: expected an orthonormal wavelet"),
+        (lambda: Wavelet(size=(8.5, 8)), r"Wavelet: size: expected \(H, W\), two integers, got \(8.5, 8\)"),
+        (lambda: Wavelet(size=(9, 8))(torch.ones(1, 1, 8, 8)), r"Wavelet: x: expected images of \(9, 8\)"),
+        (lambda: Wavelet().adjoint(torch.ones(1, 1, 16, 8), (8, 8)), r"Wavelet: y: expected .*\[B, C, 8, 8\]"),
         (lambda: Wavelet("bior4.4"), "wavelet: expected an orthonormal wavelet"),
         (lambda: gaussian_kernel(1.0, 4), "gaussian_kernel: side: expected an odd number"),
     ],

@@ -295,3 +295,65 @@ def test_registration_and_compilation(device):
     opcheck(torch.ops.fastrecon.radon_adjoint, (y, rays.lines, rays.axis, 6, 5))
     image = numbers(2, 1, 6, 5, dtype=torch.float32, device=device).requires_grad_()
     assert_compiles(lambda t: radon(t, rays), image, backend="inductor")
+
+
+@pytest.mark.parametrize("argument", ["size", "angles", "detectors", "spacing", "pixel", "centre", "offset"])
+@pytest.mark.parametrize("geometry", ["parallel", "curved"])
+def test_numbers_of_rays_out_of_range_are_named(geometry, argument):
+    wrong = {
+        "size": [(8.5, 8), (0, 8), 8, "88", (True, 8)],
+        "angles": [torch.zeros(2, 2), torch.tensor([math.nan]), "all", None, torch.zeros(3, requires_grad=True)],
+        "detectors": [0, -1, 2.5, True, None, "9"],
+        "spacing": [0, 0.0, -1.0, math.nan, math.inf, True, None],
+        "pixel": [0.0, -1.0, math.nan, True],
+        "centre": [3.0, (1.0, math.inf), (1.0, 2.0, 3.0)],
+        "offset": [math.nan, math.inf, True, "1"],
+    }
+    right = {"size": (8, 9), "angles": torch.zeros(2), "detectors": 9, "spacing": 1.0}
+    make = parallel_rays
+    if geometry != "parallel":
+        make, right = fan_rays, right | {"source_distance": 20.0, "detector_distance": 5.0, "curved": True}
+    assert make(**right).axis.shape == (2, 9)
+    for value in wrong[argument]:
+        with pytest.raises(ValueError, match=f"^{make.__name__}: {argument}: expected .*, got "):
+            make(**(right | {argument: value}))
+
+
+def test_numbers_of_fans_out_of_range_are_named():
+    right = ((8, 9), torch.zeros(2), 9, 1.0)
+    for source in (3.0, 0.0, -20.0, math.nan, math.inf, None, True, 1e30):
+        with pytest.raises(ValueError, match=r"^fan_rays: source_distance: expected more than 6.02"):
+            fan_rays(*right, source, 5.0)
+    for detector in (-1.0, math.nan, None, True):
+        with pytest.raises(ValueError, match=r"^fan_rays: detector_distance: expected a length >= 0"):
+            fan_rays(*right, 20.0, detector)
+    with pytest.raises(ValueError, match=r"^fan_rays: detectors: expected an arc of less than 180 degrees, got 183"):
+        fan_rays((8, 9), torch.zeros(2), 81, 1.0, 20.0, 5.0, True)
+    with pytest.raises(ValueError, match=r"^fan_rays: curved: expected True or False, got 2"):
+        fan_rays(*right, 20.0, 5.0, 2)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_rays_about_another_centre(geometry):
+    """As the definition says, pixel by pixel."""
+    x, pixel, count, spacing, far, near = numbers(6, 9), 0.8, 11, 0.9, 9.0, 3.0
+    centre, offset = (1.0, 5.5), -0.7
+    for t in (0.3, 2.0, 4.4):
+        cos, sin = math.cos(t), math.sin(t)
+        angle, place = torch.tensor([t], dtype=torch.float64), {"centre": centre, "offset": offset}
+        if geometry == "parallel":
+            rays = parallel_rays((6, 9), angle, count, spacing, pixel, **place)
+        else:
+            rays = fan_rays((6, 9), angle, count, spacing, far, near, geometry == "curved", pixel, **place)
+        y = radon_ref(x[None], rays.lines, rays.axis)[0, 0]
+        aside_x, aside_y = (centre[1] - 4.0) * pixel, (2.5 - centre[0]) * pixel  # from the middle of the image
+        for d in range(count):
+            s = (d - (count - 1) / 2) * spacing + offset
+            if geometry == "parallel":
+                ends = (s * cos, s * sin), (s * cos - sin, s * sin + cos)
+            else:
+                source, gamma = (far * sin, -far * cos), s / (far + near)
+                forth, aside = (math.cos(gamma), math.sin(gamma)) if geometry == "curved" else (far + near, s)
+                ends = source, (source[0] - forth * sin + aside * cos, source[1] + forth * cos + aside * sin)
+            ends = [(px + aside_x, py + aside_y) for px, py in ends]
+            assert y[d].item() == pytest.approx(brute_force(x.numpy(), *ends, pixel), rel=1e-6, abs=1e-8)

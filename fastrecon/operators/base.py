@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.checks import accepts_arrays, expect
+from fastrecon.operators.given import a_size, an_integer, finite_number
 
 
 @accepts_arrays
-def through(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def through(x: Any, function: Callable[[Tensor], Tensor], op: str, argument: str) -> Any:
     """function(x) for anything with `__dlpack__`, answered in kind."""
+    expect(isinstance(x, Tensor), op, argument, "a tensor or an array", type(x).__name__)
     return function(x)
 
 
@@ -21,21 +23,40 @@ class LinearOperator(nn.Module):
     A subclass gives `_forward(x)` and `_adjoint(y, size)`, and `_norm` where the largest singular value has a closed
     form. Input and output are tensors [B, ...] or arrays with `__dlpack__`; the answer is of the same kind.
 
+    An image of a batch has the bits that it has alone, on the CPU; on a GPU where the arithmetic is ours, and to
+    rounding where it is the vendor's (Fourier transforms).
+
     Attributes:
-        unitary: whether the adjoint is the inverse; then composing with it leaves norms as they are.
+        unitary: whether the adjoint is the inverse.
+        isometry: whether the adjoint undoes A, so that A keeps norms, and A @ B has the norm of B.
+        coisometry: whether A undoes the adjoint, so that B @ A has the norm of B.
         complex_input: whether A is a map from complex images.
     """
 
     unitary: bool = False
+    isometry: bool = False
+    coisometry: bool = False
     complex_input: bool = False
 
     def forward(self, x: Any) -> Any:
         """A x."""
-        return through(x, self._forward)
+        return through(x, self._forward, type(self).__name__, "x")
 
     def adjoint(self, y: Any, size: Sequence[int] | None = None) -> Any:
         """The adjoint of A at y; `size` (H, W) of the image, where y alone does not tell it."""
-        return through(y, lambda t: self._adjoint(t, size))
+        if size is not None:
+            a_size(size, type(self).__name__)
+        return through(y, lambda t: self._adjoint(t, size), type(self).__name__, "y")
+
+    def hold(self, name: str, given: Any, tensor: Tensor) -> None:
+        """Keeps an nn.Parameter as it is, to be learned, and of anything else a copy of `tensor`, made of it, as a
+        buffer: what its owner writes later is theirs alone.
+        """
+        if isinstance(given, nn.Parameter):
+            self.register_parameter(name, given)
+            return
+        with torch.inference_mode(False):  # the operator may be trained with later
+            self.register_buffer(name, tensor.clone(memory_format=torch.contiguous_format))
 
     def _forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -43,13 +64,30 @@ class LinearOperator(nn.Module):
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
         raise NotImplementedError
 
+    def _same_size(self, size: Sequence[int] | None, y: Tensor) -> None:
+        """For adjoints that keep the size of y: raises ValueError unless `size` is that."""
+        own = tuple(y.shape[-2:])
+        expect(size is None or tuple(size) == own, type(self).__name__, "size", f"{own} or None", size)
+
     def _norm(self) -> float | None:
         """The norm, where known without iterating."""
         return None
 
+    def _norm_of(self, shape: Sequence[int]) -> float | None:
+        """The norm for inputs of this shape, where known without iterating."""
+        return self._norm()
+
     def output_size(self, size: Sequence[int] | None) -> Sequence[int] | None:
         """Spatial size of A x for an image of this `size`; operators that keep it need not say so."""
         return size
+
+    def input_size(self, size: Sequence[int] | None = None) -> Sequence[int] | None:
+        """Spatial size that images must have, or have where A x has this `size`; None where that is not known."""
+        return size
+
+    def _to_size(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        """A x of spatial `size`, for the operators that can give several: adjoints of those that pad."""
+        return self(x)
 
     @torch.no_grad()
     def norm(self, shape: Sequence[int] | None = None, tol: float = 1e-6, max_iterations: int = 1000) -> float:
@@ -61,16 +99,22 @@ class LinearOperator(nn.Module):
             max_iterations: at most this many.
 
         Raises:
-            ValueError: `shape` is needed and missing.
+            ValueError: `shape` is needed and missing, or an argument is out of range.
         """
-        known = self._norm()
+        expect(finite_number(tol) and tol >= 0, "norm", "tol", "a number >= 0", tol)
+        expect(an_integer(max_iterations, 1), "norm", "max_iterations", "an integer >= 1", max_iterations)
+        fits = shape is None or (isinstance(shape, Sequence) and all(an_integer(n, 0) for n in shape))
+        expect(fits, "norm", "shape", "the shape of an input, integers >= 0", shape)
+        known = self._norm() if shape is None else self._norm_of(shape)
         if known is not None:
             return known
         expect(shape is not None, "norm", "shape", "the shape of an input, since this norm has no closed form", None)
+        if shape is not None and len(shape) > 0 and shape[0] == 0:
+            shape = (1, *shape[1:])  # of an empty batch: that of the operator
         x, estimate = self._noise(shape or ()), 0.0
         for _ in range(max_iterations):
-            x = x / torch.linalg.vector_norm(x)
-            x = self.adjoint(self(x), x.shape[-2:])
+            x = x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)  # 0 for an operator that is 0
+            x = self.adjoint(self(x), _size(x))
             previous, estimate = estimate, torch.linalg.vector_norm(x).item() ** 0.5
             if abs(estimate - previous) <= tol * estimate:
                 break
@@ -84,7 +128,7 @@ class LinearOperator(nn.Module):
         y = torch.randn(ax.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=ax.dtype).to(ax.device)
         left, right = (
             torch.vdot(y.flatten(), ax.flatten()),
-            torch.vdot(self.adjoint(y, x.shape[-2:]).flatten(), x.flatten()),
+            torch.vdot(self.adjoint(y, _size(x)).flatten(), x.flatten()),
         )
         scale = torch.linalg.vector_norm(ax) * torch.linalg.vector_norm(y)
         return ((left - right).abs() / scale).item()
@@ -105,27 +149,48 @@ class LinearOperator(nn.Module):
         return Adjoint(self)
 
 
+def _size(x: Tensor) -> Sequence[int] | None:
+    """(H, W) of images; None for codes of one dimension."""
+    return x.shape[-2:] if x.ndim > 2 else None
+
+
 class Composition(LinearOperator):
     """(outer @ inner)(x) = outer(inner(x))."""
 
     def __init__(self, outer: LinearOperator, inner: LinearOperator):
         super().__init__()
+        for name, part in (("outer", outer), ("inner", inner)):
+            expect(isinstance(part, LinearOperator), "A @ B", name, "an operator", type(part).__name__)
         self.outer, self.inner = outer, inner
         self.unitary = outer.unitary and inner.unitary
+        self.isometry = keeps_norms(outer) and keeps_norms(inner)
+        self.coisometry = keeps_norms(outer, True) and keeps_norms(inner, True)
         self.complex_input = outer.complex_input or inner.complex_input
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.inner(x))
+        return self.outer(self.inner._to_size(x, self.outer.input_size()))
+
+    def _to_size(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        return self.outer._to_size(self.inner._to_size(x, self.outer.input_size(size)), size)
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
-        return self.inner.adjoint(self.outer.adjoint(y, self.inner.output_size(size)), size)
+        between = self.outer.input_size()
+        if between is None:
+            between = self.inner.output_size(size)
+        return self.inner.adjoint(self.outer.adjoint(y, between), size)
 
     def _norm(self) -> float | None:
-        return self.outer._norm() if self.inner.unitary else self.inner._norm() if self.outer.unitary else None
+        if keeps_norms(self.inner, True):
+            return self.outer._norm()
+        return self.inner._norm() if keeps_norms(self.outer) else None
 
     def output_size(self, size: Sequence[int] | None) -> Sequence[int] | None:
         """Of both, one after the other."""
         return self.outer.output_size(self.inner.output_size(size))
+
+    def input_size(self, size: Sequence[int] | None = None) -> Sequence[int] | None:
+        """Of both, the other way."""
+        return self.inner.input_size(self.outer.input_size(size))
 
 
 class Adjoint(LinearOperator):
@@ -135,9 +200,13 @@ class Adjoint(LinearOperator):
         super().__init__()
         self.operator = operator
         self.unitary, self.complex_input = operator.unitary, operator.complex_input
+        self.isometry, self.coisometry = operator.coisometry, operator.isometry
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.operator.adjoint(x)
+
+    def _to_size(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        return self.operator.adjoint(x, size)
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
         return self.operator(y)
@@ -145,7 +214,20 @@ class Adjoint(LinearOperator):
     def _norm(self) -> float | None:
         return self.operator._norm()
 
+    def output_size(self, size: Sequence[int] | None) -> Sequence[int] | None:
+        """Of the images of the operator."""
+        return self.operator.input_size(size)
+
+    def input_size(self, size: Sequence[int] | None = None) -> Sequence[int] | None:
+        """Of what the operator makes of such images."""
+        return self.operator.output_size(size)
+
     @property
     def T(self) -> LinearOperator:
         """The operator itself."""
         return self.operator
+
+
+def keeps_norms(a: LinearOperator, adjoint: bool = False) -> bool:
+    """Whether A, or its adjoint, is an isometry."""
+    return a.unitary or (a.coisometry if adjoint else a.isometry)

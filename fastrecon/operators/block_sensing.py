@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from fastrecon.checks import expect, kind
 from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.given import an_integer, finite_number, tensor_of
 from fastrecon.ops.block_product import block_product
 
 
@@ -17,13 +18,17 @@ def measurements(ratio: float, n: int = 1089) -> int:
     """Rows of Phi for a sampling `ratio` in percent of n pixels a block: 1, 4, 10, 25, 30, 40, 50% of 1089 are the
     published 10, 43, 109, 272, 327, 436, 545 (down for 1 and 4%, to the nearest for the others).
     """
-    expect(0 < ratio <= 100, "measurements", "ratio", "a number in (0, 100]", ratio)
+    good = finite_number(ratio) and 0 < ratio <= 100
+    expect(good, "measurements", "ratio", "a number in (0, 100]", ratio)
+    expect(an_integer(n, 1), "measurements", "n", "an integer >= 1", n)
     return max(1, int(ratio * n / 100 + (0 if ratio in (1, 4) else 0.5)))
 
 
 def random_phi(m: int, n: int = 1089, seed: int = 0) -> Tensor:
     """Gaussian sampling matrix [m, n] with orthonormal rows, float64; a seed gives the same anywhere, to rounding."""
-    expect(1 <= m <= n, "random_phi", "m", f"1 to n = {n} rows", m)
+    expect(an_integer(n, 1), "random_phi", "n", "an integer >= 1", n)
+    expect(an_integer(m, 1) and m <= n, "random_phi", "m", f"1 to n = {n} rows", m)
+    expect(an_integer(seed, 0) and seed < 2**32, "random_phi", "seed", "an integer in [0, 2^32)", seed)
     gaussian = np.random.RandomState(seed).standard_normal((n, m))  # the one NumPy stream that is frozen for good
     q, r = torch.linalg.qr(torch.from_numpy(gaussian))
     return torch.where(r.diagonal() < 0, -q, q).T.contiguous()
@@ -36,24 +41,24 @@ class BlockSensing(LinearOperator):
     image has the bits it has alone (`ops.block_product`).
 
     Args:
-        phi: sampling matrix [m, block * block]; an nn.Parameter is learned, anything else is a buffer.
+        phi: sampling matrix [m, block * block]; an nn.Parameter is learned, of anything else a copy is kept.
         block: side of a block in pixels.
+
+    Raises:
+        ValueError: phi is no such matrix, or an input has another shape, type or device.
     """
 
     phi: Tensor
 
     def __init__(self, phi: Any, block: int = 33):
         super().__init__()
-        matrix = torch.as_tensor(phi)
-        expect(
-            matrix.ndim == 2 and matrix.shape[1] == block * block and matrix.is_floating_point(),
-            "BlockSensing", "phi", f"a real matrix [m, {block * block}] for {block}x{block} blocks", matrix,
-        )  # fmt: skip
-        self.block = block
-        if isinstance(phi, nn.Parameter):
-            self.phi = phi
-        else:
-            self.register_buffer("phi", matrix.contiguous())
+        expect(an_integer(block, 1), "BlockSensing", "block", "a number of pixels >= 1", block)
+        expected = f"a real matrix [m, {block * block}] for {block}x{block} blocks"
+        matrix = tensor_of(phi, "BlockSensing", "phi", expected)
+        fits = matrix.ndim == 2 and matrix.shape[1] == block * block and matrix.is_floating_point()
+        expect(fits and len(matrix) > 0, "BlockSensing", "phi", expected, matrix)
+        self.block = int(block)
+        self.hold("phi", phi, matrix)
 
     def to_blocks(self, x: Tensor) -> Tensor:
         """Blocks [B, rows, cols, block * block] of images [B, 1, H, W], zeros beyond right and bottom edge."""
@@ -61,15 +66,15 @@ class BlockSensing(LinearOperator):
         if h % b or w % b:
             x = pad(x, (0, -w % b, 0, -h % b))
         rows, cols = x.shape[-2] // b, x.shape[-1] // b
-        return x.reshape(-1, rows, b, cols, b).transpose(2, 3).reshape(-1, rows, cols, b * b)
+        return x.reshape(len(x), rows, b, cols, b).transpose(2, 3).reshape(len(x), rows, cols, b * b)
 
     def to_image(self, blocks: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Images [B, 1, H, W] from their blocks [B, rows, cols, block * block], cropped to `size`."""
-        b, (_, rows, cols, _) = self.block, blocks.shape
+        b, (count, rows, cols, _) = self.block, blocks.shape
         if size is not None:
             fits = len(size) == 2 and all((k - 1) * b < s <= k * b for s, k in zip(size, (rows, cols), strict=True))
             expect(fits, "BlockSensing", "size", f"(H, W) of an image of {rows}x{cols} blocks of {b}x{b}", tuple(size))
-        x = blocks.reshape(-1, rows, cols, b, b).transpose(2, 3).reshape(-1, 1, rows * b, cols * b)
+        x = blocks.reshape(count, rows, cols, b, b).transpose(2, 3).reshape(count, 1, rows * b, cols * b)
         return x if size is None else x[..., : size[0], : size[1]].contiguous()
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -89,6 +94,12 @@ class BlockSensing(LinearOperator):
 
     def _norm(self) -> float:
         return torch.linalg.matrix_norm(self.phi.detach().double(), 2).item()
+
+    def output_size(self, size: Sequence[int] | None) -> None:
+        """None: measurements of blocks are no image."""
+
+    def input_size(self, size: Sequence[int] | None = None) -> None:
+        """None: images of several sizes have as many blocks."""
 
 
 def product_per_image(blocks: Tensor, matrix: Tensor) -> Tensor:

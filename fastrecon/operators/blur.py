@@ -1,24 +1,30 @@
 """Blur: convolution with a known kernel, through the Fourier transform."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
-from fastrecon.ops.layout import real_dtype
+from fastrecon.operators.fourier import COMPLEX
+from fastrecon.operators.given import Cache, alone, finite_number, tensor_of
+from fastrecon.operators.masks_of import each
+from fastrecon.ops.layout import DTYPES, real_dtype
 
 BOUNDARIES = ("circular", "zero")
 
 
 def gaussian_kernel(sigma: float, side: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A Gaussian of standard deviation `sigma` pixels on `side` x `side` pixels, `side` odd, with sum 1."""
-    expect(sigma > 0, "gaussian_kernel", "sigma", "a number > 0", sigma)
-    expect(side >= 1 and side % 2 == 1, "gaussian_kernel", "side", "an odd number >= 1", side)
-    t = torch.arange(side, dtype=torch.float64) - side // 2
+    expect(finite_number(sigma) and sigma > 0, "gaussian_kernel", "sigma", "a number > 0", sigma)
+    expect(finite_number(side) and side > 0 and side % 2 == 1, "gaussian_kernel", "side", "an odd number >= 1", side)
+    real = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    expect(real, "gaussian_kernel", "dtype", "a real dtype", dtype)
+    t = torch.arange(int(side), dtype=torch.float64) - side // 2
     profile = torch.exp(-t.square() / (2 * sigma**2))
     kernel = torch.outer(profile, profile)
     return (kernel / kernel.sum()).to(dtype)
@@ -27,73 +33,131 @@ def gaussian_kernel(sigma: float, side: int, dtype: torch.dtype = torch.float32)
 class Blur(LinearOperator):
     """y = kernel * x, of the size of x: [B, C, H, W] -> [B, C, H, W], real or complex, kernel centred.
 
-    Norm: the sum of a kernel >= 0 on a circular boundary; else by `norm(shape)`.
+    Norm: the sum of a kernel >= 0 on a circular boundary; else by `norm(shape)`. On the CPU an image has the bits it
+    has alone; on a GPU transforms of a batch agree with those to rounding.
+
+    The kernel's transform is kept for the last sizes of images. A kernel that changes is noticed, on a GPU unless it is
+    written through `kernel.data`.
 
     Args:
-        kernel: [h, w] with odd h and w, or one for each image [B, 1, h, w].
+        kernel: [h, w] with odd h and w, or one for each image [B, 1, h, w]; an nn.Parameter is learned, of anything
+            else a copy is kept.
         boundary: "circular", or "zero": the image is zero beyond its edges, and what blurs out of it is lost.
 
     Raises:
-        ValueError: the kernel has an even side or another shape, is larger than the image, or does not fit the batch.
+        ValueError: the kernel has an even side or another shape, is larger than the image, or does not fit the batch;
+            or an image is neither float32, float64, complex64 nor complex128.
     """
 
     kernel: Tensor
 
     def __init__(self, kernel: Any, boundary: str = "circular"):
         super().__init__()
-        k = torch.as_tensor(kernel)
-        odd = (k.ndim == 2 or (k.ndim == 4 and k.shape[1] == 1)) and k.shape[-1] % 2 == 1 and k.shape[-2] % 2 == 1
         expected = "a real kernel [h, w], or [B, 1, h, w], with odd h and w"
+        k = tensor_of(kernel, "Blur", "kernel", expected)
+        odd = (k.ndim == 2 or (k.ndim == 4 and k.shape[1] == 1)) and k.shape[-1] % 2 == 1 and k.shape[-2] % 2 == 1
         expect(odd and k.is_floating_point(), "Blur", "kernel", expected, k)
         expect(bool(torch.isfinite(k).all()), "Blur", "kernel", "finite numbers", "NaN or Inf")
-        expect(boundary in BOUNDARIES, "Blur", "boundary", " or ".join(BOUNDARIES), repr(boundary))
+        known = isinstance(boundary, str) and boundary in BOUNDARIES
+        expect(known, "Blur", "boundary", " or ".join(BOUNDARIES), repr(boundary))
         self.boundary = boundary
-        self.register_buffer("kernel", k[None, None] if k.ndim == 2 else k)
-        self._transfer: dict[tuple[Any, ...], tuple[Tensor, int, Tensor]] = {}
+        self.hold("kernel", kernel, each(k))
+        self._transfer = Cache()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves or converts the kernel: what was computed from it stays behind."""
+        self._transfer = Cache()
+        return super()._apply(fn, recurse)
 
     def transfer(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The kernel's Fourier transform [1 or B, 1, H, W // 2 + 1] for images of this size; kept for the next time."""
-        h, w = self.kernel.shape[-2:]
+        k = self.kernel
+        h, w = k.shape[-2:]
         fits = h <= size[0] and w <= size[1]
         expect(fits, "Blur", "x", f"an image at least as large as the {h}x{w} kernel", f"{size[0]}x{size[1]}")
-        k = self.kernel
+        state = state_of(k)
+        if state is None:
+            return _transfer(each(k), size, dtype)
         key = (*size, dtype, k.device)
-        source, version, transfer = self._transfer.get(key, (None, 0, k))
-        if source is not k or version != k._version:
-            whole = pad(k.to(dtype), (0, size[1] - w, 0, size[0] - h)).roll((-(h // 2), -(w // 2)), (-2, -1))
-            transfer = torch.fft.rfft2(whole)
-            self._transfer[key] = k, k._version, transfer  # every size stays: CUDA graphs read them where they lie
-        return transfer
+        captured = k.is_cuda and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+        kept = self._transfer.get(key, forever=captured)
+        if kept is None or not state(kept[0]):
+            with torch.no_grad(), torch.inference_mode(False):  # the next who asks may be training
+                kept = snapshot(k), _transfer(each(k.detach()), size, dtype)
+            self._transfer.put(key, kept)
+        return kept[1]
 
-    def _apply_kernel(self, x: Tensor, argument: str, conjugate: bool) -> Tensor:
+    def _convolve(self, x: Tensor, argument: str, conjugate: bool) -> Tensor:
         op = "Blur"
         expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", x)
-        b = len(self.kernel)
+        expect(x.dtype in DTYPES, op, argument, "float32, float64, complex64 or complex128", x)
+        b = len(each(self.kernel))
         expect(b in (1, len(x)), op, argument, f"a batch of {b}, one for each kernel", x)
         expect(x.device == self.kernel.device, op, argument, f"a tensor on {self.kernel.device}", x)
-        if x.is_complex():
-            parts = (self._apply_kernel(t, argument, conjugate) for t in (x.real, x.imag))
-            return torch.complex(*parts)
         h, w = x.shape[-2:]
         more = (0, 0) if self.boundary == "circular" else (self.kernel.shape[-2] // 2, self.kernel.shape[-1] // 2)
         size = (h + more[0], w + more[1])  # enough zeros for what wraps around to fall on them
         transfer = self.transfer(size, real_dtype(x))
-        k = torch.fft.rfft2(x, s=size) * (transfer.conj() if conjugate else transfer)
-        return torch.fft.irfft2(k, s=size)[..., :h, :w]
+        if x.shape[0] == 0 or x.shape[1] == 0:  # transforms take no empty batch
+            return x.clone()
+        transfer = transfer.conj() if conjugate else transfer
+
+        def one(x: Tensor, transfer: Tensor) -> Tensor:
+            if x.is_complex():
+                return torch.complex(one(x.real, transfer), one(x.imag, transfer))
+            return torch.fft.irfft2(torch.fft.rfft2(x, s=size) * transfer, s=size)[..., :h, :w]
+
+        return alone(one, x, transfer)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._apply_kernel(x, "x", False)
+        return self._convolve(x, "x", False)
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
-        return self._apply_kernel(y, "y", True)
+        result = self._convolve(y, "y", True)
+        self._same_size(size, y)
+        return result
 
     def _norm(self) -> float | None:
-        known = self.boundary == "circular" and bool((self.kernel >= 0).all())
-        return self.kernel.double().sum((-2, -1)).max().item() if known else None
+        k = each(self.kernel.detach())
+        if len(k) == 0:
+            return 0.0
+        known = self.boundary == "circular" and bool((k >= 0).all())
+        return k.double().sum((-2, -1)).max().item() if known else None
 
-    @torch.no_grad()
-    def norm(self, shape: Sequence[int] | None = None, tol: float = 1e-6, max_iterations: int = 1000) -> float:
-        """The largest singular value; exact for circular boundaries, where it is the largest transfer."""
-        if self._norm() is None and self.boundary == "circular" and shape is not None:
+    def _norm_of(self, shape: Sequence[int]) -> float | None:
+        known = self._norm()
+        if known is None and self.boundary == "circular" and len(shape) > 1:  # the largest transfer
             return self.transfer(shape[-2:], torch.float64).abs().max().item()
-        return super().norm(shape, tol, max_iterations)
+        return known
+
+
+def _transfer(kernel: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The Fourier transform of a kernel [B, 1, h, w], its middle at (0, 0) of `size`."""
+    h, w = kernel.shape[-2:]
+    whole = pad(kernel.to(dtype), (0, size[1] - w, 0, size[0] - h)).roll((-(h // 2), -(w // 2)), (-2, -1))
+    return torch.fft.rfft2(whole) if len(whole) else whole.to(COMPLEX[dtype])[..., : size[1] // 2 + 1]
+
+
+def snapshot(k: Tensor) -> Any:
+    """What tells a tensor from itself after a change: its numbers; on a GPU, where the host would have to wait for
+    them, itself and how often it was written.
+    """
+    return k.detach().clone() if _readable(k) else (k, k._version)
+
+
+def state_of(k: Tensor) -> Callable[[Any], bool] | None:
+    """Whether a snapshot is still that of k; None where results of k must not be kept: they are differentiated, or
+    traced.
+    """
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or (k.requires_grad and torch.is_grad_enabled()) or wrapped(k):
+        return None
+    if forward_ad.unpack_dual(k).tangent is not None:
+        return None
+    if _readable(k):
+        return lambda old: isinstance(old, Tensor) and torch.equal(old, k)
+    return None if k.is_inference() else lambda old: old[0] is k and old[1] == k._version
+
+
+def _readable(k: Tensor) -> bool:
+    return k.device.type == "cpu" and type(k) in (Tensor, nn.Parameter)

@@ -1,20 +1,25 @@
 """Synthesis with a dictionary: y = A z, one code a row."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastrecon.checks import expect, kind
 from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.given import tensor_of
+from fastrecon.ops.block_product import block_product
 
 
 class Dictionary(LinearOperator):
     """y = A z for codes z [..., d]: [..., m]; the adjoint takes signals [..., m] to [..., d].
 
+    Every sample z [i] of a batch has the bits it has alone (`ops.block_product`).
+
     Args:
-        atoms: A [m, d], an atom a column; an nn.Parameter is learned, anything else is a buffer.
+        atoms: A [m, d], an atom a column; an nn.Parameter is learned, of anything else a copy is kept.
 
     Raises:
         ValueError: A is no real matrix, or an input has another size, type or device.
@@ -24,21 +29,18 @@ class Dictionary(LinearOperator):
 
     def __init__(self, atoms: Any):
         super().__init__()
-        matrix = torch.as_tensor(atoms)
+        matrix = tensor_of(atoms, "Dictionary", "atoms", "a real matrix [m, d]")
         real = matrix.ndim == 2 and matrix.is_floating_point() and matrix.numel() > 0
         expect(real, "Dictionary", "atoms", "a real matrix [m, d]", matrix)
-        if isinstance(atoms, nn.Parameter):
-            self.atoms = atoms
-        else:
-            self.register_buffer("atoms", matrix.contiguous())
+        self.hold("atoms", atoms, matrix)
 
     def _forward(self, x: Tensor) -> Tensor:
         self._check(x, "z", self.atoms.shape[1])
-        return x @ self.atoms.T
+        return product(x, self.atoms.T)
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
         self._check(y, "y", self.atoms.shape[0])
-        return y @ self.atoms
+        return product(y, self.atoms)
 
     def _check(self, t: Tensor, argument: str, length: int) -> None:
         fits = t.ndim >= 1 and t.shape[-1] == length and t.dtype == self.atoms.dtype and t.device == self.atoms.device
@@ -46,3 +48,15 @@ class Dictionary(LinearOperator):
 
     def _norm(self) -> float:
         return torch.linalg.matrix_norm(self.atoms.detach().double(), 2).item()
+
+    def output_size(self, size: Sequence[int] | None) -> None:
+        """None: codes are no images."""
+
+    def input_size(self, size: Sequence[int] | None = None) -> None:
+        """None: codes are no images."""
+
+
+def product(t: Tensor, matrix: Tensor) -> Tensor:
+    """t [..., k] times matrix [k, l]: [..., l], sample by sample of the first dimension."""
+    samples, inner = (t.shape[0] if t.ndim > 1 else 1), math.prod(t.shape[1:-1])
+    return block_product(t.reshape(samples, inner, t.shape[-1]), matrix).reshape(*t.shape[:-1], matrix.shape[1])

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.masks_of import fit, mask_of
+from fastrecon.operators.given import alone, tensor_of
+from fastrecon.operators.masks_of import fit, largest, mask_of
 
 AXES = (-2, -1)
+KINDS = "float32, float64, complex64 or complex128"
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}  # of the numbers that it takes
 
 
 class Fourier(LinearOperator):
@@ -23,13 +27,15 @@ class Fourier(LinearOperator):
         mask: m, 1 where sampled and 0 elsewhere (or weights >= 0): [H, W], or one for each image [B, 1, H, W].
         centred: whether the zero frequency of mask and k-space lies in the middle, at (H // 2, W // 2); else at (0, 0).
         sensitivities: s, complex maps [coils, H, W], or for each image [B, coils, H, W]; None for a single coil of
-            sensitivity 1.
+            sensitivity 1. A mask or maps that are an nn.Parameter are learned, of anything else a copy is kept.
+
+    On the CPU an image has the bits it has alone; on a GPU transforms of a batch agree with those to rounding.
 
     Norm: the largest weight; with sensitivities there is no closed form, since the mask couples them, and at most the
     largest weight times the largest root of sum |s|^2.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes or types do not fit, or maps are not finite.
     """
 
     mask: Tensor
@@ -38,41 +44,81 @@ class Fourier(LinearOperator):
 
     def __init__(self, mask: Any, centred: bool = False, sensitivities: Any = None):
         super().__init__()
-        self.centred = centred
-        self.register_buffer("mask", mask_of(mask, "Fourier"))
+        expect(isinstance(centred, bool | np.bool_), "Fourier", "centred", "True or False", centred)
+        self.centred = bool(centred)
+        self.hold("mask", mask, mask_of(mask, "Fourier"))
         if sensitivities is None:
             self.sensitivities = None
             return
-        maps = torch.as_tensor(sensitivities)
-        fits = maps.is_complex() and maps.ndim in (3, 4) and maps.shape[-2:] == self.mask.shape[-2:]
         h, w = self.mask.shape[-2:]
         expected = f"complex maps [coils, {h}, {w}] or [B, coils, {h}, {w}]"
-        expect(fits, "Fourier", "sensitivities", expected, maps)
-        self.register_buffer("sensitivities", (maps[None] if maps.ndim == 3 else maps).contiguous())
+        maps = tensor_of(sensitivities, "Fourier", "sensitivities", expected)
+        fits = maps.is_complex() and maps.ndim in (3, 4) and maps.shape[-2:] == self.mask.shape[-2:]
+        expect(fits and maps.shape[-3] > 0, "Fourier", "sensitivities", expected, maps)
+        expect(bool(torch.isfinite(maps).all()), "Fourier", "sensitivities", "finite numbers", "NaN or Inf")
+        self.hold("sensitivities", sensitivities, maps[None] if maps.ndim == 3 else maps)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves or converts masks and maps: `.to(torch.float32)` gives complex maps that precision, not one part."""
+
+        def parts(t: Tensor) -> Tensor:
+            if not t.is_complex():
+                return fn(t)
+            real = fn(torch.view_as_real(t))
+            return fn(t) if real.is_complex() else torch.view_as_complex(real)
+
+        return super()._apply(parts, recurse)
 
     def _maps(self, x: Tensor, argument: str) -> Tensor | None:
         """Sensitivities in the precision of x."""
         s = self.sensitivities
         if s is None:
             return None
+        s = s[None] if s.ndim == 3 else s  # maps that are learned are kept as they came
         expect(len(s) in (1, len(x)), "Fourier", argument, f"a batch of {len(s)}, as the sensitivities", x)
         return s.to(x.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
         expect(x.ndim == 4 and x.shape[1] == 1, "Fourier", "x", "images [B, 1, H, W]", x)
-        if not x.is_complex():
-            x = x.to(x.dtype.to_complex())
+        expect(x.dtype in COMPLEX or x.dtype in COMPLEX.values(), "Fourier", "x", KINDS, x)
+        x = x.to(COMPLEX.get(x.dtype, x.dtype))
         mask, maps = fit(self.mask, x, "Fourier", "x"), self._maps(x, "x")
-        k = torch.fft.fft2(x if maps is None else maps * x, norm="ortho")
+        if len(x) == 0:  # transforms take no empty batch
+            return x.expand(0, self._coils(), *x.shape[2:]).clone()
+        k = alone(_transform, x) if maps is None else alone(lambda x, s: _transform(s * x), x, maps)
         return mask * (torch.fft.fftshift(k, AXES) if self.centred else k)
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
-        coils = 1 if self.sensitivities is None else self.sensitivities.shape[1]
-        fits = y.ndim == 4 and y.shape[1] == coils and y.is_complex()
-        expect(fits, "Fourier", "y", f"complex k-space [B, {coils}, H, W]", y)
+        coils = self._coils()
+        fits = y.ndim == 4 and y.shape[1] == coils and y.dtype in COMPLEX.values()
+        expect(fits, "Fourier", "y", f"complex k-space [B, {coils}, H, W], complex64 or complex128", y)
         k, maps = fit(self.mask, y, "Fourier", "y") * y, self._maps(y, "y")
-        x = torch.fft.ifft2(torch.fft.ifftshift(k, AXES) if self.centred else k, norm="ortho")
-        return x if maps is None else (maps.conj() * x).sum(1, keepdim=True)
+        self._same_size(size, y)
+        if len(k) == 0:
+            return k[:, :1].clone()
+        k = torch.fft.ifftshift(k, AXES) if self.centred else k
+        if maps is None:
+            return alone(_back, k)
+        return alone(lambda k, s: (s.conj() * _back(k)).sum(1, keepdim=True), k, maps)
+
+    def _coils(self) -> int:
+        return 1 if self.sensitivities is None else self.sensitivities.shape[-3]
 
     def _norm(self) -> float | None:
-        return self.mask.max().item() if self.sensitivities is None else None
+        return largest(self.mask) if self.sensitivities is None else None
+
+    def output_size(self, size: Sequence[int] | None) -> Sequence[int]:
+        """(H, W) of the mask."""
+        return self.mask.shape[-2:]
+
+    def input_size(self, size: Sequence[int] | None = None) -> Sequence[int]:
+        """(H, W) of the mask."""
+        return self.mask.shape[-2:]
+
+
+def _transform(x: Tensor) -> Tensor:
+    return torch.fft.fft2(x, norm="ortho")
+
+
+def _back(k: Tensor) -> Tensor:
+    return torch.fft.ifft2(k, norm="ortho")

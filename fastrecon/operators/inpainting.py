@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.masks_of import fit, mask_of
+from fastrecon.operators.masks_of import fit, largest, mask_of
 
 
 class Inpainting(LinearOperator):
@@ -14,6 +14,7 @@ class Inpainting(LinearOperator):
 
     Args:
         mask: m, 1 where a pixel is known and 0 elsewhere (or weights >= 0): [H, W], or one for each image [B, 1, H, W].
+            An nn.Parameter is learned, of anything else a copy is kept.
 
     Raises:
         ValueError: the mask has another shape or negative values, or an image does not fit it.
@@ -23,13 +24,22 @@ class Inpainting(LinearOperator):
 
     def __init__(self, mask: Any):
         super().__init__()
-        self.register_buffer("mask", mask_of(mask, "Inpainting"))
+        self.hold("mask", mask, mask_of(mask, "Inpainting"))
 
     def _forward(self, x: Tensor) -> Tensor:
         return x * fit(self.mask, x, "Inpainting", "x")
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+        self._same_size(size, y)
         return y * fit(self.mask, y, "Inpainting", "y")
 
     def _norm(self) -> float:
-        return self.mask.max().item()
+        return largest(self.mask)
+
+    def output_size(self, size: Sequence[int] | None) -> Sequence[int]:
+        """(H, W) of the mask."""
+        return self.mask.shape[-2:]
+
+    def input_size(self, size: Sequence[int] | None = None) -> Sequence[int]:
+        """(H, W) of the mask."""
+        return self.mask.shape[-2:]

@@ -11,8 +11,9 @@ from torch import Tensor
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator, through
 from fastrecon.operators.filters import FILTERS, filtered, view_weights
+from fastrecon.operators.given import Cache, alone, an_integer, finite_number
 from fastrecon.ops import Rays, fan_rays, parallel_rays, radon, radon_adjoint
-from fastrecon.ops.rays import offsets
+from fastrecon.ops.rays import check_angles, check_beam, farthest, offsets
 
 FINER = (
     4  # filtered projections are back-projected at a quarter of the spacing: Joseph's weights then add up to 1 +- 1%
@@ -22,61 +23,97 @@ FINER = (
 class Radon(LinearOperator):
     """Line integrals of images: [B, C, H, W] -> [B, C, views, detectors]; `adjoint` is exact to rounding.
 
-    Pixel (i, j) has its centre at x = (j - (W-1)/2) p, y = ((H-1)/2 - i) p. A parallel view at angle t measures along
-    x cos t + y sin t = s. A fan has its source at source_distance (sin t, -cos t) and its central ray is the parallel
-    one; its detectors lie detector_distance behind the centre of rotation. Model: `fastrecon.ops.radon`.
+    The scanner turns about (row, column) `centre`: pixel (i, j) has its centre at x = (j - column) p, y = (row - i) p.
+    A parallel view at angle t measures along x cos t + y sin t = s. A fan has its source at
+    source_distance (sin t, -cos t) and its central ray is the parallel one; its detectors lie detector_distance behind
+    the centre of rotation. Detector d of D lies at s = (d - (D-1)/2) spacing + offset, on the fan's line or arc
+    likewise. These are the directions of astra's `parallel` and `fanflat`, whose angles can be taken as they are (its
+    images turn about their middle); for scikit-image see `like_skimage`. Model: `fastrecon.ops.radon`.
 
     Args:
         size: (H, W) of the images in pixels.
         angles: of the views in radians, any; or their number, then evenly over half a turn (parallel) or a full one.
         detectors: how many; None takes the smallest odd number that sees the whole image in every view.
-        spacing: of the detectors, in the unit of `pixel`; None takes one pixel at the centre of rotation.
+        spacing: of the detectors, from the middle of one to the next, in the unit of `pixel`; None takes one pixel at
+            the centre of rotation.
         geometry: "parallel" or "fan".
         source_distance: from the source to the centre of rotation: outside the image. Fan only.
         detector_distance: from the centre of rotation to the detectors, >= 0. Fan only.
         curved: the fan's detectors lie on an arc around the source instead of a line.
         pixel: side of a pixel, in the unit that integrals shall have.
+        centre: (row, column) that the scanner turns about, in pixels, also between them; None for the middle of the
+            image, ((H-1)/2, (W-1)/2).
+        offset: of the middle of the detectors from the central ray, in the unit of `pixel`.
 
     Raises:
-        ValueError: an argument is out of range or does not fit the others.
+        ValueError: an argument is out of range or does not fit the others, or angles want gradients.
     """
 
     def __init__(
         self, size: Sequence[int], angles: int | Sequence[float] | Tensor, detectors: int | None = None,
         spacing: float | None = None, geometry: Literal["parallel", "fan"] = "parallel", *,
         source_distance: float | None = None, detector_distance: float = 0.0, curved: bool = False, pixel: float = 1.0,
+        centre: Sequence[float] | None = None, offset: float = 0.0,
     ):  # fmt: skip
         super().__init__()
-        op, fan = "Radon", geometry == "fan"
-        expect(len(size) == 2 and min(size) > 0, op, "size", "(H, W), both > 0", tuple(size))
-        expect(geometry in ("parallel", "fan"), op, "geometry", "parallel or fan", geometry)
-        expect(pixel > 0, op, "pixel", "a length > 0", pixel)
-        expect(fan or not curved, op, "curved", "False for parallel beams", curved)
-        radius = math.hypot(*size) / 2 * pixel
-        if fan:
-            outside = source_distance is not None and source_distance > radius
-            expect(outside, op, "source_distance", f"more than {radius:.6g}, outside the image", source_distance)
-            expect(detector_distance >= 0, op, "detector_distance", "a length >= 0", detector_distance)
-        else:
+        op, fan = "Radon", isinstance(geometry, str) and geometry == "fan"
+        expect(
+            fan or (isinstance(geometry, str) and geometry == "parallel"), op, "geometry", "parallel or fan", geometry
+        )
+        if not fan:
+            expect(curved is False, op, "curved", "False for parallel beams", curved)
             expect(source_distance is None, op, "source_distance", "None for parallel beams", source_distance)
-        self.size, self.geometry, self.curved, self.pixel = (size[0], size[1]), geometry, curved, float(pixel)
+            none = finite_number(detector_distance) and detector_distance == 0
+            expect(none, op, "detector_distance", "0 for parallel beams", detector_distance)
+        beam = detectors, spacing, pixel, centre, offset, fan, curved, source_distance, detector_distance
+        self.centre = check_beam(op, size, *beam)
+        self.size, self.geometry, self.curved, self.pixel = (int(size[0]), int(size[1])), geometry, curved, float(pixel)
+        self.offset = float(offset)
         self.source_distance = float(source_distance or 0.0)
         self.detector_distance = float(detector_distance)
         self.magnification = 1 + self.detector_distance / self.source_distance if fan else 1.0
-        self.spacing = float(spacing) if spacing is not None else pixel * self.magnification
-        expect(self.spacing > 0, op, "spacing", "a length > 0", spacing)
+        self.spacing = float(spacing) if spacing is not None else self.pixel * self.magnification
         self.angles = self._angles(angles)
         if detectors is None:
+            radius = farthest(self.size, self.centre) * self.pixel
             half = math.asin(radius / self.source_distance) if fan else 0.0
             seen = (half if curved else math.tan(half)) * self.reach if fan else radius
-            detectors = 2 * math.ceil(seen / self.spacing) + 1
-        expect(detectors > 0, op, "detectors", "a number > 0", detectors)
-        self.detectors = detectors
-        aperture = math.degrees((detectors - 1) * self.spacing / self.reach) if curved else 0.0
-        expect(aperture < 180, op, "detectors", "an arc of less than 180 degrees", f"{aperture:.6g} degrees")
+            detectors = 2 * math.ceil((seen + abs(self.offset)) / self.spacing) + 1
+        beam = detectors, self.spacing, *beam[2:]
+        check_beam(op, self.size, *beam)  # an arc of as many detectors may go too far round
+        self.detectors = int(detectors)
         # Plain attributes: buffers would lose their float64 in .float()
-        self.rays = self._rays(detectors, self.spacing)
+        self.rays = self._rays(self.detectors, self.spacing)
+        self._moved = Cache()  # rays on other devices
         self._known_norm: float | None = None
+
+    @classmethod
+    def like_skimage(
+        cls, size: Sequence[int], theta: Sequence[float] | Tensor | None = None, circle: bool = True
+    ) -> "Radon":
+        """The geometry of `skimage.transform.radon(image, theta, circle)`, which gives y.T of what this gives.
+
+        scikit-image turns about pixel N // 2, which is half a pixel from the middle where N is even. It interpolates
+        the turned image, so that its numbers are about half a percent from these on a phantom.
+
+        Args:
+            size: (H, W) of the images.
+            theta: angles in degrees; None for 0, 1, ..., 179.
+            circle: whether images are 0 outside the circle that fits in: then there are min(H, W) detectors, and of
+                an image that is not square the middle counts. Else as many as the diagonal of the longer side.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        op = "Radon.like_skimage"
+        expect(isinstance(circle, bool | np.bool_), op, "circle", "True or False", circle)
+        check_beam(op, size, None, None, 1.0, None, 0.0)
+        degrees = torch.arange(180, dtype=torch.float64) if theta is None else check_angles(op, theta)
+        count = min(size) if circle else math.ceil(math.sqrt(2) * max(size))
+        before = [-(-(n - count) // 2) if circle else 0 for n in size]  # rows and columns that it leaves out
+        centre = [b + (count if circle else n) // 2 for n, b in zip(size, before, strict=True)]
+        middle = (count - 1) / 2 - count // 2  # its detector N // 2 sees the centre
+        return cls(size, degrees.deg2rad(), count, 1.0, centre=centre, offset=middle)
 
     @property
     def reach(self) -> float:
@@ -84,25 +121,29 @@ class Radon(LinearOperator):
         return self.source_distance + self.detector_distance
 
     def _angles(self, angles: int | Sequence[float] | Tensor) -> Tensor:
-        if isinstance(angles, int | np.integer):
-            expect(angles > 0, "Radon", "angles", "a number of views > 0, or their angles", angles)
+        if an_integer(angles, -(2**62)) or isinstance(angles, bool):
+            expect(an_integer(angles, 1), "Radon", "angles", "a number of views > 0, or their angles", angles)
             turn = 2 * math.pi if self.geometry == "fan" else math.pi
-            return torch.arange(int(angles), dtype=torch.float64) * (turn / int(angles))
-        t = torch.as_tensor(angles, dtype=torch.float64).cpu()
-        expect(t.ndim == 1 and len(t) > 0, "Radon", "angles", "at least one angle, in one dimension", tuple(t.shape))
-        expect(bool(t.isfinite().all()), "Radon", "angles", "finite numbers", "nan or inf")
-        return t
+            return torch.arange(int(angles), dtype=torch.float64) * (turn / int(angles))  # type: ignore[arg-type]
+        return check_angles("Radon", angles)
 
     def _rays(self, detectors: int, spacing: float) -> Rays:
+        place: Any = {"centre": self.centre, "offset": self.offset}
         if self.geometry == "parallel":
-            return parallel_rays(self.size, self.angles, detectors, spacing, self.pixel)
+            return parallel_rays(self.size, self.angles, detectors, spacing, self.pixel, **place)
         distances = self.source_distance, self.detector_distance
-        return fan_rays(self.size, self.angles, detectors, spacing, *distances, self.curved, self.pixel)
+        return fan_rays(self.size, self.angles, detectors, spacing, *distances, self.curved, self.pixel, **place)
 
     def _rays_on(self, device: torch.device) -> Rays:
-        if self.rays.lines.device != device:
-            self.rays = self.rays.to(device)
-        return self.rays
+        rays = self.rays
+        if rays.lines.device != device:
+            moved = self._moved.get(device)
+            if moved is None:
+                with torch.inference_mode(False):
+                    moved = rays.to(device)
+                self._moved.put(device, moved)
+            self.rays = rays = moved
+        return rays
 
     def _forward(self, x: Tensor) -> Tensor:
         _check("x", x, self.size)
@@ -116,6 +157,10 @@ class Radon(LinearOperator):
     def output_size(self, size: Sequence[int] | None) -> Sequence[int]:
         """(views, detectors)."""
         return len(self.angles), self.detectors
+
+    def input_size(self, size: Sequence[int] | None = None) -> Sequence[int]:
+        """(H, W)."""
+        return self.size
 
     def _norm(self) -> float:
         """By power iteration, once; a constant image is near the answer, since all weights are >= 0."""
@@ -136,7 +181,8 @@ class Radon(LinearOperator):
     def fbp(self, y: Any, filter: str = "ramp") -> Any:
         """Filtered back-projection: an image whose integrals are about y, to start iterations from.
 
-        Views must cover half a turn (parallel) or a full turn (fan), evenly or not. Source: Kak & Slaney, Principles of
+        Views must cover half a turn (parallel) or a full turn (fan), evenly or not, and each must see the whole image,
+        also where `offset` moves the detectors aside. Source: Kak & Slaney, Principles of
         Computerized Tomographic Imaging (1988), eq. (3.21), (3.60), (3.103).
 
         Args:
@@ -149,23 +195,28 @@ class Radon(LinearOperator):
         Raises:
             ValueError: y does not fit the geometry, or there is no such filter.
         """
-        expect(filter in FILTERS, "Radon.fbp", "filter", f"one of {', '.join(FILTERS)}", filter)
-        return through(y, lambda t: self._fbp(t, filter))
+        known = isinstance(filter, str) and filter in FILTERS
+        expect(known, "Radon.fbp", "filter", f"one of {', '.join(FILTERS)}", filter)
+        return through(y, lambda t: self._fbp(t, filter), "Radon.fbp", "y")
 
     def _fbp(self, y: Tensor, window: str) -> Tensor:
         _check("y", y, (len(self.angles), self.detectors))
+        if y.numel() == 0:
+            return self._adjoint(y, None)  # as empty
         weights = view_weights(self.angles, math.pi if self.geometry == "parallel" else 2 * math.pi).to(y)[:, None]
         rays = self._rays(FINER * (self.detectors - 1) + 1, self.spacing / FINER).to(y.device)
         if self.geometry == "parallel":
-            q = filtered(y, self.spacing, window, FINER)
+            q = alone(lambda t: filtered(t, self.spacing, window, FINER), y)
             return radon_adjoint(weights * q, rays) * (self.spacing / FINER / self.pixel**2)
-        w, fine = offsets(self.detectors, self.spacing), offsets(rays.axis.shape[1], self.spacing / FINER)
+        w = offsets(self.detectors, self.spacing, self.offset)
+        fine = offsets(rays.axis.shape[1], self.spacing / FINER, self.offset)
         if self.curved:  # steps are angles
             step, gamma, along = self.spacing / self.reach, w / self.reach, torch.ones_like(fine)
         else:  # steps are lengths at the centre of rotation
             step, gamma = self.spacing / self.magnification, torch.atan(w / self.reach)
             along = torch.cos(torch.atan(fine / self.reach))
-        q = filtered(y * gamma.cos().to(y), step, window, FINER, on_arc=self.curved) * along.to(y) * (weights / 2)
+        q = alone(lambda t: filtered(t, step, window, FINER, on_arc=self.curved), y * gamma.cos().to(y))
+        q = q * along.to(y) * (weights / 2)
         x = y.new_zeros(*y.shape[:2], *self.size)
         for view, t in enumerate(self.angles.tolist()):  # weights depend on pixel and view: one view at a time
             x += radon_adjoint(q[:, :, view : view + 1], rays.views(slice(view, view + 1))) * self._nearness(t, x)
@@ -174,8 +225,10 @@ class Radon(LinearOperator):
     def _nearness(self, t: float, like: Tensor) -> Tensor:
         """source_distance / distance [H, W] of the pixels from the source at angle t: along the central ray, or on an
         arc as the crow flies."""
-        x, y = (offsets(n, self.pixel).to(like) for n in (self.size[1], self.size[0]))
-        y = -y[:, None]
+        row, column = (
+            (torch.arange(n, dtype=torch.float64) - c) * self.pixel for n, c in zip(self.size, self.centre, strict=True)
+        )
+        x, y = column.to(like), -row.to(like)[:, None]
         depth = self.source_distance - x * math.sin(t) + y * math.cos(t)
         if self.curved:
             depth = torch.hypot(depth, x * math.cos(t) + y * math.sin(t))

@@ -3,37 +3,86 @@
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.nn.functional import pad
 
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.given import a_size, an_integer
 from fastrecon.ops.dwt2 import dwt2, idwt2
-from fastrecon.ops.wavelets import lowpass
+from fastrecon.ops.wavelets import FAMILIES, lowpass
+
+DEEPEST = 30  # levels: more would need images of 2^30 pixels a side
 
 
 class Wavelet(LinearOperator):
-    """W: images [B, C, H, W] to coefficients [B, C, H, W] in Mallat's layout; orthonormal, so W.T is its inverse.
+    """W: images [B, C, H, W] to coefficients [B, C, H', W'] in Mallat's layout, boundaries periodic.
 
-    A problem in coefficients c = W x is `A @ Wavelet("sym4", 3).T`.
+    H' and W' are H and W rounded up to multiples of 2^level: other images are filled up with zeros at the right and the
+    bottom, and the adjoint cuts these off. So |W x| = |x| and W.T undoes W at every size; where H' = H and W' = W the
+    transform is orthonormal, and W undoes W.T as well.
+
+    A problem in coefficients c is `A @ Wavelet("sym4", 3).T`. How much to cut off is known from A where it is made for
+    one size (Inpainting, Fourier, Radon), from `size` of the adjoint, or from `size` here: needed for Blur and
+    BlockSensing of images that are filled up. Unless it is known, nothing is cut off.
 
     Args:
         name: haar, db1 to db38, sym2 to sym20, coif1 to coif17.
-        level: levels; heights and widths must be divisible by 2^level.
+        level: levels, 0 to 30; an image has more than 2^level / 2 pixels a side, at least.
+        size: (H, W) of the images; None for any.
 
     Raises:
         ValueError: the wavelet is unknown or not orthonormal, or an image's size does not fit.
     """
 
-    unitary = True
+    isometry = True
 
-    def __init__(self, name: str = "sym4", level: int = 3):
+    def __init__(self, name: str = "sym4", level: int = 3, size: Sequence[int] | None = None):
         super().__init__()
+        op = "Wavelet"
+        expect(isinstance(name, str), op, "name", f"an orthonormal wavelet ({FAMILIES})", name)
+        expect(an_integer(level, 0) and level <= DEEPEST, op, "level", f"an integer in [0, {DEEPEST}]", level)
+        if size is not None:
+            a_size(size, op)
+            size = int(size[0]), int(size[1])
         lowpass(name)
-        self.name, self.level = name, level
+        self.name, self.level, self.size = name, int(level), size
+        self.unitary = size is None or tuple(size) == self._filled(size, "size")
+
+    def _filled(self, size: Sequence[int], argument: str) -> tuple[int, int]:
+        """(H', W')."""
+        step = 1 << self.level
+        least = f"images of more than {step // 2} pixels a side for {self.level} levels"
+        expect(2 * min(size) > step or step == 1, "Wavelet", argument, least, f"{size[0]}x{size[1]}")
+        return size[0] + -size[0] % step, size[1] + -size[1] % step
 
     def _forward(self, x: Tensor) -> Tensor:
+        expect(x.ndim == 4, "Wavelet", "x", "images [B, C, H, W]", x)
+        h, w = x.shape[2:]
+        own = self.size
+        expect(own is None or (h, w) == own, "Wavelet", "x", f"images of {own}", x)
+        height, width = self._filled((h, w), "x")
+        if (height, width) != (h, w):
+            x = pad(x, (0, width - w, 0, height - h))
         return dwt2(x, self.name, self.level)
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
-        return idwt2(y, self.name, self.level)
+        x = idwt2(y, self.name, self.level)
+        size = self.size if size is None else size
+        if size is None:
+            return x
+        filled = self._filled(size, "size")
+        expect(self.size is None or tuple(size) == self.size, "Wavelet", "size", f"{self.size} or None", size)
+        expect(filled == x.shape[2:], "Wavelet", "y", f"coefficients [B, C, {filled[0]}, {filled[1]}]", y)
+        return x if filled == tuple(size) else x[..., : size[0], : size[1]].contiguous()
 
     def _norm(self) -> float:
         return 1.0
+
+    def output_size(self, size: Sequence[int] | None) -> Sequence[int] | None:
+        """(H', W')."""
+        size = self.size if size is None else size
+        return None if size is None else self._filled(size, "size")
+
+    def input_size(self, size: Sequence[int] | None = None) -> Sequence[int] | None:
+        """(H, W), where it was given."""
+        return self.size

@@ -1,0 +1,85 @@
+"""What operators are given: numbers and arrays, and what they keep of them."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrecon.checks import expect
+from fastrecon.ops.rays import an_integer, finite_number
+
+__all__ = ["Cache", "a_size", "alone", "an_integer", "finite_number", "tensor_of"]
+
+
+def a_size(size: Any, op: str) -> None:
+    """Raises ValueError unless `size` is (H, W)."""
+    fits = isinstance(size, Sequence) and len(size) == 2 and all(an_integer(n, 0) for n in size)
+    expect(fits, op, "size", "(H, W), two integers", size)
+
+
+def tensor_of(value: Any, op: str, argument: str, expected: str) -> Tensor:
+    """`value`, a tensor, an array or nested numbers, as a tensor, which may share its memory.
+
+    Raises:
+        ValueError: it is nothing of that kind, or a masked array, whose mask would be lost.
+    """
+    if isinstance(value, Tensor):
+        expect(value.layout == torch.strided and not value.is_quantized, op, argument, expected, value.layout)
+        return value
+    expect(not isinstance(value, np.ma.MaskedArray), op, argument, expected, "a masked array: fill it first")
+    try:
+        if isinstance(value, np.ndarray):  # torch has neither read-only nor reversed nor foreign-endian arrays
+            return torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+        return torch.from_dlpack(value) if hasattr(value, "__dlpack__") else torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError, BufferError):
+        expect(False, op, argument, expected, f"a {type(value).__name__} that is no array of numbers")
+        raise
+
+
+def alone(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+    """function(x, ...) of every image of x [B, ...] on its own; the others are batches of B or of 1.
+
+    Vendors' transforms of several images, and even products of complex numbers, which round otherwise at the end of an
+    array than in its middle, would give an image other bits in another batch. A copy lies where every allocation does.
+    On a GPU a launch an image costs more than that is worth.
+    """
+    x = batches[0]
+    if x.is_cuda:
+        return function(*batches)
+    one = [[t.narrow(0, i if len(t) > 1 else 0, 1) for t in batches] for i in range(len(x))]
+    parts = [function(first.clone(memory_format=torch.contiguous_format), *others) for first, *others in one]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class Cache:
+    """What an operator computed from its own tensors, the last `limit` of them: not copied, not saved with it."""
+
+    def __init__(self, limit: int = 8):
+        self.limit, self.lock, self.entries = limit, Lock(), OrderedDict[Any, Any]()
+        self.pinned: set[Any] = set()
+
+    def get(self, key: Any, forever: bool = False) -> Any:
+        """What was put there, or None; `forever` for CUDA graphs, which read it where it lies, unseen."""
+        with self.lock:
+            if forever:
+                self.pinned.add(key)
+            if key in self.entries:
+                self.entries.move_to_end(key)
+            return self.entries.get(key)
+
+    def put(self, key: Any, value: Any) -> None:
+        """Keeps `value`, and forgets what has not been asked for the longest."""
+        with self.lock:
+            self.entries[key] = value
+            self.entries.move_to_end(key)
+            loose = [k for k in self.entries if k not in self.pinned]
+            for old in loose[: -self.limit]:
+                del self.entries[old]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An empty one: of copies and pickles."""
+        return Cache, (self.limit,)
