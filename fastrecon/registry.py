@@ -9,6 +9,7 @@ The environment variable FASTRECON_BACKEND forces one of reference, cpu, triton,
 
 import importlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def define(
 
     _library.impl(name, dispatch("cpu"), "CPU")
     _library.impl(name, dispatch("cuda"), "CUDA")
-    torch.library.register_fake(f"fastrecon::{name}", ref, lib=_library)
+    torch.library.register_fake(f"fastrecon::{name}", inspect.unwrap(ref), lib=_library)
     return getattr(torch.ops.fastrecon, name)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fastrecon.checks import expect, kind
 from fastrecon.operators.dictionary import Dictionary
+from fastrecon.ops.block_product import row_product
 from fastrecon.ops.ladmm_step import UPDATES, ladmm_shrink, ladmm_step
 from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
 
@@ -188,17 +189,17 @@ class SplitProblem(nn.Module):
         feasible where B has a right inverse B^+; for B = I that is (z, x - A z). The gap is never negative.
         """
         a, z, e, dual, data = (t.double() for t in (self.a.atoms, s.z, s.e, s.dual, x))
-        rest = data - z @ a.T
+        rest = data - row_product(z, a.T)
         if self.b is None:
             residual, scale, feasible = rest - e, dual.abs().amax(1), rest
             known = torch.ones_like(scale, dtype=torch.bool)
         else:
             b = self.b.atoms.double()
-            residual, scale = rest - e @ b.T, (dual @ b).abs().amax(1)
-            feasible = e + residual @ torch.linalg.pinv(b).T
-            left = torch.linalg.vector_norm(rest - feasible @ b.T, dim=1)
+            residual, scale = rest - row_product(e, b.T), row_product(dual, b).abs().amax(1)
+            feasible = e + row_product(residual, torch.linalg.pinv(b).T)
+            left = torch.linalg.vector_norm(rest - row_product(feasible, b.T), dim=1)
             known = left <= 1e-9 * torch.linalg.vector_norm(data, dim=1)
-        scale = torch.maximum(scale, (dual @ a).abs().amax(1) / self.lam).clamp_min(1)
+        scale = torch.maximum(scale, row_product(dual, a).abs().amax(1) / self.lam).clamp_min(1)
         norm = self.lam * z.abs().sum(1)
         primal = norm + feasible.abs().sum(1)
         gap = (primal + (dual * data).sum(1) / scale).clamp_min(0)  # only rounding is below 0

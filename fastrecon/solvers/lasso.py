@@ -82,7 +82,9 @@ class Lasso(nn.Module, Generic[S]):
     def l1(self, x: Tensor) -> Tensor:
         """|lam x|_1 [B] in float64."""
         wide = x.to(torch.complex128 if x.is_complex() else torch.float64).abs().flatten(1)
-        return (wide * spread_over(self.lam, x, type(self).__name__, "lam").double()).sum(1)
+        terms = wide * spread_over(self.lam, x, type(self).__name__, "lam").double()
+        # a sum of many rows has another order than that of one
+        return terms.sum(1) if x.is_cuda else torch.stack([one.sum() for one in terms])
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """F(x) [B] in float64."""
