@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fastrecon._numbers import flag, integer
 from fastrecon.checks import expect
 from fastrecon.ops.by_image import alone
 
@@ -46,7 +47,7 @@ class UNet(nn.Module):
 
     def __init__(self, inputs: int, width: int = 64, norm: str = "batch"):
         super().__init__()
-        expect(width >= 1, "UNet", "width", "an integer >= 1", width)
+        inputs, width = integer(inputs, "UNet", "inputs", least=1), integer(width, "UNet", "width", least=1)
         expect(norm in NORMS, "UNet", "norm", " or ".join(NORMS), repr(norm))
         widths = [width << k for k in range(LEVELS)]
         self.down = nn.ModuleList(_block(i, o, norm) for i, o in zip([inputs, *widths], widths, strict=False))
@@ -123,7 +124,8 @@ class StepNet(nn.Module):
     ):  # fmt: skip
         super().__init__()
         expect(variant in ("step", "diag"), "StepNet", "variant", "step or diag", repr(variant))
-        expect(iterations >= 0, "StepNet", "iterations", "an integer >= 0", iterations)
+        integer(iterations, "StepNet", "iterations", least=0)
+        flag(complex_input, "StepNet", "complex_input")
         self.settings: dict[str, Any] = {
             "variant": variant, "complex_input": complex_input, "width": width, "norm": norm, "iterations": iterations,
         }  # fmt: skip
