@@ -1,6 +1,6 @@
 """The command line: `fastrecon <command> ...`.
 
-Exit status: 0 done, 2 bad input (one line on stderr names the cause), 130 interrupted. FASTRECON_DEBUG=1 shows where an
+Exit status: 0 done, 1 `verify` found something that differs, 2 bad input (one line on stderr names the cause), 130 interrupted. FASTRECON_DEBUG=1 shows where an
 error arose.
 """
 
@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("fastrecon.tasks.train", "train a model"),
     "bench": ("fastrecon.tasks.bench", "throughput on this machine against eager PyTorch"),
     "tune": ("fastrecon.tasks.tune", "measure the best tiles of the GPU kernels and keep them"),
+    "verify": ("fastrecon.tasks.verify", "try on this machine what is promised: same bits, adjoints, accuracy"),
     "info": ("fastrecon.tasks.info", "versions, devices, backends, shipped models"),
 }
 

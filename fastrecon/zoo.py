@@ -1,5 +1,6 @@
 """One small problem for every op, operator, solver and shipped model: what `verification` and tests run."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from fastrecon.operators import (
 )
 from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, GDNet
 
-IMAGES = 4
+IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,11 @@ def _ops() -> dict[str, Callable[[], Case]]:
         "radon_adjoint": lambda: Case(lambda y: ops.radon_adjoint(y, fan), (numbers(b, 1, 5, 17),)),
         "block_product": lambda: Case(ops.block_product, (numbers(b, 3, 23),), (numbers(23, 17, seed=1),)),
         "fourier_consistency": lambda: Case(
-            lambda k, y, m: ops.fourier_consistency(k, m, y), (c, grad), (some(11, 7),)
+            lambda k, y: ops.fourier_consistency(k, some(11, 7).to(k.device, k.real.dtype), y), (c, grad)
         ),
         "prox_gradient_step": lambda: Case(ops.prox_gradient_step, (x, far, step, lam)),
         "prox_gradient_step, complex": lambda: Case(ops.prox_gradient_step, (c, grad, step, lam)),
+        "squares, many numbers": lambda: Case(ops.squares, (numbers(b, 40_001),), smooth=False),
         "squares": lambda: Case(ops.squares, (c, grad), smooth=False),
         "armijo": lambda: Case(
             lambda x, z, g, t, s: ops.armijo(x, z, g, 0.1, t, s), (x, -far, far, 9 * x[:, 0, 0, 0] ** 2, slack),
@@ -178,7 +180,7 @@ def _descent(kind: Any, solve: bool = False, safeguard: bool = False) -> Callabl
         def run(y: Tensor, net: Any) -> Any:
             x0 = net.fidelity.operator.adjoint(y, (33, 29))
             if solve:
-                return net.solve(y, x0, max_iterations=30)
+                return net.solve(y, x0, max_iterations=12)
             with torch.no_grad():
                 return net(y, x0, history=True)
 
@@ -187,15 +189,17 @@ def _descent(kind: Any, solve: bool = False, safeguard: bool = False) -> Callabl
     return make
 
 
-def _proximal(kind: Any, operator: Callable[..., LinearOperator], own: bool, **options: Any) -> Callable[[], Case]:
+def _proximal(
+    kind: Any, operator: Callable[..., LinearOperator], own: bool, height: int = 40, width: int = 24, iterations: int = 20, **options: Any,
+) -> Callable[[], Case]:  # fmt: skip
     def make() -> Case:
-        x = scenes(IMAGES, 40, 24)
-        inputs = (some(IMAGES, 1, 40, 24),) if own else ()
+        x = scenes(IMAGES, height, width)
+        inputs = (some(IMAGES, 1, height, width),) if own else ()
         y = operator(*inputs)(x)
 
         def run(y: Tensor, *own: Tensor) -> Any:
             a = operator(*own).to(y.device) @ Wavelet("sym4", 3).T
-            return kind(a, 0.02, **options)(y, iterations=25, tol=1e-3, history=True)
+            return kind(a, 0.02, **options)(y, iterations=iterations, tol=1e-3, history=True)
 
         return Case(run, (y, *inputs), smooth=False)
 
@@ -220,6 +224,7 @@ def _solvers() -> dict[str, Callable[[], Case]]:
     return {
         "LDA": _descent(LDA), "LDA.solve": _descent(LDA, solve=True), "LDA, safeguarded": _descent(LDA, safeguard=True),
         "GDNet": _descent(GDNet), "AGDNet": _descent(AGDNet),
+        "ISTA, many pixels": _proximal(ISTA, Inpainting, True, 200, 176, 2),
         "ISTA": _proximal(ISTA, Inpainting, True), "ISTA, blur": _proximal(ISTA, blur, False),
         "ISTA, backtracking": _proximal(ISTA, Fourier, True, rule="backtracking"),
         "FISTA": _proximal(FISTA, Inpainting, True), "FISTA, Radon": _proximal(FISTA, radon, False),
@@ -227,9 +232,9 @@ def _solvers() -> dict[str, Callable[[], Case]]:
         "SGP": _proximal(SGP, Inpainting, True),
         "SGP, network": _proximal(SGP, Fourier, True, network=bold),
         "SGP, paper's rule": _proximal(SGP, Inpainting, True, network=bold, rule="paper"),
-        "LADMM": _splitting(LADMM, iterations=30, history=True), "LADMM.solve": _splitting(LADMM, "solve"),
-        "LADMM.solve, general B": _splitting(LADMM, "solve", general=True, max_iterations=200),
-        "DLADMM": _splitting(DLADMM, history=True), "DLADMM.solve": _splitting(DLADMM, "solve"),
+        "LADMM": _splitting(LADMM, iterations=30, history=True), "LADMM.solve": _splitting(LADMM, "solve", max_iterations=100),
+        "LADMM.solve, general B": _splitting(LADMM, "solve", general=True, max_iterations=50),
+        "DLADMM": _splitting(DLADMM, history=True), "DLADMM.solve": _splitting(DLADMM, "solve", max_iterations=100),
         "DLADMM, safeguarded": _splitting(DLADMM, safeguard=True),
     }  # fmt: skip
 
@@ -239,10 +244,12 @@ def _model(name: str) -> Callable[[], Case]:
         model = models.load(name)
         task = model.meta["task"]
         if isinstance(model, models.Reconstructor):
-            y = model.operator(scenes(3, 66, 50))
+            y = model.operator(scenes(IMAGES, 66, 50))
             return Case(lambda y, model: model(y, size=(66, 50)), (y,), (model,), smooth=False)
         if task == "salt-and-pepper":
-            x = torch.where(some(3, 1, 45, 70, share=0.2) > 0, some(3, 1, 45, 70, seed=1), scenes(3, 45, 70))
+            x = torch.where(
+                some(IMAGES, 1, 45, 70, share=0.2) > 0, some(IMAGES, 1, 45, 70, seed=1), scenes(IMAGES, 45, 70)
+            )
             return Case(lambda x, model: model(x), (x,), (model,), smooth=False)
         operator: Any = {"inpaint": Inpainting, "fourier": Fourier}[task]
         own = some(IMAGES, 1, 64, 64)
@@ -257,7 +264,8 @@ def _model(name: str) -> Callable[[], Case]:
     return make
 
 
-OPS = _ops()
-OPERATORS = _operators()
-SOLVERS = _solvers()
-MODELS = {name: _model(name) for name in models.pretrained()}
+@functools.cache
+def groups() -> dict[str, dict[str, Callable[[], Case]]]:
+    """{kind: {name: how the case is made}}."""
+    shipped = {name: _model(name) for name in models.pretrained()}
+    return {"op": _ops(), "operator": _operators(), "solver": _solvers(), "model": shipped}

@@ -67,7 +67,10 @@ def _squares_cpu(x: Tensor, minus: Tensor | None = None):
 
 
 _squares = define(
-    "squares(Tensor x, Tensor? minus=None) -> Tensor", "prox_gradient_step", ref=by_image(squares_ref, 0, 1), cpu=_squares_cpu
+    "squares(Tensor x, Tensor? minus=None) -> Tensor",
+    "prox_gradient_step",
+    ref=by_image(squares_ref, 0, 1),
+    cpu=_squares_cpu,
 )
 _step = define(
     "prox_gradient_step(Tensor x, Tensor grad, Tensor step, Tensor lam) -> (Tensor z, Tensor sums)",

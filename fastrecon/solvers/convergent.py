@@ -103,7 +103,10 @@ def solve(
     history: bool, progress: Callable[[int, State], object] | None,
 ) -> tuple[Tensor, Report]:  # fmt: skip
     """LDA.solve; see there."""
-    tol, max_iterations = number(tol, "solve", "tol", above=0), integer(max_iterations, "solve", "max_iterations", least=0)
+    tol, max_iterations = (
+        number(tol, "solve", "tol", above=0),
+        integer(max_iterations, "solve", "max_iterations", least=0),
+    )
     expect(
         dtype in (None, torch.float32, torch.float64), "solve", "dtype", "torch.float32, torch.float64 or None", dtype
     )

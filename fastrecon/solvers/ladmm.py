@@ -119,7 +119,13 @@ class SplitProblem(nn.Module):
             ValueError: x does not fit A.
         """
         m = len(self.a.atoms)
-        fits = isinstance(x, Tensor) and x.ndim == 2 and x.shape[1] == m and x.dtype == self.a.atoms.dtype and x.device == self.a.atoms.device
+        fits = (
+            isinstance(x, Tensor)
+            and x.ndim == 2
+            and x.shape[1] == m
+            and x.dtype == self.a.atoms.dtype
+            and x.device == self.a.atoms.device
+        )
         expect(fits, type(self).__name__, "x", f"samples [N, {m}] {kind(self.a.atoms)}", x)
         return x.contiguous()
 
@@ -323,7 +329,10 @@ class LADMM(SplitProblem):
         Raises:
             ValueError: x does not fit, or a number is out of range.
         """
-        tol, max_iterations = number(tol, "LADMM", "tol", above=0), integer(max_iterations, "LADMM", "max_iterations", least=0)
+        tol, max_iterations = (
+            number(tol, "LADMM", "tol", above=0),
+            integer(max_iterations, "LADMM", "max_iterations", least=0),
+        )
         expect(progress is None or callable(progress), "LADMM", "progress", "a function or None", progress)
         x = self.checked(x)
         s = self.start(x) if s is None else s
