@@ -21,8 +21,7 @@ def number(
     Raises:
         ValueError: it is something else.
     """
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-    fits = real and above < value < below and least <= value <= most and math.isfinite(value)
+    fits = _real(value) and above < value < below and least <= value <= most and math.isfinite(value)
     if not fits:
         expect(False, op, argument, _range("a number", "a finite number", above, least, below, most), _shown(value))
     return value
@@ -48,6 +47,10 @@ def flag(value: Any, op: str, argument: str) -> bool:
     """
     expect(isinstance(value, bool | np.bool_), op, argument, "True or False", _shown(value))
     return bool(value)
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
 
 
 def _shown(value: Any) -> object:

@@ -1,7 +1,7 @@
 """The command line: `fastrecon <command> ...`.
 
-Exit status: 0 done, 1 `verify` found something that differs, 2 bad input (one line on stderr names the cause), 130 interrupted. FASTRECON_DEBUG=1 shows where an
-error arose.
+Exit status: 0 done, 1 `verify` found what differs, 2 bad input (one line on stderr names the cause), 130 interrupted.
+FASTRECON_DEBUG=1 shows where an error arose.
 """
 
 import argparse

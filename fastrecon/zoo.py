@@ -1,15 +1,15 @@
 """One small problem for every op, operator, solver and shipped model: what `verification` and tests run."""
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastrecon import masks, models, ops
+from fastrecon import models, ops
 from fastrecon.operators import (
     BlockSensing,
     Blur,
@@ -165,6 +165,11 @@ def _operators() -> dict[str, Callable[[], Case]]:
     }
 
 
+def use(operator: LinearOperator) -> LinearOperator:
+    """An operator that all images share."""
+    return operator
+
+
 def bold(x: Tensor, grad: Tensor) -> Tensor:
     """A network for SGP that always asks for nearly twice the safe step."""
     return torch.full((len(x),), 1.9, device=x.device)
@@ -190,16 +195,17 @@ def _descent(kind: Any, solve: bool = False, safeguard: bool = False) -> Callabl
 
 
 def _proximal(
-    kind: Any, operator: Callable[..., LinearOperator], own: bool, height: int = 40, width: int = 24, iterations: int = 20, **options: Any,
+    kind: Any, operator: Callable[..., LinearOperator], own: bool, size: tuple[int, int] = (40, 24),
+    iterations: int = 8, **options: Any,
 ) -> Callable[[], Case]:  # fmt: skip
     def make() -> Case:
-        x = scenes(IMAGES, height, width)
-        inputs = (some(IMAGES, 1, height, width),) if own else ()
+        x = scenes(IMAGES, *size)
+        inputs = (some(IMAGES, 1, *size),) if own else ()
         y = operator(*inputs)(x)
 
         def run(y: Tensor, *own: Tensor) -> Any:
             a = operator(*own).to(y.device) @ Wavelet("sym4", 3).T
-            return kind(a, 0.02, **options)(y, iterations=iterations, tol=1e-3, history=True)
+            return kind(a, 0.02, **options)(y, iterations=iterations, tol=0.03, check_every=3)
 
         return Case(run, (y, *inputs), smooth=False)
 
@@ -219,12 +225,11 @@ def _splitting(kind: Any, method: str = "forward", general: bool = False, **opti
 
 
 def _solvers() -> dict[str, Callable[[], Case]]:
-    blur = lambda: Blur(gaussian_kernel(1.0, 5))
-    radon = lambda: Radon((40, 24), 9)
+    blur, radon = (partial(use, a) for a in (Blur(gaussian_kernel(1.0, 5)), Radon((40, 24), 9)))
     return {
         "LDA": _descent(LDA), "LDA.solve": _descent(LDA, solve=True), "LDA, safeguarded": _descent(LDA, safeguard=True),
         "GDNet": _descent(GDNet), "AGDNet": _descent(AGDNet),
-        "ISTA, many pixels": _proximal(ISTA, Inpainting, True, 200, 176, 2),
+        "ISTA, many pixels": _proximal(ISTA, Inpainting, True, (200, 176), 1),
         "ISTA": _proximal(ISTA, Inpainting, True), "ISTA, blur": _proximal(ISTA, blur, False),
         "ISTA, backtracking": _proximal(ISTA, Fourier, True, rule="backtracking"),
         "FISTA": _proximal(FISTA, Inpainting, True), "FISTA, Radon": _proximal(FISTA, radon, False),
@@ -232,7 +237,8 @@ def _solvers() -> dict[str, Callable[[], Case]]:
         "SGP": _proximal(SGP, Inpainting, True),
         "SGP, network": _proximal(SGP, Fourier, True, network=bold),
         "SGP, paper's rule": _proximal(SGP, Inpainting, True, network=bold, rule="paper"),
-        "LADMM": _splitting(LADMM, iterations=30, history=True), "LADMM.solve": _splitting(LADMM, "solve", max_iterations=100),
+        "LADMM": _splitting(LADMM, iterations=30, history=True),
+        "LADMM.solve": _splitting(LADMM, "solve", max_iterations=100),
         "LADMM.solve, general B": _splitting(LADMM, "solve", general=True, max_iterations=50),
         "DLADMM": _splitting(DLADMM, history=True), "DLADMM.solve": _splitting(DLADMM, "solve", max_iterations=100),
         "DLADMM, safeguarded": _splitting(DLADMM, safeguard=True),
@@ -244,8 +250,8 @@ def _model(name: str) -> Callable[[], Case]:
         model = models.load(name)
         task = model.meta["task"]
         if isinstance(model, models.Reconstructor):
-            y = model.operator(scenes(IMAGES, 66, 50))
-            return Case(lambda y, model: model(y, size=(66, 50)), (y,), (model,), smooth=False)
+            y = model.operator(scenes(IMAGES, 40, 33))
+            return Case(lambda y, model: model(y, size=(40, 33)), (y,), (model,), smooth=False)
         if task == "salt-and-pepper":
             x = torch.where(
                 some(IMAGES, 1, 45, 70, share=0.2) > 0, some(IMAGES, 1, 45, 70, seed=1), scenes(IMAGES, 45, 70)
@@ -257,14 +263,14 @@ def _model(name: str) -> Callable[[], Case]:
 
         def run(y: Tensor, own: Tensor, model: Any) -> Any:
             solver = SGP(operator(own) @ Wavelet("sym4", 3).T, 0.01, 1.0, network=model)
-            return solver(y, iterations=4, history=True)
+            return solver(y, iterations=3, history=True)
 
         return Case(run, (y, own), (model,), smooth=False)
 
     return make
 
 
-@functools.cache
+@cache
 def groups() -> dict[str, dict[str, Callable[[], Case]]]:
     """{kind: {name: how the case is made}}."""
     shipped = {name: _model(name) for name in models.pretrained()}

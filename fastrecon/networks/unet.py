@@ -77,8 +77,8 @@ class UNet(nn.Module):
 def each_alone(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
     """function(*images), on the CPU without gradients one image after the other.
 
-    oneDNN's convolutions of a batch add in another order than those of one image; taken singly they are no slower, since
-    an image's features stay in the caches. On a GPU a batch is worth more: results there agree to rounding.
+    oneDNN's convolutions of a batch add in another order than those of one image; taken singly they are no slower,
+    since an image's features stay in the caches. On a GPU a batch is worth more: results there agree to rounding.
     """
     if images[0].is_cuda or len(images[0]) == 0 or torch.is_grad_enabled():
         return function(*images)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon._numbers import flag, integer, number
-from fastrecon.checks import expect
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.report import TRAINED_ONLY, SplittingReport
 from fastrecon.solvers.descent import positive, raw_from

@@ -58,8 +58,9 @@ class SGP(Lasso[State]):
     Args:
         operator, lam, lipschitz: as of Lasso.
         network: network(x, g) gives step sizes in units of t: [B], [B, 1, ...] or, for a diagonal metric, real and
-            broadcastable to x; anything else raises ValueError. They are clamped to `limits`; NaN counts as 1. One with a true attribute `dimensionless`
-            is called as network(x / (lam t), g / lam, k), k = 0, 1, ... (the largest lam of each image). None: ISTA.
+            broadcastable to x; anything else raises ValueError. They are clamped to `limits`; NaN counts as 1. One with
+            a true attribute `dimensionless` is called as network(x / (lam t), g / lam, k), k = 0, 1, ... (the largest
+            lam of each image). None: ISTA.
         rule: "composite": F(x + gamma2 z) <= F(x) + beta gamma2 delta. "paper": the same for f alone, at most `trials`
             times; where no step is accepted, x+ = x + z2, which costs one A more.
         alpha, beta, eta1, eta2: of the rules above; eta1 is the factor of gamma1, eta2 that of gamma2.
