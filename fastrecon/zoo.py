@@ -238,9 +238,9 @@ def _solvers() -> dict[str, Callable[[], Case]]:
         "SGP, network": _proximal(SGP, Fourier, True, network=bold),
         "SGP, paper's rule": _proximal(SGP, Inpainting, True, network=bold, rule="paper"),
         "LADMM": _splitting(LADMM, iterations=30, history=True),
-        "LADMM.solve": _splitting(LADMM, "solve", max_iterations=100),
+        "LADMM.solve": _splitting(LADMM, "solve", max_iterations=40),
         "LADMM.solve, general B": _splitting(LADMM, "solve", general=True, max_iterations=50),
-        "DLADMM": _splitting(DLADMM, history=True), "DLADMM.solve": _splitting(DLADMM, "solve", max_iterations=100),
+        "DLADMM": _splitting(DLADMM, history=True), "DLADMM.solve": _splitting(DLADMM, "solve", max_iterations=40),
         "DLADMM, safeguarded": _splitting(DLADMM, safeguard=True),
     }  # fmt: skip
 
