@@ -27,11 +27,13 @@ LIMITS = (1e-2, 1e2)  # of step sizes, in units of 1 / L
 DESCENT, LENGTH = 1e-3, 1e3  # c1, c2: z must promise c1 of the decrease of z2 and be at most c2 times as long
 
 
-def _pair(limits: Any) -> tuple[Any, Any]:
-    """The two of `limits`."""
+def _pair(limits: Any) -> tuple[float, float]:
+    """The two numbers of `limits`."""
     two = isinstance(limits, Sequence) and not isinstance(limits, str) and len(limits) == 2
     expect(two, "SGP", "limits", "two numbers > 0 around 1", repr(limits))
-    return limits[0], limits[1]
+    low, high = (number(v, "SGP", "limits") for v in limits)
+    expect(0 < low <= 1 <= high, "SGP", "limits", "two numbers > 0 around 1", limits)
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,7 @@ class SGP(Lasso[State]):
         self.network = network
         if isinstance(network, nn.Module):
             network.eval()
-        low, high = _pair(getattr(network, "limits", LIMITS) if limits is None else limits)
-        self.limits = number(low, "SGP", "limits", above=0, most=1), number(high, "SGP", "limits", least=1)
+        self.limits = _pair(getattr(network, "limits", LIMITS) if limits is None else limits)
         self.rule, self.alpha, self.beta, self.eta1, self.eta2 = rule, alpha, beta, eta1, eta2
         self.gamma1, self.trials, self.bonettini = gamma1, trials, bonettini
         self.network_iterations = math.inf if network_iterations is None else network_iterations
