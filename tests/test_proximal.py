@@ -294,8 +294,8 @@ WRONG = [  # of SGP: its own, and those of every Lasso
     ("beta", "x", "a number in"), ("eta1", 1, r"a number in \(0, 1\)"), ("eta2", math.nan, "a number in"),
     ("gamma1", 1.5, r"a number in \(0, 1\]"), ("trials", 0, "an integer in"), ("trials", 2.5, "an integer in"),
     ("trials", True, "an integer in"), ("network_iterations", -1, "an integer >= 0"), ("limits", 3, "two numbers > 0"),
-    ("limits", (1, math.inf), "a finite number"), ("limits", (0, 2), "two numbers > 0"), ("bonettini", "no", "True or False"),
-    ("rule", 3, "composite or paper"),
+    ("limits", (1, math.inf), "a finite number"), ("limits", (0, 2), "two numbers > 0"),
+    ("bonettini", "no", "True or False"), ("rule", 3, "composite or paper"),
 ]  # fmt: skip
 
 
