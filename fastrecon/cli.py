@@ -1,7 +1,7 @@
 """The command line: `fastrecon <command> ...`.
 
-Exit status: 0 done; 2 bad input, with a line on stderr that names the cause, or one for each input that failed;
-130 interrupted; 143 terminated. FASTRECON_DEBUG=1 shows where an error arose.
+Exit status: 0 done; 1 `verify` found what differs; 2 bad input, with a line on stderr that names the cause, or one for
+each input that failed; 130 interrupted; 143 terminated. FASTRECON_DEBUG=1 shows where an error arose.
 """
 
 import argparse
@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("fastrecon.tasks.train", "train a model"),
     "bench": ("fastrecon.tasks.bench", "throughput on this machine against eager PyTorch"),
     "tune": ("fastrecon.tasks.tune", "measure the best tiles of the GPU kernels and keep them"),
+    "verify": ("fastrecon.tasks.verify", "try on this machine what is promised: same bits, adjoints, accuracy"),
     "info": ("fastrecon.tasks.info", "versions, devices, backends, shipped models"),
 }
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import armijo
 from fastrecon.ops.function import differentiated
@@ -32,8 +33,15 @@ class LeastSquares(nn.Module):
         self.operator = operator
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        """A x - y."""
-        return self.operator(x) - y
+        """A x - y.
+
+        Raises:
+            ValueError: y has another shape than A x: what broadcasts would be another problem.
+        """
+        image = self.operator(x)
+        if image.shape != y.shape:
+            expect(False, "LeastSquares", "y", image, y)
+        return image - y
 
     def value_of(self, residual: Tensor) -> Tensor:
         """f [B] in float64 from the residual."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastrecon._numbers import integer, number
+
 BLIND_TRIALS = 16  # the trained models take at most 7
 
 
@@ -16,6 +18,11 @@ class Search:
     step: Tensor
     accepted: Tensor
     trials: Tensor
+
+
+def _check(op: str, shrink: float, max_trials: int) -> None:
+    number(shrink, op, "shrink", above=0, below=1)
+    integer(max_trials, op, "max_trials", least=1)
 
 
 def backtrack(
@@ -29,7 +36,11 @@ def backtrack(
         step: first steps [B], > 0.
         shrink: factor between trials, in (0, 1).
         max_trials: an image that accepts none of so many keeps its last step, not accepted.
+
+    Raises:
+        ValueError: shrink or max_trials is out of range.
     """
+    _check("backtrack", shrink, max_trials)
     step, trials = step.clone(), torch.zeros_like(step, dtype=torch.int64)
     accepted = torch.zeros_like(step, dtype=torch.bool)
     which = torch.arange(len(step), device=step.device)
@@ -51,6 +62,7 @@ def backtrack_blind(
     """As `backtrack`, asking the host nothing: `accept` is asked about all images `max_trials` times, about those whose
     step it has accepted at that step again.
     """
+    _check("backtrack_blind", shrink, max_trials)
     trials, accepted = torch.zeros_like(step, dtype=torch.int64), torch.zeros_like(step, dtype=torch.bool)
     everyone = torch.arange(len(step), device=step.device)
     for trial in range(max_trials):

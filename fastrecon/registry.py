@@ -9,8 +9,10 @@ The environment variable FASTRECON_BACKEND forces one of reference, cpu, triton,
 
 import importlib
 import importlib.util
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -34,6 +36,7 @@ class Op:
 
 
 OPS: dict[str, Op] = {}
+_chosen: list[list[Callable[..., Any]]] = []  # what each op has settled on, on each device
 
 
 @cache
@@ -95,6 +98,29 @@ def forced() -> str | None:
     return name
 
 
+@contextmanager
+def using(backend: str) -> Iterator[None]:
+    """All ops on `backend` meanwhile, as FASTRECON_BACKEND asks for: for verification and tests, in one thread.
+
+    Raises:
+        RuntimeError: no device of this machine has it.
+    """
+    before = os.environ.get("FASTRECON_BACKEND")
+    os.environ["FASTRECON_BACKEND"] = backend
+    try:
+        forced()
+        for choice in _chosen:
+            choice.clear()
+        yield
+    finally:
+        if before is None:
+            del os.environ["FASTRECON_BACKEND"]
+        else:
+            os.environ["FASTRECON_BACKEND"] = before
+        for choice in _chosen:
+            choice.clear()
+
+
 def _choices(op: Op, device: str) -> list[tuple[str, Callable[..., Any]]]:
     """The backends that have the op, best first: what one lacks, the next serves, in the end the definition."""
     valid, found = usable(device), []
@@ -139,6 +165,7 @@ def define(
 
     def dispatch(device: str) -> Callable[..., Any]:
         chosen: list[Callable[..., Any]] = []
+        _chosen.append(chosen)
 
         def call(*args: Any) -> Any:
             if not chosen:  # on first use: by then the environment is settled and nothing is loaded in vain
@@ -150,7 +177,7 @@ def define(
 
     _library.impl(name, dispatch("cpu"), "CPU")
     _library.impl(name, dispatch("cuda"), "CUDA")
-    torch.library.register_fake(f"fastrecon::{name}", ref, lib=_library)
+    torch.library.register_fake(f"fastrecon::{name}", inspect.unwrap(ref), lib=_library)
     return getattr(torch.ops.fastrecon, name)
 
 

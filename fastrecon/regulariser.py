@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastrecon._numbers import flag, integer, number
 from fastrecon.checks import expect
 from fastrecon.ops.feature_gradient import PRECISIONS, feature_gradient, feature_value, features
 
@@ -27,7 +28,7 @@ class FeatureNorm(nn.Module):
         channels: features of every layer.
         layers: convolutions.
         in_channels: channels of the image.
-        delta: radius of the smoothed ReLU.
+        delta: radius of the smoothed ReLU, > 0.
         final_activation: whether the last convolution is activated too.
         precision: of the products in steps, see `feature_gradient`: "bfloat16" is faster where the processor has it,
             "tf32" on a GPU.
@@ -47,9 +48,10 @@ class FeatureNorm(nn.Module):
     ):
         super().__init__()
         expect(precision in PRECISIONS, "FeatureNorm", "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
-        expect(channels >= 1, "FeatureNorm", "channels", "an integer >= 1", channels)
-        expect(layers >= 1, "FeatureNorm", "layers", "an integer >= 1", layers)
-        self.delta, self.final_activation, self.precision = delta, final_activation, precision
+        counts = (("channels", channels), ("layers", layers), ("in_channels", in_channels))
+        channels, layers, in_channels = (integer(v, "FeatureNorm", k, least=1) for k, v in counts)
+        self.delta, self.precision = float(number(delta, "FeatureNorm", "delta", above=0)), precision
+        self.final_activation = flag(final_activation, "FeatureNorm", "final_activation")
         widths = [in_channels] + [channels] * layers
         kernels = [torch.empty(o, i, 3, 3) for i, o in itertools.pairwise(widths)]
         self.weights = nn.ParameterList(nn.init.xavier_uniform_(w) for w in kernels)
@@ -76,7 +78,9 @@ class FeatureNorm(nn.Module):
     @torch.no_grad()
     def feature_norms(self, x: Tensor) -> Tensor:
         """Maps |g_i(x)| [B, H, W] of images [B, C, H, W]."""
-        return torch.linalg.vector_norm(features(x, list(self.weights), self.delta, self.final_activation)[-1], dim=1)
+        options = list(self.weights), self.delta, self.final_activation
+        maps = [features(one, *options)[-1] for one in (x.split(1) if len(x) else (x,))]  # no image sees its batch
+        return torch.linalg.vector_norm(torch.cat(maps), dim=1)
 
     # An iteration asks three things; these alone know what is kept between them.
 

@@ -51,9 +51,11 @@ class Status(Sequence[str]):
         stalled: bool [B], images that stopped because no step was good enough.
     """
 
+    LOST = 2  # the code of NOT_FINITE
+
     def __init__(self, unfinished: str, converged: Tensor, finite: Tensor, stalled: Tensor | None = None):
         codes = torch.where(converged, 0, 1 if stalled is None else torch.where(stalled, 3, 1))
-        self.codes, self.texts = torch.where(finite, codes, 2), (CONVERGED, unfinished, NOT_FINITE, STALLED)
+        self.codes, self.texts = torch.where(finite, codes, self.LOST), (CONVERGED, unfinished, NOT_FINITE, STALLED)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -125,8 +127,8 @@ class Certificate:
     def merged(self: C, parts: int) -> C:
         """The certificate of images made of `parts` consecutive independent entries each.
 
-        Objectives and counts add up, norms are joined, MAXIMA take the largest, and the first part that did not
-        converge gives the status.
+        Objectives and counts add up, norms are joined, MAXIMA take the largest. The status is that of a part that is
+        not finite, else that of the first part that did not converge.
         """
         if parts == 1:
             return self
@@ -134,7 +136,8 @@ class Certificate:
         def join(name: str, t: Tensor) -> Tensor:
             t = t.unflatten(-1, (-1, parts))
             if name == "status":
-                return t.gather(-1, (t != 0).int().argmax(-1, keepdim=True))[..., 0]
+                first = t.gather(-1, (t != 0).int().argmax(-1, keepdim=True))[..., 0]
+                return torch.where((t == Status.LOST).any(-1), Status.LOST, first)
             if name in self.NORMS:
                 return torch.linalg.vector_norm(t, dim=-1)
             return t.amax(-1) if name in self.MAXIMA else t.all(-1) if name == "converged" else t.sum(-1)

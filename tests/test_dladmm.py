@@ -196,3 +196,19 @@ def test_float32_follows_float64():
 def test_says_what_is_wrong(arguments):
     with pytest.raises(ValueError, match=f"DLADMM: {next(iter(arguments))}: expected"):
         DLADMM(dictionary(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("layers", 0), ("layers", 1.5), ("layers", True), ("radius", 0.0), ("radius", float("nan")), ("noise", -1.0),
+     ("per_row", 2), ("lam", 0.0), ("a", torch.zeros(4, 6))],
+)  # fmt: skip
+def test_refuses_numbers_out_of_range(argument, value):
+    with pytest.raises(ValueError, match=f"DLADMM: {argument}: expected "):
+        DLADMM(**{"a": torch.eye(4, 6), "layers": 2} | {argument: value})
+
+
+@pytest.mark.parametrize("options", [{"delta": 1.0}, {"tol": 0.0}, {"max_iterations": -1}, {"safeguard": 2}], ids=str)
+def test_solve_refuses_numbers_out_of_range(options):
+    with pytest.raises(ValueError, match=f"DLADMM: {next(iter(options))}: expected "):
+        DLADMM(torch.eye(4, 6), layers=2).solve(torch.ones(2, 4), **options)

@@ -259,3 +259,20 @@ def test_errors_name_the_argument():
             feature_gradient(*wrong)
     with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, direct"):
         feature_gradient(x, weights, eps, precision="float8")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    "kernels", [[(6, 1, 3, 3)], [(6, 1, 1, 1)], [(6, 1, 5, 5), (7, 6, 5, 5)], [(6, 3, 3, 3)]], ids=str
+)
+@pytest.mark.parametrize("size", [(19, 13), (64, 64)], ids=str)
+def test_other_kernels_too_give_an_image_its_own_bits(kernels, size, backend):
+    if backend not in registry.usable("cpu"):
+        pytest.skip(f"no {backend} on this machine")
+    x, w = torch.randn(4, kernels[0][1], *size), [torch.randn(k) / 5 for k in kernels]
+    with registry.using(backend):
+        value, grad = feature_gradient(x, w, 0.3)
+        for i in range(4):
+            alone = feature_gradient(x[i : i + 1], w, 0.3)
+            assert torch.equal(alone[0], value[i : i + 1])
+            assert torch.equal(alone[1], grad[i : i + 1])

@@ -1,5 +1,7 @@
 """LADMM: reaches the optimum of the linear programme, with a certificate that never lies."""
 
+import math
+
 import pytest
 import torch
 from utils import numbers
@@ -200,3 +202,41 @@ def test_says_what_is_wrong(arguments, message):
 def test_data_must_fit(kind, x):
     with pytest.raises(ValueError, match=rf"{kind.__name__}: x: expected samples \[N, 30\] float64 on cpu"):
         kind(Dictionary(dictionary()))(x)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"a": torch.zeros(4, 6)}, {"a": torch.full((4, 6), math.nan)}, {"a": torch.full((4, 6), math.inf)},
+     {"b": torch.zeros(4, 5)}, {"lam": 0}, {"lam": math.nan}, {"lam": True}, {"lam": "x"}, {"beta": math.inf},
+     {"l1": -1}, {"l2": math.nan}],
+    ids=lambda a: f"{next(iter(a))}",
+)  # fmt: skip
+def test_refuses_what_is_out_of_range(arguments):
+    name = next(iter(arguments))
+    with pytest.raises(ValueError, match=f"LADMM: {name}: expected "):
+        LADMM(**{"a": torch.eye(4, 6)} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "options"),
+    [("solve", {"max_iterations": -5}), ("solve", {"max_iterations": 1.5}), ("solve", {"tol": 0}),
+     ("solve", {"tol": math.nan}), ("solve", {"progress": 3}), ("forward", {"iterations": 0}),
+     ("forward", {"iterations": True}), ("forward", {"tol": -1}), ("forward", {"history": 2})],
+    ids=str,
+)  # fmt: skip
+def test_refuses_options_out_of_range(call, options):
+    with pytest.raises(ValueError, match=f"LADMM: {next(iter(options))}: expected "):
+        getattr(LADMM(torch.eye(4, 6)), call)(torch.ones(2, 4), **options)
+
+
+def test_solve_of_no_iterations_is_the_start():
+    s, report = LADMM(torch.eye(4, 6)).solve(torch.ones(2, 4), max_iterations=0)
+    assert not s.z.any()
+    assert report.status == ["iteration limit"] * 2
+
+
+def test_status_of_a_sample_that_is_not_finite():
+    x = torch.ones(3, 4)
+    x[1, 2] = math.nan
+    for report in (LADMM(torch.eye(4, 6)).solve(x)[1], LADMM(torch.eye(4, 6))(x)[1]):
+        assert [s == "the iterate is not finite" for s in report.status] == [False, True, False]

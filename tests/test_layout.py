@@ -14,14 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The layers, lowest first. A module may import modules of its own layer (in no circle) and of those below.
 LAYERS = (
-    {"checks", "kernels", "startup"},
+    {"checks", "kernels", "startup", "_numbers"},
     {"registry"},
     {"threads"},
     {"ops"},
     {"fidelity", "io", "linesearch", "masks", "metrics", "networks", "noise", "operators", "regulariser", "report"},
     {"solvers"},
     {"model_file", "models", "problems", "sparse", "step_models", "weights"},
-    {"engine", "figures"},
+    {"engine", "figures", "verification", "zoo"},
     {"train"},
     {"tasks", "serve"},
     {"cli", "__main__"},

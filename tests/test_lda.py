@@ -1,5 +1,6 @@
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from fastrecon.linesearch import BLIND_TRIALS, backtrack
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.registry import backends
+from fastrecon.report import Report, Status
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.convergent import reductions_left
 
@@ -390,3 +392,58 @@ def test_balanced_network_takes_the_same_learned_steps():
     c = net.tau.sum() / net.alpha.sum()
     x, eps = x0, net.eps0
     torch.testing.assert_close(twin.regulariser.value(x, twin.eps0), c * net.regulariser.value(x, eps))
+
+
+@pytest.mark.parametrize("kind", [LDA, GDNet, AGDNet])
+@pytest.mark.parametrize("select", [True, False])
+def test_status_of_an_image_that_is_not_finite(kind, select):
+    torch.manual_seed(0)
+    a = BlockSensing(torch.eye(9)[:4], 3)
+    y = a(torch.rand(3, 1, 6, 6))
+    y[1, 0, 0, 0] = math.nan
+    net = kind(a, phases=2, channels=4, layers=2)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            x, report = net(y, torch.zeros(3, 1, 6, 6), select=select)
+        lost = ~x.isfinite().flatten(1).all(1)
+        assert lost.tolist() == [False, True, False]
+        assert report.status == ["trained phases only", "the iterate is not finite", "trained phases only"]
+        assert not report.converged.any()
+
+
+def test_a_part_that_is_not_finite_is_the_status_of_the_whole():
+    status = Status("unfinished", torch.zeros(4, dtype=torch.bool), torch.tensor([True, True, True, False]))
+    zero = torch.zeros(4)
+    report = Report(*[zero] * 9, torch.zeros(4, dtype=torch.bool), status).merged(2)
+    assert report.status == ["unfinished", "the iterate is not finite"]
+
+
+WRONG = [
+    ("phases", 0), ("phases", 2.0), ("phases", True), ("channels", 0), ("channels", 1.5), ("layers", None),
+    ("delta", 0.0), ("delta", -1.0), ("delta", math.nan), ("alpha", -1.0), ("alpha", 0.0), ("alpha", math.inf),
+    ("alpha", "1"), ("eps0", 0.0), ("eps0", math.nan), ("tau", -1.0), ("tau", True), ("sigma", 0), ("sigma", math.inf),
+    ("gamma", 1), ("gamma", math.nan), ("safeguard", 1), ("final_activation", "no"), ("eps_mode", 3), ("operator", 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argument", "value"), WRONG, ids=str)
+def test_refuses_numbers_out_of_range(argument, value):
+    with pytest.raises(ValueError, match=rf"(LDA|FeatureNorm): {argument}: expected .*, got"):
+        LDA(**{"operator": BlockSensing(torch.eye(9)[:4], 3)} | {argument: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tol": 0.0}, {"tol": math.nan}, {"tol": True}, {"max_iterations": -1}, {"max_iterations": 2.0}],
+    ids=str,
+)
+def test_solve_refuses_numbers_out_of_range(options):
+    net = LDA(BlockSensing(torch.eye(9)[:4], 3), phases=1, channels=2, layers=2)
+    with pytest.raises(ValueError, match=f"solve: {next(iter(options))}: expected"):
+        net.solve(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 3, 3), **options)
+
+
+def test_measurements_must_have_the_shape_of_the_operators():
+    net = LDA(BlockSensing(torch.eye(9)[:4], 3), phases=1, channels=2, layers=2)
+    with pytest.raises(ValueError, match=r"LeastSquares: y: expected \(1, 2, 2, 4\) .*, got \(1, 1, 1, 4\)"):
+        net(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 6, 6))

@@ -273,3 +273,69 @@ def test_says_what_is_wrong(call, message):
     a, y, _ = problem()
     with pytest.raises(ValueError, match=message):
         call(a, y)
+
+
+def test_objective_of_many_pixels_has_the_same_bits_in_a_batch():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # which share the sum of one long row, and the rows of many
+    try:
+        solver, x = ISTA(Inpainting(torch.ones(1, 1)), 0.3), torch.randn(3, 1, 200, 201, dtype=torch.float64)
+        assert torch.equal(solver.l1(x)[1:2], solver.l1(x[1:2]))
+    finally:
+        torch.set_num_threads(before)
+
+
+WRONG = [  # of SGP: its own, and those of every Lasso
+    ("lam", -1.0, "a number >= 0"), ("lam", math.nan, "a number >= 0"), ("lam", True, "a number >= 0, got True"),
+    ("lam", None, "a number >= 0"), ("lam", torch.tensor(1), "a number or a real tensor"),
+    ("lipschitz", 0.0, "a number > 0"), ("lipschitz", math.inf, "a number > 0"), ("lipschitz", "1", "a number > 0"),
+    ("operator", 3, "a LinearOperator, got int"), ("network", 3, "a function or None, got 3"),
+    ("alpha", 0, "a number > 0"), ("alpha", math.inf, "a number > 0"), ("beta", 0.6, r"a number in \(0, 0.5\]"),
+    ("beta", "x", "a number in"), ("eta1", 1, r"a number in \(0, 1\)"), ("eta2", math.nan, "a number in"),
+    ("gamma1", 1.5, r"a number in \(0, 1\]"), ("trials", 0, "an integer in"), ("trials", 2.5, "an integer in"),
+    ("trials", True, "an integer in"), ("network_iterations", -1, "an integer >= 0"), ("limits", 3, "two numbers > 0"),
+    ("limits", (1, math.inf), "a finite number"), ("limits", (0, 2), "two numbers > 0"),
+    ("bonettini", "no", "True or False"), ("rule", 3, "composite or paper"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argument", "value", "expected"), WRONG, ids=str)
+def test_refuses_numbers_out_of_range(argument, value, expected):
+    arguments = {"operator": Inpainting(torch.ones(4, 4)), "lam": 0.1} | {argument: value}
+    with pytest.raises(ValueError, match=f"SGP: {argument}: expected {expected}"):
+        SGP(**arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"iterations": -1}, {"iterations": 2.0}, {"iterations": True}, {"tol": -1.0}, {"tol": math.nan}, {"tol": "0"},
+     {"check_every": 0}, {"history": 1}, {"callback": 3}, {"x0": 3}, {"x0": torch.ones(2, 1, 4, 4)}],
+    ids=str,
+)  # fmt: skip
+def test_refuses_options_out_of_range(options):
+    with pytest.raises(ValueError, match=f"FISTA: {next(iter(options))}: expected"):
+        FISTA(Inpainting(torch.ones(4, 4)), 0.1)(torch.ones(1, 1, 4, 4), **options)
+
+
+@pytest.mark.parametrize("y", [3, None, torch.ones(1, 1, 1, 4)], ids=str)
+def test_refuses_measurements_that_are_none(y):
+    with pytest.raises(ValueError, match="ISTA: y: expected"):
+        ISTA(Inpainting(torch.ones(4, 4)), 0.1)(y, torch.ones(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [torch.ones(3), torch.ones(2, 1, 3, 4), torch.ones(1, 2, 1, 4, 4), torch.ones(()), torch.ones(2).long(),
+     torch.ones(2, dtype=torch.complex64), 1.0, None, [1.0, 1.0]],
+    ids=str,
+)  # fmt: skip
+def test_refuses_what_a_network_must_not_answer(answer):
+    solver = SGP(Inpainting(torch.ones(4, 4)), 0.1, network=lambda x, g: answer)
+    with pytest.raises(ValueError, match=r"SGP: network: expected real step sizes \(2,\) or broadcastable to"):
+        solver(torch.ones(2, 1, 4, 4), iterations=1)
+
+
+def test_network_that_answers_nan_takes_the_safe_step():
+    a, y = Inpainting(torch.ones(4, 4)), torch.rand(2, 1, 4, 4)
+    nan, one = (SGP(a, 0.1, network=lambda x, g, v=v: torch.full((len(x),), v)) for v in (math.nan, 1.0))
+    assert torch.equal(nan(y, iterations=5)[0], one(y, iterations=5)[0])

@@ -5,12 +5,15 @@ Network for Inverse Problems in Imaging, IEEE Trans. Image Process. 26 (2017); h
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from fastrecon._numbers import flag, integer
 from fastrecon.checks import expect
+from fastrecon.ops.by_image import alone
 
 LEVELS = 4  # widths w, 2w, 4w, 8w: sides must be divisible by 8
 NORMS = ("batch", "group", "none")
@@ -44,7 +47,7 @@ class UNet(nn.Module):
 
     def __init__(self, inputs: int, width: int = 64, norm: str = "batch"):
         super().__init__()
-        expect(width >= 1, "UNet", "width", "an integer >= 1", width)
+        inputs, width = integer(inputs, "UNet", "inputs", least=1), integer(width, "UNet", "width", least=1)
         expect(norm in NORMS, "UNet", "norm", " or ".join(NORMS), repr(norm))
         widths = [width << k for k in range(LEVELS)]
         self.down = nn.ModuleList(_block(i, o, norm) for i, o in zip([inputs, *widths], widths, strict=False))
@@ -69,6 +72,17 @@ class UNet(nn.Module):
         for up, join, skip in zip(self.up, self.join, reversed(kept[:-1]), strict=True):
             x = join(torch.cat((skip, up(x)), 1))
         return x
+
+
+def each_alone(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """function(*images), on the CPU without gradients one image after the other.
+
+    oneDNN's convolutions of a batch add in another order than those of one image; taken singly they are no slower,
+    since an image's features stay in the caches. On a GPU a batch is worth more: results there agree to rounding.
+    """
+    if images[0].is_cuda or len(images[0]) == 0 or torch.is_grad_enabled():
+        return function(*images)
+    return torch.cat([function(*(alone(t, i) for t in images)) for i in range(len(images[0]))])
 
 
 def channels_of(x: Tensor) -> Tensor:
@@ -110,7 +124,8 @@ class StepNet(nn.Module):
     ):  # fmt: skip
         super().__init__()
         expect(variant in ("step", "diag"), "StepNet", "variant", "step or diag", repr(variant))
-        expect(iterations >= 0, "StepNet", "iterations", "an integer >= 0", iterations)
+        integer(iterations, "StepNet", "iterations", least=0)
+        flag(complex_input, "StepNet", "complex_input")
         self.settings: dict[str, Any] = {
             "variant": variant, "complex_input": complex_input, "width": width, "norm": norm, "iterations": iterations,
         }  # fmt: skip
@@ -122,8 +137,11 @@ class StepNet(nn.Module):
         self.schedule = nn.Parameter(torch.zeros(iterations))  # log c_k / SWIFT
 
     def forward(self, x: Tensor, grad: Tensor, k: int = 0) -> Tensor:
-        """Step sizes within `limits`."""
-        expect(x.shape[1] == 1, "StepNet", "x", "coefficients [B, 1, H, W]", x)
+        """Step sizes within `limits`; on the CPU without gradients an image has the same bits in any batch."""
+        expect(x.ndim == 4 and x.shape[1] == 1, "StepNet", "x", "coefficients [B, 1, H, W]", x)
+        return each_alone(lambda x, grad: self._sizes(x, grad, k), x, grad)
+
+    def _sizes(self, x: Tensor, grad: Tensor, k: int) -> Tensor:
         features = self.unet(torch.cat((channels_of(x), channels_of(grad)), 1))
         o = self.head(features.mean((2, 3)))[:, 0] if self.settings["variant"] == "step" else self.head(features)
         if count := len(self.schedule):
@@ -153,5 +171,5 @@ class DirectNet(nn.Module):
             nn.init.zeros_(p)
 
     def forward(self, x: Tensor) -> Tensor:
-        """An image like x."""
-        return x + self.head(self.unet(x))
+        """An image like x; on the CPU without gradients it has the same bits in any batch."""
+        return each_alone(lambda x: x + self.head(self.unet(x)), x)

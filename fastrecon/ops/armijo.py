@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.ops.by_image import by_image
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.prox_gradient_step import strides
 from fastrecon.registry import compiled, define
@@ -99,7 +100,7 @@ _armijo = define(
     "armijo(Tensor x, Tensor z, Tensor grad, Tensor lam, Tensor curvature, Tensor slack, float beta, float eta,"
     " int trials, bool composite) -> (Tensor gamma, Tensor sums, Tensor accepted)",
     "armijo",
-    ref=armijo_ref,
+    ref=by_image(armijo_ref, 0, 1, 2, 3, 4, 5),
     cpu=_cpu,
 )
 

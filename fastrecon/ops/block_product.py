@@ -22,6 +22,11 @@ def block_product_ref(blocks: Tensor, matrix: Tensor) -> Tensor:
     return out
 
 
+def row_product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows [N, k] times matrix [k, l]: [N, l], each row with the bits it has alone; on a GPU the vendor's product."""
+    return rows @ matrix if rows.is_cuda else block_product(rows[:, None], matrix)[:, 0]
+
+
 def _cpu(blocks: Tensor, matrix: Tensor) -> Tensor:
     if blocks.dtype not in (torch.float32, torch.float64) or blocks.numel() == 0 or matrix.numel() == 0:
         return NotImplemented

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.ops.by_image import by_image
 from fastrecon.registry import compiled, define
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
@@ -205,14 +206,14 @@ _value = define(
     "feature_gradient_value(Tensor x, Tensor[] weights, Tensor eps, float delta, bool final_activation, str precision)"
     " -> Tensor",
     "feature_gradient",
-    ref=feature_gradient_value_ref,
+    ref=by_image(feature_gradient_value_ref, 0, 2),
     cpu=_value_cpu,
 )
 _fwd = define(
     "feature_gradient_fwd(Tensor x, Tensor[] weights, Tensor eps, float delta, bool final_activation, str precision)"
     " -> (Tensor value, Tensor grad)",
     "feature_gradient",
-    ref=feature_gradient_fwd_ref,
+    ref=by_image(feature_gradient_fwd_ref, 0, 2),
     cpu=_fwd_cpu,
 )
 _vjp = define(

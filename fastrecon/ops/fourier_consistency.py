@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, describe, expect
+from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES, real_dtype
 from fastrecon.registry import compiled, define
@@ -38,7 +39,7 @@ def _cpu(k: Tensor, mask: Tensor, y: Tensor):
 _consistency = define(
     "fourier_consistency(Tensor k, Tensor mask, Tensor y) -> (Tensor residual, Tensor grad, Tensor value)",
     "fourier_consistency",
-    ref=fourier_consistency_ref,
+    ref=by_image(fourier_consistency_ref, 0, 1, 2),
     cpu=_cpu,
 )
 

@@ -7,26 +7,41 @@ parameters belong to the components, never to a sample.
 Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM (arXiv:1905.06179), eqs. (3)-(6).
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, kind
+from fastrecon.ops.block_product import block_product_ref
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import compiled, define
 
 UPDATES = ("general", "residual", "given")  # of E; their numbers are those of csrc/ladmm_step.cpp
 GENERAL, RESIDUAL, GIVEN = range(3)
+Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def _shrink(v: Tensor, tau: Tensor) -> Tensor:
     return (v - tau).clamp_min(0) + (v + tau).clamp_max(0)
 
 
-def ladmm_shrink_fwd_ref(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> Tensor:
+def _row_product(rows: Tensor, matrix: Tensor) -> Tensor:
+    return rows @ matrix if rows.is_cuda else block_product_ref(rows[:, None], matrix)[:, 0]
+
+
+def _by_row(definition: Callable[..., Any]) -> Callable[..., Any]:
+    """`definition` with products in which no row depends on how many there are: a vendor's do."""
+    return functools.wraps(definition)(functools.partial(definition, product=_row_product))
+
+
+def ladmm_shrink_fwd_ref(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor, product: Product = torch.matmul) -> Tensor:
     """The definition, z [N, D], arg [N, M], w [M, D], tau [D]: soft(z - arg w, tau)."""
-    return _shrink(z - arg @ w, tau)
+    return _shrink(z - product(arg, w), tau)
 
 
 def ladmm_shrink_bwd_ref(
@@ -42,12 +57,12 @@ def ladmm_shrink_bwd_ref(
 
 def ladmm_step_fwd_ref(
     z: Tensor, a: Tensor, x: Tensor, e: Tensor, dual: Tensor, beta: Tensor, w: Tensor, tau: Tensor, beta_next: Tensor,
-    update: int,
+    update: int, product: Product = torch.matmul,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The definition, z [N, D], a [M, D], x, e, dual [N, M], parameters [M]: q = a z, e_next (empty where given),
     dual_next, arg.
     """
-    q = z @ a.T
+    q = product(z, a.T)
     if update == GENERAL:
         e = _shrink(e - w * (dual + beta * (q + e - x)), tau)
     elif update == RESIDUAL:
@@ -108,6 +123,7 @@ def ladmm_step_bwd_ref(
 def ladmm_iterations_ref_(
     x: Tensor, a: Tensor, z: Tensor, e: Tensor, dual: Tensor, q: Tensor, arg: Tensor, w1: list[Tensor], l1: float,
     tau1: Tensor, beta: Tensor, w2: Tensor, tau2: Tensor, iterations: int, update: int,
+    product: Product = torch.matmul,
 ) -> None:  # fmt: skip
     """So many iterations, a shrinkage and a step each, in place, from arg = dual + beta_0 (q + e - x) on.
 
@@ -117,8 +133,8 @@ def ladmm_iterations_ref_(
     for k in range(iterations):
         w, own_tau1, *own = (p[min(k, len(p) - 1)] for p in (w1, tau1, beta, w2, tau2))
         own += [beta[min(k + 1, len(beta) - 1)]]
-        z.copy_(ladmm_shrink_fwd_ref(z, arg, w / l1, own_tau1))
-        found = ladmm_step_fwd_ref(z, a, x, e, dual, *own, update=update)
+        z.copy_(ladmm_shrink_fwd_ref(z, arg, w / l1, own_tau1, product))
+        found = ladmm_step_fwd_ref(z, a, x, e, dual, *own, update=update, product=product)
         for target, value in zip((q, e, dual, arg), found, strict=True):
             target.copy_(value)
 
@@ -202,7 +218,7 @@ FAMILY = "ladmm_step"
 _shrink_fwd = define(
     "ladmm_shrink_fwd(Tensor z, Tensor arg, Tensor w, Tensor tau) -> Tensor",
     FAMILY,
-    ref=ladmm_shrink_fwd_ref,
+    ref=_by_row(ladmm_shrink_fwd_ref),
     cpu=_shrink_fwd_cpu,
 )
 _shrink_bwd = define(
@@ -216,7 +232,7 @@ _step_fwd = define(
     "ladmm_step_fwd(Tensor z, Tensor a, Tensor x, Tensor e, Tensor dual, Tensor beta, Tensor w, Tensor tau,"
     " Tensor beta_next, int update) -> (Tensor q, Tensor e_next, Tensor dual_next, Tensor arg)",
     FAMILY,
-    ref=ladmm_step_fwd_ref,
+    ref=_by_row(ladmm_step_fwd_ref),
     cpu=_step_fwd_cpu,
 )
 _step_bwd = define(
@@ -232,7 +248,7 @@ define(
     "ladmm_iterations_(Tensor x, Tensor a, Tensor(a!) z, Tensor(b!) e, Tensor(c!) dual, Tensor(d!) q, Tensor(e!) arg,"
     " Tensor[] w1, float l1, Tensor tau1, Tensor beta, Tensor w2, Tensor tau2, int iterations, int update) -> ()",
     FAMILY,
-    ref=ladmm_iterations_ref_,
+    ref=_by_row(ladmm_iterations_ref_),
     cpu=_iterations_cpu_,
 )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
@@ -66,12 +67,15 @@ def _squares_cpu(x: Tensor, minus: Tensor | None = None):
 
 
 _squares = define(
-    "squares(Tensor x, Tensor? minus=None) -> Tensor", "prox_gradient_step", ref=squares_ref, cpu=_squares_cpu
+    "squares(Tensor x, Tensor? minus=None) -> Tensor",
+    "prox_gradient_step",
+    ref=by_image(squares_ref, 0, 1),
+    cpu=_squares_cpu,
 )
 _step = define(
     "prox_gradient_step(Tensor x, Tensor grad, Tensor step, Tensor lam) -> (Tensor z, Tensor sums)",
     "prox_gradient_step",
-    ref=prox_gradient_step_ref,
+    ref=by_image(prox_gradient_step_ref, 0, 1, 2, 3),
     cpu=_cpu,
 )
 

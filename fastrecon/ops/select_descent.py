@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import define, extension
@@ -92,7 +93,7 @@ _shrink = define(
     "shrink_eps(Tensor grad_f, Tensor grad_r, Tensor eps, float sigma, float gamma)"
     " -> (Tensor grad, Tensor norm, Tensor eps_next, Tensor shrunk)",
     "select_descent",
-    ref=shrink_eps_ref,
+    ref=by_image(shrink_eps_ref, 0, 1, 2),
     cpu=_shrink_cpu,
 )
 

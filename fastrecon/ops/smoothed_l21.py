@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import define, extension
@@ -64,7 +65,7 @@ def _bwd_cpu(d_value: Tensor, d_dual: Tensor, eps: Tensor, dual: Tensor, norm: T
 _fwd = define(
     "smoothed_l21_fwd(Tensor g, Tensor eps) -> (Tensor value, Tensor dual, Tensor norm)",
     "smoothed_l21",
-    ref=smoothed_l21_fwd_ref,
+    ref=by_image(smoothed_l21_fwd_ref, 0, 1),
     cpu=_fwd_cpu,
 )
 _bwd = define(

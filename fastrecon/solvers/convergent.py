@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastrecon._numbers import integer, number
 from fastrecon.checks import expect
 from fastrecon.fidelity import inner, sum_of_squares
 from fastrecon.linesearch import backtrack, backtrack_blind
@@ -104,8 +105,10 @@ def solve(
     history: bool, progress: Callable[[int, State], object] | None,
 ) -> tuple[Tensor, Report]:  # fmt: skip
     """LDA.solve; see there."""
-    expect(tol > 0, "solve", "tol", "a number > 0", tol)
-    expect(max_iterations >= 0, "solve", "max_iterations", "an integer >= 0", max_iterations)
+    tol, max_iterations = (
+        number(tol, "solve", "tol", above=0),
+        integer(max_iterations, "solve", "max_iterations", least=0),
+    )
     expect(
         dtype in (None, torch.float32, torch.float64), "solve", "dtype", "torch.float32, torch.float64 or None", dtype
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from fastrecon._numbers import integer, number
 from fastrecon.checks import expect
 from fastrecon.fidelity import LeastSquares
 from fastrecon.operators.base import LinearOperator
@@ -105,11 +106,14 @@ class UnrolledDescent(nn.Module):
         operator: A.
         phases: trained phases K.
         channels, layers, delta, final_activation: of the regulariser, see FeatureNorm.
-        alpha: initial step size of the gradient steps.
-        eps0: initial smoothing radius.
-        sigma, gamma: eps becomes gamma * eps once |grad phi_eps(x)| < sigma * gamma * eps.
+        alpha: initial step size of the gradient steps, > 1e-6.
+        eps0: initial smoothing radius, > 1e-6.
+        sigma, gamma: > 0 and in (0, 1): eps becomes gamma * eps once |grad phi_eps(x)| < sigma * gamma * eps.
         eps_mode: who decides that: each image ("sample"), the mean norm of the batch ("batch": results then depend on
             the batch), or nobody ("schedule": after every phase).
+
+    Raises:
+        ValueError: an argument is of another kind or out of range.
     """
 
     def __init__(
@@ -119,11 +123,13 @@ class UnrolledDescent(nn.Module):
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__
-        expect(phases >= 1, name, "phases", "an integer >= 1", phases)
-        expect(0 < gamma < 1, name, "gamma", "a number in (0, 1)", gamma)
-        expect(sigma > 0, name, "sigma", "a number > 0", sigma)
+        expect(isinstance(operator, LinearOperator), name, "operator", "a LinearOperator", type(operator).__name__)
+        phases = integer(phases, name, "phases", least=1)
+        sigma, gamma = number(sigma, name, "sigma", above=0), number(gamma, name, "gamma", above=0, below=1)
+        alpha, eps0 = (number(v, name, k, above=FLOOR) for k, v in (("alpha", alpha), ("eps0", eps0)))
         expect(eps_mode in EPS_MODES, name, "eps_mode", f"one of {', '.join(EPS_MODES)}", repr(eps_mode))
-        self.sigma, self.gamma, self.eps_mode = sigma, gamma, eps_mode
+        # Python's floats: a NumPy number would promote float32 tensors
+        self.sigma, self.gamma, self.eps_mode = float(sigma), float(gamma), eps_mode
         self.fidelity = LeastSquares(operator)
         self.regulariser = FeatureNorm(channels, layers, 1, delta, final_activation)
         self.raw_alpha = raw_of(alpha, phases)
@@ -155,6 +161,7 @@ class UnrolledDescent(nn.Module):
     @torch.no_grad()
     def grow(self, phases: int) -> None:
         """Adds phases up to this number, each a copy of the last trained one. The step sizes become new parameters."""
+        integer(phases, "grow", "phases")
         expect(phases >= self.phases, "grow", "phases", f"at least the present {self.phases}", phases)
         for name, raw in list(self.named_parameters(recurse=False)):
             if raw.ndim == 1:
@@ -207,6 +214,8 @@ class UnrolledDescent(nn.Module):
     def start(self, y: Tensor, x0: Tensor, select: bool = True) -> State:
         """The state at x0. No test of eps precedes the first phase."""
         op = type(self).__name__
+        for argument, t in (("y", y), ("x0", x0)):
+            expect(isinstance(t, Tensor) and t.ndim > 0, op, argument, "a batch, a tensor", t)
         expect(
             x0.ndim == 4 and x0.shape[1] == 1 and len(x0) == len(y),
             op,
@@ -262,14 +271,14 @@ class UnrolledDescent(nn.Module):
         unfinished: str = TRAINED_ONLY, stalled: Tensor | None = None,
     ) -> Report:  # fmt: skip
         """The certificate of state s: everything at x and eps, as they stand. Nothing is asked of the device."""
-        finite = torch.ones_like(converged)
+        finite = torch.isfinite(s.x).flatten(1).all(1)
         phi = phi_eps = bound = norm = torch.full_like(s.eps, float("nan"), dtype=torch.float64)
         if s.r is not None and s.f is not None and s.norm is not None and not s.x.requires_grad:
             phi_eps = s.f + s.r.value.double()
             bound, norm = merit(s.f, s.r, s.eps, s.x), s.norm
             # phi lies between the two (eq. 6): anything beyond is rounding
             phi = (s.f + self.regulariser.nonsmooth_value(s.x).double()).clamp(phi_eps, bound)
-            finite = torch.isfinite(bound + norm)
+            finite = finite & torch.isfinite(bound + norm)
         return Report(
             phi=phi, phi_eps=phi_eps, merit=bound, grad_norm=norm, eps=s.eps.detach().double(),
             iterations=torch.full_like(s.trials, self.phases) if iterations is None else iterations,

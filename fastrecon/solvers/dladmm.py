@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import expect
+from fastrecon._numbers import flag, integer, number
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.report import TRAINED_ONLY, SplittingReport
 from fastrecon.solvers.descent import positive, raw_from
@@ -49,8 +49,9 @@ class DLADMM(SplitProblem):
     ):  # fmt: skip
         e_update = e_update if b is None else "general"
         super().__init__(a, lam, b, e_update)
-        expect(layers >= 1, "DLADMM", "layers", "an integer >= 1", layers)
-        expect(radius > 0, "DLADMM", "radius", "a number > 0", radius)
+        layers, per_row = integer(layers, "DLADMM", "layers", least=1), flag(per_row, "DLADMM", "per_row")
+        number(radius, "DLADMM", "radius", above=0)
+        number(noise, "DLADMM", "noise", least=0)
         self.classical = LADMM(self.a, lam, self.b, beta=beta, l1=l1, l2=l2, e_update=e_update)
         self.per_row, self.radius = per_row, float(radius)
         w, (m, d) = self.classical.weights, self.a.atoms.shape
@@ -121,6 +122,8 @@ class DLADMM(SplitProblem):
             tol: the report says whether gap <= tol max(1, objective).
             history: whether to record the certificate after every layer.
         """
+        number(tol, "DLADMM", "tol", above=0)
+        safeguard, history = flag(safeguard, "DLADMM", "safeguard"), flag(history, "DLADMM", "history")
         with torch.no_grad():
             rows = [] if history else None
             accepted: Tensor | int = self.layers
@@ -148,7 +151,10 @@ class DLADMM(SplitProblem):
             delta: in (0, 1): a layer is accepted where |w - T(w)| <= (1 - delta) mu, T an iteration of LADMM and mu a
                 running mean of the accepted values.
         """
-        expect(0 < delta < 1, "DLADMM", "delta", "a number in (0, 1)", delta)
+        number(delta, "DLADMM", "delta", above=0, below=1)
+        number(tol, "DLADMM", "tol", above=0)
+        integer(max_iterations, "DLADMM", "max_iterations", least=0)
+        safeguard = flag(safeguard, "DLADMM", "safeguard")
         accepted: Tensor | int = self.layers
         if safeguard:
             s, accepted = self._safeguarded(x, delta, None)

@@ -17,8 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastrecon._numbers import flag, integer, number
 from fastrecon.checks import expect, kind
 from fastrecon.operators.dictionary import Dictionary
+from fastrecon.ops.block_product import row_product
 from fastrecon.ops.ladmm_step import UPDATES, ladmm_shrink, ladmm_step
 from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
 from fastrecon.threads import alone
@@ -99,12 +101,16 @@ class SplitProblem(nn.Module):
         name = type(self).__name__
         self.a = a if isinstance(a, Dictionary) else Dictionary(a)
         self.b = b if b is None or isinstance(b, Dictionary) else Dictionary(b)
-        expect(lam > 0, name, "lam", "a number > 0", lam)
+        number(lam, name, "lam", above=0)
         expect(e_update in E_UPDATES, name, "e_update", f"one of {', '.join(E_UPDATES)}", repr(e_update))
         if self.b is not None:
             m = self.a.atoms.shape[0]
             expect(e_update == "general", name, "e_update", "general for a general B", repr(e_update))
             expect(self.b.atoms.shape[0] == m, name, "b", f"a matrix of {m} rows", self.b.atoms)
+        for argument, matrix in (("a", self.a), ("b", self.b)):
+            if matrix is not None:  # looked at once, here, where its norm is to be known too
+                size = matrix.atoms.detach().abs().amax().item()
+                expect(0 < size < torch.inf, name, argument, "a finite matrix that is not zero", matrix.atoms)
         self.lam, self.e_update = float(lam), e_update
 
     def checked(self, x: Tensor) -> Tensor:
@@ -114,7 +120,13 @@ class SplitProblem(nn.Module):
             ValueError: x does not fit A.
         """
         m = len(self.a.atoms)
-        fits = x.ndim == 2 and x.shape[1] == m and x.dtype == self.a.atoms.dtype and x.device == self.a.atoms.device
+        fits = (
+            isinstance(x, Tensor)
+            and x.ndim == 2
+            and x.shape[1] == m
+            and x.dtype == self.a.atoms.dtype
+            and x.device == self.a.atoms.device
+        )
         expect(fits, type(self).__name__, "x", f"samples [N, {m}] {kind(self.a.atoms)}", x)
         return x.contiguous()
 
@@ -189,17 +201,17 @@ class SplitProblem(nn.Module):
         feasible where B has a right inverse B^+; for B = I that is (z, x - A z). The gap is never negative.
         """
         a, z, e, dual, data = (t.double() for t in (self.a.atoms, s.z, s.e, s.dual, x))
-        rest = data - z @ a.T
+        rest = data - row_product(z, a.T)
         if self.b is None:
             residual, scale, feasible = rest - e, dual.abs().amax(1), rest
             known = torch.ones_like(scale, dtype=torch.bool)
         else:
             b = self.b.atoms.double()
-            residual, scale = rest - e @ b.T, (dual @ b).abs().amax(1)
-            feasible = e + residual @ torch.linalg.pinv(b).T
-            left = torch.linalg.vector_norm(rest - feasible @ b.T, dim=1)
+            residual, scale = rest - row_product(e, b.T), row_product(dual, b).abs().amax(1)
+            feasible = e + row_product(residual, torch.linalg.pinv(b).T)
+            left = torch.linalg.vector_norm(rest - row_product(feasible, b.T), dim=1)
             known = left <= 1e-9 * torch.linalg.vector_norm(data, dim=1)
-        scale = torch.maximum(scale, (dual @ a).abs().amax(1) / self.lam).clamp_min(1)
+        scale = torch.maximum(scale, row_product(dual, a).abs().amax(1) / self.lam).clamp_min(1)
         norm = self.lam * z.abs().sum(1)
         primal = norm + feasible.abs().sum(1)
         gap = (primal + (dual * data).sum(1) / scale).clamp_min(0)  # only rounding is below 0
@@ -220,7 +232,7 @@ class SplitProblem(nn.Module):
         taken, count = (
             c if isinstance(c, Tensor) else torch.full((len(x),), c, device=x.device) for c in (accepted, iterations)
         )
-        finite = torch.isfinite(found["objective"]) & torch.isfinite(found["primal_residual"])
+        finite = torch.isfinite(found["objective"] + found["primal_residual"]) & ~found["gap"].isnan()
         converged &= finite
         names = ("objective", "primal_residual", "gap")
         rows = None if history is None else {n: torch.stack([h[n] for h in history]) for n in names}
@@ -254,7 +266,9 @@ class LADMM(SplitProblem):
         l1: float | None = None, l2: float | None = None, e_update: str = "general",
     ):  # fmt: skip
         super().__init__(a, lam, b, e_update)
-        expect(beta > 0, "LADMM", "beta", "a number > 0", beta)
+        for argument, value in (("beta", beta), ("l1", l1), ("l2", l2)):
+            if value is not None or argument == "beta":
+                number(value, "LADMM", argument, above=0)
         least1, least2 = beta * self.a.norm() ** 2, beta * (1.0 if self.b is None else self.b.norm() ** 2)
         l1 = MARGIN * least1 if l1 is None else l1
         l2 = (least2 if e_update == "residual" else MARGIN * least2) if l2 is None else l2
@@ -293,7 +307,8 @@ class LADMM(SplitProblem):
         self, x: Tensor, iterations: int = 150, tol: float = 1e-4, history: bool = False
     ) -> tuple[Splitting, SplittingReport]:
         """A fixed number of iterations from zero for x [N, m]; the report says whether gap <= tol max(1, objective)."""
-        expect(iterations >= 1, "LADMM", "iterations", "an integer >= 1", iterations)
+        iterations, tol = integer(iterations, "LADMM", "iterations", least=1), number(tol, "LADMM", "tol", above=0)
+        flag(history, "LADMM", "history")
         rows: list[dict[str, Tensor]] | None = [] if history else None
         s = self.run(x, iterations) if rows is None else self.recorded(x, self.sequence(iterations), rows)
         return s, self.report(s, x, iterations, 0, tol, f"{iterations} iterations only", rows)
@@ -310,11 +325,19 @@ class LADMM(SplitProblem):
             x: data [N, m].
             s: where to start; default zero.
             tol: > 0.
-            max_iterations: at most that many, and a few more up to the next look at the gap (every 10).
+            max_iterations: >= 0: at most that many, and a few more up to the next look at the gap (every 10).
             done, accepted: iterations and accepted learned layers to report on top.
             progress: called after every look with the iteration and the gaps [N].
+
+        Raises:
+            ValueError: x does not fit, or a number is out of range.
         """
-        expect(tol > 0, "LADMM", "tol", "a number > 0", tol)
+        tol, max_iterations = (
+            number(tol, "LADMM", "tol", above=0),
+            integer(max_iterations, "LADMM", "max_iterations", least=0),
+        )
+        expect(progress is None or callable(progress), "LADMM", "progress", "a function or None", progress)
+        x = self.checked(x)
         s = self.start(x) if s is None else s
         found = self.values(s, x)
         gap, count = found["gap"], torch.zeros(len(x), dtype=torch.int64, device=x.device)

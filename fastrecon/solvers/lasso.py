@@ -4,13 +4,14 @@ Everything is per image. The residual A x - y is carried along by linearity, so 
 adjoint once, and the objective comes for free. The loop asks the host nothing between two checks of convergence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fastrecon._numbers import flag, integer, number
 from fastrecon.checks import expect, expect_finite
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype, spread_over
@@ -47,8 +48,11 @@ class Lasso(nn.Module, Generic[S]):
         operator: A, from images or coefficients x [B, ...] to measurements; for wavelet coefficients
             `A @ Wavelet("sym4", 3).T`.
         lam: weight, >= 0: a number, [B], or real and broadcastable to x, such as `detail_weights`.
-        lipschitz: L >= |A|^2: a number or [B]; None takes the operator's own norm, by power iteration where that has no
-            closed form.
+        lipschitz: L >= |A|^2, > 0: a number or [B]; None takes the operator's own norm, by power iteration where that
+            has no closed form.
+
+    Raises:
+        ValueError: an argument is of another kind or out of range.
     """
 
     adjoint_calls = 1  # of each iteration, as are operator_calls
@@ -57,17 +61,20 @@ class Lasso(nn.Module, Generic[S]):
     def __init__(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None):
         super().__init__()
         name = type(self).__name__
+        expect(isinstance(operator, LinearOperator), name, "operator", "a LinearOperator", type(operator).__name__)
         self.operator = operator
+        for argument, value in (("lam", lam), ("lipschitz", lipschitz)):
+            real = not isinstance(value, Tensor) or value.is_floating_point()
+            expect(real, name, argument, "a number or a real tensor", value)
         if isinstance(lam, Tensor):
             self.register_buffer("lam", lam)
         else:
-            expect(lam >= 0, name, "lam", "a number >= 0", lam)
-            self.lam: float | Tensor = float(lam)
+            self.lam: float | Tensor = float(number(lam, name, "lam", least=0))
         if isinstance(lipschitz, Tensor):
             self.register_buffer("lipschitz", lipschitz)
         else:
-            expect(lipschitz is None or lipschitz > 0, name, "lipschitz", "a number > 0", lipschitz)
-            self.lipschitz: float | Tensor | None = lipschitz
+            known = None if lipschitz is None else float(number(lipschitz, name, "lipschitz", above=0))
+            self.lipschitz: float | Tensor | None = known
 
     def steps(self, x: Tensor) -> Tensor:
         """1 / L of each image, float64 [B]."""
@@ -83,7 +90,9 @@ class Lasso(nn.Module, Generic[S]):
     def l1(self, x: Tensor) -> Tensor:
         """|lam x|_1 [B] in float64."""
         wide = x.to(torch.complex128 if x.is_complex() else torch.float64).abs().flatten(1)
-        return (wide * spread_over(self.lam, x, type(self).__name__, "lam").double()).sum(1)
+        terms = wide * spread_over(self.lam, x, type(self).__name__, "lam").double()
+        # a sum of many rows has another order than that of one
+        return terms.sum(1) if x.is_cuda else torch.stack([one.sum() for one in terms])
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """F(x) [B] in float64."""
@@ -99,7 +108,9 @@ class Lasso(nn.Module, Generic[S]):
 
     def first(self, x: Tensor, y: Tensor) -> Iterate:
         """The part of the state at x that all methods have."""
-        residual = self.operator(x) - y
+        image = self.operator(x)
+        expect(image.shape == y.shape, type(self).__name__, "y", image, y)  # what broadcasts would be another problem
+        residual = image - y
         objective = squares(residual) / 2 + self.l1(x)
         none = torch.zeros_like(objective, dtype=torch.int64)
         return Iterate(x, residual, objective, torch.full_like(objective, float("inf")), none)
@@ -115,9 +126,9 @@ class Lasso(nn.Module, Generic[S]):
         Args:
             y: measurements [B, ...].
             x0: start [B, ...]; None takes the adjoint of A at y.
-            iterations: at most this many.
-            tol: an image is done once |z| <= tol |x|, z its proximal gradient step with step 1 / L; 0: never.
-            check_every: iterations between two looks at that; only then the host waits for the device.
+            iterations: at most this many, >= 0.
+            tol: >= 0: an image is done once |z| <= tol |x|, z its proximal gradient step with step 1 / L; 0: never.
+            check_every: >= 1, iterations between two looks at that; only then the host waits for the device.
             history: whether to record F and |z| of every iteration in the report.
             callback: called after every iteration with its number 1, 2, ... and x.
 
@@ -128,9 +139,11 @@ class Lasso(nn.Module, Generic[S]):
             ValueError: an argument does not fit.
         """
         name = type(self).__name__
-        expect(iterations >= 0, name, "iterations", "an integer >= 0", iterations)
-        expect(tol >= 0, name, "tol", "a number >= 0", tol)
-        expect(check_every >= 1, name, "check_every", "an integer >= 1", check_every)
+        iterations, tol = integer(iterations, name, "iterations", least=0), number(tol, name, "tol", least=0)
+        check_every, history = integer(check_every, name, "check_every", least=1), flag(history, name, "history")
+        expect(isinstance(y, Tensor) and y.ndim > 0, name, "y", "measurements [B, ...], a tensor", y)
+        expect(x0 is None or isinstance(x0, Tensor), name, "x0", "a tensor or None", x0)
+        expect(callback is None or callable(callback), name, "callback", "a function or None", callback)
         x = self.operator.adjoint(y) if x0 is None else x0
         fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
         expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
@@ -196,7 +209,17 @@ class Lasso(nn.Module, Generic[S]):
 
 
 def detail_weights(size: tuple[int, int], level: int, lam: float) -> Tensor:
-    """lam [H, W] for wavelet coefficients of images of this size: 0 on the approximation, `lam` on all details."""
+    """lam [H, W] for wavelet coefficients of images of this size: 0 on the approximation, `lam` >= 0 on all details.
+
+    Raises:
+        ValueError: lam or level is negative, or the size no pair of numbers > 0.
+    """
+    op = "detail_weights"
+    number(lam, op, "lam", least=0)
+    integer(level, op, "level", least=0)
+    expect(isinstance(size, Sequence) and len(size) == 2, op, "size", "(H, W)", size)
+    for side in size:
+        integer(side, op, "size", least=1)
     weights = torch.full(size, float(lam))
     weights[: size[0] >> level, : size[1] >> level] = 0
     return weights

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from fastrecon._numbers import flag, number
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.report import Report
 from fastrecon.solvers import convergent
-from fastrecon.solvers.descent import State, UnrolledDescent, positive, raw_from, raw_of
+from fastrecon.solvers.descent import FLOOR, State, UnrolledDescent, positive, raw_from, raw_of
 
 
 class LDA(UnrolledDescent):
@@ -31,7 +32,7 @@ class LDA(UnrolledDescent):
         phases: trained phases K.
         channels: features per layer of the regulariser.
         layers: its convolutions.
-        tau: initial size of the split step.
+        tau: initial size of the split step, > 1e-6.
         safeguard: whether phases without gradients search the step of v by backtracking, so that the objective
             decreases from the first phase on and not only in rigorous mode. On a GPU a phase has 16 trials, always; an
             image that accepts none keeps its place.
@@ -43,8 +44,8 @@ class LDA(UnrolledDescent):
         tau: float = 0.1, safeguard: bool = False, **options: Any,
     ):  # fmt: skip
         super().__init__(operator, phases, channels, layers, **options)
-        self.safeguard = safeguard
-        self.raw_tau = raw_of(tau, phases)
+        self.safeguard = flag(safeguard, type(self).__name__, "safeguard")
+        self.raw_tau = raw_of(number(tau, type(self).__name__, "tau", above=FLOOR), phases)
 
     @property
     def tau(self) -> Tensor:

@@ -6,13 +6,14 @@ Bonettini, Loris, Porta & Prato, SIAM J. Optim. 26 (2016); the paper's compares 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastrecon._numbers import flag, integer, number
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import MOST_TRIALS, armijo
@@ -24,6 +25,15 @@ from fastrecon.solvers.lasso import Iterate, Lasso, column
 Network = Callable[..., Tensor]
 LIMITS = (1e-2, 1e2)  # of step sizes, in units of 1 / L
 DESCENT, LENGTH = 1e-3, 1e3  # c1, c2: z must promise c1 of the decrease of z2 and be at most c2 times as long
+
+
+def _pair(limits: Any) -> tuple[float, float]:
+    """The two numbers of `limits`."""
+    two = isinstance(limits, Sequence) and not isinstance(limits, str) and len(limits) == 2
+    expect(two, "SGP", "limits", "two numbers > 0 around 1", repr(limits))
+    low, high = (number(v, "SGP", "limits") for v in limits)
+    expect(0 < low <= 1 <= high, "SGP", "limits", "two numbers > 0 around 1", limits)
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,9 @@ class SGP(Lasso[State]):
     Args:
         operator, lam, lipschitz: as of Lasso.
         network: network(x, g) gives step sizes in units of t: [B], [B, 1, ...] or, for a diagonal metric, real and
-            broadcastable to x. They are clamped to `limits`; NaN counts as 1. One with a true attribute `dimensionless`
-            is called as network(x / (lam t), g / lam, k), k = 0, 1, ... (the largest lam of each image). None: ISTA.
+            broadcastable to x; anything else raises ValueError. They are clamped to `limits`; NaN counts as 1. One with
+            a true attribute `dimensionless` is called as network(x / (lam t), g / lam, k), k = 0, 1, ... (the largest
+            lam of each image). None: ISTA.
         rule: "composite": F(x + gamma2 z) <= F(x) + beta gamma2 delta. "paper": the same for f alone, at most `trials`
             times; where no step is accepted, x+ = x + z2, which costs one A more.
         alpha, beta, eta1, eta2: of the rules above; eta1 is the factor of gamma1, eta2 that of gamma2.
@@ -71,22 +82,21 @@ class SGP(Lasso[State]):
         network_iterations: int | None = None, limits: tuple[float, float] | None = None, bonettini: bool = False,
     ):  # fmt: skip
         super().__init__(operator, lam, lipschitz)
-        checks: list[tuple[str, Any, bool, str]] = [
-            ("rule", repr(rule), rule in ("composite", "paper"), "composite or paper"),
-            ("alpha", alpha, alpha > 0, "a number > 0"),
-            ("beta", beta, 0 < beta <= 0.5, "a number in (0, 0.5]: beyond, z2 itself may be refused"),
-            ("eta1", eta1, 0 < eta1 < 1, "a number in (0, 1)"),
-            ("eta2", eta2, 0 < eta2 < 1, "a number in (0, 1)"),
-            ("gamma1", gamma1, 0 < gamma1 <= 1, "a number in (0, 1]"),
-            ("limits", limits, limits is None or 0 < limits[0] <= 1 <= limits[1], "two numbers > 0 around 1"),
-            ("trials", trials, 1 <= trials <= MOST_TRIALS, f"1 to {MOST_TRIALS}"),
-        ]
-        for argument, got, good, expected in checks:
-            expect(good, "SGP", argument, expected, got)
+        expect(rule in ("composite", "paper"), "SGP", "rule", "composite or paper", repr(rule))
+        number(alpha, "SGP", "alpha", above=0)
+        number(beta, "SGP", "beta", above=0, most=0.5)  # beyond, z2 itself may be refused
+        number(eta1, "SGP", "eta1", above=0, below=1)
+        number(eta2, "SGP", "eta2", above=0, below=1)
+        number(gamma1, "SGP", "gamma1", above=0, most=1)
+        integer(trials, "SGP", "trials", least=1, most=MOST_TRIALS)
+        flag(bonettini, "SGP", "bonettini")
+        if network_iterations is not None:
+            integer(network_iterations, "SGP", "network_iterations", least=0)
+        expect(network is None or callable(network), "SGP", "network", "a function or None", repr(network))
         self.network = network
         if isinstance(network, nn.Module):
             network.eval()
-        self.limits: tuple[float, float] = limits or getattr(network, "limits", LIMITS)
+        self.limits = _pair(getattr(network, "limits", LIMITS) if limits is None else limits)
         self.rule, self.alpha, self.beta, self.eta1, self.eta2 = rule, alpha, beta, eta1, eta2
         self.gamma1, self.trials, self.bonettini = gamma1, trials, bonettini
         self.network_iterations = math.inf if network_iterations is None else network_iterations
@@ -106,9 +116,14 @@ class SGP(Lasso[State]):
             d = self.network(x / column(lam * t.to(lam), x), grad / column(lam, x), k)
         else:
             d = self.network(x, grad)
-        expect(not d.is_complex(), "SGP", "network", "real step sizes", d)
-        if d.ndim == 1:
+        b = len(x)
+        expected = f"real step sizes ({b},) or broadcastable to {tuple(x.shape)}, on {x.device}"
+        fits = isinstance(d, Tensor) and d.is_floating_point() and d.device == x.device
+        expect(fits, "SGP", "network", expected, d if isinstance(d, Tensor) else type(d).__name__)
+        if d.shape == (b,):
             d = column(d, x)
+        fits = d.ndim == x.ndim and all(a in (1, s) for a, s in zip(d.shape, x.shape, strict=True))
+        expect(fits, "SGP", "network", expected, d)
         low, high = self.limits
         if self.bonettini:
             bound = math.sqrt(1 + 100 / (k + 1) ** 2.1)

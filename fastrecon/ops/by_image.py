@@ -1,0 +1,40 @@
+"""Definitions one image at a time: vendors' convolutions, products and sums depend on the batch, ours must not."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def alone(t: Tensor, i: int) -> Tensor:
+    """Image i of t [B, ...] as [1, ...] in memory of its own.
+
+    A fresh copy starts on 64 bytes like every allocation: vendors' routines may round differently elsewhere.
+    """
+    return t[i : i + 1].clone(memory_format=torch.contiguous_format)
+
+
+def by_image(definition: Callable[..., Any], *batched: int) -> Callable[..., Any]:
+    """`definition`, of whose arguments these, by number, are batches [B, ...], applied to one image after the other.
+
+    A batched argument [1, ...] serves all images. On a GPU, where that would be a launch for each image, the definition
+    takes the batch whole. `registry.define` takes the definition itself for the fake kernel, which asks shapes only.
+    """
+
+    @functools.wraps(definition)
+    def each(*arguments: Any) -> Any:
+        count = len(arguments[batched[0]])
+        if count == 0 or arguments[batched[0]].is_cuda:
+            return definition(*arguments)
+
+        def part(k: int, t: Any, i: int) -> Any:
+            return alone(t, i if len(t) > 1 else 0) if k in batched and t is not None else t
+
+        found = [definition(*(part(k, t, i) for k, t in enumerate(arguments))) for i in range(count)]
+        if isinstance(found[0], Tensor):
+            return torch.cat(found)
+        return tuple(torch.cat(outputs) for outputs in zip(*found, strict=True))
+
+    return each
