@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import accepts_arrays, expect
+from fastrecon.checks import expect, in_kind
 
 
-@accepts_arrays
-def through(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """function(x) for anything with `__dlpack__`, answered in kind."""
-    return function(x)
+def through(x: Any, function: Callable[[Tensor], Tensor], op: str = "operator", argument: str = "x") -> Any:
+    """function(x) for anything with `__dlpack__`, answered in kind; errors name `op` and `argument`."""
+    return function(x) if isinstance(x, Tensor) else in_kind(x, function, op, argument)
 
 
 class LinearOperator(nn.Module):
@@ -31,11 +30,11 @@ class LinearOperator(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """A x."""
-        return through(x, self._forward)
+        return through(x, self._forward, type(self).__name__)
 
     def adjoint(self, y: Any, size: Sequence[int] | None = None) -> Any:
         """The adjoint of A at y; `size` (H, W) of the image, where y alone does not tell it."""
-        return through(y, lambda t: self._adjoint(t, size))
+        return through(y, lambda t: self._adjoint(t, size), f"{type(self).__name__}.adjoint", "y")
 
     def _forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
