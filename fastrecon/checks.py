@@ -64,6 +64,8 @@ def number(
     No bool, no text, no NaN: whoever passes one has mixed up arguments. Raises as `expect`.
     """
     if isinstance(value, NUMBERS) and not isinstance(value, bool):
+        if isinstance(value, np.generic):  # float32 would compare in float32, where the largest float64 is infinite
+            value = float(value) if isinstance(value, np.floating) else int(value)
         if above < value < below and least <= value <= most and abs(value) <= LARGEST:
             return value  # type: ignore[return-value]
     elif isinstance(value, Tensor) and value.ndim == 0 and value.device.type == "cpu" and not value.requires_grad:
@@ -93,8 +95,9 @@ def flag(value: Any, op: str, argument: str) -> bool:
 def choice(value: Any, options: Any, op: str, argument: str) -> Any:
     """`value`, one of the texts `options`. Raises as `expect`."""
     if not (isinstance(value, str) and value in options):
-        *others, last = options
-        expect(False, op, argument, " or ".join(filter(None, (", ".join(others), last))), repr(value)[:LONGEST])
+        names = list(options)
+        expected = " or ".join(names) if len(names) == 2 else f"one of {', '.join(names)}"
+        expect(False, op, argument, expected, repr(value)[:LONGEST])
     return value
 
 
@@ -213,9 +216,9 @@ def accepts_arrays(function: F) -> F:
 
     An array is anything with `__dlpack__` (NumPy, CuPy, JAX). Results are tensors where the first argument is one,
     else arrays of its kind. Other array arguments, in lists too, become tensors on the device where they lie: nothing
-    moves between devices, and beside a tensor elsewhere the function refuses them. A NumPy array with a mask is refused,
-    as are subclasses with units or names: they would lose them. So is everything else (lists, None, text, data frames)
-    in the place of what the signature calls a Tensor.
+    moves between devices, and beside a tensor elsewhere the function refuses them. A NumPy array with a mask is
+    refused, as are subclasses with units or names: they would lose them. So is everything else (lists, None, text,
+    data frames) in the place of what the signature calls a Tensor.
     """
     op, parameters = function.__name__, inspect.signature(function).parameters
     names = list(parameters)

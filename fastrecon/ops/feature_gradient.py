@@ -45,7 +45,7 @@ def features(x: Tensor, weights: Sequence[Tensor], delta: float, final_activatio
 
 
 def _smoothed_norm(g: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(value [B], dual y = g / n, n = max(|g|, eps), where |g| <= eps, g / eps there and 0 elsewhere) in at least float32.
+    """(value [B], dual y = g / n, n = max(|g|, eps), where |g| <= eps, g / eps there, 0 elsewhere), at least float32.
 
     No square vanishes or overflows, and autograd finds the right derivative, also at g = 0.
     """
