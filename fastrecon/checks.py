@@ -66,7 +66,7 @@ def number(
     if isinstance(value, NUMBERS) and not isinstance(value, bool):
         if isinstance(value, np.generic):  # float32 would compare in float32, where the largest float64 is infinite
             value = float(value) if isinstance(value, np.floating) else int(value)
-        if above < value < below and least <= value <= most and abs(value) <= LARGEST:
+        if above < value < below and least <= value <= most and -LARGEST <= value <= LARGEST:
             return value  # type: ignore[return-value]
     elif isinstance(value, Tensor) and value.ndim == 0 and value.device.type == "cpu" and not value.requires_grad:
         return number(value.item(), op, argument, above=above, least=least, below=below, most=most)
@@ -76,19 +76,17 @@ def number(
 
 def integer(value: Any, op: str, argument: str, *, least: float = -INFINITY, most: float = INFINITY) -> int:
     """`value`, an integer with least <= value <= most: of Python or NumPy, no bool, no float. Raises as `expect`."""
-    fits = isinstance(value, int | np.integer | torch.SymInt) and not isinstance(value, bool)
-    expected = "" if fits else _range("an integer", "an integer", -INFINITY, least, INFINITY, most)
-    expect(fits, op, argument, expected, named(value))
-    inside = least <= value <= most
-    expected = "" if inside else _range("an integer", "an integer", -INFINITY, least, INFINITY, most)
-    expect(inside, op, argument, expected, value)
+    whole = isinstance(value, int | np.integer | torch.SymInt) and not isinstance(value, bool)
+    if not (whole and least <= value <= most):
+        expected = _range("an integer", "an integer", -INFINITY, least, INFINITY, most)
+        expect(False, op, argument, expected, named(value))
     return int(value)
 
 
 def flag(value: Any, op: str, argument: str) -> bool:
     """`value`, True or False. Raises as `expect`: a text like "no" would count as True."""
-    if value is not True and value is not False:
-        expect(isinstance(value, np.bool_), op, argument, "True or False", named(value))
+    if not isinstance(value, bool | np.bool_):
+        expect(False, op, argument, "True or False", named(value))
     return bool(value)
 
 
@@ -106,10 +104,8 @@ def size_2d(value: Any, op: str, argument: str, least: int = 1) -> tuple[int, in
     pair = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value) == 2
     expected = f"(H, W), integers >= {least}"
     expect(pair, op, argument, expected, named(value))
-    for n in value:
-        expect(
-            isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= least, op, argument, expected, value
-        )
+    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= least for n in value)
+    expect(whole, op, argument, expected, named(value))
     return int(value[0]), int(value[1])
 
 
@@ -123,12 +119,14 @@ def _range(noun: str, free: str, above: float, least: float, below: float, most:
     return f"{noun} {'<' if below <= most else '<='} {high:g}" if high < INFINITY else free
 
 
-def within(dtype: torch.dtype, limits: dict[str, float]) -> dict[str, float]:
-    """`limits` of a number that a tensor of `dtype` is to hold: not as infinity, and not as 0 where it must be > 0."""
+def held(value: Any, dtype: torch.dtype, op: str, argument: str, **limits: float) -> float:
+    """`value` as of `number`, one that a tensor of `dtype` holds: not as infinity, nor as 0 where it must be above."""
+    value = number(value, op, argument, **limits)
     info = torch.finfo(dtype)
-    if limits.get("above") == 0:
-        limits = {"least": info.smallest_normal * info.eps} | limits
-    return {"most": info.max} | limits
+    vanishes = limits.get("above") == 0 and value < info.smallest_normal * info.eps
+    if vanishes or not -info.max <= value <= info.max:
+        expect(False, op, argument, f"a number that {str(dtype).removeprefix('torch.')} holds", value)
+    return value
 
 
 def per_image(value: float | Tensor, like: Tensor, op: str, argument: str, **limits: float) -> Tensor:
@@ -138,7 +136,7 @@ def per_image(value: float | Tensor, like: Tensor, op: str, argument: str, **lim
     """
     real = like.real.dtype if like.is_complex() else like.dtype
     if not isinstance(value, Tensor):
-        value = number(value, op, argument, **within(real, limits))
+        value = held(value, real, op, argument, **limits)
         return torch.full((like.shape[0],), value, dtype=real, device=like.device)
     numeric = not value.is_complex() and value.dtype != torch.bool
     expect(numeric, op, argument, "a number or a real tensor", value)

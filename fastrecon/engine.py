@@ -84,7 +84,7 @@ class Engine:
         graph = flag(graph, "Engine", "graph")
         max_batch = integer(max_batch, "Engine", "max_batch", least=1)
         threads = threads if threads is None else integer(threads, "Engine", "threads", least=1, most=MOST_THREADS)
-        self.model = copy.deepcopy(model).eval()
+        self.model: Any = copy.deepcopy(model).eval()
         self.graph, self.max_batch, self.threads = graph, max_batch, threads
         tensors = [*self.model.parameters(), *self.model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")

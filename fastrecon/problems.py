@@ -100,10 +100,10 @@ def draw_masks(
     """Masks [count, 1, H, W], image i from seed + i with its own rate; None for tasks without."""
     if task not in MASK:
         return None
-    kind = choice(MASK[task] if kind is None else kind, MASKS, "problems", "mask")
+    make = MASKS[choice(MASK[task] if kind is None else kind, MASKS, "problems", "mask")]
     rates = each(rate, count, "rate", above=0, most=1)
     seed = integer(seed, "problems", "seed", least=0, most=2**32 - max(count, 1))
-    drawn = [MASKS[kind](size, rates[i], seed + i) for i in range(count)]
+    drawn = [make(size, rates[i], seed + i) for i in range(count)]
     return torch.stack(drawn)[:, None] if drawn else torch.empty(0, 1, *size, dtype=torch.float32)
 
 

@@ -176,9 +176,9 @@ def test_numbers():
 
 def test_numbers_that_a_type_cannot_hold_are_refused():
     for x, tau in ((torch.ones(2).half(), 1e5), (torch.ones(2), 1e39)):
-        with pytest.raises(ValueError, match=r"^soft_threshold: tau: expected a number in \[0, "):
+        with pytest.raises(ValueError, match=r"^soft_threshold: tau: expected a number that float\d\d holds"):
             ops.soft_threshold(x, tau)
-    with pytest.raises(ValueError, match=r"^smoothed_l21: eps: expected a number in \[5.9"):
+    with pytest.raises(ValueError, match=r"^smoothed_l21: eps: expected a number that float16 holds, got 1e-09"):
         ops.smoothed_l21(torch.ones(1, 2, 3).half(), 1e-9)
 
 

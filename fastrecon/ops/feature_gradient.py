@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from fastrecon.checks import accepts_arrays, choice, expect, flag, named, number, per_image, within
+from fastrecon.checks import accepts_arrays, choice, expect, flag, held, named, per_image
 from fastrecon.ops.layout import power_for
 from fastrecon.registry import compiled, define
 
@@ -323,7 +323,7 @@ def _check(
     expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real [B, C, H, W]", x)
     several = not isinstance(weights, Tensor | str) and hasattr(weights, "__len__") and len(weights) > 0
     expect(several, op, "weights", "a list of convolution kernels, at least one", named(weights))
-    number(delta, op, "delta", **within(x.dtype, {"above": 0}))
+    held(delta, x.dtype, op, "delta", above=0)
     flag(final_activation, op, "final_activation")
     choice(precision, PRECISIONS, op, "precision")
     channels = x.shape[1]

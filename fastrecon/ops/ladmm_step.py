@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, choice, expect, kind, number, within
+from fastrecon.checks import accepts_arrays, choice, expect, held, kind
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.registry import compiled, define
@@ -287,7 +287,7 @@ class LadmmStep(Function):
 def _row(value: float | Tensor, like: Tensor, op: str, argument: str, **limits: float) -> Tensor:
     """A parameter of the columns of `like` [N, M] as [M]; `limits` of a number as of `checks.number`."""
     if not isinstance(value, Tensor):
-        value = number(value, op, argument, **within(like.dtype, limits))
+        value = held(value, like.dtype, op, argument, **limits)
         return torch.full(like.shape[1:], value, dtype=like.dtype, device=like.device)
     whole = value.shape == like.shape[1:]
     expect(whole or value.numel() == 1 >= value.ndim, op, argument, f"a number or shape ({like.shape[1]},)", value)

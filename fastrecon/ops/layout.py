@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect, number, within
+from fastrecon.checks import expect, held
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}  # codes of csrc/kernels.h
 
@@ -24,7 +24,7 @@ def strength(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor
     """
     if not isinstance(value, Tensor):
         real = real_dtype(x)
-        value = number(value, op, argument, **within(real, {"least": 0}))
+        value = held(value, real, op, argument, least=0)
         return torch.full((), value, dtype=real, device=x.device)
     expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
     expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
@@ -58,7 +58,7 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
     """
     if not isinstance(value, Tensor):
         real = real_dtype(x)
-        value = number(value, op, argument, **within(real, {"above" if least == "> 0" else "least": 0}))
+        value = held(value, real, op, argument, **{"above" if least == "> 0" else "least": 0})
         return torch.full((1, 1), value, dtype=real, device=x.device)
     expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
     expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
