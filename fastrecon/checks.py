@@ -103,9 +103,8 @@ def size_2d(value: Any, op: str, argument: str, least: int = 1) -> tuple[int, in
     """`value`, two integers (H, W) of at least `least`, as a tuple. Raises as `expect`."""
     pair = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value) == 2
     expected = f"(H, W), integers >= {least}"
-    expect(pair, op, argument, expected, named(value))
-    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= least for n in value)
-    expect(whole, op, argument, expected, named(value))
+    if not (pair and all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= least for n in value)):
+        expect(False, op, argument, expected, named(value))
     return int(value[0]), int(value[1])
 
 

@@ -307,7 +307,7 @@ def test_gradient_where_squares_overflow(dtype):
         ({"delta": 0}, "delta: expected a number"),
         ({"delta": float("inf")}, "delta: expected a number"),
         ({"final_activation": "no"}, "final_activation: expected True or False, got str 'no'"),
-        ({"precision": ["float32"]}, "precision: expected float32, bfloat16"),
+        ({"precision": ["float32"]}, "precision: expected one of float32, bfloat16"),
         ({"weights": None}, "weights: expected a list of convolution kernels, at least one, got None"),
         ({"weights": [None]}, r"weights\[0\]: expected .* with odd k, got None"),
         ({"x": [[1.0]]}, r"x: expected a tensor or an array, got list \[\[1.0\]\]"),

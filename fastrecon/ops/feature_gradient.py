@@ -322,7 +322,8 @@ def _check(
 ) -> Tensor:  # fmt: skip
     expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real [B, C, H, W]", x)
     several = not isinstance(weights, Tensor | str) and hasattr(weights, "__len__") and len(weights) > 0
-    expect(several, op, "weights", "a list of convolution kernels, at least one", named(weights))
+    if not several:
+        expect(False, op, "weights", "a list of convolution kernels, at least one", named(weights))
     held(delta, x.dtype, op, "delta", above=0)
     flag(final_activation, op, "final_activation")
     choice(precision, PRECISIONS, op, "precision")
@@ -330,7 +331,7 @@ def _check(
     for k, w in enumerate(weights):
         fits = isinstance(w, Tensor) and w.ndim == 4 and w.shape[1] == channels and w.shape[0] > 0
         fits = fits and w.shape[2] == w.shape[3] and w.shape[2] % 2 == 1
-        expect(fits, op, f"weights[{k}]", f"[C_out, {channels}, k, k] with odd k", named(w))
+        expect(fits, op, f"weights[{k}]", f"[C_out, {channels}, k, k] with odd k", w)
         expect(w.dtype == x.dtype and w.device == x.device, op, f"weights[{k}]", f"{x.dtype} on {x.device}", w)
         channels = w.shape[0]
     return per_image(eps, x, op, "eps", above=0)
