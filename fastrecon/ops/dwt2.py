@@ -103,7 +103,9 @@ def _transform(op: str, argument: str, x: Tensor, wavelet: str, level: int, back
     expect(x.ndim == 4, op, argument, "images [B, C, H, W]", x)
     h, w = x.shape[2:]
     fits = level < 63 and h % (1 << level) == 0 and w % (1 << level) == 0  # no side has 63 levels
-    expect(fits, op, argument, f"height and width divisible by 2^{level} for {level} levels", f"{h}x{w}")
+    if not fits:
+        unit = 1 << level if level < 63 else f"2^{level}"
+        expect(False, op, argument, f"height and width divisible by {unit} for {level} levels", f"{h}x{w}")
     planes, g = x.flatten(0, 1), list(taps)
     return DWT2.call(planes, g, level, back).view(x.shape)
 
