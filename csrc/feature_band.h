@@ -279,17 +279,32 @@ class Band {
       if (kTangent) along[p] = sum_lanes<T>(dot);
     }
     const T e = eps_, e2 = e * e, v = d_value_;
+    bool lost = false;
     for (int p = 0; p < 16; ++p) {
       const bool large = square[p] > e2;
-      const T n = std::sqrt(larger(e2, square[p]));
+      const T n = large ? std::sqrt(square[p]) : e;
+      lost |= !(square[p] >= kSmallSquare<T> && square[p] <= kLargest<T>);
       inverse[p] = 1 / n;
       if (kTangent) {
         factor[p] = large ? v - along[p] / square[p] : v;
-        term[p] = large ? -v / 2 : -(v * square[p] / 2 + along[p]) / e2;
+        term[p] = large ? -v / 2 : -(v * (square[p] / e) / 2 + along[p] / e) / e;
       } else {
-        term[p] = large ? n - e / 2 : square[p] / (2 * e);
+        term[p] = large ? n - e / 2 : square[p] / e / 2;
       }
     }
+    if (lost)
+      for (int p = 0; p < 16; ++p) {
+        if (square[p] >= kSmallSquare<T> && square[p] <= kLargest<T>) continue;
+        const T n = norm_again(g[0] + p * c(), square[p]);
+        inverse[p] = smaller(kLargest<T>, 1 / larger(e, n));
+        if (kTangent) {
+          const T unit_along = along_again(g[0] + p * c(), g[kArrays - 1] + p * c(), inverse[p]);
+          factor[p] = n > e ? v - unit_along * inverse[p] : v;
+          term[p] = n > e ? -v / 2 : -v * (n / e) * (n / e) / 2 - unit_along * inverse[p];
+        } else {
+          term[p] = smoothed_norm(n, e);
+        }
+      }
     for (int i = 0; i < rows; ++i) {
       const bool owned = y + i >= r0_ && y + i < r1_;
       const int64_t at = (x + 1) * int64_t(c());
@@ -310,6 +325,25 @@ class Band {
         }
       }
     }
+  }
+  // |g| of one pixel whose sum of squares is out of bounds.
+  T norm_again(const T* g, T square) const {
+    const T down = down_of(square);
+    Vec<T> sum{};
+    for (int k = 0; k < c(); k += kLanes<T>) {
+      const Vec<T> v = load(g + k) * splat(down);
+      sum += v * v;
+    }
+    return std::sqrt(sum_lanes<T>(sum)) / down;
+  }
+  // <inverse g, dg> of one pixel.
+  T along_again(const T* g, const T* before, T inverse) const {
+    Vec<T> dot{};
+    for (int k = 0; k < c(); k += kLanes<T>) {
+      const Vec<T> v = load(g + k);
+      dot += v * splat(inverse) * tangent_of(v, before + k);
+    }
+    return sum_lanes<T>(dot);
   }
   // 1 for true channels, 0 for those that only fill the vectors: a(0) > 0, but they count nothing.
   FR_INLINE Vec<T> used(int k) const {

@@ -8,6 +8,7 @@
 #endif
 
 #include "parallel.h"
+#include "scalar_math.h"
 #include "winograd.h"
 
 namespace fastrecon {
@@ -59,7 +60,7 @@ struct Activation {
   FR_INLINE Vec<T> operator()(Vec<T> t) const {  // a(t); NaN stays NaN
     const Vec<T> d = splat(delta), zero{};
     const Vec<T> u = (-d > t ? -d : (d < t ? d : t)) + d, over = t - d;
-    return u * u * inv_4delta + (zero > over ? zero : over);
+    return u * (u * inv_4delta) + (zero > over ? zero : over);
   }
   FR_INLINE Vec<T> slope(Vec<T> h) const {  // a'(t) from h = a(t)
     const Vec<T> q = h * inv_delta, one = splat(T(1));

@@ -11,8 +11,8 @@ using std::int64_t;
 template <int kWidth, typename T>
 FR_INLINE void fwd_tile(const T* g, const T* tau, int64_t step, T* y, int64_t C, int64_t stride, int64_t n) {
   T factor[kTile], factors[kWidth * kTile];
-  norms<kWidth>(g, C, stride, n, factor);
-  for (int64_t i = 0; i < n; ++i) factor[i] = shrink_factor(factor[i], tau[i * step]);
+  const Groups<kWidth, T> groups(g, C, stride, n);
+  for (int64_t i = 0; i < n; ++i) factor[i] = shrink_factor(groups.norm[i], tau[i * step] * groups.down[i]);
   expand<kWidth>(factor, factors, n);
   for (int64_t c = 0; c < C; ++c)
     for (int64_t i = 0; i < kWidth * n; ++i) y[c * stride + i] = g[c * stride + i] * factors[i];
@@ -22,23 +22,29 @@ FR_INLINE void fwd_tile(const T* g, const T* tau, int64_t step, T* y, int64_t C,
 template <int kWidth, typename T>
 FR_INLINE void bwd_tile(const T* d_y, const T* g, const T* tau, int64_t step, T* d_g, T* d_tau, int64_t C,
                         int64_t stride, int64_t n) {
-  T norm[kTile], inverse[kTile], along[kTile], unit[kWidth * kTile], wide[kWidth * kTile] = {}, keep[kWidth * kTile];
-  norms<kWidth>(g, C, stride, n, norm);
-  for (int64_t i = 0; i < n; ++i) inverse[i] = norm[i] > tau[i * step] ? 1 / norm[i] : T(0);
+  T threshold[kTile], inverse[kTile], along[kTile];
+  T unit[kWidth * kTile], wide[kWidth * kTile] = {}, keep[kWidth * kTile];
+  const Groups<kWidth, T> groups(g, C, stride, n);  // the derivative is the same at every scale
+  const T *const norm = groups.norm, *const h = groups.h;
+  const int64_t apart = groups.stride;
+  for (int64_t i = 0; i < n; ++i) {
+    threshold[i] = tau[i * step] * groups.down[i];
+    inverse[i] = norm[i] > threshold[i] ? 1 / norm[i] : T(0);
+  }
   expand<kWidth>(inverse, unit, n);
   for (int64_t c = 0; c < C; ++c)
-    for (int64_t i = 0; i < kWidth * n; ++i) wide[i] += g[c * stride + i] * unit[i] * d_y[c * stride + i];
+    for (int64_t i = 0; i < kWidth * n; ++i) wide[i] += h[c * apart + i] * unit[i] * d_y[c * stride + i];
   fold<kWidth>(wide, along, n);
   for (int64_t i = 0; i < n; ++i) {
     d_tau[i] = -along[i];
-    along[i] *= tau[i * step] * inverse[i];
-    inverse[i] = shrink_factor(norm[i], tau[i * step]);
+    along[i] *= threshold[i] <= kLargest<T> ? threshold[i] * inverse[i] : T(0);
+    inverse[i] = shrink_factor(norm[i], threshold[i]);
   }
   expand<kWidth>(along, wide, n);
   expand<kWidth>(inverse, keep, n);
   for (int64_t c = 0; c < C; ++c)
     for (int64_t i = 0; i < kWidth * n; ++i)
-      d_g[c * stride + i] = d_y[c * stride + i] * keep[i] + g[c * stride + i] * unit[i] * wide[i];
+      d_g[c * stride + i] = d_y[c * stride + i] * keep[i] + h[c * apart + i] * unit[i] * wide[i];
 }
 
 // The same for a few vectors of real pixels of not too many channels, which stay in the first-level cache: rows of images

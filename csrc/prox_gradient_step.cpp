@@ -27,8 +27,11 @@ FR_INLINE void complex_tile(const T* x, const T* grad, const T* step, const T* l
   for (int64_t i = 0; i < n; ++i) tau[i] = step[i] * lam[i];
   expand<2>(step, wide, n);
   for (int64_t i = 0; i < 2 * n; ++i) u[i] = x[i] - wide[i] * grad[i];
-  norms<2>(u, 1, 0, n, size);
-  for (int64_t i = 0; i < n; ++i) factor[i] = shrink_factor(size[i], tau[i]);
+  const Groups<2, T> groups(u, 1, 0, n);
+  for (int64_t i = 0; i < n; ++i) {
+    factor[i] = shrink_factor(groups.norm[i], tau[i] * groups.down[i]);
+    size[i] = groups.norm[i] / groups.down[i];
+  }
   expand<2>(factor, wide, n);
   for (int64_t i = 0; i < 2 * n; ++i) z[i] = u[i] * wide[i] - x[i];
   for (int64_t i = 0; i < n; ++i) size[i] *= lam[i] * factor[i];

@@ -39,6 +39,8 @@ FR_INLINE void solve_all(const T* a, const T* lam, int64_t n, const Problem<T>& 
     c[i] = lam[i] * weight[i] / a[i];
     out.r[i] = at_least(smallest, halley_step(T(1), c[i], p));
   }
+  for (int64_t i = 0; i < n; ++i)  // in units of an infinite |x| the penalty vanishes; `power` knows finite numbers only
+    if (a[i] > kLargest<T>) weight[i] = c[i] = 0, out.r[i] = 1;
   for (int step = 1; step < problem.steps; ++step)
     for (int64_t i = 0; i < n; ++i)
       out.r[i] = at_least(smallest, halley_step(out.r[i], c[i] * power(out.r[i]), p));
@@ -122,14 +124,20 @@ FR_INLINE void bwd_tile(const T* d_y, const T* x, const T* lam, const T* tau, T*
                         const Problem<T>& problem) {
   T a[kTile], along[kTile], unit[kWidth * kTile], wide[kWidth * kTile], keep[kWidth * kTile];
   Roots<T> root;
-  moduli<kWidth>(x, n, a);
-  solve<true>(a, lam, tau, n, problem, root);
-  for (int64_t i = 0; i < n; ++i) along[i] = a[i] > 0 ? a[i] : T(1);
-  expand<kWidth>(along, wide, n);
-  for (int64_t i = 0; i < kWidth * n; ++i) {
-    unit[i] = x[i] / wide[i];
-    wide[i] = unit[i] * d_y[i];
+  if constexpr (kWidth == 2) {
+    const Groups<kWidth, T> groups(x, 1, 0, n);
+    for (int64_t i = 0; i < n; ++i) {
+      a[i] = groups.norm[i] / groups.down[i];
+      along[i] = groups.norm[i] > 0 ? groups.norm[i] : T(1);
+    }
+    expand<kWidth>(along, wide, n);
+    for (int64_t i = 0; i < kWidth * n; ++i) unit[i] = groups.h[i] / wide[i];
+  } else {
+    moduli<kWidth>(x, n, a);
+    for (int64_t i = 0; i < n; ++i) unit[i] = x[i] != 0 ? with_sign(T(1), x[i]) : T(0);
   }
+  solve<true>(a, lam, tau, n, problem, root);
+  for (int64_t i = 0; i < kWidth * n; ++i) wide[i] = unit[i] * d_y[i];
   fold<kWidth>(wide, along, n);
   for (int64_t i = 0; i < n; ++i) {
     d_lam[i] = -along[i] * root.weight[i];

@@ -26,6 +26,20 @@ FR_HD float with_sign(float size, float x) { return __builtin_copysignf(size, x)
 FR_HD double with_sign(double size, double x) { return __builtin_copysign(size, x); }
 #endif
 
+// Sums of squares outside these bounds may have lost digits, or everything, to underflow or overflow.
+template <typename T>
+constexpr T kSmallSquare = sizeof(T) == 4 ? T(0x1p-100) : T(0x1p-960);
+template <typename T>
+constexpr T kLargest = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
+
+// A factor that takes numbers with such a sum of squares to where their squares do neither; of powers of two, which do not
+// round. NaN gives 1.
+template <typename T>
+FR_HD T down_of(T square) {
+  constexpr T up = sizeof(T) == 4 ? T(0x1p100) : T(0x1p800);
+  return square < kSmallSquare<T> ? up : square > kLargest<T> ? 1 / up : T(1);
+}
+
 // The larger of a limit and x, and the smaller: NaN in x comes through.
 template <typename T>
 FR_HD T at_least(T limit, T x) {
@@ -41,7 +55,7 @@ FR_HD T at_most(T limit, T x) {
 template <typename T>
 FR_HD T smoothed_relu(T t, T delta) {
   const T s = at_most(delta, at_least(-delta, t)) + delta;
-  return s * s / (4 * delta) + at_least(T(0), t - delta);
+  return s * (s / (4 * delta)) + at_least(T(0), t - delta);
 }
 
 // Its slope from its value h = a(t): min(1, sqrt(h / delta)), so that t need not be kept.
@@ -53,7 +67,7 @@ FR_HD T smoothed_relu_slope(T h, T delta) {
 // h(t) = t^2 / (2 eps) for t <= eps, t - eps / 2 beyond; never squares t, which could vanish. Eq. (9).
 template <typename T>
 FR_HD T smoothed_norm(T t, T eps) {
-  return t <= eps ? t * (t / (2 * eps)) : t - eps / 2;
+  return t <= eps ? t * (t / eps) / 2 : t - eps / 2;
 }
 
 // Soft thresholding of a real number.
@@ -62,10 +76,11 @@ FR_HD T shrink(T x, T tau) {
   return with_sign(at_least(T(0), magnitude(x) - tau), x);
 }
 
-// What soft thresholding multiplies a vector of the given norm by: max(1 - tau / norm, 0), and 0 for norm 0.
+// What soft thresholding multiplies a vector of the given norm by: max(1 - tau / norm, 0), and 0 for norm 0. NaN comes
+// through.
 template <typename T>
 FR_HD T shrink_factor(T norm, T tau) {
-  return norm > tau ? (norm - tau) / norm : T(0);
+  return norm <= tau ? T(0) : (norm - tau) / norm;
 }
 
 // One step of Halley's method (third order) for r - 1 + c r^(p-1) = 0, given u = c r^(p-1).

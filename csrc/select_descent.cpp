@@ -36,6 +36,12 @@ FR_INLINE void shrink_each(const T* grad_f, const T* grad_r, const T* eps, T* gr
     double total = 0;
     for (int64_t k = 0; k < tiles; ++k) total += part.data[b * tiles + k];
     norm[b] = square_root(total);
+    if (sizeof(T) == 8 && !(total >= kSmallSquare<double> && total <= kLargest<double>)) {  // again, rescaled
+      const double down = down_of(total);
+      double again = 0;
+      for (int64_t i = 0; i < N; ++i) again += (down * double(grad[b * N + i])) * (down * double(grad[b * N + i]));
+      norm[b] = square_root(again) / down;
+    }
     shrunk[b] = norm[b] < sigma * gamma * double(eps[b]);
     eps_next[b] = shrunk[b] ? T(gamma) * eps[b] : eps[b];
   }

@@ -11,13 +11,20 @@ using std::int64_t;
 template <typename T>
 FR_INLINE double fwd_tile(const T* g, T eps, T* dual, T* norm, int64_t C, int64_t stride, int64_t n) {
   T radius[kTile], value[kTile];
-  norms<1>(g, C, stride, n, norm);
+  const Groups<1, T> groups(g, C, stride, n);
   for (int64_t i = 0; i < n; ++i) {
+    norm[i] = groups.norm[i] / groups.down[i];
     radius[i] = at_least(eps, norm[i]);
     value[i] = smoothed_norm(norm[i], eps);
   }
-  for (int64_t c = 0; c < C; ++c)  // divided, not multiplied by the inverse: a single channel gives exactly 1
-    for (int64_t i = 0; i < n; ++i) dual[c * stride + i] = g[c * stride + i] / radius[i];
+  // divided, not multiplied by the inverse: a single channel gives exactly 1
+  if (groups.rescaled())
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t i = 0; i < n; ++i)
+        dual[c * stride + i] = norm[i] > eps ? groups.h[c * n + i] / groups.norm[i] : g[c * stride + i] / radius[i];
+  else
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t i = 0; i < n; ++i) dual[c * stride + i] = g[c * stride + i] / radius[i];
   return sum(value, n);
 }
 
@@ -29,7 +36,7 @@ FR_INLINE double bwd_tile(const T* d_dual, T v, T eps, const T* dual, const T* n
   T along[kTile] = {}, inverse[kTile], outward[kTile], d_eps[kTile];
   for (int64_t c = 0; c < C; ++c)
     for (int64_t i = 0; i < n; ++i) along[i] += dual[c * stride + i] * d_dual[c * stride + i];
-  for (int64_t i = 0; i < n; ++i) inverse[i] = 1 / at_least(eps, norm[i]);
+  for (int64_t i = 0; i < n; ++i) inverse[i] = at_most(kLargest<T>, 1 / at_least(eps, norm[i]));
   for (int64_t i = 0; i < n; ++i) {
     const T ratio = at_most(T(1), norm[i] / eps), a = along[i];
     outward[i] = norm[i] > eps ? a : T(0);

@@ -14,9 +14,9 @@ FR_INLINE void fwd_tile(const T* x, const T* tau, T* y, int64_t n) {
     for (int64_t i = 0; i < n; ++i) y[i] = shrink(x[i], tau[i]);
     return;
   }
-  T norm[kTile], factor[kTile], factors[kWidth * kTile];
-  norms<kWidth>(x, 1, 0, n, norm);
-  for (int64_t i = 0; i < n; ++i) factor[i] = shrink_factor(norm[i], tau[i]);
+  T factor[kTile], factors[kWidth * kTile];
+  const Groups<kWidth, T> groups(x, 1, 0, n);
+  for (int64_t i = 0; i < n; ++i) factor[i] = shrink_factor(groups.norm[i], tau[i] * groups.down[i]);
   expand<kWidth>(factor, factors, n);
   for (int64_t i = 0; i < kWidth * n; ++i) y[i] = x[i] * factors[i];
 }
@@ -33,19 +33,24 @@ FR_INLINE void bwd_tile(const T* d_y, const T* x, const T* tau, T* d_x, T* d_tau
     }
     return;
   }
-  T norm[kTile], inverse[kTile], wide[kWidth * kTile], along[kTile], keep[kWidth * kTile], unit[kWidth * kTile];
-  norms<kWidth>(x, 1, 0, n, norm);
-  for (int64_t i = 0; i < n; ++i) inverse[i] = norm[i] > tau[i] ? 1 / norm[i] : T(0);
+  T threshold[kTile], inverse[kTile], along[kTile];
+  T wide[kWidth * kTile], keep[kWidth * kTile], unit[kWidth * kTile];
+  const Groups<kWidth, T> groups(x, 1, 0, n);  // the derivative is the same at every scale
+  const T *const norm = groups.norm, *const h = groups.h;
+  for (int64_t i = 0; i < n; ++i) {
+    threshold[i] = tau[i] * groups.down[i];
+    inverse[i] = norm[i] > threshold[i] ? 1 / norm[i] : T(0);
+  }
   expand<kWidth>(inverse, wide, n);
   for (int64_t i = 0; i < kWidth * n; ++i) {
-    unit[i] = x[i] * wide[i];
+    unit[i] = h[i] * wide[i];
     wide[i] = unit[i] * d_y[i];
   }
   fold<kWidth>(wide, along, n);
   for (int64_t i = 0; i < n; ++i) {
     d_tau[i] = -along[i];
-    along[i] *= tau[i] * inverse[i];
-    inverse[i] = shrink_factor(norm[i], tau[i]);
+    along[i] *= threshold[i] <= kLargest<T> ? threshold[i] * inverse[i] : T(0);
+    inverse[i] = shrink_factor(norm[i], threshold[i]);
   }
   expand<kWidth>(along, wide, n);
   expand<kWidth>(inverse, keep, n);

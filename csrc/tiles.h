@@ -5,7 +5,6 @@
 #pragma once
 #include <cstdint>
 #include <cstdlib>
-#include <limits>
 #include <new>
 
 #include "isa.h"
@@ -44,6 +43,7 @@ struct Scratch {
 // The same, but a thread keeps up to kMostKept bytes for its next call: the system has to clear every page it gives anew,
 // which takes longer than filling it. Uses that overlap differ in kUse.
 constexpr std::size_t kMostKept = std::size_t(64) << 20;
+constexpr int kRescaled = 100;  // the use of `Groups`; those of one file begin at 0
 
 struct Block {
   void* data = nullptr;
@@ -145,45 +145,81 @@ FR_INLINE void expand(const T* in, T* out, std::int64_t n) {
     for (int k = 0; k < kWidth; ++k) out[kWidth * i + k] = in[i];
 }
 
-// Sums of squares outside these bounds may have lost digits, or everything, to underflow or overflow.
-template <typename T>
-constexpr T kSmallSquare = sizeof(T) == 4 ? T(0x1p-100) : T(0x1p-960);
-template <typename T>
-constexpr T kLargest = std::numeric_limits<T>::max();
+// Groups g[:, i] of n <= kTile numbers of C channels `stride` reals apart, each times down[i] where its sum of squares is
+// out of bounds: norm[i] = |h[:, i]| = down[i] |g[:, i]|. down is 1, and h is g itself, but for rare tiles. Of a group with
+// infinities h is the direction, as of atan2, and down 0.
+template <int kWidth, typename T>
+struct Groups {
+  const T* h;
+  std::int64_t stride;
+  T norm[kTile], down[kTile];
 
-// norm[i] = |g[:, i]| for n <= kTile numbers of C channels `stride` reals apart. Where the sum of squares is out of bounds,
-// and only there, it is formed again from g / max |g|.
+  FR_INLINE Groups(const T* g, std::int64_t C, std::int64_t apart, std::int64_t n) : h(g), stride(apart) {
+    using std::int64_t;
+    T square[kWidth * kTile] = {}, folded[kTile], lost[kTile];
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t i = 0; i < kWidth * n; ++i) square[i] += g[c * apart + i] * g[c * apart + i];
+    fold<kWidth>(square, folded, n);
+    for (int64_t i = 0; i < n; ++i) {
+      lost[i] = folded[i] >= kSmallSquare<T> && folded[i] <= kLargest<T> ? T(0) : T(1);
+      norm[i] = square_root(folded[i]);
+      down[i] = 1;
+    }
+    if (sum(lost, n) != 0) rescale(g, C, n, folded);
+  }
+  Groups(const Groups&) = delete;
+  Groups& operator=(const Groups&) = delete;
+  FR_INLINE bool rescaled() const { return own_ != nullptr; }
+
+ private:
+  using int64_t = std::int64_t;
+  T* own_ = nullptr;
+  Block memory_;
+
+  FR_INLINE void rescale(const T* g, int64_t C, int64_t n, T* folded) {
+    const int64_t width = kWidth * n;
+    const std::size_t bytes = (C * width * sizeof(T) + 127) / 64 * 64;
+    Block& block = bytes > kMostKept ? memory_ : kept_block<kRescaled>();
+    block.reserve(bytes);
+    own_ = static_cast<T*>(block.data);
+    T downs[kWidth * kTile], square[kWidth * kTile] = {}, largest[kWidth * kTile] = {};
+    for (int64_t i = 0; i < n; ++i) down[i] = down_of(folded[i]);
+    expand<kWidth>(down, downs, n);
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t i = 0; i < width; ++i) {
+        const T v = g[c * stride + i] * downs[i];
+        own_[c * width + i] = v;
+        square[i] += v * v;
+        largest[i] = at_least(magnitude(v), largest[i]);
+      }
+    fold<kWidth>(square, folded, n);
+    for (int64_t i = 0; i < n; ++i) {
+      norm[i] = square_root(folded[i]);
+      const T most = kWidth == 1 ? largest[i] : at_least(largest[2 * i], largest[2 * i + 1]);
+      if (most > kLargest<T> && norm[i] == norm[i]) point(i, C, width);
+    }
+    h = own_, stride = width;
+  }
+
+  // Group i, which holds infinities, becomes its direction.
+  FR_INLINE void point(int64_t i, int64_t C, int64_t width) {
+    T square = 0;
+    for (int64_t c = 0; c < C; ++c)
+      for (int k = 0; k < kWidth; ++k) {
+        T& v = own_[c * width + kWidth * i + k];
+        v = magnitude(v) > kLargest<T> ? with_sign(T(1), v) : T(0);
+        square += v * v;
+      }
+    norm[i] = square_root(square);
+    down[i] = 0;
+  }
+};
+
+// norm[i] = |g[:, i]| for n <= kTile numbers of C channels `stride` reals apart.
 template <int kWidth, typename T>
 FR_INLINE void norms(const T* g, std::int64_t C, std::int64_t stride, std::int64_t n, T* norm) {
-  using std::int64_t;
-  T square[kWidth * kTile] = {}, folded[kTile], lost[kTile];
-  for (int64_t c = 0; c < C; ++c)
-    for (int64_t i = 0; i < kWidth * n; ++i) square[i] += g[c * stride + i] * g[c * stride + i];
-  fold<kWidth>(square, folded, n);
-  for (int64_t i = 0; i < n; ++i) {
-    lost[i] = folded[i] >= kSmallSquare<T> && folded[i] <= kLargest<T> ? T(0) : T(1);
-    norm[i] = square_root(folded[i]);
-  }
-  if (sum(lost, n) == 0) return;
-  T largest[kWidth * kTile] = {}, scale[kTile], scales[kWidth * kTile];
-  for (int64_t c = 0; c < C; ++c)
-    for (int64_t i = 0; i < kWidth * n; ++i) largest[i] = at_least(magnitude(g[c * stride + i]), largest[i]);
-  for (int64_t i = 0; i < n; ++i) {
-    const T m = kWidth == 1 ? largest[i] : at_least(largest[2 * i], largest[2 * i + 1]);
-    scale[i] = m > 0 && m <= kLargest<T> ? m : T(1);
-  }
-  expand<kWidth>(scale, scales, n);
-  for (int64_t i = 0; i < kWidth * n; ++i) square[i] = 0;
-  for (int64_t c = 0; c < C; ++c)
-    for (int64_t i = 0; i < kWidth * n; ++i) {
-      const T q = g[c * stride + i] / scales[i];
-      square[i] += q * q;
-    }
-  fold<kWidth>(square, folded, n);
-  for (int64_t i = 0; i < n; ++i) {
-    const T again = scale[i] * square_root(folded[i]);
-    norm[i] = lost[i] != 0 ? again : norm[i];
-  }
+  const Groups<kWidth, T> groups(g, C, stride, n);
+  for (std::int64_t i = 0; i < n; ++i) norm[i] = groups.norm[i] / groups.down[i];
 }
 }  // namespace
 }  // namespace FASTRECON_ISA

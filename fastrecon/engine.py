@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
+from fastrecon.checks import choice, expect, flag, integer
 from fastrecon.operators.base import through
 from fastrecon.regulariser import FeatureNorm
 from fastrecon.report import Certificate, Result, answer
@@ -26,6 +26,7 @@ else:
     MATMUL_TF32 = (_backends.cuda.matmul, "allow_tf32", True)
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_GRAPHS = 32  # shapes that are captured: a graph keeps its workspace; further ones run without
+MOST_THREADS = 1024  # the system refuses some thousands, in the middle of the first computation
 WARM_UP = 3  # runs before a capture: kernels are compiled, plans made, caches filled
 
 
@@ -67,20 +68,23 @@ class Engine:
         graph: whether to capture graphs.
         max_batch: larger batches are computed in parts; solvers, whose operator may hold a mask for each image, take
             every batch whole.
-        threads: of the CPU while the engine computes; None leaves their number as it is.
+        threads: of the CPU while the engine computes, 1 to 1024; None leaves their number as it is.
 
     Raises:
-        ValueError: the model has no steps that could use this precision.
+        ValueError: an argument is out of range, or the model has no steps that could use this precision.
     """
 
     def __init__(
         self, model: Any, precision: str = "float32", graph: bool = True, max_batch: int = 64,
         threads: int | None = None,
     ):  # fmt: skip
-        expect(precision in PRECISIONS, "Engine", "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
-        expect(max_batch >= 1, "Engine", "max_batch", "an integer >= 1", max_batch)
-        expect(threads is None or threads >= 1, "Engine", "threads", "an integer >= 1", threads)
-        self.model = copy.deepcopy(model).eval()
+        answers = isinstance(model, torch.nn.Module) and hasattr(model, "compute") and hasattr(model, "check")
+        expect(answers, "Engine", "model", "a model or a solver of fastrecon", type(model).__name__)
+        choice(precision, PRECISIONS, "Engine", "precision")
+        graph = flag(graph, "Engine", "graph")
+        max_batch = integer(max_batch, "Engine", "max_batch", least=1)
+        threads = threads if threads is None else integer(threads, "Engine", "threads", least=1, most=MOST_THREADS)
+        self.model: Any = copy.deepcopy(model).eval()
         self.graph, self.max_batch, self.threads = graph, max_batch, threads
         tensors = [*self.model.parameters(), *self.model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")

@@ -1,7 +1,8 @@
 """Seeded sampling masks [H, W] of 0 and 1: pixels to know, and patterns of k-space.
 
 A seed gives the same mask on every machine. Patterns of k-space have the zero frequency at (0, 0), as
-`operators.Fourier` wants them; with `centred` it lies in the middle, at (H // 2, W // 2).
+`operators.Fourier` wants them; with `centred` it lies in the middle, at (H // 2, W // 2). Sizes are (H, W), rates in
+(0, 1], seeds in [0, 2^32); anything else raises ValueError.
 """
 
 import math
@@ -11,21 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
-from fastrecon.ops.rays import an_integer, finite_number
+from fastrecon.checks import flag, integer, number, size_2d
 
 WIDTH = 1.2  # pixels beside a diameter that it meets, about
 
 
 def _start(op: str, size: Sequence[int], rate: float) -> tuple[int, int]:
-    fits = isinstance(size, Sequence) and len(size) == 2 and all(an_integer(n, 1) for n in size)
-    expect(fits, op, "size", "(H, W)", size)
-    expect(finite_number(rate) and 0 < rate <= 1, op, "rate", "a share in (0, 1]", rate)
-    return int(size[0]), int(size[1])
+    number(rate, op, "rate", above=0, most=1)
+    return size_2d(size, op, "size")
 
 
-def _uniforms(shape: Sequence[int], seed: int) -> np.ndarray:
-    expect(an_integer(seed, 0) and seed < 2**32, "masks", "seed", "an integer in [0, 2^32)", seed)
+def _uniforms(shape: Sequence[int], seed: int, op: str) -> np.ndarray:
+    seed = integer(seed, op, "seed", least=0, most=2**32 - 1)
     return np.random.RandomState(seed).random_sample(tuple(shape))  # the one NumPy stream that is frozen for good
 
 
@@ -37,7 +35,7 @@ def _place(mask: np.ndarray, centred: bool) -> Tensor:
 def uniform(size: Sequence[int], rate: float, seed: int = 0) -> Tensor:
     """Exactly round(rate H W) entries, each set equally likely."""
     h, w = _start("uniform", size, rate)
-    order = np.argsort(_uniforms((h * w,), seed), kind="stable")
+    order = np.argsort(_uniforms((h * w,), seed, "uniform"), kind="stable")
     mask = np.zeros(h * w, np.float32)
     mask[order[: round(rate * h * w)]] = 1
     return torch.from_numpy(mask.reshape(h, w))
@@ -45,7 +43,7 @@ def uniform(size: Sequence[int], rate: float, seed: int = 0) -> Tensor:
 
 def radius(size: Sequence[int]) -> np.ndarray:
     """Distance from the middle (H // 2, W // 2) over the Nyquist frequency, [H, W]."""
-    h, w = size
+    h, w = size_2d(size, "radius", "size")
     rows, columns = ((np.arange(n) - n // 2) / (n / 2) for n in (h, w))
     return np.hypot(rows[:, None], columns[None])
 
@@ -56,15 +54,16 @@ def variable_density(size: Sequence[int], rate: float, seed: int = 0, centred: b
     q is found by bisection so that the mean of P is `rate`; the zero frequency is always kept.
     """
     h, w = _start("variable_density", size, rate)
+    flag(centred, "variable_density", "centred")
     if rate == 1:
-        return torch.ones(h, w)
+        return torch.ones(h, w, dtype=torch.float32)
     base, low, high = np.clip(1 - radius((h, w)) / math.sqrt(2), 0, 1), 0.0, 1.0
     while (base**high).mean() > rate and high < 1e6:
         high *= 2
     for _ in range(100):
         q = (low + high) / 2
         low, high = (q, high) if (base**q).mean() > rate else (low, q)
-    mask = _uniforms((h, w), seed) < base**high
+    mask = _uniforms((h, w), seed, "variable_density") < base**high
     mask[h // 2, w // 2] = True
     return _place(mask, centred)
 
@@ -77,19 +76,14 @@ def cartesian(
     Exactly round(rate W) columns, at least those of the centre.
     """
     h, w = _start("cartesian", size, rate)
-    expect(
-        finite_number(centre) and 0 <= centre <= rate,
-        "cartesian",
-        "centre",
-        f"a share in [0, {rate:g}], the rate",
-        centre,
-    )
+    flag(centred, "cartesian", "centred")
+    number(centre, "cartesian", "centre", least=0, most=rate)
     middle, count = max(1, round(centre * w)), max(1, round(rate * w))
     first = w // 2 - middle // 2
     kept = np.zeros(w, bool)
     kept[first : first + middle] = True
     others = np.flatnonzero(~kept)
-    order = np.argsort(_uniforms((len(others),), seed), kind="stable")
+    order = np.argsort(_uniforms((len(others),), seed, "cartesian"), kind="stable")
     kept[others[order[: max(0, count - middle)]]] = True
     return _place(np.broadcast_to(kept, (h, w)), centred)
 
@@ -100,6 +94,7 @@ def radial(size: Sequence[int], rate: float, centred: bool = False) -> Tensor:
     Points lie half a pixel apart on each diameter and are rounded: 190 x 190 takes 17, 33, 50 of them for 10, 20, 30%.
     """
     h, w = _start("radial", size, rate)
+    flag(centred, "radial", "centred")
     distance, last = _distance((h, w)), 4 * (h + w) + 1
     within = np.cumsum(np.bincount(distance.astype(int).ravel()))  # pixels nearer to the middle than 1, 2, ...
     for lines in range(1, last + 1):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon import io, model_file, sparse, step_models
-from fastrecon.checks import expect, expect_finite
+from fastrecon.checks import expect, expect_finite, flag, named, size_2d
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.operators.block_sensing import product_per_image
 from fastrecon.report import Report, Result, answer
@@ -69,6 +69,7 @@ class Reconstructor(nn.Module):
         self, y: Tensor, size: tuple[int, int] | None = None, rigorous: bool = False, **options: Any
     ) -> tuple[Tensor, Report]:
         """As `forward` for measurements that passed `check`. Unless rigorous, the host never waits for the device."""
+        rigorous, size = flag(rigorous, "reconstruct", "rigorous"), size and size_2d(size, "reconstruct", "size")
         able = not rigorous or hasattr(self.solver, "solve")
         expect(
             able, "reconstruct", "rigorous", "a method with a convergence guarantee (LDA)", type(self.solver).__name__
@@ -111,6 +112,7 @@ class Reconstructor(nn.Module):
         )
         ratio = f" (ratio {self.meta['ratio']:g}%)" if "ratio" in self.meta else ""
         got = f"{y.shape[3]} ({100 * y.shape[3] / len(self.q):.0f}% of the {len(self.q)} pixels)"
+        expect(y.shape[1] * y.shape[2] > 0, "reconstruct", "y", "at least one block an image", y)
         expect(y.shape[3] == m, "reconstruct", "y", f"{m} measurements per block{ratio}", got)
         here = anywhere or y.device == self.q.device
         expect(here, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
@@ -157,6 +159,7 @@ def load(name: str | Path) -> Any:
         FileNotFoundError: no such file.
         ValueError: unknown name, or a damaged or foreign file.
     """
+    expect(isinstance(name, str | Path), "load", "name", "a name or a path", named(name))
     if str(name) in pretrained():
         with resources.as_file(_shipped() / f"{name}.safetensors") as path:
             return _read(path)

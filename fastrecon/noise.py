@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
+from fastrecon.checks import expect, named, number
 
 
 def salt_and_pepper(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -15,8 +15,12 @@ def salt_and_pepper(x: Tensor, share: float, generator: torch.Generator) -> Tens
         generator: on the CPU.
 
     Raises:
-        ValueError: share is out of range.
+        ValueError: an argument is not of its kind, or share out of range.
     """
-    expect(0 <= share <= 1, "salt_and_pepper", "share", "a number in [0, 1]", share)
+    op = "salt_and_pepper"
+    expect(isinstance(x, Tensor) and x.is_floating_point(), op, "x", "a real tensor", named(x))
+    number(share, op, "share", least=0, most=1)
+    fits = isinstance(generator, torch.Generator) and generator.device.type == "cpu"
+    expect(fits, op, "generator", "a torch.Generator on the CPU", named(generator))
     u = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device)
     return torch.where(u < share / 2, 0, torch.where(u < share, 1, x))

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastrecon import masks
-from fastrecon.checks import expect
+from fastrecon.checks import choice, expect, integer, named, number
 from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Radon, Wavelet, gaussian_kernel
 
 SCALE = 255.0
@@ -80,7 +81,7 @@ def operators(
     task: str, mask: Tensor | None, like: Tensor, views: int = VIEWS
 ) -> tuple[LinearOperator, LinearOperator]:  # fmt: skip
     """A, and A W*, for images like the real tensor `like` [B, 1, H, W], with masks like it where the task has them."""
-    expect(task in LAM, "problems", "task", " or ".join(LAM), repr(task))
+    choice(task, LAM, "problems", "task")
     a: LinearOperator
     if task == "deblur":
         a = Blur(gaussian_kernel(*BLUR, dtype=like.dtype)).to(like.device)
@@ -99,22 +100,23 @@ def draw_masks(
     """Masks [count, 1, H, W], image i from seed + i with its own rate; None for tasks without."""
     if task not in MASK:
         return None
-    kind = kind or MASK[task]
-    expect(kind in MASKS, "problems", "mask", " or ".join(MASKS), repr(kind))
-    rates = each(rate, count)
-    return torch.stack([MASKS[kind](size, rates[i], seed + i) for i in range(count)])[:, None]
+    make = MASKS[choice(MASK[task] if kind is None else kind, MASKS, "problems", "mask")]
+    rates = each(rate, count, "rate", above=0, most=1)
+    seed = integer(seed, "problems", "seed", least=0, most=2**32 - max(count, 1))
+    drawn = [make(size, rates[i], seed + i) for i in range(count)]
+    return torch.stack(drawn)[:, None] if drawn else torch.empty(0, 1, *size, dtype=torch.float32)
 
 
-def each(value: Values, count: int) -> list[float]:
-    """A number for each of `count` images.
+def each(value: Values, count: int, argument: str = "rate, noise", **limits: float) -> list[float]:
+    """A number for each of `count` images, within `limits` as of `checks.number`.
 
     Raises:
-        ValueError: there are not that many.
+        ValueError: there are not that many, or one is out of range.
     """
-    if not isinstance(value, Sequence):
-        return [value] * count
-    expect(len(value) == count, "problems", "rate, noise", f"a number, or one for each of {count} images", len(value))
-    return list(value)
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        expect(len(value) == count, "problems", argument, f"a number, or one for each of {count} images", len(value))
+        return [float(number(v, "problems", argument, **limits)) for v in value]
+    return [number(value, "problems", argument, **limits)] * count
 
 
 def instance(
@@ -129,17 +131,19 @@ def instance(
             up with zeros to multiples of 8.
         rate: share of known pixels or of sampled frequencies: a number, or one for each image.
         noise: standard deviation on the scale [0, 255], of each real number that is measured; likewise.
-        seed: of masks and noise.
+        seed: of masks and noise, >= 0.
         mask: its kind: uniform (default for inpaint), variable (default for fourier), cartesian or radial.
         views: of ct.
 
     Raises:
         ValueError: the task is unknown, or an argument does not fit.
     """
-    expect(task in LAM, "problems", "task", " or ".join(LAM), repr(task))
-    expect(x.ndim == 4 and x.shape[1] == 1 and x.is_floating_point(), "problems", "x", "real [B, 1, H, W]", x)
-    levels = each(noise, len(x))
-    expect(min(levels, default=0) >= 0, "problems", "noise", "numbers >= 0", noise)
+    choice(task, LAM, "problems", "task")
+    fits = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 1 and x.is_floating_point()
+    expect(fits, "problems", "x", "real [B, 1, H, W]", named(x))
+    levels = each(noise, len(x), "noise", least=0)
+    seed = integer(seed, "problems", "seed", least=0, most=2**32 - max(len(x), 1))
+    views = integer(views, "problems", "views", least=1)
     drawn = draw_masks(task, len(x), (x.shape[2], x.shape[3]), rate, seed, mask)
     drawn = None if drawn is None else drawn.to(x)
     a, whole = operators(task, drawn, x, views)
@@ -148,7 +152,9 @@ def instance(
         wide = torch.complex128 if y.is_complex() else torch.float64
         generator = torch.Generator().manual_seed(seed)
         # complex normal numbers have variance 1 in sum: twice the power for one deviation in each part
-        sigma = torch.tensor(levels)[:, None, None, None] / SCALE * (2**0.5 if y.is_complex() else 1)
+        sigma = (
+            torch.tensor(levels, dtype=torch.float32)[:, None, None, None] / SCALE * (2**0.5 if y.is_complex() else 1)
+        )
         n = (sigma * torch.randn(y.shape, generator=generator, dtype=wide)).to(y)
         y = y + (n if drawn is None else drawn * n)
     c = analysis(x)

@@ -73,7 +73,7 @@ class FeatureNorm(nn.Module):
     @torch.no_grad()
     def nonsmooth_value(self, x: Tensor) -> Tensor:
         """r(x) = sum_i |g_i(x)| [B], the limit of r_eps for eps to 0."""
-        return self.value(x, TINY)
+        return self.value(x, max(TINY, torch.finfo(x.dtype).tiny))
 
     @torch.no_grad()
     def feature_norms(self, x: Tensor) -> Tensor:

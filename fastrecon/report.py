@@ -32,11 +32,15 @@ def answer(model: Any, y: Any, **options: Any) -> Result:
 
     def run(y: Tensor) -> Tensor:
         model.check(y)
-        x, report = model.compute(y, **options)
+        if len(y) == 0:  # what one image would get, without it
+            x, report = model.compute(y.new_zeros(1, *y.shape[1:]), **options)
+            x, report = x[:0], report.map(lambda _, t: t[..., :0])
+        else:
+            x, report = model.compute(y, **options)
         reports.append(report)
         return x
 
-    return Result(through(y, run), reports[0])
+    return Result(through(y, run, type(model).__name__, "y"), reports[0])
 
 
 class Status(Sequence[str]):

@@ -139,7 +139,7 @@ class PatchDenoiser(SparseCoder):
     def check(self, y: Tensor, anywhere: bool = False) -> None:
         """As of SparseCoder."""
         super().check(y, anywhere)
-        fits = y.shape[1] == 1 and y.numel() > 0
+        fits = y.shape[1] == 1 and all(n > 0 for n in y.shape[1:])
         expect(fits, "restore", "y", f"images {self._shape()}", y)
 
     def _shape(self) -> str:

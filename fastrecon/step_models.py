@@ -24,6 +24,7 @@ def rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> StepNet | Direc
         KeyError, TypeError, RuntimeError: something is missing or does not fit.
     """
     network = METHODS[meta["method"]](**meta["settings"])
+    network.to(next(t.dtype for t in tensors.values() if t.is_floating_point()))  # made in torch's default dtype
     network.load_state_dict(tensors)
     network.meta = {k: v for k, v in meta.items() if k != "settings"}
     return network.eval()

@@ -11,7 +11,16 @@ weights if PAIR: the features and their tangents forward, the two cotangents of 
 import triton
 import triton.language as tl
 
-from fastrecon.kernels.scalar_math import INTERPRETED, curve_at, divide, root, slope_at, smoothed_norm, smoothed_relu
+from fastrecon.kernels.scalar_math import (
+    INTERPRETED,
+    curve_at,
+    divide,
+    power_for,
+    root,
+    slope_at,
+    smoothed_norm,
+    smoothed_relu,
+)
 
 
 @triton.jit
@@ -120,9 +129,13 @@ def forward_kernel(
     if LAST:
         h = tl.where(mask, h, 0.0)  # a(0) > 0 in the padding
         eps = tl.load(Eps + problem)
-        norm = root(tl.sum(h * h, axis=1))
+        scale = power_for(tl.max(tl.abs(h), axis=1))
+        scaled = h * scale[:, None]
+        size = root(tl.sum(scaled * scaled, axis=1))
+        norm = divide(size, scale)
         n = tl.maximum(norm, eps)
-        y = divide(h, n[:, None])
+        outside = norm > eps
+        y = divide(tl.where(outside[:, None], scaled, h), tl.where(outside, size, n)[:, None])
         if PAIR:
             v = tl.load(Cotangent + problem)
             small = norm <= eps

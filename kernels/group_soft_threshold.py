@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastrecon.kernels.launch import blocks, group_tile, launch, parts, ready
-from fastrecon.kernels.scalar_math import divide, widen
+from fastrecon.kernels.scalar_math import power_for, towards, widen
 from fastrecon.kernels.sums import ordered_sum
 
 
@@ -33,34 +33,52 @@ def _kernel(
     tiles = tl.cdiv(N, BLOCK_N)
     b = (tl.program_id(0) // tiles).to(tl.int64)  # widen before multiplying by sizes
     n = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    square = tl.zeros((BLOCK_N,), tl.float64)  # neither overflows nor vanishes for float32
+    scale = tl.full((BLOCK_N,), 1.0, tl.float64)
+    if G.dtype.element_ty == tl.float64:  # squares of narrower types neither overflow nor vanish in float64
+        big = tl.zeros((BLOCK_N,), tl.float64)
+        for start in range(0, C, BLOCK_C):
+            tile, mask = _tile(b, n, start, N, C, BLOCK_C, PARTS)
+            g = tl.abs(tl.load(G + tile, mask=mask, other=0.0))
+            big = tl.maximum(big, tl.max(tl.max(g, axis=1), axis=0))
+        scale = power_for(big)
+    square = tl.zeros((BLOCK_N,), tl.float64)
     inner = tl.zeros((BLOCK_N,), tl.float64)
+    far_square = tl.zeros((BLOCK_N,), tl.float64)  # of the direction of a group with infinities
+    far_inner = tl.zeros((BLOCK_N,), tl.float64)
     for start in range(0, C, BLOCK_C):
         tile, mask = _tile(b, n, start, N, C, BLOCK_C, PARTS)
-        g = widen(tl.load(G + tile, mask=mask, other=0.0)).to(tl.float64)
+        g = widen(tl.load(G + tile, mask=mask, other=0.0)).to(tl.float64) * scale[None, None, :]
         square += tl.sum(tl.sum(g * g, axis=1), axis=0)
         if BACKWARD:
             d = widen(tl.load(DY + tile, mask=mask, other=0.0)).to(tl.float64)
             inner += tl.sum(tl.sum(g * d, axis=1), axis=0)
+            far = towards(g)
+            far_square += tl.sum(tl.sum(far * far, axis=1), axis=0)
+            far_inner += tl.sum(tl.sum(far * d, axis=1), axis=0)
     m = b + n * 0 if ONE else b * N + n
     tau = widen(tl.load(Tau + m, mask=n < N, other=0.0))
-    norm = tl.sqrt(square).to(tau.dtype)
-    above = norm > tau
-    safe = tl.where(above, norm, 1.0)
-    factor = tl.where(above, divide(norm - tau, safe), 0.0)
-    along = tl.where(above, divide(inner.to(tau.dtype), safe), 0.0)
+    norm = tl.sqrt(square)
+    limit = tau.to(tl.float64) * scale
+    inside = norm <= limit
+    endless = norm == float("inf")
+    safe = tl.where(inside, 1.0, norm)
+    factor = tl.where(inside, 0.0, tl.where(endless, 1.0, (norm - limit) / safe)).to(tau.dtype)
+    along = tl.where(endless, far_inner / tl.sqrt(tl.where(endless, far_square, 1.0)), inner / safe)
+    along = tl.where(inside, 0.0, along).to(tau.dtype)
+    inverse = tl.where(inside | endless, 0.0, scale / safe)
     if BACKWARD:
         if ONE:
             tl.store(DTau + tl.program_id(0), tl.sum(-along.to(tl.float64), axis=0))
         else:
             tl.store(DTau + m, (-along).to(DTau.dtype.element_ty), mask=n < N)
-    radial = tl.where(above, divide(divide(tau, safe) * along, safe), 0.0)
+    radial = tl.where(inside | endless, 0.0, (limit / safe).to(tau.dtype) * along)
     for start in range(0, C, BLOCK_C):  # the groups again, from the cache
         tile, mask = _tile(b, n, start, N, C, BLOCK_C, PARTS)
         g = widen(tl.load(G + tile, mask=mask, other=0.0))
         if BACKWARD:
             d = widen(tl.load(DY + tile, mask=mask, other=0.0))
-            out = factor[None, None, :] * d + radial[None, None, :] * g
+            unit = tl.where(endless[None, None, :], 0.0, g.to(tl.float64) * inverse[None, None, :]).to(g.dtype)
+            out = factor[None, None, :] * d + radial[None, None, :] * unit
         else:
             out = factor[None, None, :] * g
         tl.store(Out + tile, out.to(Out.dtype.element_ty), mask=mask)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastrecon.kernels.launch import TILE, blocks, launch, parts, ready
-from fastrecon.kernels.scalar_math import divide, modulus, widen
+from fastrecon.kernels.scalar_math import divide, rescaled, widen
 from fastrecon.kernels.sums import ordered_sum
 
 
@@ -38,10 +38,10 @@ def _step_kernel(
         x_im = widen(tl.load(X + at + 1, mask=mask, other=0.0))
         g_im = widen(tl.load(Grad + at + 1, mask=mask, other=0.0))
         u_im = x_im - step * g_im
-        norm = modulus(u, u_im)
-        keep = norm <= tau
-        factor = tl.where(keep, 0.0, divide(norm - tau, tl.where(keep, 1.0, norm)))
-        size = norm * factor
+        _, _, norm, scale = rescaled(u, u_im)
+        keep = norm <= tau * scale
+        factor = tl.where(keep, 0.0, divide(norm - tau * scale, tl.where(keep, 1.0, norm)))
+        size = divide(norm, scale) * factor
         z = u * factor - x
         z_im = (u_im * factor - x_im).to(Z.dtype.element_ty)
         tl.store(Z + at + 1, z_im, mask=mask)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastrecon.kernels.launch import blocks, launch, parts, power_of_2, ready, strip_tile
-from fastrecon.kernels.scalar_math import divide, modulus, power, widen
+from fastrecon.kernels.scalar_math import divide, power, rescaled, widen
 from fastrecon.kernels.sums import ordered_sum
 
 
@@ -54,19 +54,28 @@ def _store(Y, offset, re, im, mask, PARTS: tl.constexpr):
 
 @triton.jit
 def _shrinkage(re, im, lam, P: tl.constexpr, STEPS: tl.constexpr, PARTS: tl.constexpr):
-    """Whether |x| > tau; |x| (1 elsewhere); |y| / |x| (left out if P = 1 and x is real); c, all [BLOCK_M, BLOCK_Q]."""
-    a = tl.abs(re) if PARTS == 1 else modulus(re, im)
+    """Whether |x| > tau; |x| (1 elsewhere); |y| / |x| (left out if P = 1 and x is real); c; x / |x| if complex, all
+    [BLOCK_M, BLOCK_Q]."""
+    if PARTS == 1:
+        a = tl.abs(re)
+        size = a
+        scale = tl.zeros_like(a) + 1
+    else:
+        re, im, size, scale = rescaled(re, im)
+        a = divide(size, scale)
     if P == 1:
         tau = lam
+        above = size > lam * scale
     else:
         constant: tl.constexpr = (2 - P) * (2 - 2 * P) ** ((P - 1) / (2 - P))
         tau = tl.where(lam > 0, constant * power(tl.where(lam > 0, lam, 1.0), 1 / (2 - P)), 0.0)
-    above = a > tau
+        above = a > tau
     a = tl.where(above, a, 1.0)
+    size = tl.where(above, size, 1.0)
     c = tl.zeros_like(a)
     r = c + 1
     if P == 1:
-        r = divide(a - lam, a) if PARTS == 2 else r  # a real number is shifted, not scaled
+        r = divide(size - lam * scale, size) if PARTS == 2 else r  # a real number is shifted, not scaled
     elif P > 0:
         c = tl.where(above, divide(P * lam * power(a, P - 1), a), 0.0)
         for _ in tl.static_range(STEPS):
@@ -74,7 +83,7 @@ def _shrinkage(re, im, lam, P: tl.constexpr, STEPS: tl.constexpr, PARTS: tl.cons
             f = r - 1 + u
             slope = r - (1 - P) * u
             r -= divide(2 * r * f * slope, 2 * slope * slope - (1 - P) * (2 - P) * f * u)
-    return above, a, r, c
+    return above, a, r, c, divide(re, size), divide(im, size)
 
 
 @triton.jit
@@ -89,7 +98,7 @@ def _fwd_kernel(
     m = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
     lam = widen(tl.load(Lam + m, mask=m < M, other=0.0))[:, None]
     re, im = _load(X, offset, mask, PARTS)
-    above, a, r, _ = _shrinkage(re, im, lam, P, STEPS, PARTS)
+    above, a, r, _, _, _ = _shrinkage(re, im, lam, P, STEPS, PARTS)
     keep = above | (re != re) | (im != im)  # NaN goes through
     if P == 1 and PARTS == 1:
         re = tl.where(re < 0, lam - a, tl.where(re > 0, a - lam, re))  # exact where x r is rounded twice
@@ -115,7 +124,7 @@ def _bwd_kernel(
         offset, mask = _strip(block_m, chunk.to(tl.int64) * BLOCKS + i, Q, M, S, ONE, BLOCK_M, BLOCK_Q)
         re, im = _load(X, offset, mask, PARTS)
         d_re, d_im = _load(DY, offset, mask, PARTS)
-        above, a, r, c = _shrinkage(re, im, lam, P, STEPS, PARTS)
+        above, a, r, c, u_re, u_im = _shrinkage(re, im, lam, P, STEPS, PARTS)
         if P == 0:
             slope = r
             rate = tl.zeros_like(r)
@@ -130,11 +139,9 @@ def _bwd_kernel(
             d_x = slope * d_re
             along = tl.where(re < 0, -d_re, d_re)
         else:
-            re = divide(re, a)
-            im = divide(im, a)
-            along = re * d_re + im * d_im
-            d_x = r * d_re + (slope - r) * along * re
-            d_im = r * d_im + (slope - r) * along * im
+            along = u_re * d_re + u_im * d_im
+            d_x = r * d_re + (slope - r) * along * u_re
+            d_im = r * d_im + (slope - r) * along * u_im
         _store(DX, offset, tl.where(above, d_x, 0.0), tl.where(above, d_im, 0.0), mask, PARTS)
         total -= tl.where(above & mask, along * rate, 0.0).to(tl.float64)
     tl.store(Partial + chunk.to(tl.int64) * M + m, tl.sum(total, axis=1), mask=m < M)

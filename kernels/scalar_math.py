@@ -46,24 +46,37 @@ def power(x, q: tl.constexpr):
 
 
 @triton.jit
-def modulus(re, im):
-    """|re + i im|; a power of two as scale keeps the squares from overflowing and from vanishing."""
-    big = tl.maximum(tl.abs(re), tl.abs(im))
-    if re.dtype == tl.float64:
+def power_for(big):
+    """A power of two that takes numbers of at most `big`, >= 0, to where their squares neither vanish nor overflow."""
+    if big.dtype == tl.float64:
         scale = tl.where(big > 1e140, 2.0**-700, tl.where(big < 1e-140, 2.0**700, 1.0))
     else:
         scale = tl.where(big > 1e15, 2.0**-96, tl.where(big < 1e-15, 2.0**96, 1.0))
-    scale = scale.to(re.dtype)
-    re *= scale
-    im *= scale
-    return divide(root(re * re + im * im), scale)
+    return scale.to(big.dtype)
+
+
+@triton.jit
+def towards(g):
+    """The direction of g among numbers that hold infinities: their signs."""
+    return tl.where(tl.abs(g) == float("inf"), tl.where(g < 0, -1.0, 1.0), 0.0).to(g.dtype)
+
+
+@triton.jit
+def rescaled(re, im):
+    """(scale re, scale im, their modulus, scale), of infinite numbers their direction and scale 0; NaN stays NaN."""
+    big = tl.maximum(tl.abs(re), tl.abs(im))
+    endless = (big == float("inf")) & (re == re) & (im == im)
+    scale = tl.where(endless, 0.0, power_for(big)).to(re.dtype)
+    re = tl.where(endless, towards(re), re * scale)
+    im = tl.where(endless, towards(im), im * scale)
+    return re, im, root(re * re + im * im), scale
 
 
 @triton.jit
 def smoothed_relu(t, delta: tl.constexpr):
     """a(t)."""
     s = t + delta
-    return tl.where(t >= delta, t, tl.where(t <= -delta, 0.0, s * s / (4 * delta)))
+    return tl.where(t >= delta, t, tl.where(t <= -delta, 0.0, s * (s / (4 * delta))))  # no square vanishes or overflows
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastrecon.kernels.launch import blocks, group_tile, launch, ready
-from fastrecon.kernels.scalar_math import divide, smoothed_norm, widen
+from fastrecon.kernels.scalar_math import divide, power_for, smoothed_norm, towards, widen
 from fastrecon.kernels.sums import ordered_sum
 
 
@@ -23,25 +23,47 @@ def _fwd_kernel(
     tiles = tl.cdiv(N, BLOCK_N)
     b = (tl.program_id(0) // tiles).to(tl.int64)  # widen before multiplying by sizes
     n = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
-    square = tl.zeros((BLOCK_N,), tl.float64)  # neither overflows nor vanishes for float32
+    scale = tl.full((BLOCK_N,), 1.0, tl.float64)
+    if G.dtype.element_ty == tl.float64:  # squares of narrower types neither overflow nor vanish in float64
+        big = tl.zeros((BLOCK_N,), tl.float64)
+        for start in range(0, C, BLOCK_C):
+            c = start + tl.arange(0, BLOCK_C)
+            mask = (c < C)[:, None] & (n < N)[None, :]
+            g = tl.abs(tl.load(G + (b * C + c[:, None]) * N + n[None, :], mask=mask, other=0.0))
+            big = tl.maximum(big, tl.max(g, axis=0))
+        scale = power_for(big)
+    square = tl.zeros((BLOCK_N,), tl.float64)
+    far_square = tl.zeros((BLOCK_N,), tl.float64)  # of the direction of a group with infinities
     for start in range(0, C, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
         mask = (c < C)[:, None] & (n < N)[None, :]
         g = widen(tl.load(G + (b * C + c[:, None]) * N + n[None, :], mask=mask, other=0.0)).to(tl.float64)
+        g *= scale[None, :]
         square += tl.sum(g * g, axis=0)
+        far = towards(g)
+        far_square += tl.sum(far * far, axis=0)
     eps = widen(tl.load(Eps + b))
-    norm = tl.sqrt(square).to(eps.dtype)
+    size = tl.sqrt(square)
+    endless = size == float("inf")
+    norm = (size / scale).to(eps.dtype)
     tl.store(Norm + b * N + n, norm, mask=n < N)
     share = tl.where(n < N, smoothed_norm(norm, eps), 0.0)
     # one slot per tile instead of an atomic: the same sum on every run
     tl.store(Partial + tl.program_id(0), tl.sum(share.to(tl.float64), axis=0))
-    radius = tl.maximum(norm, eps)[None, :]
+    outside = (norm > eps) | (norm != norm)
+    inverse = tl.where(outside, scale / tl.where(outside, size, 1.0), 1 / eps.to(tl.float64))[None, :]
+    direction = 1 / tl.sqrt(tl.where(endless, far_square, 1.0))[None, :]
     for start in range(0, C, BLOCK_C):  # the features again, from the cache
         c = start + tl.arange(0, BLOCK_C)
         mask = (c < C)[:, None] & (n < N)[None, :]
         tile = (b * C + c[:, None]) * N + n[None, :]
         g = widen(tl.load(G + tile, mask=mask, other=0.0))
-        tl.store(Dual + tile, divide(g, radius).to(Dual.dtype.element_ty), mask=mask)
+        if G.dtype.element_ty == tl.float64:  # divided: a single channel gives exactly 1
+            h = tl.where(outside[None, :], g * scale[None, :] / tl.where(outside, size, 1.0)[None, :], g / eps)
+        else:
+            h = g.to(tl.float64) * inverse
+        h = tl.where(endless[None, :], towards(g).to(tl.float64) * direction, h)
+        tl.store(Dual + tile, h.to(widen(g).dtype).to(Dual.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -133,12 +133,19 @@ def test_what_does_not_fit_is_named():
     for arguments, message in (
         ({"precision": "float16"}, "Engine: precision: expected one of float32, tf32, bfloat16, got 'float16'"),
         ({"max_batch": 0}, "Engine: max_batch: expected an integer >= 1, got 0"),
-        ({"threads": 0}, "Engine: threads: expected an integer >= 1, got 0"),
+        ({"threads": 0}, r"Engine: threads: expected an integer in \[1, 1024\], got 0"),
+        ({"threads": 10**11}, r"Engine: threads: expected an integer in \[1, 1024\], got 100000000000"),
+        ({"max_batch": 2.0}, r"Engine: max_batch: expected an integer >= 1, got 2\.0"),
+        ({"max_batch": True}, "Engine: max_batch: expected an integer >= 1, got True"),
+        ({"graph": "no"}, "Engine: graph: expected True or False, got str 'no'"),
+        ({"precision": None}, "Engine: precision: expected one of float32, tf32, bfloat16, got None"),
     ):
         with pytest.raises(ValueError, match=message):
             fr.Engine(small_model(), **arguments)
     with pytest.raises(ValueError, match="Engine: precision: expected float32 for a SparseCoder, got 'bfloat16'"):
         fr.Engine(small_coder(SparseCoder), "bfloat16")
+    with pytest.raises(ValueError, match="Engine: model: expected a model or a solver of fastrecon, got Linear"):
+        fr.Engine(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="finite measurements"):
         fr.Engine(small_model())(torch.full((1, 3, 2, 10), float("inf")))
 

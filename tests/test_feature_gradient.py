@@ -276,3 +276,62 @@ def test_other_kernels_too_give_an_image_its_own_bits(kernels, size, backend):
             alone = feature_gradient(x[i : i + 1], w, 0.3)
             assert torch.equal(alone[0], value[i : i + 1])
             assert torch.equal(alone[1], grad[i : i + 1])
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("final", [False, True])
+def test_every_size(final, dtype, name):
+    """c x, c eps, c delta: values times c, the same gradients; of the derivatives each has its power of c."""
+    if registry.implementation("feature_gradient_fwd", name) is None:
+        pytest.skip(f"no {name} here")
+    x, weights, eps, _ = problem((2, 1, 9, 10, 8, 2, final), dtype)
+    forward, derivative = (registry.implementation(f"feature_gradient_{part}", name) for part in ("fwd", "vjp"))
+    d_value, d_grad = torch.rand(2, dtype=dtype), torch.randn(x.shape, dtype=dtype)
+
+    def run(c):
+        value, grad = forward(c * x, weights, c * eps, c * 0.01, final, "float32")
+        d_x, d_weights, d_eps = derivative(d_value, c * d_grad, c * x, weights, c * eps, c * 0.01, final, "float32")
+        return [value / c, grad, d_x, *(d / c for d in d_weights), d_eps]
+
+    near = run(1.0)
+    for exponent in (-80, 80) if dtype == torch.float32 else (-600, 600):
+        for k, (far, exact) in enumerate(zip(run(2.0**exponent), near, strict=True)):
+            assert relative_error(far, exact) < 1e4 * torch.finfo(dtype).eps, (k, exponent)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_gradient_where_squares_overflow(dtype):
+    """Far outside eps the gradient does not depend on the size of the image, but for what delta adds."""
+    _, weights, _, _ = problem((1, 1, 8, 8, 8, 2, False))
+    size = 1e25 if dtype == torch.float32 else 3e3
+    x = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    right = feature_gradient(1e25 * x, weights, 1e-3)[1]
+    found = feature_gradient((size * x).to(dtype), [w.to(dtype) for w in weights], 1e-3)[1]
+    assert relative_error(found, right) < (1e-4 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("function", [feature_gradient, feature_value])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": -1.0}, "eps: expected a number > 0, got -1.0"),
+        ({"eps": 1e-60}, "eps: expected a number that float32 holds, got 1e-60"),
+        ({"eps": float("nan")}, "eps: expected a number"),
+        ({"eps": "a"}, "eps: expected a number .*, got str 'a'"),
+        ({"eps": None}, "eps: expected a number .*, got None"),
+        ({"eps": True}, "eps: expected a number"),
+        ({"delta": 0}, "delta: expected a number"),
+        ({"delta": float("inf")}, "delta: expected a number"),
+        ({"final_activation": "no"}, "final_activation: expected True or False, got str 'no'"),
+        ({"precision": ["float32"]}, "precision: expected one of float32, bfloat16"),
+        ({"weights": None}, "weights: expected a list of convolution kernels, at least one, got None"),
+        ({"weights": [None]}, r"weights\[0\]: expected .* with odd k, got None"),
+        ({"x": [[1.0]]}, r"x: expected a tensor or an array, got list \[\[1.0\]\]"),
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_named(function, change, message):
+    arguments = {"x": torch.rand(1, 1, 8, 8), "weights": [torch.rand(4, 1, 3, 3)], "eps": 1.0} | change
+    with pytest.raises(ValueError, match=f"^{function.__name__}: {message}"):
+        function(**arguments)

@@ -8,12 +8,14 @@ from utils import (
     COMPLEX,
     REAL,
     assert_compiles,
+    assert_scales,
     awkward_views,
     compare,
     compiles,
     interpreted,
     numbers,
     outputs_and_grads,
+    tolerance_of,
 )
 
 from fastrecon.ops import group_soft_threshold, soft_threshold
@@ -165,3 +167,47 @@ def test_registration_and_compilation(device):
     opcheck(torch.ops.fastrecon.group_soft_threshold_fwd, (g, tau))
     opcheck(torch.ops.fastrecon.group_soft_threshold_bwd, (2 * g, g, tau))
     assert_compiles(group_soft_threshold, *problem((2, 3, 4, 5), (2,), torch.float32, device))
+
+
+@pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 80), (1, 70, 5)], ids=str)
+def test_groups_of_every_size(shape, dtype, device, backend):
+    problem_ = problem(shape, (shape[0], 1, shape[2]), dtype, device)
+    assert_scales(group_soft_threshold, (1, 0, 0), *problem_, tolerance=tolerance_of(dtype))
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128], ids=str)
+def test_triton_kernel_at_every_size(dtype, device, backend):
+    problem_ = problem((2, 3, 8), (2, 1, 8), dtype, device)
+    assert_scales(group_soft_threshold, (1, 0, 0), *problem_, tolerance=tolerance_of(dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float16, 6e4), (torch.bfloat16, 3e38), (torch.float32, 3e38), (torch.float64, 1.5e308)],
+    ids=str,
+)
+def test_norms_beyond_the_largest_number(dtype, size, device, backend):
+    """|g| itself overflows, the answer does not."""
+    g, tau = torch.full((1, 2, 1), size, dtype=dtype, device=device), size / 5
+    right = (1 - 1 / (5 * 2**0.5)) * size
+    torch.testing.assert_close(
+        group_soft_threshold(g, tau).flatten().tolist(), [right] * 2, rtol=2 * torch.finfo(dtype).eps, atol=0
+    )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in which the interpreter computes what is not chosen
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"], indirect=True)
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_infinite_groups_stay(dtype, device, backend):
+    inf, nan = float("inf"), float("nan")
+    g = torch.tensor([[[inf, 1, inf, 3], [2, -inf, -inf, 4]]], dtype=dtype, device=device).requires_grad_()
+    tau = torch.full((1, 1, 4), 2.0, dtype=dtype, device=device).requires_grad_()
+    y = group_soft_threshold(g, tau)
+    assert torch.equal(y[..., :3], g[..., :3])
+    torch.testing.assert_close(y[0, :, 3].tolist(), [1.8, 2.4])
+    d_g, d_tau = torch.autograd.grad(y[..., :3].sum(), (g, tau))
+    assert torch.equal(d_g[..., :3], torch.ones_like(d_g[..., :3]))
+    torch.testing.assert_close(d_tau.flatten().tolist(), [-1.0, 1.0, 0.0, 0.0])
+    assert group_soft_threshold(torch.tensor([[[nan], [1.0]]], dtype=dtype, device=device), 1.0).isnan().all()

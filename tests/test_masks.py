@@ -93,15 +93,17 @@ def test_radial_tries_few_diameters_in_full(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: masks.uniform((4, 4), 0.0), r"uniform: rate: expected a share in \(0, 1\], got 0.0"),
-        (lambda: masks.radial((4,), 0.5), r"radial: size: expected \(H, W\), got \(4,\)"),
-        (lambda: masks.cartesian((4, 4), 0.25, centre=0.5), "cartesian: centre: expected a share in"),
-        (lambda: masks.cartesian((4, 4), 0.25, centre=float("nan")), "cartesian: centre: expected a share in"),
-        (lambda: masks.uniform((4, 4), float("nan")), r"uniform: rate: expected a share in \(0, 1\], got nan"),
-        (lambda: masks.uniform((4, 4), True), r"uniform: rate: expected a share in \(0, 1\], got True"),
-        (lambda: masks.uniform((4.5, 4), 0.5), r"uniform: size: expected \(H, W\), got \(4.5, 4\)"),
-        (lambda: masks.variable_density((4, 4), 0.5, seed=-1), "seed: expected an integer in"),
-        (lambda: masks.radial(4, 0.5), r"radial: size: expected \(H, W\), got 4"),
+        (lambda: masks.uniform((4, 4), 0.0), r"uniform: rate: expected a number in \(0, 1\], got 0.0"),
+        (lambda: masks.radial((4,), 0.5), r"radial: size: expected \(H, W\), integers >= 1, got tuple \(4,\)"),
+        (lambda: masks.cartesian((4, 4), 0.25, centre=0.5), r"cartesian: centre: expected a number in \[0, 0.25\]"),
+        (lambda: masks.uniform((4, 4.5), 0.5), r"uniform: size: expected .*, got tuple \(4, 4\.5\)"),
+        (lambda: masks.uniform(4, 0.5), r"uniform: size: expected \(H, W\), integers >= 1, got 4"),
+        (lambda: masks.uniform((4, 4), True), "uniform: rate: expected a number in .*, got True"),
+        (lambda: masks.variable_density((4, 4), float("nan")), "variable_density: rate: expected a number in"),
+        (lambda: masks.variable_density((4, 4), "0.5"), "variable_density: rate: expected .*, got str '0.5'"),
+        (lambda: masks.uniform((4, 4), 0.5, seed=-1), "uniform: seed: expected an integer in .*, got -1"),
+        (lambda: masks.cartesian((4, 4), 0.5, seed=1.5), "cartesian: seed: expected an integer in .*, got 1.5"),
+        (lambda: masks.radial((4, 4), 0.5, centred="no"), "radial: centred: expected True or False, got str 'no'"),
     ],
 )
 def test_says_what_is_wrong(call, message):

@@ -83,3 +83,12 @@ def test_arrays_are_answered_in_kind():
 def test_wrong_input_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong(pair()[0])
+
+
+def test_every_size():
+    """Ratios and differences whose squares vanish or overflow."""
+    x, ref = pair()
+    for c in (2.0**600, 2.0**-600):
+        for metric, options in ((nmse_db, ()), (relative_error, ()), (psnr, (c,)), (ssim, (c,))):
+            near = metric(x, ref, *(1.0 for _ in options))
+            torch.testing.assert_close(metric(c * x, c * ref, *options), near, rtol=1e-12, atol=0)

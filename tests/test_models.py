@@ -305,3 +305,37 @@ def test_precision_of_the_steps_hardly_moves_the_result(precision, allowed):
 def test_unknown_precision_is_told():
     with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, direct, tf32, got 'float16'"):
         FeatureNorm(precision="float16")
+
+
+@pytest.mark.parametrize("blockwise", [False, True])
+def test_empty_batch(blockwise):
+    r = model(blockwise=blockwise)
+    for run in (r, fastrecon.Engine(r)):
+        for options in ({"history": True}, {"rigorous": True, "max_iterations": 2}):
+            x, report = run(torch.empty(0, 3, 2, M), size=(13, 9), **options)
+            assert x.shape == (0, 1, 13, 9)
+            assert len(report) == 0
+            assert report.phi.shape == report.iterations.shape == (0,)
+            assert list(report.status) == []
+    assert r(np.empty((0, 3, 2, M), np.float32)).x.shape == (0, 1, 15, 10)
+    with pytest.raises(ValueError, match="reconstruct: y: expected at least one block an image, got"):
+        r(torch.empty(1, 0, 2, M))
+
+
+@pytest.mark.parametrize("y", [[[1.0]], None, "y.npz", 3.5], ids=str)
+def test_what_is_no_array_is_refused(y):
+    for run, name in ((model(), "Reconstructor"), (fastrecon.Engine(model()), "Engine")):
+        with pytest.raises(ValueError, match=f"^{name}: y: expected a tensor or an array, got "):
+            run(y)
+    with pytest.raises(ValueError, match=r"^Reconstructor: y: expected an array without a mask"):
+        model()(np.ma.masked_array(np.ones((1, 3, 2, M), np.float32)))
+    if not isinstance(y, str):
+        with pytest.raises(ValueError, match=r"^load: name: expected a name or a path, got "):
+            load(y)
+
+
+@pytest.mark.parametrize("option", [{"rigorous": "no"}, {"size": (13.5, 9)}, {"size": "ab"}], ids=str)
+def test_options_of_another_kind_are_refused(option):
+    r = model()
+    with pytest.raises(ValueError, match=f"^reconstruct: {next(iter(option))}: expected "):
+        r(r.operator(images()), **option)

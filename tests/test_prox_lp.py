@@ -227,3 +227,16 @@ def test_registration_and_compilation(device):
     opcheck(torch.ops.fastrecon.prox_lp_fwd, (x, lam, 0.5))
     opcheck(torch.ops.fastrecon.prox_lp_bwd, (x, 2 * x, lam, 0.5))
     assert_compiles(prox_lp, *problem((2, 3, 5), (3, 1), torch.float32, device), 0.5)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in which the interpreter computes what is not chosen
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"], indirect=True)
+@pytest.mark.parametrize("p", [0.0, 0.5, 0.9])
+def test_infinite_and_huge_numbers(p, device, backend):
+    inf = float("inf")
+    x = torch.tensor([inf, -inf, 1e38, 2.0], device=device)
+    assert torch.equal(prox_lp(x, 0.1, p)[:3], x[:3])
+    z = torch.tensor([complex(inf, 1), complex(0, -inf), 1e30 + 1e30j, 1e-30 + 0j], device=device)
+    y = prox_lp(z, 0.1, p)
+    assert torch.equal(torch.view_as_real(y[:3]), torch.view_as_real(z[:3]))
+    assert y[3] == 0

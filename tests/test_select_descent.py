@@ -178,3 +178,13 @@ def test_registration_and_compilation(device):
 
     assert_compiles(both, u.requires_grad_(), v, phi.clone().requires_grad_())
     assert len(outputs_and_grads(both, u, v, phi)) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_gradients_whose_squares_are_lost(dtype, device, backend):
+    for size in (1e200, 1e-200):
+        g = torch.full((2, 4), size, dtype=dtype, device=device)
+        _, norm, eps, shrunk = shrink_eps(g, g, size, 1.0, 0.5)
+        torch.testing.assert_close(norm / size, torch.full_like(norm, 4.0))
+        assert not shrunk.any()
+        assert (eps == size).all()

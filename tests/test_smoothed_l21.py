@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 from torch.library import opcheck
-from utils import REAL, assert_compiles, awkward_views, compare, compiles, interpreted, numbers, outputs_and_grads
+from utils import (
+    REAL,
+    assert_compiles,
+    assert_scales,
+    awkward_views,
+    compare,
+    compiles,
+    interpreted,
+    numbers,
+    outputs_and_grads,
+    tolerance_of,
+)
 
 from fastrecon.ops import smoothed_l21
 
@@ -164,3 +175,32 @@ def test_registration_and_compilation(device):
     value, dual, norm = torch.ops.fastrecon.smoothed_l21_fwd(g, eps)
     opcheck(torch.ops.fastrecon.smoothed_l21_bwd, (value, g, eps, dual, norm))
     assert_compiles(smoothed_l21, *problem((2, 3, 4, 5), torch.float32, device))
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize(("output", "degrees"), [(0, (1, 0, 0)), (1, (0, -1, -1))])
+def test_every_size(output, degrees, dtype, device, backend):
+    g, eps = problem((2, 3, 9, 5), dtype, device)
+    assert_scales(lambda *x: smoothed_l21(*x)[output], degrees, g, eps, tolerance=tolerance_of(dtype))
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_triton_kernel_at_every_size(dtype, device, backend):
+    g, eps = problem((2, 3, 2, 5), dtype, device)
+    for output, degrees in ((0, (1, 0, 0)), (1, (0, -1, -1))):
+        assert_scales(lambda *x, k=output: smoothed_l21(*x)[k], degrees, g, eps, tolerance=tolerance_of(dtype))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in which the interpreter computes what is not chosen
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"], indirect=True)
+def test_norms_beyond_the_largest_number(device, backend):
+    value, dual = smoothed_l21(torch.full((1, 2, 1), 1e30, dtype=torch.bfloat16, device=device), 1.0)
+    torch.testing.assert_close(value.item(), 2**0.5 * 1e30, rtol=1e-2, atol=0)
+    torch.testing.assert_close(dual.flatten().tolist(), [0.5**0.5] * 2, rtol=4e-3, atol=0)
+    inf = float("inf")
+    g = torch.tensor([[[3e38, inf, -inf], [3e38, 1, inf]]], device=device)
+    value, dual = smoothed_l21(g, 1.0)
+    assert value.item() == inf
+    half = 0.5**0.5
+    torch.testing.assert_close(dual[0].T.tolist(), [[half, half], [1.0, 0.0], [-half, half]])

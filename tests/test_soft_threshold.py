@@ -8,12 +8,14 @@ from utils import (
     COMPLEX,
     REAL,
     assert_compiles,
+    assert_scales,
     awkward_views,
     compare,
     compiles,
     interpreted,
     numbers,
     outputs_and_grads,
+    tolerance_of,
 )
 
 from fastrecon.ops import soft_threshold
@@ -167,3 +169,27 @@ def test_registration_and_compilation(device):
     opcheck(torch.ops.fastrecon.soft_threshold_fwd, (x, tau))
     opcheck(torch.ops.fastrecon.soft_threshold_bwd, (x, 2 * x, tau))
     assert_compiles(soft_threshold, *problem((2, 3, 5), (3, 1), torch.float32, device), backend="inductor")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, in which the interpreter computes what is not chosen
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"], indirect=True)
+def test_infinite_numbers_stay(device, backend):
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([complex(inf, 1), complex(-2, -inf), complex(nan, 1), 3 + 4j, 3e38 + 3e38j], device=device)
+    tau = torch.tensor([1.0, 1.0, 1.0, 1.0, 1e38], device=device)
+    y = soft_threshold(x.requires_grad_(), tau.requires_grad_())
+    assert torch.equal(torch.view_as_real(y[:2].detach()), torch.view_as_real(x[:2].detach()))
+    assert y[2].isnan()
+    torch.testing.assert_close(y[3:].tolist(), [2.4 + 3.2j, (1 - 1 / 18**0.5) * 3e38 * (1 + 1j)])
+    d_x, d_tau = torch.autograd.grad(y[:2], (x, tau), torch.ones_like(y[:2]))
+    assert d_x[:2].tolist() == [1, 1]
+    assert d_tau[:2].tolist() == [-1, 0]
+    real = torch.tensor([inf, -inf, nan], device=device)
+    assert torch.equal(soft_threshold(real, 1.0)[:2], real[:2])
+
+
+@pytest.mark.parametrize("dtype", COMPLEX, ids=str)
+def test_complex_numbers_of_every_size(dtype, device, backend):
+    x, tau = numbers(2, 150, dtype=dtype, device=device), numbers(150, device=device, seed=1).abs().to(dtype.to_real())
+    inputs = (x.requires_grad_(), tau.requires_grad_())
+    assert_scales(soft_threshold, (1, 0, 0), *inputs, tolerance=tolerance_of(dtype))

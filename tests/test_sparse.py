@@ -142,3 +142,13 @@ def test_shipped_model_denoises_a_photograph():
     assert found.x.shape == x.shape
     assert fr.metrics.psnr(found.x.clamp(0, 1), x) > fr.metrics.psnr(y, x) + 15
     assert found.report.iterations.tolist() == [15]
+
+
+@pytest.mark.parametrize("kind", [SparseCoder, PatchDenoiser])
+def test_empty_batch(kind):
+    m = model(kind)
+    y = torch.empty(0, 1, 13, 9) if kind is PatchDenoiser else torch.empty(0, m.operator.atoms.shape[0])
+    for rigorous in (False, True):
+        x, report = m(y, rigorous=rigorous)
+        assert x.shape == (y.shape if kind is PatchDenoiser else (0, m.operator.atoms.shape[1]))
+        assert len(report) == 0

@@ -71,6 +71,25 @@ def compare(function: Callable[..., Any], eager: Callable[..., Any], *inputs: An
     assert_no_worse(*results)
 
 
+FAR = {torch.float32: (-100, 100), torch.float64: (-900, 900)}  # exponents of numbers whose squares are lost
+
+
+def assert_scales(function: Callable[..., Any], degrees: Sequence[int], *inputs: Tensor, tolerance: float) -> None:
+    """function(c x) = c^degree function(x) for powers of two c beyond what squares can take; degrees are those of the
+    outputs and then of their gradients in all inputs."""
+    near = outputs_and_grads(function, *inputs)
+    for exponent in FAR[torch.empty(0, dtype=inputs[0].dtype).real.dtype]:
+        far = outputs_and_grads(function, *((x.detach() * 2.0**exponent).requires_grad_() for x in inputs))
+        for k, (a, b, degree) in enumerate(zip(near, far, degrees, strict=True)):
+            error = relative_error(b * 2.0 ** (-exponent * degree), a)
+            assert error <= tolerance, f"output {k} at 2^{exponent}: {error:.1e}"
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    """A few rounding units of sums of some hundred numbers."""
+    return 50 * torch.finfo(dtype).eps
+
+
 def _same(x: Any) -> Any:
     return x
 

@@ -6,15 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import accepts_arrays, expect
+from fastrecon.checks import expect, in_kind
 from fastrecon.operators.given import a_size, an_integer, finite_number
 
 
-@accepts_arrays
-def through(x: Any, function: Callable[[Tensor], Tensor], op: str, argument: str) -> Any:
-    """function(x) for anything with `__dlpack__`, answered in kind."""
-    expect(isinstance(x, Tensor), op, argument, "a tensor or an array", type(x).__name__)
-    return function(x)
+def through(x: Any, function: Callable[[Tensor], Tensor], op: str = "operator", argument: str = "x") -> Any:
+    """function(x) for anything with `__dlpack__`, answered in kind; errors name `op` and `argument`."""
+    return function(x) if isinstance(x, Tensor) else in_kind(x, function, op, argument)
 
 
 class LinearOperator(nn.Module):

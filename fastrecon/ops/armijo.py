@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.checks import accepts_arrays, choice, expect, integer, number, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.prox_gradient_step import strides
@@ -138,14 +138,13 @@ def armijo(
         expect(same, op, argument, x, t)
     fits = curvature.shape == x.shape[:1] and curvature.is_floating_point() and curvature.device == x.device
     expect(fits, op, "curvature", f"real ({len(x)},) on {x.device}", curvature)
-    expect(0 < beta < 1, op, "beta", "a number in (0, 1)", beta)
-    expect(0 < eta < 1, op, "eta", "a number in (0, 1)", eta)
-    expect(1 <= trials <= MOST_TRIALS, op, "trials", f"1 to {MOST_TRIALS}", trials)
-    expect(rule in ("composite", "paper"), op, "rule", "composite or paper", repr(rule))
+    beta, eta = (float(number(v, op, k, above=0, below=1)) for k, v in (("beta", beta), ("eta", eta)))
+    trials = integer(trials, op, "trials", least=1, most=MOST_TRIALS)
+    choice(rule, ("composite", "paper"), op, "rule")
     learned = torch.is_grad_enabled() and any(t.requires_grad for t in (x, z, grad, curvature))
     expect(not learned, op, "x, z, grad, curvature", "no gradients asked for: detach them", "requires_grad")
     strength = spread_over(lam, x, op, "lam")
-    spare = per_image(slack, curvature.double(), op, "slack")
+    spare = per_image(slack, curvature.double(), op, "slack", least=0)
     gamma, sums, accepted = _armijo(
         rows(x), rows(z), rows(grad), strength, curvature.double(), spare, beta, eta, trials, rule == "composite"
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastrecon.checks import accepts_arrays, expect
+from fastrecon.checks import accepts_arrays, expect, integer
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
 from fastrecon.ops.wavelets import lowpass
@@ -98,12 +98,14 @@ class DWT2(Function):
 
 def _transform(op: str, argument: str, x: Tensor, wavelet: str, level: int, back: bool) -> Tensor:
     taps = lowpass(wavelet)
-    expect(isinstance(level, int) and level >= 0, op, "level", "an integer >= 0", level)
+    level = integer(level, op, "level", least=0)
     expect(x.is_floating_point() or x.is_complex(), op, argument, "a real or complex tensor", x)
     expect(x.ndim == 4, op, argument, "images [B, C, H, W]", x)
     h, w = x.shape[2:]
-    fits = h % (1 << level) == 0 and w % (1 << level) == 0
-    expect(fits, op, argument, f"height and width divisible by {1 << level} for {level} levels", f"{h}x{w}")
+    fits = level < 63 and h % (1 << level) == 0 and w % (1 << level) == 0  # no side has 63 levels
+    if not fits:
+        unit = 1 << level if level < 63 else f"2^{level}"
+        expect(False, op, argument, f"height and width divisible by {unit} for {level} levels", f"{h}x{w}")
     planes, g = x.flatten(0, 1), list(taps)
     return DWT2.call(planes, g, level, back).view(x.shape)
 

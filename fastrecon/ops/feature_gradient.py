@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.checks import accepts_arrays, choice, expect, flag, held, named, per_image
 from fastrecon.ops.by_image import by_image
+from fastrecon.ops.layout import power_for
 from fastrecon.registry import compiled, define
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
@@ -26,7 +27,8 @@ PRECISIONS = {"float32": 0, "bfloat16": 1, "direct": 2, "tf32": 0}  # of the pro
 
 def smoothed_relu(t: Tensor, delta: float) -> Tensor:
     """a(t) = 0, (t + delta)^2 / (4 delta), t for t below, within and above [-delta, delta] (eq. 33)."""
-    return (t.clamp(-delta, delta) + delta).square() / (4 * delta) + (t - delta).clamp_min(0)
+    s = t.clamp(-delta, delta) + delta
+    return s * (s / (4 * delta)) + (t - delta).clamp_min(0)  # in this order no square vanishes or overflows
 
 
 def smoothed_relu_slope(h: Tensor, delta: float) -> Tensor:
@@ -43,20 +45,29 @@ def features(x: Tensor, weights: Sequence[Tensor], delta: float, final_activatio
     return h[1:]
 
 
-def _smoothed_norm(g: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """(value [B], n [B, 1, H, W]) with n = max(|g|, eps), safe to differentiate at g = 0."""
-    e = eps[:, None, None, None]
-    square = g.square().sum(1, keepdim=True)
-    small = square <= e.square()
-    n = torch.where(small, e.square(), square).sqrt()
-    return torch.where(small, square / (2 * e), n - e / 2).flatten(1).sum(1), n
+def _smoothed_norm(g: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(value [B], dual y = g / n, n = max(|g|, eps), where |g| <= eps, g / eps there, 0 elsewhere), at least float32.
+
+    No square vanishes or overflows, and autograd finds the right derivative, also at g = 0.
+    """
+    g = g.to(torch.promote_types(g.dtype, torch.float32))
+    e = eps[:, None, None, None].to(g.dtype)
+    down = power_for(g.detach().abs().amax(1, keepdim=True))
+    square = (g * down).square().sum(1, keepdim=True)
+    small = square.detach().sqrt() <= e * down
+    size = torch.where(small, 1, square).sqrt()
+    n = torch.where(small, e, size / down)
+    inner = torch.where(small, g, 0)
+    ratio = inner / e
+    value = torch.where(small, (inner * ratio).sum(1, keepdim=True) / 2, n - e / 2)
+    return value.flatten(1).sum(1), torch.where(small, ratio, g * down / size), n, small, ratio
 
 
 def feature_gradient_value_ref(
     x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool, precision: str = "float32"
 ) -> Tensor:
     """The definition of the value [B]."""
-    return _smoothed_norm(features(x, weights, delta, final_activation)[-1], eps)[0]
+    return _smoothed_norm(features(x, weights, delta, final_activation)[-1], eps)[0].to(x.dtype)
 
 
 def feature_gradient_fwd_ref(
@@ -64,13 +75,13 @@ def feature_gradient_fwd_ref(
 ) -> tuple[Tensor, Tensor]:
     """The definition, differentiable by autograd. Returns value [B] and gradient like x."""
     h = features(x, weights, delta, final_activation)
-    value, n = _smoothed_norm(h[-1], eps)
-    z = h[-1] / n
+    value, z, *_ = _smoothed_norm(h[-1], eps)
+    z = z.to(x.dtype)
     for layer in reversed(range(len(weights))):
         if layer < len(weights) - 1 or final_activation:
             z = z * smoothed_relu_slope_at(h[layer], delta)
         z = conv_transpose2d(z, weights[layer], padding=weights[layer].shape[-1] // 2)
-    return value, z
+    return value.to(x.dtype), z
 
 
 def smoothed_relu_slope_at(h: Tensor, delta: float) -> Tensor:
@@ -98,15 +109,13 @@ def feature_gradient_vjp_ref(
         dot.append(slope[-1] * dt)
         slope[-1] = torch.stack((slope[-1], curve))  # a' and a'' times the tangent
     g, dg = h.pop(), dot.pop()
-    square = g.square().sum(1, keepdim=True)
-    small = square <= e.square()
-    n = torch.where(small, e.square(), square).sqrt()
-    y = g / n
+    _, y, n, small, ratio = _smoothed_norm(g, eps)
+    dg, e, v = (s.to(y.dtype) for s in (dg, e, d_value[:, None, None, None]))
     along = (y * dg).sum(1, keepdim=True)
     dy = torch.where(small, dg / e, (dg - y * along) / n)
-    v = d_value[:, None, None, None]
-    d_eps = torch.where(small, -v * square / (2 * e.square()) - along / e, -v / 2).flatten(1).sum(1)
-    q, r = y, dy + v * y
+    within = -v / 2 * ratio.square().sum(1, keepdim=True) - along / e
+    d_eps = torch.where(small, within, -v / 2).flatten(1).sum(1).to(eps.dtype)
+    q, r = y.to(x.dtype), (dy + v * y).to(x.dtype)
     d_weights = [torch.empty(0)] * len(weights)
     for layer in reversed(range(len(weights))):
         a1, a2 = slope[layer]
@@ -292,7 +301,7 @@ def feature_gradient(
 
     Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
     """
-    eps = _check("feature_gradient", x, weights, eps, delta, precision)
+    eps = _check("feature_gradient", x, weights, eps, delta, final_activation, precision)
     return _FeatureGradient.apply(x, eps, float(delta), bool(final_activation), precision, *weights)
 
 
@@ -302,23 +311,28 @@ def feature_value(
     *, precision: str = "float32",
 ) -> Tensor:  # fmt: skip
     """The value r_eps(x) [B] alone, at half the cost of `feature_gradient`; same arguments, errors and derivatives."""
-    eps = _check("feature_value", x, weights, eps, delta, precision)
+    eps = _check("feature_value", x, weights, eps, delta, final_activation, precision)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, eps, *weights)):
         return feature_gradient(x, weights, eps, delta, final_activation, precision=precision)[0]
     return _value(x, list(weights), eps, float(delta), bool(final_activation), precision)
 
 
-def _check(op: str, x: Tensor, weights: Sequence[Tensor], eps: float | Tensor, delta: float, precision: str) -> Tensor:
+def _check(
+    op: str, x: Tensor, weights: Sequence[Tensor], eps: float | Tensor, delta: float, final_activation: bool,
+    precision: str,
+) -> Tensor:  # fmt: skip
     expect(x.ndim == 4 and x.is_floating_point(), op, "x", "real [B, C, H, W]", x)
-    expect(len(weights) > 0, op, "weights", "at least one convolution kernel", "none")
-    expect(delta > 0, op, "delta", "a number > 0", delta)
-    expect(precision in PRECISIONS, op, "precision", f"one of {', '.join(PRECISIONS)}", precision)
+    several = not isinstance(weights, Tensor | str) and hasattr(weights, "__len__") and len(weights) > 0
+    if not several:
+        expect(False, op, "weights", "a list of convolution kernels, at least one", named(weights))
+    held(delta, x.dtype, op, "delta", above=0)
+    flag(final_activation, op, "final_activation")
+    choice(precision, PRECISIONS, op, "precision")
     channels = x.shape[1]
     for k, w in enumerate(weights):
-        expect(
-            w.ndim == 4 and w.shape[1] == channels and w.shape[2] == w.shape[3] and w.shape[2] % 2 == 1,
-            op, f"weights[{k}]", f"[C_out, {channels}, k, k] with odd k", tuple(w.shape),
-        )  # fmt: skip
+        fits = isinstance(w, Tensor) and w.ndim == 4 and w.shape[1] == channels and w.shape[0] > 0
+        fits = fits and w.shape[2] == w.shape[3] and w.shape[2] % 2 == 1
+        expect(fits, op, f"weights[{k}]", f"[C_out, {channels}, k, k] with odd k", w)
         expect(w.dtype == x.dtype and w.device == x.device, op, f"weights[{k}]", f"{x.dtype} on {x.device}", w)
         channels = w.shape[0]
-    return per_image(eps, x, op, "eps")
+    return per_image(eps, x, op, "eps", above=0)

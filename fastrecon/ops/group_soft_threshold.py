@@ -12,27 +12,22 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, strength
+from fastrecon.ops.layout import DTYPES, parts, strength, whole
+from fastrecon.ops.soft_threshold import shrink_factor, shrink_slopes
 from fastrecon.registry import define, extension
 
 
 def group_soft_threshold_fwd_ref(g: Tensor, tau: Tensor) -> Tensor:
     """The definition, g [B, C, N], tau [B, M] with M = 1 or N: y like g."""
-    norm = torch.linalg.vector_norm(g, dim=1)
-    above = norm > tau
-    return g * torch.where(above, 1 - tau / torch.where(above, norm, 1), 0)[:, None]
+    p = parts(g)
+    return whole(p * shrink_factor(p, tau[:, None, :, None], 1, 3), g)
 
 
 def group_soft_threshold_bwd_ref(d_y: Tensor, g: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     """The definition of the derivative (0 where |g_n| <= tau_n). Returns d_g like g, d_tau like tau."""
-    norm = torch.linalg.vector_norm(g, dim=1)
-    above = norm > tau
-    n = torch.where(above, norm, 1)
-    unit = g / n[:, None]
-    along = (unit.conj() * d_y).real.sum(1) if g.is_complex() else (unit * d_y).sum(1)
-    d_g = torch.where(above[:, None], d_y - (tau / n)[:, None] * (d_y - along[:, None] * unit), 0)
-    d_tau = -torch.where(above, along, 0)
-    return d_g, d_tau.sum(1, keepdim=True) if tau.shape[1] == 1 else d_tau
+    d_g, d_tau = shrink_slopes(parts(d_y), parts(g), tau[:, None, :, None], 1, 3)
+    d_tau = d_tau[:, 0, :, 0]
+    return whole(d_g, g), (d_tau.sum(1, keepdim=True) if tau.shape[1] == 1 else d_tau).to(tau.dtype)
 
 
 def _fwd_cpu(g: Tensor, tau: Tensor):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, expect, kind
+from fastrecon.checks import accepts_arrays, choice, expect, held, kind
 from fastrecon.ops.block_product import block_product_ref
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES
@@ -300,10 +300,11 @@ class LadmmStep(Function):
         return *grads, *d_parameters.unbind(), None
 
 
-def _row(value: float | Tensor, like: Tensor, op: str, argument: str) -> Tensor:
-    """A parameter of the columns of `like` [N, M] as [M]."""
+def _row(value: float | Tensor, like: Tensor, op: str, argument: str, **limits: float) -> Tensor:
+    """A parameter of the columns of `like` [N, M] as [M]; `limits` of a number as of `checks.number`."""
     if not isinstance(value, Tensor):
-        return torch.full(like.shape[1:], float(value), dtype=like.dtype, device=like.device)
+        value = held(value, like.dtype, op, argument, **limits)
+        return torch.full(like.shape[1:], value, dtype=like.dtype, device=like.device)
     whole = value.shape == like.shape[1:]
     expect(whole or value.numel() == 1 >= value.ndim, op, argument, f"a number or shape ({like.shape[1]},)", value)
     same = value.dtype == like.dtype and value.device == like.device
@@ -346,7 +347,7 @@ def ladmm_shrink(z: Tensor, arg: Tensor, w: Tensor, tau: float | Tensor) -> Tens
     """
     op = "ladmm_shrink"
     _factors(op, z, arg, w, ("z", "arg", "w"))
-    return LadmmShrink.call(z, arg, w, _row(tau, z, op, "tau"))
+    return LadmmShrink.call(z, arg, w, _row(tau, z, op, "tau", least=0))
 
 
 @accepts_arrays
@@ -371,7 +372,7 @@ def ladmm_step(
         beta: penalty, > 0: a number or [M].
         w: step of e, > 0: a number or [M].
         tau: threshold of e, >= 0: a number or [M].
-        beta_next: penalty of the next iteration's product, a number or [M].
+        beta_next: penalty of the next iteration's product, >= 0: a number or [M].
         update: how e+ is found.
 
     Returns:
@@ -383,9 +384,11 @@ def ladmm_step(
     op = "ladmm_step"
     _factors(op, z, x, a, ("z", "x", "a"))
     _same(op, x, "x", e=e, dual=dual)
-    expect(update in UPDATES, op, "update", f"one of {', '.join(UPDATES)}", repr(update))
-    named = {"beta": beta, "w": w, "tau": tau, "beta_next": beta_next}
-    parameters = [_row(value, x, op, argument) for argument, value in named.items()]
+    choice(update, UPDATES, op, "update")
+    parameters = [
+        _row(beta, x, op, "beta", above=0), _row(w, x, op, "w", above=0), _row(tau, x, op, "tau", least=0),
+        _row(beta_next, x, op, "beta_next", least=0),
+    ]  # fmt: skip
     code = UPDATES.index(update)
     q, e_next, dual_next, arg = LadmmStep.call(z, a, x, e, dual, *parameters, code)
     return q, e if code == GIVEN else e_next, dual_next, arg

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
+from fastrecon.checks import expect, held
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}  # codes of csrc/kernels.h
 
@@ -18,10 +18,14 @@ def real_dtype(x: Tensor) -> torch.dtype:
 
 
 def strength(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor:
-    """`value`, a number >= 0 or a real tensor, as a tensor with the real dtype and the device of x."""
+    """`value`, a number >= 0 or a real tensor, as a tensor with the real dtype and the device of x.
+
+    What a tensor holds is not read, which would stall a GPU.
+    """
     if not isinstance(value, Tensor):
-        expect(value >= 0, op, argument, "a number >= 0", value)
-        return torch.full((), value, dtype=real_dtype(x), device=x.device)
+        real = real_dtype(x)
+        value = held(value, real, op, argument, least=0)
+        return torch.full((), value, dtype=real, device=x.device)
     expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
     expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
     return value.to(x.device, real_dtype(x))
@@ -53,8 +57,9 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
     It is expanded only within an image, where it varies along some but not all of its dimensions.
     """
     if not isinstance(value, Tensor):
-        expect(value > 0 if least == "> 0" else value >= 0, op, argument, f"a number {least}", value)
-        return torch.full((1, 1), float(value), dtype=real_dtype(x), device=x.device)
+        real = real_dtype(x)
+        value = held(value, real, op, argument, **{"above" if least == "> 0" else "least": 0})
+        return torch.full((1, 1), value, dtype=real, device=x.device)
     expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
     expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
     value = value.to(x.device, real_dtype(x))
@@ -65,3 +70,46 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
     expect(fits, op, argument, f"a number, ({len(x)},) or a shape that broadcasts to {tuple(x.shape)}", tuple(shape))
     inner = (1,) * (x.ndim - 1) if math.prod(shape[1:]) == 1 else tuple(x.shape[1:])
     return rows(value.reshape(shape).expand(shape[0], *inner))
+
+
+def parts(x: Tensor) -> Tensor:
+    """The real numbers [..., 1 or 2] of a real or complex tensor [...], in at least float32."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.view_as_real(wide.resolve_conj()) if wide.is_complex() else wide[..., None]
+
+
+def whole(x: Tensor, like: Tensor) -> Tensor:
+    """The tensor with the real numbers x, of the dtype of `like`: undoes `parts`."""
+    return (torch.view_as_complex(x.contiguous()) if like.is_complex() else x[..., 0]).to(like.dtype)
+
+
+def power_for(largest: Tensor) -> Tensor:
+    """A power of two that takes numbers of at most `largest`, >= 0, to where their squares neither vanish nor overflow.
+
+    1 for most and for NaN, 0 for infinity.
+    """
+    double = largest.dtype == torch.float64
+    far, up = (2.0**400, 2.0**800) if double else (2.0**50, 2.0**100)
+    power = torch.where(largest > far, 1 / up, torch.where(largest < 1 / far, up, torch.ones_like(largest)))
+    return torch.where(largest.isinf(), 0, power)
+
+
+def rescaled(x: Tensor, *dims: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(h, norm, down) of groups of real numbers x along `dims`, which are kept: h = down x and norm = |h|.
+
+    down is a power of two with which no square vanishes or overflows. Of a group with infinities h is the direction, as
+    of atan2, and down is 0.
+    """
+    if x.numel() == 0:
+        down = torch.ones_like(x.sum(dims, keepdim=True))
+        return x, down - 1, down
+    largest = x.abs().amax(dims, keepdim=True)
+    down = power_for(largest)
+    h = torch.where(down == 0, torch.where(x.isinf(), x.sign(), 0), x * down)
+    return h, h.square().sum(dims, keepdim=True).sqrt(), down
+
+
+def norm_of(x: Tensor, *dims: int) -> Tensor:
+    """|x| of groups of real numbers along `dims`, which are kept: finite and positive where it can be."""
+    _, norm, down = rescaled(x, *dims)
+    return norm / down

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, expect
+from fastrecon.checks import accepts_arrays, expect, number
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, collapse, strength
+from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, strength, whole
 from fastrecon.ops.soft_threshold import soft_threshold
 from fastrecon.registry import define, extension
 
@@ -24,35 +24,39 @@ def threshold(lam: Tensor, p: float) -> Tensor:
     return ((2 - p) ** (2 - p) * (2 - 2 * p) ** (p - 1) * lam) ** (1 / (2 - p))
 
 
-def _shrinkage(x: Tensor, lam: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Whether |x| > tau; |x| (1 elsewhere); r = |y| / |x|; and d|y| / d|x| = 1 / (1 - (1 - p) lam p |y|^(p-2))."""
-    lam, modulus = lam[:, None], x.abs()
-    modulus = modulus.to(torch.promote_types(modulus.dtype, torch.float32))
-    above = ~(modulus <= threshold(lam, p))  # NaN comes through
+def _shrinkage(x: Tensor, lam: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """For real numbers x [R, M, S, 1 or 2]: whether |x| > tau; |x| (1 elsewhere); r = |y| / |x|; d|y| / d|x| = 1 / (1 -
+    (1 - p) lam p |y|^(p-2)); x / |x|.
+    """
+    h, norm, down = rescaled(x, -1)
+    lam, modulus = lam[:, None, None].double(), norm / down
+    above = ~(modulus <= threshold(lam, p).to(modulus.dtype))  # NaN comes through
+    lam = lam.to(modulus.dtype)
     a = torch.where(above, modulus, 1)
-    c = torch.where(above, lam * p * a ** (p - 1) / a, 0)
+    c = torch.where(above & (modulus < torch.inf), lam * p * a ** (p - 1) / a, 0)  # infinite ones stay
     r = torch.ones_like(a)  # in units of |x|: f(r) = r - 1 + c r^(p-1)
     for _ in range(HALLEY_STEPS):
         u = c * r ** (p - 1)
         f, slope = r - 1 + u, r - (1 - p) * u  # f, and r f'
         r = r - 2 * r * f * slope / (2 * slope * slope - (1 - p) * (2 - p) * f * u)
-    return above, a, r, r / (r - (1 - p) * c * r ** (p - 1))
+    return above, a, r, r / (r - (1 - p) * c * r ** (p - 1)), h / torch.where(above, norm, 1)
 
 
 def prox_lp_fwd_ref(x: Tensor, lam: Tensor, p: float) -> Tensor:
     """The definition, x [R, M, S], lam [M]: y like x."""
-    above, _, r, _ = _shrinkage(x, lam, p)
-    return torch.where(above, (x * r).to(x.dtype), 0)
+    numbers = parts(x)
+    above, _, r, *_ = _shrinkage(numbers, lam, p)
+    return whole(torch.where(above, numbers * r, 0), x)
 
 
 def prox_lp_bwd_ref(d_y: Tensor, x: Tensor, lam: Tensor, p: float) -> tuple[Tensor, Tensor]:
     """The definition of the derivative (0 where |x| <= tau). Returns d_x like x, d_lam [M]."""
-    above, a, r, slope = _shrinkage(x, lam, p)
-    unit = x / a
-    along = (unit.conj() * d_y).real if x.is_complex() else unit * d_y
-    d_x = r * d_y + (slope - r) * along * unit
-    d_lam = -torch.where(above, along * slope * p * (r * a) ** (p - 1), 0).sum((0, 2))
-    return torch.where(above, d_x, 0).to(x.dtype), d_lam.to(lam.dtype)
+    above, a, r, slope, unit = _shrinkage(parts(x), lam, p)
+    d = parts(d_y)
+    along = (unit * d).sum(-1, keepdim=True)
+    d_x = r * d + (slope - r) * along * unit
+    d_lam = -torch.where(above, along * slope * p * (r * a) ** (p - 1), 0).sum((0, 2, 3))
+    return whole(torch.where(above, d_x, 0), x), d_lam.to(lam.dtype)
 
 
 def _fwd_cpu(x: Tensor, lam: Tensor, p: float):
@@ -122,9 +126,9 @@ def prox_lp(x: Tensor, lam: float | Tensor, p: float) -> Tensor:
     Source: Zuo et al., A Generalized Iterated Shrinkage Algorithm for Non-convex Sparse Coding, ICCV 2013.
     """
     op = "prox_lp"
-    expect(0 <= p <= 1, op, "p", "a number in [0, 1]", p)
+    p = float(number(p, op, "p", least=0, most=1))
     expect(x.is_floating_point() or x.is_complex(), op, "x", "a real or complex tensor", x)
     weight = strength(lam, x, op, "lam")
     if p == 1:
         return soft_threshold(x, weight)
-    return ProxLp.call(*collapse(x, weight, op, "lam"), float(p)).view(x.shape)
+    return ProxLp.call(*collapse(x, weight, op, "lam"), p).view(x.shape)

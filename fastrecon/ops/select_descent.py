@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.checks import accepts_arrays, expect, number, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, norm_of, parts
 from fastrecon.registry import define, extension
 
 
@@ -33,7 +33,7 @@ def shrink_eps_ref(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The definition, gradients [B, N], eps [B]: grad like grad_f, norm float64 [B], eps_next [B], shrunk bool [B]."""
     grad = grad_f + grad_r
-    norm = torch.linalg.vector_norm(grad, dim=1, dtype=torch.promote_types(grad.dtype, torch.float64)).double()
+    norm = norm_of(parts(grad).double(), 1, 2)[:, 0, 0]
     shrunk = norm < sigma * gamma * eps.double()
     return grad, norm, torch.where(shrunk, gamma * eps, eps), shrunk
 
@@ -192,8 +192,8 @@ def shrink_eps(
     expect(grad_f.ndim >= 1 and numeric, op, "grad_f", "[B, ...]", grad_f)
     same = grad_r.shape == grad_f.shape and grad_r.dtype == grad_f.dtype and grad_r.device == grad_f.device
     expect(same, op, "grad_r", grad_f, grad_r)
-    expect(sigma > 0, op, "sigma", "a number > 0", sigma)
-    expect(0 < gamma < 1, op, "gamma", "a number in (0, 1)", gamma)
-    radius = per_image(eps, grad_f, op, "eps")
+    number(sigma, op, "sigma", above=0)
+    number(gamma, op, "gamma", above=0, below=1)
+    radius = per_image(eps, grad_f, op, "eps", above=0)
     grad, norm, eps_next, shrunk = ShrinkEps.call(_rows(grad_f), _rows(grad_r), radius, float(sigma), float(gamma))
     return grad.view(grad_f.shape), norm, eps_next, shrunk

@@ -15,16 +15,18 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, rescaled
 from fastrecon.registry import define, extension
 
 
 def smoothed_l21_fwd_ref(g: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The definition, g [B, C, N], eps [B]. Returns value [B] and norm [B, N] in at least float32, dual like g."""
     wide = g.to(torch.promote_types(g.dtype, torch.float32))
-    norm, e = torch.linalg.vector_norm(wide, dim=1), eps[:, None].to(wide.dtype)
-    value = torch.where(norm <= e, norm * (norm / (2 * e)), norm - e / 2).sum(-1)
-    return value, (wide / torch.maximum(norm, e)[:, None]).to(g.dtype), norm
+    h, size, down = rescaled(wide, 1)
+    norm, e = (size / down)[:, 0], eps[:, None].to(wide.dtype)
+    value = torch.where(norm <= e, norm * (norm / e) / 2, norm - e / 2).sum(-1)
+    dual = torch.where((norm > e)[:, None], h / size, wide / torch.maximum(norm, e)[:, None])
+    return value, dual.to(g.dtype), norm
 
 
 def smoothed_l21_bwd_ref(
@@ -122,7 +124,6 @@ def smoothed_l21(g: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
     """
     op = "smoothed_l21"
     expect(g.ndim >= 2 and g.is_floating_point(), op, "g", "real [B, C, ...]", g)
-    expect(isinstance(eps, Tensor) or eps > 0, op, "eps", "a number > 0", eps)
     flat = g.contiguous().view(g.shape[0], g.shape[1], math.prod(g.shape[2:]))
-    value, dual, _ = SmoothedL21.call(flat, per_image(eps, g, op, "eps"))
+    value, dual, _ = SmoothedL21.call(flat, per_image(eps, g, op, "eps", above=0))
     return value, dual.view(g.shape)

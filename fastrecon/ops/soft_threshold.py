@@ -10,33 +10,43 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, collapse, strength
+from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, strength, whole
 from fastrecon.registry import define, extension
+
+
+def shrink_factor(x: Tensor, tau: Tensor, *dims: int) -> Tensor:
+    """max(1 - tau / |x|, 0) of groups of real numbers x along `dims`: 1 for infinite ones. NaN comes through."""
+    _, norm, down = rescaled(x, *dims)
+    t = tau.to(norm.dtype) * down
+    return torch.where(norm <= t, 0, (norm - t) / norm)
+
+
+def shrink_slopes(d_y: Tensor, x: Tensor, tau: Tensor, *dims: int) -> tuple[Tensor, Tensor]:
+    """The derivative of group soft thresholding (0 where |x| <= tau): d_x like x, and d_tau of every group."""
+    h, norm, down = rescaled(x, *dims)  # the derivative is the same at every scale
+    t = tau.to(norm.dtype) * down
+    above = norm > t
+    n = torch.where(above, norm, 1)
+    unit = h / n
+    along = (unit * d_y).sum(dims, keepdim=True)
+    return torch.where(above, d_y - t / n * (d_y - along * unit), 0), -torch.where(above, along, 0)
 
 
 def soft_threshold_fwd_ref(x: Tensor, tau: Tensor) -> Tensor:
     """The definition, x [R, M, S], tau [M]: y like x."""
-    t = tau[:, None]
-    modulus = x.abs()
-    if not x.is_complex():
-        return x.sign() * (modulus - t).clamp_min(0)
-    above = modulus > t
-    return x * torch.where(above, 1 - t / torch.where(above, modulus, 1), 0)
+    if x.is_complex():
+        p = parts(x)
+        return whole(p * shrink_factor(p, tau[:, None, None], -1), x)
+    return x.sign() * (x.abs() - tau[:, None]).clamp_min(0)
 
 
 def soft_threshold_bwd_ref(d_y: Tensor, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     """The definition of the derivative (0 where |x| <= tau). Returns d_x like x, d_tau [M]."""
-    t = tau[:, None]
-    modulus = x.abs()
-    above = modulus > t
-    if not x.is_complex():
-        d_x = torch.where(above, d_y, 0)
-        return d_x, -(x.sign() * d_x).sum((0, 2))
-    n = torch.where(above, modulus, 1)
-    unit = x / n
-    along = (unit.conj() * d_y).real
-    d_x = torch.where(above, d_y - t / n * (d_y - along * unit), 0)
-    return d_x, -torch.where(above, along, 0).sum((0, 2))
+    if x.is_complex():
+        d_x, d_tau = shrink_slopes(parts(d_y), parts(x), tau[:, None, None], -1)
+        return whole(d_x, x), d_tau.sum((0, 2, 3)).to(tau.dtype)
+    d_x = torch.where(x.abs() > tau[:, None], d_y, 0)
+    return d_x, -(x.sign() * d_x).sum((0, 2))
 
 
 def _fwd_cpu(x: Tensor, tau: Tensor):
