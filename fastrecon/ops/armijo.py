@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import accepts_arrays, expect, per_image
+from fastrecon.ops.function import differentiated
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.prox_gradient_step import strides
 from fastrecon.registry import compiled, define
@@ -141,8 +142,8 @@ def armijo(
     expect(0 < eta < 1, op, "eta", "a number in (0, 1)", eta)
     expect(1 <= trials <= MOST_TRIALS, op, "trials", f"1 to {MOST_TRIALS}", trials)
     expect(rule in ("composite", "paper"), op, "rule", "composite or paper", repr(rule))
-    learned = torch.is_grad_enabled() and any(t.requires_grad for t in (x, z, grad, curvature))
-    expect(not learned, op, "x, z, grad, curvature", "no gradients asked for: detach them", "requires_grad")
+    learned = differentiated(x, z, grad, curvature)
+    expect(not learned, op, "x, z, grad, curvature", "no gradients asked for: detach them", "requires_grad or tangents")
     strength = spread_over(lam, x, op, "lam")
     spare = per_image(slack, curvature.double(), op, "slack")
     gamma, sums, accepted = _armijo(

@@ -46,6 +46,8 @@ _product = define(
 class BlockProduct(Function):
     """blocks [B, n, k] and matrix [k, l] to [B, n, l]; differentiable to any order."""
 
+    definition = staticmethod(torch.matmul)
+
     @staticmethod
     def forward(blocks, matrix):  # noqa: D102
         return _product(blocks, matrix)

@@ -84,6 +84,10 @@ class DWT2(Function):
     """Planes [P, H, W] to coefficients, or back; the derivative is the other direction, so every order exists."""
 
     @staticmethod
+    def definition(x, taps, level, back):  # noqa: D102
+        return (idwt2_ref if back else dwt2_ref)(x, taps, level)
+
+    @staticmethod
     def forward(x, taps, level, back):  # noqa: D102
         return (_inverse if back else _forward)(x, taps, level)
 

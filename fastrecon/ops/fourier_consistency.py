@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, describe, expect
-from fastrecon.ops.function import Function
+from fastrecon.ops.function import Function, differentiated
 from fastrecon.ops.layout import DTYPES, real_dtype
 from fastrecon.registry import compiled, define
 
@@ -45,6 +45,8 @@ _consistency = define(
 
 class FourierConsistency(Function):
     """Differentiable once in k and y."""
+
+    definition = staticmethod(fourier_consistency_ref)
 
     @staticmethod
     def forward(k, mask, y):  # noqa: D102
@@ -87,8 +89,8 @@ def fourier_consistency(k: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, Ten
     fits = fits and mask.device == k.device
     expect(fits, op, "mask", f"[H, W] or [B or 1, C or 1, H, W] for {describe(k)}", mask)
     expect(mask.dtype in (k.dtype, real_dtype(k)), op, "mask", f"dtype {real_dtype(k)} or {k.dtype}", mask.dtype)
-    learned = torch.is_grad_enabled() and mask.requires_grad
-    expect(not learned, op, "mask", "a mask that requires no gradients: there are none", "requires_grad")
+    learned = differentiated(mask)
+    expect(not learned, op, "mask", "a mask that requires no gradients: there are none", "requires_grad or a tangent")
     flat = (k.contiguous().flatten(2), mask.reshape(shape).contiguous().flatten(2), y.contiguous().flatten(2))
     residual, grad, value = FourierConsistency.call(*flat)
     return residual.view(k.shape), grad.view(k.shape), value

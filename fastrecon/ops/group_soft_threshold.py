@@ -75,6 +75,8 @@ _bwd = define(
 class GroupSoftThreshold(Function):
     """g [B, C, N] and tau [B, M] to y, differentiable once in both."""
 
+    definition = staticmethod(group_soft_threshold_fwd_ref)
+
     @staticmethod
     def forward(g, tau):  # noqa: D102
         return _fwd(g, tau)

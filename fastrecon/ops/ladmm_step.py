@@ -21,7 +21,7 @@ GENERAL, RESIDUAL, GIVEN = range(3)
 
 
 def _shrink(v: Tensor, tau: Tensor) -> Tensor:
-    return (v - tau).clamp_min(0) + (v + tau).clamp_max(0)
+    return (v - tau).relu() - (-v - tau).relu()  # whose derivative is 0 at the kinks
 
 
 def ladmm_shrink_fwd_ref(z: Tensor, arg: Tensor, w: Tensor, tau: Tensor) -> Tensor:
@@ -240,6 +240,8 @@ define(
 class LadmmShrink(Function):
     """z [N, D], arg [N, M], w [M, D], tau [D] to soft(z - arg w, tau), differentiable once; of z the result is kept."""
 
+    definition = staticmethod(ladmm_shrink_fwd_ref)
+
     @staticmethod
     def forward(z, arg, w, tau):  # noqa: D102
         return _shrink_fwd(z, arg, w, tau)
@@ -256,6 +258,8 @@ class LadmmShrink(Function):
 
 class LadmmStep(Function):
     """z [N, D], a [M, D], x, e, dual [N, M] and parameters [M] to q, e_next, dual_next, arg; differentiable once."""
+
+    definition = staticmethod(ladmm_step_fwd_ref)
 
     @staticmethod
     def forward(z, a, x, e, dual, beta, w, tau, beta_next, update):  # noqa: D102

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import Function
+from fastrecon.ops.function import Function, differentiated
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
@@ -78,6 +78,8 @@ _step = define(
 
 class ProxGradientStep(Function):
     """z, differentiable once in all inputs; the sums decide and are not differentiated."""
+
+    definition = staticmethod(prox_gradient_step_ref)
 
     @staticmethod
     def forward(x, grad, step, lam):  # noqa: D102
@@ -146,6 +148,6 @@ def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
     for name, t in (("x", x), ("minus", x if minus is None else minus)):
         same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
         expect(same, "squares", name, x, t)
-        learned = torch.is_grad_enabled() and t.requires_grad
-        expect(not learned, "squares", name, "no gradients asked for: detach it", "requires_grad")
+    learned = differentiated(x, minus)
+    expect(not learned, "squares", "x, minus", "no gradients asked for: detach them", "requires_grad or tangents")
     return _squares(rows(x), None if minus is None else rows(minus))

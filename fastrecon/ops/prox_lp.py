@@ -89,6 +89,8 @@ _bwd = define(
 class ProxLp(Function):
     """x [R, M, S] and lam [M] to y, differentiable once in both by the implicit function theorem."""
 
+    definition = staticmethod(prox_lp_fwd_ref)
+
     @staticmethod
     def forward(x, lam, p):  # noqa: D102
         return _fwd(x, lam, p)

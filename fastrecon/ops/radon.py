@@ -90,6 +90,8 @@ _adjoint = define(
 class Radon(Function):
     """x [N, H, W] to y [N, A, D]: linear, so its derivative is the adjoint, to any order."""
 
+    definition = staticmethod(radon_ref)
+
     @staticmethod
     def forward(x, lines, axis):  # noqa: D102
         return _forward(x, lines, axis)
@@ -107,6 +109,8 @@ class Radon(Function):
 
 class RadonAdjoint(Function):
     """y [N, A, D] to x [N, H, W], the adjoint of `Radon`, which is its derivative."""
+
+    definition = staticmethod(radon_adjoint_ref)
 
     @staticmethod
     def forward(y, lines, axis, height, width):  # noqa: D102

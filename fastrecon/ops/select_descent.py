@@ -100,6 +100,8 @@ _shrink = define(
 class SelectDescent(Function):
     """The kept candidate, differentiable in it alone: the choice itself is not differentiated."""
 
+    definition = staticmethod(select_descent_ref)
+
     @staticmethod
     def forward(u, v, phi_u, phi_v):  # noqa: D102
         return _select(u, v, phi_u, phi_v)
@@ -117,6 +119,8 @@ class SelectDescent(Function):
 
 class ShrinkEps(Function):
     """The smoothed gradient and the next radius, differentiable in the last one: a product of factors gamma."""
+
+    definition = staticmethod(shrink_eps_ref)
 
     @staticmethod
     def forward(grad_f, grad_r, eps, sigma, gamma):  # noqa: D102

@@ -79,6 +79,8 @@ _bwd = define(
 class SmoothedL21(Function):
     """Value and dual, differentiable once in g and eps."""
 
+    definition = staticmethod(smoothed_l21_fwd_ref)
+
     @staticmethod
     def forward(g, eps):  # noqa: D102
         return _fwd(g, eps)
