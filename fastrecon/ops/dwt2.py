@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, shaped
 from fastrecon.ops.wavelets import lowpass
 from fastrecon.registry import compiled, define
 
@@ -76,8 +76,20 @@ def _cpu(name: str):
     return adapter
 
 
-_forward = define("dwt2(Tensor x, float[] taps, int level) -> Tensor", "dwt2", ref=dwt2_ref, cpu=_cpu("dwt2"))
-_inverse = define("idwt2(Tensor c, float[] taps, int level) -> Tensor", "dwt2", ref=idwt2_ref, cpu=_cpu("idwt2"))
+_forward = define(
+    "dwt2(Tensor x, float[] taps, int level) -> Tensor",
+    "dwt2",
+    ref=dwt2_ref,
+    cpu=_cpu("dwt2"),
+    fake=lambda x, taps, level: shaped(x),
+)
+_inverse = define(
+    "idwt2(Tensor c, float[] taps, int level) -> Tensor",
+    "dwt2",
+    ref=idwt2_ref,
+    cpu=_cpu("idwt2"),
+    fake=lambda c, taps, level: shaped(c),
+)
 
 
 class DWT2(Function):

@@ -18,6 +18,7 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 from fastrecon.checks import accepts_arrays, expect, per_image
 from fastrecon.ops.function import differentiated, transformed
+from fastrecon.ops.layout import shaped
 from fastrecon.registry import compiled, define
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
@@ -208,6 +209,7 @@ _value = define(
     "feature_gradient",
     ref=feature_gradient_value_ref,
     cpu=_value_cpu,
+    fake=lambda x, weights, eps, *_: shaped(eps),
 )
 _fwd = define(
     "feature_gradient_fwd(Tensor x, Tensor[] weights, Tensor eps, float delta, bool final_activation, str precision)"
@@ -215,6 +217,7 @@ _fwd = define(
     "feature_gradient",
     ref=feature_gradient_fwd_ref,
     cpu=_fwd_cpu,
+    fake=lambda x, weights, eps, *_: shaped(eps, x),
 )
 _vjp = define(
     "feature_gradient_vjp(Tensor d_value, Tensor d_grad, Tensor x, Tensor[] weights, Tensor eps, float delta,"
@@ -222,6 +225,7 @@ _vjp = define(
     "feature_gradient",
     ref=feature_gradient_vjp_ref,
     cpu=_vjp_cpu,
+    fake=lambda d_value, d_grad, x, weights, eps, *_: (shaped(x), [shaped(w) for w in weights], shaped(eps)),
 )
 
 

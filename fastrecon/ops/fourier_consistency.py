@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, describe, expect
 from fastrecon.ops.function import Function, differentiated
-from fastrecon.ops.layout import DTYPES, real_dtype
+from fastrecon.ops.layout import DTYPES, real_dtype, shaped
 from fastrecon.registry import compiled, define
 
 
@@ -40,6 +40,7 @@ _consistency = define(
     "fourier_consistency",
     ref=fourier_consistency_ref,
     cpu=_cpu,
+    fake=lambda k, mask, y: (*shaped(k, k), k.new_empty(k.shape[0], dtype=torch.float64)),
 )
 
 
@@ -85,7 +86,7 @@ def fourier_consistency(k: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, Ten
     same = y.shape == k.shape and y.dtype == k.dtype and y.device == k.device
     expect(same, op, "y", k, y)
     shape = (1,) * (4 - mask.ndim) + tuple(mask.shape)
-    fits = len(shape) == 4 and shape[2:] == k.shape[2:] and shape[0] in (1, len(k)) and shape[1] in (1, k.shape[1])
+    fits = len(shape) == 4 and shape[2:] == k.shape[2:] and shape[0] in (1, k.shape[0]) and shape[1] in (1, k.shape[1])
     fits = fits and mask.device == k.device
     expect(fits, op, "mask", f"[H, W] or [B or 1, C or 1, H, W] for {describe(k)}", mask)
     expect(mask.dtype in (k.dtype, real_dtype(k)), op, "mask", f"dtype {real_dtype(k)} or {k.dtype}", mask.dtype)

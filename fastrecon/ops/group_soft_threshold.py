@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, strength
+from fastrecon.ops.layout import DTYPES, shaped, strength
 from fastrecon.registry import define, extension
 
 
@@ -63,12 +63,14 @@ _fwd = define(
     "group_soft_threshold",
     ref=group_soft_threshold_fwd_ref,
     cpu=_fwd_cpu,
+    fake=lambda g, tau: shaped(g),
 )
 _bwd = define(
     "group_soft_threshold_bwd(Tensor d_y, Tensor g, Tensor tau) -> (Tensor d_g, Tensor d_tau)",
     "group_soft_threshold",
     ref=group_soft_threshold_bwd_ref,
     cpu=_bwd_cpu,
+    fake=lambda d_y, g, tau: shaped(g, tau),
 )
 
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, kind
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, shaped
 from fastrecon.registry import compiled, define
 
 UPDATES = ("general", "residual", "given")  # of E; their numbers are those of csrc/ladmm_step.cpp
@@ -198,12 +198,26 @@ def _iterations_cpu_(x, a, z, e, dual, q, arg, w1, l1, tau1, beta, w2, tau2, ite
     return None
 
 
+def _step_fwd_fake(z, a, x, e, dual, beta, w, tau, beta_next, update):
+    return shaped(x), x.new_empty(0) if update == GIVEN else shaped(x), *shaped(x, x)
+
+
+def _step_bwd_fake(
+    d_q, d_e, d_dual, d_arg, z, a, q, x, e, dual, e_next, beta, w, tau, beta_next, update, a_learned, x_learned
+):
+    d_a, d_x, d_e = (
+        shaped(t) if wanted else t.new_empty(0) for t, wanted in ((a, a_learned), (x, x_learned), (x, update != RESIDUAL))
+    )
+    return shaped(z), d_a, d_x, d_e, shaped(x), x.new_empty(4, x.shape[1])
+
+
 FAMILY = "ladmm_step"
 _shrink_fwd = define(
     "ladmm_shrink_fwd(Tensor z, Tensor arg, Tensor w, Tensor tau) -> Tensor",
     FAMILY,
     ref=ladmm_shrink_fwd_ref,
     cpu=_shrink_fwd_cpu,
+    fake=lambda z, arg, w, tau: shaped(z),
 )
 _shrink_bwd = define(
     "ladmm_shrink_bwd(Tensor d_next, Tensor z_next, Tensor arg, Tensor w)"
@@ -211,6 +225,7 @@ _shrink_bwd = define(
     FAMILY,
     ref=ladmm_shrink_bwd_ref,
     cpu=_shrink_bwd_cpu,
+    fake=lambda d_next, z_next, arg, w: (*shaped(z_next, arg, w), w.new_empty(w.shape[1])),
 )
 _step_fwd = define(
     "ladmm_step_fwd(Tensor z, Tensor a, Tensor x, Tensor e, Tensor dual, Tensor beta, Tensor w, Tensor tau,"
@@ -218,6 +233,7 @@ _step_fwd = define(
     FAMILY,
     ref=ladmm_step_fwd_ref,
     cpu=_step_fwd_cpu,
+    fake=_step_fwd_fake,
 )
 _step_bwd = define(
     "ladmm_step_bwd(Tensor d_q, Tensor d_e, Tensor d_dual, Tensor d_arg, Tensor z, Tensor a, Tensor q, Tensor x,"
@@ -227,6 +243,7 @@ _step_bwd = define(
     FAMILY,
     ref=ladmm_step_bwd_ref,
     cpu=_step_bwd_cpu,
+    fake=_step_bwd_fake,
 )
 define(
     "ladmm_iterations_(Tensor x, Tensor a, Tensor(a!) z, Tensor(b!) e, Tensor(c!) dual, Tensor(d!) q, Tensor(e!) arg,"
@@ -234,6 +251,7 @@ define(
     FAMILY,
     ref=ladmm_iterations_ref_,
     cpu=_iterations_cpu_,
+    fake=lambda *_: None,
 )
 
 
@@ -310,7 +328,7 @@ def _factors(op: str, z: Tensor, other: Tensor, matrix: Tensor, names: tuple[str
     """Checks codes z [N, D] and signals `other` [N, M] against the matrix [M, D] between them."""
     real = z.ndim == 2 and z.is_floating_point()
     expect(real, op, names[0], "a real matrix [N, D]", z)
-    for argument, t, shape in ((names[1], other, (len(z), None)), (names[2], matrix, (other.shape[-1], z.shape[1]))):
+    for argument, t, shape in ((names[1], other, (z.shape[0], None)), (names[2], matrix, (other.shape[-1], z.shape[1]))):
         fits = t.ndim == 2 and all(want in (None, n) for want, n in zip(shape, t.shape, strict=True))
         sizes = ", ".join("M" if n is None else str(n) for n in shape)
         expect(fits and t.dtype == z.dtype and t.device == z.device, op, argument, f"({sizes}) {kind(z)}", t)

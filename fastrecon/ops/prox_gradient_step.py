@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import Function, differentiated
-from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
+from fastrecon.ops.function import Function, differentiated, transformed
+from fastrecon.ops.layout import DTYPES, real_dtype, rows, shaped, spread_over
 from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
 
@@ -66,13 +66,18 @@ def _squares_cpu(x: Tensor, minus: Tensor | None = None):
 
 
 _squares = define(
-    "squares(Tensor x, Tensor? minus=None) -> Tensor", "prox_gradient_step", ref=squares_ref, cpu=_squares_cpu
+    "squares(Tensor x, Tensor? minus=None) -> Tensor",
+    "prox_gradient_step",
+    ref=squares_ref,
+    cpu=_squares_cpu,
+    fake=lambda x, minus=None: x.new_empty(x.shape[0], dtype=torch.float64),
 )
 _step = define(
     "prox_gradient_step(Tensor x, Tensor grad, Tensor step, Tensor lam) -> (Tensor z, Tensor sums)",
     "prox_gradient_step",
     ref=prox_gradient_step_ref,
     cpu=_cpu,
+    fake=lambda x, grad, step, lam: (shaped(x), x.new_empty(x.shape[0], 3, dtype=torch.float64)),
 )
 
 
@@ -150,4 +155,5 @@ def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
         expect(same, "squares", name, x, t)
     learned = differentiated(x, minus)
     expect(not learned, "squares", "x, minus", "no gradients asked for: detach them", "requires_grad or tangents")
-    return _squares(rows(x), None if minus is None else rows(minus))
+    function = squares_ref if transformed() else _squares
+    return function(rows(x), None if minus is None else rows(minus))

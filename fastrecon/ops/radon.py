@@ -78,12 +78,19 @@ def _adjoint_cpu(y: Tensor, lines: Tensor, axis: Tensor, height: int, width: int
     return x
 
 
-_forward = define("radon(Tensor x, Tensor lines, Tensor axis) -> Tensor", "radon", ref=radon_ref, cpu=_cpu)
+_forward = define(
+    "radon(Tensor x, Tensor lines, Tensor axis) -> Tensor",
+    "radon",
+    ref=radon_ref,
+    cpu=_cpu,
+    fake=lambda x, lines, axis: x.new_empty(x.shape[0], *axis.shape),
+)
 _adjoint = define(
     "radon_adjoint(Tensor y, Tensor lines, Tensor axis, SymInt height, SymInt width) -> Tensor",
     "radon",
     ref=radon_adjoint_ref,
     cpu=_adjoint_cpu,
+    fake=lambda y, lines, axis, height, width: y.new_empty(y.shape[0], height, width),
 )
 
 

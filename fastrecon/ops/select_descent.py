@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, per_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, shaped
 from fastrecon.registry import define, extension
 
 
@@ -76,17 +76,24 @@ def _shrink_cpu(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma
     return grad, norm, eps_next, shrunk
 
 
+def _shrink_fake(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma: float):
+    norm, shrunk = (eps.new_empty(eps.shape, dtype=t) for t in (torch.float64, torch.bool))
+    return shaped(grad_f), norm, shaped(eps), shrunk
+
+
 _select = define(
     "select_descent(Tensor u, Tensor v, Tensor phi_u, Tensor phi_v) -> (Tensor x, Tensor took_u)",
     "select_descent",
     ref=select_descent_ref,
     cpu=_select_cpu,
+    fake=lambda u, v, phi_u, phi_v: (shaped(u), u.new_empty(u.shape[0], dtype=torch.bool)),
 )
 _select_bwd = define(
     "select_descent_bwd(Tensor d_x, Tensor took_u) -> (Tensor d_u, Tensor d_v)",
     "select_descent",
     ref=select_descent_bwd_ref,
     cpu=_select_bwd_cpu,
+    fake=lambda d_x, took_u: shaped(d_x, d_x),
 )
 _shrink = define(
     "shrink_eps(Tensor grad_f, Tensor grad_r, Tensor eps, float sigma, float gamma)"
@@ -94,6 +101,7 @@ _shrink = define(
     "select_descent",
     ref=shrink_eps_ref,
     cpu=_shrink_cpu,
+    fake=_shrink_fake,
 )
 
 

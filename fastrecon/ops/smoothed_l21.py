@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, per_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, shaped
 from fastrecon.registry import define, extension
 
 
@@ -61,11 +61,18 @@ def _bwd_cpu(d_value: Tensor, d_dual: Tensor, eps: Tensor, dual: Tensor, norm: T
     return d_g, d_eps
 
 
+def _fwd_fake(g: Tensor, eps: Tensor):
+    batch, _, pixels = g.shape
+    wide = torch.promote_types(g.dtype, torch.float32)
+    return g.new_empty(batch, dtype=wide), shaped(g), g.new_empty(batch, pixels, dtype=wide)
+
+
 _fwd = define(
     "smoothed_l21_fwd(Tensor g, Tensor eps) -> (Tensor value, Tensor dual, Tensor norm)",
     "smoothed_l21",
     ref=smoothed_l21_fwd_ref,
     cpu=_fwd_cpu,
+    fake=_fwd_fake,
 )
 _bwd = define(
     "smoothed_l21_bwd(Tensor d_value, Tensor d_dual, Tensor eps, Tensor dual, Tensor norm)"
@@ -73,6 +80,7 @@ _bwd = define(
     "smoothed_l21",
     ref=smoothed_l21_bwd_ref,
     cpu=_bwd_cpu,
+    fake=lambda d_value, d_dual, eps, dual, norm: shaped(dual, eps),
 )
 
 

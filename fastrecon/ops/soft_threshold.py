@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, collapse, strength
+from fastrecon.ops.layout import DTYPES, collapse, shaped, strength
 from fastrecon.registry import define, extension
 
 
@@ -62,13 +62,18 @@ def _bwd_cpu(d_y: Tensor, x: Tensor, tau: Tensor):
 
 
 _fwd = define(
-    "soft_threshold_fwd(Tensor x, Tensor tau) -> Tensor", "soft_threshold", ref=soft_threshold_fwd_ref, cpu=_fwd_cpu
+    "soft_threshold_fwd(Tensor x, Tensor tau) -> Tensor",
+    "soft_threshold",
+    ref=soft_threshold_fwd_ref,
+    cpu=_fwd_cpu,
+    fake=lambda x, tau: shaped(x),
 )
 _bwd = define(
     "soft_threshold_bwd(Tensor d_y, Tensor x, Tensor tau) -> (Tensor d_x, Tensor d_tau)",
     "soft_threshold",
     ref=soft_threshold_bwd_ref,
     cpu=_bwd_cpu,
+    fake=lambda d_y, x, tau: shaped(x, tau),
 )
 
 
