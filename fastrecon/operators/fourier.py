@@ -55,13 +55,13 @@ class Fourier(LinearOperator):
         s = self.sensitivities
         if s is None:
             return None
-        expect(len(s) in (1, len(x)), "Fourier", argument, f"a batch of {len(s)}, as the sensitivities", x)
+        expect(s.shape[0] in (1, x.shape[0]), "Fourier", argument, f"a batch of {len(s)}, as the sensitivities", x)
         return s.to(x.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
         expect(x.ndim == 4 and x.shape[1] == 1, "Fourier", "x", "images [B, 1, H, W]", x)
         if not x.is_complex():
-            x = x.to(x.dtype.to_complex())
+            x = x.to(torch.promote_types(x.dtype, torch.complex32))  # torch.compile knows no to_complex
         mask, maps = fit(self.mask, x, "Fourier", "x"), self._maps(x, "x")
         k = torch.fft.fft2(x if maps is None else maps * x, norm="ortho")
         return mask * (torch.fft.fftshift(k, AXES) if self.centred else k)

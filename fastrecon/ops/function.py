@@ -60,3 +60,39 @@ class Function(torch.autograd.Function):
         if transformed():
             return cls.definition(*arguments)
         return (cls.apply if differentiated(*arguments) else cls.forward)(*arguments)
+
+
+def with_derivative(forward: Any, derivative: Any) -> Any:
+    """`forward(x, tau, *options)` in plain PyTorch with `derivative(d_y, x, tau, *options)` -> (d_x, d_tau) for its own.
+
+    All transforms of torch.func take it. Its tangent is the transpose of the derivative, which is linear in d_y: the two
+    agree at every kink, and where autograd would find 0 / 0 in `forward`.
+    """
+
+    class Defined(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x, tau, options):
+            return forward(x, tau, *options)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            x, tau, ctx.options = inputs
+            ctx.save_for_backward(x, tau)
+            ctx.save_for_forward(x, tau)
+
+        @staticmethod
+        def backward(ctx, d_y):
+            return *derivative(d_y, *ctx.saved_tensors, *ctx.options), None
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            inputs = ctx.saved_tensors
+            given = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(inputs, tangents, strict=False))
+            _, transpose = torch.func.vjp(
+                lambda d_y: derivative(d_y, *inputs, *ctx.options), torch.zeros_like(inputs[0])
+            )
+            return transpose(given)[0]
+
+    return lambda x, tau, *options: Defined.apply(x, tau, options)

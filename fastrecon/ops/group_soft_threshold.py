@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import Function
+from fastrecon.ops.function import Function, with_derivative
 from fastrecon.ops.layout import DTYPES, shaped, strength
 from fastrecon.registry import define, extension
 
@@ -77,7 +77,7 @@ _bwd = define(
 class GroupSoftThreshold(Function):
     """g [B, C, N] and tau [B, M] to y, differentiable once in both."""
 
-    definition = staticmethod(group_soft_threshold_fwd_ref)
+    definition = staticmethod(with_derivative(group_soft_threshold_fwd_ref, group_soft_threshold_bwd_ref))
 
     @staticmethod
     def forward(g, tau):  # noqa: D102

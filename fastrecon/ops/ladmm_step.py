@@ -206,7 +206,8 @@ def _step_bwd_fake(
     d_q, d_e, d_dual, d_arg, z, a, q, x, e, dual, e_next, beta, w, tau, beta_next, update, a_learned, x_learned
 ):
     d_a, d_x, d_e = (
-        shaped(t) if wanted else t.new_empty(0) for t, wanted in ((a, a_learned), (x, x_learned), (x, update != RESIDUAL))
+        shaped(t) if wanted else t.new_empty(0)
+        for t, wanted in ((a, a_learned), (x, x_learned), (x, update != RESIDUAL))
     )
     return shaped(z), d_a, d_x, d_e, shaped(x), x.new_empty(4, x.shape[1])
 
@@ -328,9 +329,12 @@ def _factors(op: str, z: Tensor, other: Tensor, matrix: Tensor, names: tuple[str
     """Checks codes z [N, D] and signals `other` [N, M] against the matrix [M, D] between them."""
     real = z.ndim == 2 and z.is_floating_point()
     expect(real, op, names[0], "a real matrix [N, D]", z)
-    for argument, t, shape in ((names[1], other, (z.shape[0], None)), (names[2], matrix, (other.shape[-1], z.shape[1]))):
+    for argument, t, shape in (
+        (names[1], other, (z.shape[0], None)),
+        (names[2], matrix, (other.shape[-1], z.shape[1])),
+    ):
         fits = t.ndim == 2 and all(want in (None, n) for want, n in zip(shape, t.shape, strict=True))
-        sizes = ", ".join("M" if n is None else str(n) for n in shape)
+        sizes = ", ".join("M" if n is None else f"{n}" for n in shape)
         expect(fits and t.dtype == z.dtype and t.device == z.device, op, argument, f"({sizes}) {kind(z)}", t)
 
 

@@ -62,7 +62,9 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
         value = value.view(-1, *[1] * (x.ndim - 1))
     shape = (1,) * (x.ndim - value.ndim) + tuple(value.shape)
     fits = len(shape) == x.ndim and all(v in (1, s) for v, s in zip(shape, x.shape, strict=True))
-    expect(fits, op, argument, f"a number, ({x.shape[0]},) or a shape that broadcasts to {tuple(x.shape)}", tuple(shape))
+    expect(
+        fits, op, argument, f"a number, ({x.shape[0]},) or a shape that broadcasts to {tuple(x.shape)}", tuple(shape)
+    )
     inner = (1,) * (x.ndim - 1) if math.prod(shape[1:]) == 1 else tuple(x.shape[1:])
     return rows(value.reshape(shape).expand(shape[0], *inner))
 

@@ -6,6 +6,9 @@ Source: Beck & Teboulle, SIAM J. Imaging Sci. 2 (2009), eq. (1.4); Bonettini, Lo
 Inexact Line-Search-Based Methods for Nonsmooth Optimization, SIAM J. Optim. 26 (2016).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -13,17 +16,19 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.function import Function, differentiated, transformed
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, shaped, spread_over
-from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
+from fastrecon.ops.soft_threshold import SoftThreshold, soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
 
 
-def prox_gradient_step_ref(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+def prox_gradient_step_ref(
+    x: Tensor, grad: Tensor, step: Tensor, lam: Tensor, soft: Callable[..., Tensor] = soft_threshold_fwd_ref
+) -> tuple[Tensor, Tensor]:
     """The definition, x and grad [B, N], step and lam [1 or B, 1 or N]: z like x, sums [B, 3] in float64.
 
     The sums are Re <grad, z>, |z|^2 and sum lam |x + z|.
     """
     u, tau = x - step * grad, (step * lam).expand(x.shape)
-    p = soft_threshold_fwd_ref(u.reshape(1, -1, 1), tau.reshape(-1)).view(x.shape)
+    p = soft(u.reshape(1, -1, 1), tau.reshape(-1)).view(x.shape)
     z = p - x
     wide = torch.complex128 if x.is_complex() else torch.float64
     g, d = grad.to(wide), z.to(wide)
@@ -84,7 +89,7 @@ _step = define(
 class ProxGradientStep(Function):
     """z, differentiable once in all inputs; the sums decide and are not differentiated."""
 
-    definition = staticmethod(prox_gradient_step_ref)
+    definition = staticmethod(partial(prox_gradient_step_ref, soft=SoftThreshold.definition))
 
     @staticmethod
     def forward(x, grad, step, lam):  # noqa: D102

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import Function
+from fastrecon.ops.function import Function, with_derivative
 from fastrecon.ops.layout import DTYPES, collapse, shaped, strength
 from fastrecon.ops.soft_threshold import soft_threshold
 from fastrecon.registry import define, extension
@@ -96,7 +96,7 @@ _bwd = define(
 class ProxLp(Function):
     """x [R, M, S] and lam [M] to y, differentiable once in both by the implicit function theorem."""
 
-    definition = staticmethod(prox_lp_fwd_ref)
+    definition = staticmethod(with_derivative(prox_lp_fwd_ref, prox_lp_bwd_ref))
 
     @staticmethod
     def forward(x, lam, p):  # noqa: D102

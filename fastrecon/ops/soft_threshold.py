@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import Function
+from fastrecon.ops.function import Function, with_derivative
 from fastrecon.ops.layout import DTYPES, collapse, shaped, strength
 from fastrecon.registry import define, extension
 
@@ -19,7 +19,7 @@ def soft_threshold_fwd_ref(x: Tensor, tau: Tensor) -> Tensor:
     t = tau[:, None]
     modulus = x.abs()
     if not x.is_complex():
-        return x.sign() * (modulus - t).relu()  # whose derivative is 0 at the kink
+        return x.sign() * (modulus - t).clamp_min(0)
     above = modulus > t
     return x * torch.where(above, 1 - t / torch.where(above, modulus, 1), 0)
 
@@ -80,7 +80,7 @@ _bwd = define(
 class SoftThreshold(Function):
     """x [R, M, S] and tau [M] to y, differentiable once in both."""
 
-    definition = staticmethod(soft_threshold_fwd_ref)
+    definition = staticmethod(with_derivative(soft_threshold_fwd_ref, soft_threshold_bwd_ref))
 
     @staticmethod
     def forward(x, tau):  # noqa: D102
