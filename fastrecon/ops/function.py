@@ -63,9 +63,9 @@ class Function(torch.autograd.Function):
 
 
 def with_derivative(forward: Any, derivative: Any) -> Any:
-    """`forward(x, tau, *options)` in plain PyTorch with `derivative(d_y, x, tau, *options)` -> (d_x, d_tau) for its own.
+    """forward(x, tau, *options) in plain PyTorch, with derivative(d_y, x, tau, *options) -> d_x, d_tau for its own.
 
-    All transforms of torch.func take it. Its tangent is the transpose of the derivative, which is linear in d_y: the two
+    All transforms of torch.func take it. Its tangent is the transpose of the derivative, which is linear in d_y: they
     agree at every kink, and where autograd would find 0 / 0 in `forward`.
     """
 
