@@ -209,7 +209,8 @@ def test_tangents_at_kinks_are_those_of_the_gradients():
         assert torch.equal(torch.func.jvp(function, (zero,), (one,))[1], zero)
         assert torch.equal(torch.func.grad(lambda g, f=function: f(g).sum())(zero), zero)
     value, dual = torch.func.jvp(lambda g: ops.smoothed_l21(g, 0.5), (zero,), (one,))[1]
-    assert torch.equal(value, torch.zeros(2)) and torch.equal(dual, 2 * one)
+    assert torch.equal(value, torch.zeros(2))
+    assert torch.equal(dual, 2 * one)
 
 
 @compiles
@@ -240,7 +241,7 @@ def test_decisions_refuse_tangents(name):
 @compiles
 def test_masks_refuse_tangents():
     k = numbers(1, 1, 4, 5, dtype=C)
-    with pytest.raises(ValueError, match="fourier_consistency: mask: expected .*got requires_grad or a tangent"):
+    with pytest.raises(ValueError, match=r"fourier_consistency: mask: expected .*got requires_grad or a tangent"):
         torch.func.jvp(lambda mask: ops.fourier_consistency(k, mask, k), (MASK,), (MASK,))
 
 

@@ -1,7 +1,8 @@
 """Autograd Functions that cost little where nothing is differentiated, and less than PyTorch's where something is."""
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,21 +39,20 @@ def differentiated(*arguments: Any) -> bool:
 
 
 class Function(torch.autograd.Function):
-    """A Function whose forward takes no context (`setup_context` does)."""
+    """A Function whose forward takes no context (`setup_context` does).
+
+    Attributes:
+        definition: forward in plain PyTorch, which all its transforms differentiate and batch: kernels know nothing of
+            tangents and levels. Where it has a kink, its derivative is the one that `backward` takes.
+    """
+
+    definition: ClassVar[Callable[..., Any]]
 
     def __init_subclass__(cls) -> None:
         """Keeps forward's signature, which `apply` would work out at every call, for longer than a small op lasts."""
         super().__init_subclass__()
         forward: Any = cls.forward
         forward.__signature__ = inspect.signature(forward)
-
-    @staticmethod
-    def definition(*arguments: Any) -> Any:
-        """Forward in plain PyTorch, differentiable by all its transforms: kernels know nothing of tangents and levels.
-
-        Where it has a kink, PyTorch's derivative of it is the one that `backward` takes.
-        """
-        raise NotImplementedError
 
     @classmethod
     def call(cls, *arguments: Any) -> Any:
