@@ -182,12 +182,11 @@ def test_tangents_through_the_phases():
 
 
 @compiles
-@pytest.mark.parametrize("safeguard", [False, True])
-def test_phases_export_with_any_batch(safeguard):
+def test_phases_export_with_any_batch():
     class Images(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = network(safeguard=safeguard)
+            self.net = network()
 
         def forward(self, y: Tensor, x0: Tensor) -> Tensor:
             return self.net(y, x0)[0]

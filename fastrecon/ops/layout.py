@@ -1,6 +1,7 @@
 """How public ops lay their arguments out for the kernels."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
     return rows(value.reshape(shape).expand(shape[0], *inner))
 
 
-def shaped(*like: Tensor) -> Tensor | tuple[Tensor, ...]:
+def shaped(*like: Tensor) -> Any:
     """Unwritten contiguous tensors like these: what `define(fake=)` answers with. Their sizes may be symbolic."""
     out = tuple(t.new_empty(t.shape) for t in like)
     return out if len(out) > 1 else out[0]
