@@ -12,16 +12,22 @@ from fastrecon.ops.prox_gradient_step import squares
 
 def sum_of_squares(t: Tensor) -> Tensor:
     """|t_i|^2 of every image of t [B, ...]: [B], added up in float64, in an order that does not depend on B."""
-    if t.is_cuda and not differentiated(t):
+    compiling = torch.compiler.is_compiling()  # a graph for any B holds no loop over images
+    if (t.is_cuda or compiling) and not differentiated(t):
         return squares(t)  # one launch instead of one for each image
     wide = torch.complex128 if t.is_complex() else torch.float64
+    if compiling:
+        return torch.linalg.vector_norm(t.flatten(1), dim=1, dtype=wide).square()
     return torch.stack([torch.linalg.vector_norm(one, dtype=wide) for one in t]).square()
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """<a_i, b_i> of every image of two real batches [B, ...]: [B], float64, in an order that does not depend on B."""
-    if a.is_cuda and not differentiated(a, b):  # two launches instead of four for each image
-        return armijo(a, b, a, 0.0, a.new_zeros(len(a), dtype=torch.float64), trials=1).slope
+    compiling = torch.compiler.is_compiling()
+    if (a.is_cuda or compiling) and not differentiated(a, b):  # two launches instead of four for each image
+        return armijo(a, b, a, 0.0, a.new_zeros(a.shape[0], dtype=torch.float64), trials=1).slope
+    if compiling:
+        return (a.double() * b.double()).flatten(1).sum(1)
     return torch.stack([(p.double() * q.double()).sum() for p, q in zip(a, b, strict=True)])
 
 

@@ -64,7 +64,7 @@ def backtrack_blind(
     """
     _check("backtrack_blind", shrink, max_trials)
     trials, accepted = torch.zeros_like(step, dtype=torch.int64), torch.zeros_like(step, dtype=torch.bool)
-    everyone = torch.arange(len(step), device=step.device)
+    everyone = torch.arange(step.shape[0], device=step.device)
     for trial in range(max_trials):
         if trial:
             step = torch.where(accepted, step, shrink * step)

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 import torch  # before _C: both then share torch's OpenMP runtime and its threads
+from torch.autograd import forward_ad
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 # Raw ops whose kernels/<op>.cu goes before Triton: those measured to be faster. Nothing has been measured yet.
@@ -152,9 +153,17 @@ def implementation(name: str, backend: str) -> Callable[..., Any] | None:
 
 
 def define(
-    schema: str, family: str, *, ref: Callable[..., Any], cpu: Callable[..., Any] | None = None
+    schema: str,
+    family: str,
+    *,
+    ref: Callable[..., Any],
+    cpu: Callable[..., Any] | None = None,
+    fake: Callable[..., Any] | None = None,
 ) -> torch._ops.OpOverloadPacket:
     """Defines raw op `fastrecon::<schema>` and binds its implementations.
+
+    `fake` allocates outputs of the right shapes, which may be symbolic; without it the definition does, which then must
+    neither loop over a dimension nor ask for its length.
 
     An implementation may return NotImplemented for arguments it has no kernel for (a rare dtype, say): the next one
     answers then, in the end the definition.
@@ -168,6 +177,8 @@ def define(
         _chosen.append(chosen)
 
         def call(*args: Any) -> Any:
+            if forward_ad._current_level >= 0:  # kernels know nothing of tangents; the definition carries them on
+                return ref(*args)
             if not chosen:  # on first use: by then the environment is settled and nothing is loaded in vain
                 chosen.extend(implementation for _, implementation in _choices(op, device))
             results = (implementation(*args) for implementation in chosen)
@@ -177,7 +188,7 @@ def define(
 
     _library.impl(name, dispatch("cpu"), "CPU")
     _library.impl(name, dispatch("cuda"), "CUDA")
-    torch.library.register_fake(f"fastrecon::{name}", inspect.unwrap(ref), lib=_library)
+    torch.library.register_fake(f"fastrecon::{name}", fake or inspect.unwrap(ref), lib=_library)
     return getattr(torch.ops.fastrecon, name)
 
 

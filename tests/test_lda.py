@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_regulariser import plain
 from torch import Tensor
+from utils import compiles
 
 from fastrecon.linesearch import BLIND_TRIALS, backtrack
 from fastrecon.operators import BlockSensing, random_phi
@@ -166,6 +167,39 @@ def test_an_image_without_a_good_step_keeps_its_place():
         x, report = net(y, x0)
     assert report.trials.min() > BLIND_TRIALS
     assert (x != x0).flatten(1).any(1).all()
+
+
+@compiles
+def test_tangents_through_the_phases():
+    net = network()
+    y, x0 = problem(net)
+    u = torch.randn(y.shape, dtype=y.dtype)
+    with torch.no_grad():
+        x, tangent = torch.func.jvp(lambda y: net(y, x0)[0], (y,), (u,))
+        h = 1e-7
+        difference = (net(y + h * u, x0)[0] - net(y - h * u, x0)[0]) / (2 * h)
+        torch.testing.assert_close(x, net(y, x0)[0])
+    torch.testing.assert_close(tangent, difference, rtol=1e-4, atol=1e-6)
+    assert tangent.abs().max() > 0.01
+
+
+@compiles
+def test_phases_export_with_any_batch():
+    class Images(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, y: Tensor, x0: Tensor) -> Tensor:
+            return self.net(y, x0)[0]
+
+    images, batch = Images(), torch.export.Dim("B")
+    with torch.no_grad():
+        shapes = ({0: batch}, {0: batch})
+        exported = torch.export.export(images, problem(images.net, 3), dynamic_shapes=shapes).module()
+        for count in (3, 5):
+            inputs = problem(images.net, count)
+            torch.testing.assert_close(exported(*inputs), images(*inputs))
 
 
 def phi_eps_and_gradient(net: LDA, y: Tensor, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:

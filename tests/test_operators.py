@@ -132,6 +132,29 @@ def test_is_differentiable(name):
     assert torch.autograd.gradcheck(a, x, fast_mode=True)
 
 
+@compiles
+@pytest.mark.parametrize("name", OPERATORS)
+def test_tangents_are_its_own_images(name):
+    make, shape, _ = OPERATORS[name]
+    a = make()
+    kind = torch.complex128 if a.complex_input else torch.float64
+    x, u = random(*shape, dtype=kind), random(*shape, dtype=kind, seed=1)
+    y, tangent = torch.func.jvp(a, (x,), (u,))[:2]
+    torch.testing.assert_close(tangent, a(u))
+    v = random(*y.shape, dtype=y.dtype, seed=2)
+    torch.testing.assert_close(
+        torch.func.jvp(lambda y: a.adjoint(y, shape[-2:]), (y,), (v,))[1], a.adjoint(v, shape[-2:])
+    )
+    torch.testing.assert_close(a(x), y)  # nothing of the transform is left behind
+
+
+@compiles
+def test_fourier_of_a_real_image_compiles_as_one_graph():
+    a, x = Fourier(some(6, 5)), random(2, 1, 6, 5)
+    compiled = torch.compile(a, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), a(x))
+
+
 def alone(make, i):
     """The operator with the mask, kernel or maps of image i, where each image has its own."""
     a = make()

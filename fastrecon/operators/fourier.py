@@ -75,7 +75,8 @@ class Fourier(LinearOperator):
         if s is None:
             return None
         s = s[None] if s.ndim == 3 else s  # maps that are learned are kept as they came
-        expect(len(s) in (1, len(x)), "Fourier", argument, f"a batch of {len(s)}, as the sensitivities", x)
+        fits = s.shape[0] in (1, x.shape[0])
+        expect(fits, "Fourier", argument, f"a batch of {s.shape[0]}, as the sensitivities", x)
         return s.to(x.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:

@@ -45,6 +45,6 @@ def fit(mask: Tensor, x: Tensor, op: str, argument: str) -> Tensor:
     mask = each(mask)
     b, _, h, w = mask.shape
     expect(x.shape[2:] == mask.shape[2:], op, argument, f"{h}x{w} as the mask", x)
-    expect(b in (1, len(x)), op, argument, f"a batch of {b}, one for each mask", x)
+    expect(b in (1, x.shape[0]), op, argument, f"a batch of {b}, one for each mask", x)
     expect(x.device == mask.device, op, argument, f"a tensor on {mask.device}, as the mask", x)
     return mask.to(real_dtype(x))

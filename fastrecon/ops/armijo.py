@@ -10,13 +10,14 @@ Source: Tseng & Yun, A Coordinate Gradient Descent Method for Nonsmooth Separabl
 
 from itertools import accumulate
 from operator import mul
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrecon.checks import accepts_arrays, choice, expect, integer, number, per_image
 from fastrecon.ops.by_image import by_image
+from fastrecon.ops.function import differentiated, transformed
 from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
 from fastrecon.ops.prox_gradient_step import strides
 from fastrecon.registry import compiled, define
@@ -96,12 +97,18 @@ def _cpu(
     return gamma, sums, accepted
 
 
+def _fake(x: Tensor, *_: Any):
+    batch, sums = x.shape[0], x.new_empty(x.shape[0], 4, dtype=torch.float64)
+    return x.new_empty(batch, dtype=torch.float64), sums, x.new_empty(batch, dtype=torch.bool)
+
+
 _armijo = define(
     "armijo(Tensor x, Tensor z, Tensor grad, Tensor lam, Tensor curvature, Tensor slack, float beta, float eta,"
     " int trials, bool composite) -> (Tensor gamma, Tensor sums, Tensor accepted)",
     "armijo",
     ref=by_image(armijo_ref, 0, 1, 2, 3, 4, 5),
     cpu=_cpu,
+    fake=_fake,
 )
 
 
@@ -137,15 +144,16 @@ def armijo(
         same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
         expect(same, op, argument, x, t)
     fits = curvature.shape == x.shape[:1] and curvature.is_floating_point() and curvature.device == x.device
-    expect(fits, op, "curvature", f"real ({len(x)},) on {x.device}", curvature)
+    expect(fits, op, "curvature", f"real ({x.shape[0]},) on {x.device}", curvature)
     beta, eta = (float(number(v, op, k, above=0, below=1)) for k, v in (("beta", beta), ("eta", eta)))
     trials = integer(trials, op, "trials", least=1, most=MOST_TRIALS)
     choice(rule, ("composite", "paper"), op, "rule")
-    learned = torch.is_grad_enabled() and any(t.requires_grad for t in (x, z, grad, curvature))
-    expect(not learned, op, "x, z, grad, curvature", "no gradients asked for: detach them", "requires_grad")
+    learned = differentiated(x, z, grad, curvature)
+    expect(not learned, op, "x, z, grad, curvature", "no gradients asked for: detach them", "requires_grad or tangents")
     strength = spread_over(lam, x, op, "lam")
     spare = per_image(slack, curvature.double(), op, "slack", least=0)
-    gamma, sums, accepted = _armijo(
+    function = armijo_ref if transformed() else _armijo
+    gamma, sums, accepted = function(
         rows(x), rows(z), rows(grad), strength, curvature.double(), spare, beta, eta, trials, rule == "composite"
     )
     change, delta, slope, square = sums.unbind(1)

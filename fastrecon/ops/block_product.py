@@ -45,11 +45,14 @@ _product = define(
     "block_product",
     ref=block_product_ref,
     cpu=_cpu,
+    fake=lambda blocks, matrix: blocks.new_empty(*blocks.shape[:2], matrix.shape[1]),
 )
 
 
 class BlockProduct(Function):
     """blocks [B, n, k] and matrix [k, l] to [B, n, l]; differentiable to any order."""
+
+    definition = staticmethod(torch.matmul)
 
     @staticmethod
     def forward(blocks, matrix):  # noqa: D102

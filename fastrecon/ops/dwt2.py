@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastrecon.checks import accepts_arrays, expect, integer
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, shaped
 from fastrecon.ops.wavelets import lowpass
 from fastrecon.registry import compiled, define
 
@@ -76,12 +76,28 @@ def _cpu(name: str):
     return adapter
 
 
-_forward = define("dwt2(Tensor x, float[] taps, int level) -> Tensor", "dwt2", ref=dwt2_ref, cpu=_cpu("dwt2"))
-_inverse = define("idwt2(Tensor c, float[] taps, int level) -> Tensor", "dwt2", ref=idwt2_ref, cpu=_cpu("idwt2"))
+_forward = define(
+    "dwt2(Tensor x, float[] taps, int level) -> Tensor",
+    "dwt2",
+    ref=dwt2_ref,
+    cpu=_cpu("dwt2"),
+    fake=lambda x, taps, level: shaped(x),
+)
+_inverse = define(
+    "idwt2(Tensor c, float[] taps, int level) -> Tensor",
+    "dwt2",
+    ref=idwt2_ref,
+    cpu=_cpu("idwt2"),
+    fake=lambda c, taps, level: shaped(c),
+)
 
 
 class DWT2(Function):
     """Planes [P, H, W] to coefficients, or back; the derivative is the other direction, so every order exists."""
+
+    @staticmethod
+    def definition(x, taps, level, back):  # noqa: D102
+        return (idwt2_ref if back else dwt2_ref)(x, taps, level)
 
     @staticmethod
     def forward(x, taps, level, back):  # noqa: D102

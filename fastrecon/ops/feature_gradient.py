@@ -18,7 +18,8 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 from fastrecon.checks import accepts_arrays, choice, expect, flag, held, named, per_image
 from fastrecon.ops.by_image import by_image
-from fastrecon.ops.layout import power_for
+from fastrecon.ops.function import differentiated, transformed
+from fastrecon.ops.layout import power_for, shaped
 from fastrecon.registry import compiled, define
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
@@ -217,6 +218,7 @@ _value = define(
     "feature_gradient",
     ref=by_image(feature_gradient_value_ref, 0, 2),
     cpu=_value_cpu,
+    fake=lambda x, weights, eps, *_: shaped(eps),
 )
 _fwd = define(
     "feature_gradient_fwd(Tensor x, Tensor[] weights, Tensor eps, float delta, bool final_activation, str precision)"
@@ -224,6 +226,7 @@ _fwd = define(
     "feature_gradient",
     ref=by_image(feature_gradient_fwd_ref, 0, 2),
     cpu=_fwd_cpu,
+    fake=lambda x, weights, eps, *_: shaped(eps, x),
 )
 _vjp = define(
     "feature_gradient_vjp(Tensor d_value, Tensor d_grad, Tensor x, Tensor[] weights, Tensor eps, float delta,"
@@ -231,17 +234,24 @@ _vjp = define(
     "feature_gradient",
     ref=feature_gradient_vjp_ref,
     cpu=_vjp_cpu,
+    fake=lambda d_value, d_grad, x, weights, eps, *_: (shaped(x), [shaped(w) for w in weights], shaped(eps)),
 )
+
+
+# Forward takes its arguments as `*arguments` alone: torch.compile believes that there is no context wherever forward is
+# given as many arguments as it names, and knows no setup_context with `*`.
 
 
 class _Vjp(torch.autograd.Function):
     """The derivative of _FeatureGradient; its own derivative differentiates the definition."""
 
     @staticmethod
-    def forward(ctx, d_value, d_grad, x, eps, delta, final_activation, precision, *weights):
-        ctx.delta, ctx.final_activation = delta, final_activation
+    def forward(ctx, *arguments):
+        d_value, d_grad, x, eps, *options, precision = arguments[:7]
+        weights = arguments[7:]
+        ctx.options = options
         ctx.save_for_backward(d_value, d_grad, x, eps, *weights)
-        d_x, d_weights, d_eps = _vjp(d_value, d_grad, x, list(weights), eps, delta, final_activation, precision)
+        d_x, d_weights, d_eps = _vjp(d_value, d_grad, x, list(weights), eps, *options, precision)
         return d_x, d_eps, *d_weights
 
     @staticmethod
@@ -249,9 +259,7 @@ class _Vjp(torch.autograd.Function):
         with torch.enable_grad():
             saved = [t.detach().requires_grad_() for t in ctx.saved_tensors]
             d_value, d_grad, x, eps, *weights = saved
-            d_x, d_weights, d_eps = feature_gradient_vjp_ref(
-                d_value, d_grad, x, weights, eps, ctx.delta, ctx.final_activation
-            )
+            d_x, d_weights, d_eps = feature_gradient_vjp_ref(d_value, d_grad, x, weights, eps, *ctx.options)
             outputs = [d_x, d_eps, *d_weights]
             pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if c is not None and o.requires_grad]
             used, given = [o for o, _ in pairs], [c for _, c in pairs]
@@ -263,10 +271,12 @@ class _FeatureGradient(torch.autograd.Function):
     """Value and gradient of r_eps, differentiable in x, eps and the weights."""
 
     @staticmethod
-    def forward(ctx, x, eps, delta, final_activation, precision, *weights):  # torch.compile: no setup_context with *
-        ctx.options = (delta, final_activation, precision)
+    def forward(ctx, *arguments):
+        x, eps, *options = arguments[:5]
+        weights = arguments[5:]
+        ctx.options = options
         ctx.save_for_backward(x, eps, *weights)
-        return _fwd(x, list(weights), eps, delta, final_activation, precision)
+        return _fwd(x, list(weights), eps, *options)
 
     @staticmethod
     def backward(ctx, d_value, d_grad):
@@ -302,7 +312,12 @@ def feature_gradient(
     Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
     """
     eps = _check("feature_gradient", x, weights, eps, delta, final_activation, precision)
-    return _FeatureGradient.apply(x, eps, float(delta), bool(final_activation), precision, *weights)
+    options = float(delta), bool(final_activation), precision
+    if transformed():
+        return feature_gradient_fwd_ref(x, list(weights), eps, *options)
+    if differentiated(x, eps, *weights):
+        return _FeatureGradient.apply(x, eps, *options, *weights)
+    return _fwd(x, list(weights), eps, *options)
 
 
 @accepts_arrays
@@ -312,7 +327,7 @@ def feature_value(
 ) -> Tensor:  # fmt: skip
     """The value r_eps(x) [B] alone, at half the cost of `feature_gradient`; same arguments, errors and derivatives."""
     eps = _check("feature_value", x, weights, eps, delta, final_activation, precision)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, eps, *weights)):
+    if transformed() or differentiated(x, eps, *weights):
         return feature_gradient(x, weights, eps, delta, final_activation, precision=precision)[0]
     return _value(x, list(weights), eps, float(delta), bool(final_activation), precision)
 

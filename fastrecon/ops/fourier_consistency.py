@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, describe, expect
 from fastrecon.ops.by_image import by_image
-from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, real_dtype
+from fastrecon.ops.function import Function, differentiated
+from fastrecon.ops.layout import DTYPES, real_dtype, shaped
 from fastrecon.registry import compiled, define
 
 
@@ -41,11 +41,14 @@ _consistency = define(
     "fourier_consistency",
     ref=by_image(fourier_consistency_ref, 0, 1, 2),
     cpu=_cpu,
+    fake=lambda k, mask, y: (*shaped(k, k), k.new_empty(k.shape[0], dtype=torch.float64)),
 )
 
 
 class FourierConsistency(Function):
     """Differentiable once in k and y."""
+
+    definition = staticmethod(fourier_consistency_ref)
 
     @staticmethod
     def forward(k, mask, y):  # noqa: D102
@@ -84,12 +87,12 @@ def fourier_consistency(k: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, Ten
     same = y.shape == k.shape and y.dtype == k.dtype and y.device == k.device
     expect(same, op, "y", k, y)
     shape = (1,) * (4 - mask.ndim) + tuple(mask.shape)
-    fits = len(shape) == 4 and shape[2:] == k.shape[2:] and shape[0] in (1, len(k)) and shape[1] in (1, k.shape[1])
+    fits = len(shape) == 4 and shape[2:] == k.shape[2:] and shape[0] in (1, k.shape[0]) and shape[1] in (1, k.shape[1])
     fits = fits and mask.device == k.device
     expect(fits, op, "mask", f"[H, W] or [B or 1, C or 1, H, W] for {describe(k)}", mask)
     expect(mask.dtype in (k.dtype, real_dtype(k)), op, "mask", f"dtype {real_dtype(k)} or {k.dtype}", mask.dtype)
-    learned = torch.is_grad_enabled() and mask.requires_grad
-    expect(not learned, op, "mask", "a mask that requires no gradients: there are none", "requires_grad")
+    learned = differentiated(mask)
+    expect(not learned, op, "mask", "a mask that requires no gradients: there are none", "requires_grad or a tangent")
     flat = (k.contiguous().flatten(2), mask.reshape(shape).contiguous().flatten(2), y.contiguous().flatten(2))
     residual, grad, value = FourierConsistency.call(*flat)
     return residual.view(k.shape), grad.view(k.shape), value

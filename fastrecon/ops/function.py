@@ -1,19 +1,52 @@
 """Autograd Functions that cost little where nothing is differentiated, and less than PyTorch's where something is."""
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+_in_transform = torch._C._are_functorch_transforms_active
+_functorch = torch._C._functorch
+
+
+def transformed() -> bool:
+    """Whether forward-mode differentiation, or a transform of torch.func, is going on."""
+    return forward_ad._current_level >= 0 or _in_transform()
+
+
+# what torch.compiler.assume_constant_result does: dynamo guards on levels and transforms itself
+transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _has_tangent(t: Tensor) -> bool:
+    """Whether t carries a forward-mode tangent, at whatever level of torch.func."""
+    while True:
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None:
+            return True
+        if not _functorch.is_functorch_wrapped_tensor(t):
+            return False
+        t = _functorch.get_unwrapped(t)
 
 
 def differentiated(*arguments: Any) -> bool:
-    """Whether autograd must see an op of these arguments."""
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
+    """Whether autograd, in reverse or forward mode, must see an op of these arguments."""
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments):
+        return True
+    return transformed() and any(isinstance(t, Tensor) and _has_tangent(t) for t in arguments)
 
 
 class Function(torch.autograd.Function):
-    """A Function whose forward takes no context (`setup_context` does)."""
+    """A Function whose forward takes no context (`setup_context` does).
+
+    Attributes:
+        definition: forward in plain PyTorch, which all its transforms differentiate and batch: kernels know nothing of
+            tangents and levels. Where it has a kink, its derivative is the one that `backward` takes.
+    """
+
+    definition: ClassVar[Callable[..., Any]]
 
     def __init_subclass__(cls) -> None:
         """Keeps forward's signature, which `apply` would work out at every call, for longer than a small op lasts."""
@@ -24,4 +57,42 @@ class Function(torch.autograd.Function):
     @classmethod
     def call(cls, *arguments: Any) -> Any:
         """`apply`, or forward alone where nothing is differentiated: that saves tens of microseconds."""
+        if transformed():
+            return cls.definition(*arguments)
         return (cls.apply if differentiated(*arguments) else cls.forward)(*arguments)
+
+
+def with_derivative(forward: Any, derivative: Any) -> Any:
+    """forward(x, tau, *options) in plain PyTorch, with derivative(d_y, x, tau, *options) -> d_x, d_tau for its own.
+
+    All transforms of torch.func take it. Its tangent is the transpose of the derivative, which is linear in d_y: they
+    agree at every kink, and where autograd would find 0 / 0 in `forward`.
+    """
+
+    class Defined(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x, tau, options):
+            return forward(x, tau, *options)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            x, tau, ctx.options = inputs
+            ctx.save_for_backward(x, tau)
+            ctx.save_for_forward(x, tau)
+
+        @staticmethod
+        def backward(ctx, d_y):
+            return *derivative(d_y, *ctx.saved_tensors, *ctx.options), None
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            inputs = ctx.saved_tensors
+            given = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(inputs, tangents, strict=False))
+            _, transpose = torch.func.vjp(
+                lambda d_y: derivative(d_y, *inputs, *ctx.options), torch.zeros_like(inputs[0])
+            )
+            return transpose(given)[0]
+
+    return lambda x, tau, *options: Defined.apply(x, tau, options)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, parts, strength, whole
+from fastrecon.ops.function import Function, with_derivative
+from fastrecon.ops.layout import DTYPES, parts, shaped, strength, whole
 from fastrecon.ops.soft_threshold import shrink_factor, shrink_slopes
 from fastrecon.registry import define, extension
 
@@ -58,17 +58,21 @@ _fwd = define(
     "group_soft_threshold",
     ref=group_soft_threshold_fwd_ref,
     cpu=_fwd_cpu,
+    fake=lambda g, tau: shaped(g),
 )
 _bwd = define(
     "group_soft_threshold_bwd(Tensor d_y, Tensor g, Tensor tau) -> (Tensor d_g, Tensor d_tau)",
     "group_soft_threshold",
     ref=group_soft_threshold_bwd_ref,
     cpu=_bwd_cpu,
+    fake=lambda d_y, g, tau: shaped(g, tau),
 )
 
 
 class GroupSoftThreshold(Function):
     """g [B, C, N] and tau [B, M] to y, differentiable once in both."""
+
+    definition = staticmethod(with_derivative(group_soft_threshold_fwd_ref, group_soft_threshold_bwd_ref))
 
     @staticmethod
     def forward(g, tau):  # noqa: D102

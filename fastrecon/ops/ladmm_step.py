@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, choice, expect, held, kind
 from fastrecon.ops.block_product import block_product_ref
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES
+from fastrecon.ops.layout import DTYPES, shaped
 from fastrecon.registry import compiled, define
 
 UPDATES = ("general", "residual", "given")  # of E; their numbers are those of csrc/ladmm_step.cpp
@@ -27,7 +27,7 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def _shrink(v: Tensor, tau: Tensor) -> Tensor:
-    return (v - tau).clamp_min(0) + (v + tau).clamp_max(0)
+    return (v - tau).relu() - (-v - tau).relu()  # whose derivative is 0 at the kinks
 
 
 def _row_product(rows: Tensor, matrix: Tensor) -> Tensor:
@@ -214,12 +214,27 @@ def _iterations_cpu_(x, a, z, e, dual, q, arg, w1, l1, tau1, beta, w2, tau2, ite
     return None
 
 
+def _step_fwd_fake(z, a, x, e, dual, beta, w, tau, beta_next, update):
+    return shaped(x), x.new_empty(0) if update == GIVEN else shaped(x), *shaped(x, x)
+
+
+def _step_bwd_fake(
+    d_q, d_e, d_dual, d_arg, z, a, q, x, e, dual, e_next, beta, w, tau, beta_next, update, a_learned, x_learned
+):
+    d_a, d_x, d_e = (
+        shaped(t) if wanted else t.new_empty(0)
+        for t, wanted in ((a, a_learned), (x, x_learned), (x, update != RESIDUAL))
+    )
+    return shaped(z), d_a, d_x, d_e, shaped(x), x.new_empty(4, x.shape[1])
+
+
 FAMILY = "ladmm_step"
 _shrink_fwd = define(
     "ladmm_shrink_fwd(Tensor z, Tensor arg, Tensor w, Tensor tau) -> Tensor",
     FAMILY,
     ref=_by_row(ladmm_shrink_fwd_ref),
     cpu=_shrink_fwd_cpu,
+    fake=lambda z, arg, w, tau: shaped(z),
 )
 _shrink_bwd = define(
     "ladmm_shrink_bwd(Tensor d_next, Tensor z_next, Tensor arg, Tensor w)"
@@ -227,6 +242,7 @@ _shrink_bwd = define(
     FAMILY,
     ref=ladmm_shrink_bwd_ref,
     cpu=_shrink_bwd_cpu,
+    fake=lambda d_next, z_next, arg, w: (*shaped(z_next, arg, w), w.new_empty(w.shape[1])),
 )
 _step_fwd = define(
     "ladmm_step_fwd(Tensor z, Tensor a, Tensor x, Tensor e, Tensor dual, Tensor beta, Tensor w, Tensor tau,"
@@ -234,6 +250,7 @@ _step_fwd = define(
     FAMILY,
     ref=_by_row(ladmm_step_fwd_ref),
     cpu=_step_fwd_cpu,
+    fake=_step_fwd_fake,
 )
 _step_bwd = define(
     "ladmm_step_bwd(Tensor d_q, Tensor d_e, Tensor d_dual, Tensor d_arg, Tensor z, Tensor a, Tensor q, Tensor x,"
@@ -243,6 +260,7 @@ _step_bwd = define(
     FAMILY,
     ref=ladmm_step_bwd_ref,
     cpu=_step_bwd_cpu,
+    fake=_step_bwd_fake,
 )
 define(
     "ladmm_iterations_(Tensor x, Tensor a, Tensor(a!) z, Tensor(b!) e, Tensor(c!) dual, Tensor(d!) q, Tensor(e!) arg,"
@@ -250,11 +268,14 @@ define(
     FAMILY,
     ref=_by_row(ladmm_iterations_ref_),
     cpu=_iterations_cpu_,
+    fake=lambda *_: None,
 )
 
 
 class LadmmShrink(Function):
     """z [N, D], arg [N, M], w [M, D], tau [D] to soft(z - arg w, tau), differentiable once; of z the result is kept."""
+
+    definition = staticmethod(ladmm_shrink_fwd_ref)
 
     @staticmethod
     def forward(z, arg, w, tau):  # noqa: D102
@@ -272,6 +293,8 @@ class LadmmShrink(Function):
 
 class LadmmStep(Function):
     """z [N, D], a [M, D], x, e, dual [N, M] and parameters [M] to q, e_next, dual_next, arg; differentiable once."""
+
+    definition = staticmethod(ladmm_step_fwd_ref)
 
     @staticmethod
     def forward(z, a, x, e, dual, beta, w, tau, beta_next, update):  # noqa: D102
@@ -323,9 +346,12 @@ def _factors(op: str, z: Tensor, other: Tensor, matrix: Tensor, names: tuple[str
     """Checks codes z [N, D] and signals `other` [N, M] against the matrix [M, D] between them."""
     real = z.ndim == 2 and z.is_floating_point()
     expect(real, op, names[0], "a real matrix [N, D]", z)
-    for argument, t, shape in ((names[1], other, (len(z), None)), (names[2], matrix, (other.shape[-1], z.shape[1]))):
+    for argument, t, shape in (
+        (names[1], other, (z.shape[0], None)),
+        (names[2], matrix, (other.shape[-1], z.shape[1])),
+    ):
         fits = t.ndim == 2 and all(want in (None, n) for want, n in zip(shape, t.shape, strict=True))
-        sizes = ", ".join("M" if n is None else str(n) for n in shape)
+        sizes = ", ".join("M" if n is None else f"{n}" for n in shape)
         expect(fits and t.dtype == z.dtype and t.device == z.device, op, argument, f"({sizes}) {kind(z)}", t)
 
 

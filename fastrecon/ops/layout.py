@@ -1,6 +1,7 @@
 """How public ops lay their arguments out for the kernels."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,11 +64,13 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
     expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
     expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
     value = value.to(x.device, real_dtype(x))
-    if value.ndim == 1 and x.ndim > 1 and len(value) == len(x):
+    if value.ndim == 1 and x.ndim > 1 and value.shape[0] == x.shape[0]:
         value = value.view(-1, *[1] * (x.ndim - 1))
     shape = (1,) * (x.ndim - value.ndim) + tuple(value.shape)
     fits = len(shape) == x.ndim and all(v in (1, s) for v, s in zip(shape, x.shape, strict=True))
-    expect(fits, op, argument, f"a number, ({len(x)},) or a shape that broadcasts to {tuple(x.shape)}", tuple(shape))
+    expect(
+        fits, op, argument, f"a number, ({x.shape[0]},) or a shape that broadcasts to {tuple(x.shape)}", tuple(shape)
+    )
     inner = (1,) * (x.ndim - 1) if math.prod(shape[1:]) == 1 else tuple(x.shape[1:])
     return rows(value.reshape(shape).expand(shape[0], *inner))
 
@@ -113,3 +116,9 @@ def norm_of(x: Tensor, *dims: int) -> Tensor:
     """|x| of groups of real numbers along `dims`, which are kept: finite and positive where it can be."""
     _, norm, down = rescaled(x, *dims)
     return norm / down
+
+
+def shaped(*like: Tensor) -> Any:
+    """Unwritten contiguous tensors like these: what `define(fake=)` answers with. Their sizes may be symbolic."""
+    out = tuple(t.new_empty(t.shape) for t in like)
+    return out if len(out) > 1 else out[0]

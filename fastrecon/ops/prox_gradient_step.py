@@ -6,25 +6,30 @@ Source: Beck & Teboulle, SIAM J. Imaging Sci. 2 (2009), eq. (1.4); Bonettini, Lo
 Inexact Line-Search-Based Methods for Nonsmooth Optimization, SIAM J. Optim. 26 (2016).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.by_image import by_image
-from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
-from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
+from fastrecon.ops.function import Function, differentiated, transformed
+from fastrecon.ops.layout import DTYPES, real_dtype, rows, shaped, spread_over
+from fastrecon.ops.soft_threshold import SoftThreshold, soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
 
 
-def prox_gradient_step_ref(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+def prox_gradient_step_ref(
+    x: Tensor, grad: Tensor, step: Tensor, lam: Tensor, soft: Callable[..., Tensor] = soft_threshold_fwd_ref
+) -> tuple[Tensor, Tensor]:
     """The definition, x and grad [B, N], step and lam [1 or B, 1 or N]: z like x, sums [B, 3] in float64.
 
     The sums are Re <grad, z>, |z|^2 and sum lam |x + z|.
     """
     u, tau = x - step * grad, (step * lam).expand(x.shape)
-    p = soft_threshold_fwd_ref(u.reshape(1, -1, 1), tau.reshape(-1)).view(x.shape)
+    p = soft(u.reshape(1, -1, 1), tau.reshape(-1)).view(x.shape)
     z = p - x
     wide = torch.complex128 if x.is_complex() else torch.float64
     g, d = grad.to(wide), z.to(wide)
@@ -71,17 +76,21 @@ _squares = define(
     "prox_gradient_step",
     ref=by_image(squares_ref, 0, 1),
     cpu=_squares_cpu,
+    fake=lambda x, minus=None: x.new_empty(x.shape[0], dtype=torch.float64),
 )
 _step = define(
     "prox_gradient_step(Tensor x, Tensor grad, Tensor step, Tensor lam) -> (Tensor z, Tensor sums)",
     "prox_gradient_step",
     ref=by_image(prox_gradient_step_ref, 0, 1, 2, 3),
     cpu=_cpu,
+    fake=lambda x, grad, step, lam: (shaped(x), x.new_empty(x.shape[0], 3, dtype=torch.float64)),
 )
 
 
 class ProxGradientStep(Function):
     """z, differentiable once in all inputs; the sums decide and are not differentiated."""
+
+    definition = staticmethod(partial(prox_gradient_step_ref, soft=SoftThreshold.definition))
 
     @staticmethod
     def forward(x, grad, step, lam):  # noqa: D102
@@ -150,6 +159,7 @@ def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
     for name, t in (("x", x), ("minus", x if minus is None else minus)):
         same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
         expect(same, "squares", name, x, t)
-        learned = torch.is_grad_enabled() and t.requires_grad
-        expect(not learned, "squares", name, "no gradients asked for: detach it", "requires_grad")
-    return _squares(rows(x), None if minus is None else rows(minus))
+    learned = differentiated(x, minus)
+    expect(not learned, "squares", "x, minus", "no gradients asked for: detach them", "requires_grad or tangents")
+    function = squares_ref if transformed() else _squares
+    return function(rows(x), None if minus is None else rows(minus))

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, number
-from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, strength, whole
+from fastrecon.ops.function import Function, with_derivative
+from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, shaped, strength, whole
 from fastrecon.ops.soft_threshold import soft_threshold
 from fastrecon.registry import define, extension
 
@@ -81,17 +81,26 @@ def _bwd_cpu(d_y: Tensor, x: Tensor, lam: Tensor, p: float):
     return d_x, d_lam
 
 
-_fwd = define("prox_lp_fwd(Tensor x, Tensor lam, float p) -> Tensor", "prox_lp", ref=prox_lp_fwd_ref, cpu=_fwd_cpu)
+_fwd = define(
+    "prox_lp_fwd(Tensor x, Tensor lam, float p) -> Tensor",
+    "prox_lp",
+    ref=prox_lp_fwd_ref,
+    cpu=_fwd_cpu,
+    fake=lambda x, lam, p: shaped(x),
+)
 _bwd = define(
     "prox_lp_bwd(Tensor d_y, Tensor x, Tensor lam, float p) -> (Tensor d_x, Tensor d_lam)",
     "prox_lp",
     ref=prox_lp_bwd_ref,
     cpu=_bwd_cpu,
+    fake=lambda d_y, x, lam, p: shaped(x, lam),
 )
 
 
 class ProxLp(Function):
     """x [R, M, S] and lam [M] to y, differentiable once in both by the implicit function theorem."""
+
+    definition = staticmethod(with_derivative(prox_lp_fwd_ref, prox_lp_bwd_ref))
 
     @staticmethod
     def forward(x, lam, p):  # noqa: D102

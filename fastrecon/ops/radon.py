@@ -78,17 +78,26 @@ def _adjoint_cpu(y: Tensor, lines: Tensor, axis: Tensor, height: int, width: int
     return x
 
 
-_forward = define("radon(Tensor x, Tensor lines, Tensor axis) -> Tensor", "radon", ref=radon_ref, cpu=_cpu)
+_forward = define(
+    "radon(Tensor x, Tensor lines, Tensor axis) -> Tensor",
+    "radon",
+    ref=radon_ref,
+    cpu=_cpu,
+    fake=lambda x, lines, axis: x.new_empty(x.shape[0], *axis.shape),
+)
 _adjoint = define(
     "radon_adjoint(Tensor y, Tensor lines, Tensor axis, SymInt height, SymInt width) -> Tensor",
     "radon",
     ref=radon_adjoint_ref,
     cpu=_adjoint_cpu,
+    fake=lambda y, lines, axis, height, width: y.new_empty(y.shape[0], height, width),
 )
 
 
 class Radon(Function):
     """x [N, H, W] to y [N, A, D]: linear, so its derivative is the adjoint, to any order."""
+
+    definition = staticmethod(radon_ref)
 
     @staticmethod
     def forward(x, lines, axis):  # noqa: D102
@@ -107,6 +116,8 @@ class Radon(Function):
 
 class RadonAdjoint(Function):
     """y [N, A, D] to x [N, H, W], the adjoint of `Radon`, which is its derivative."""
+
+    definition = staticmethod(radon_adjoint_ref)
 
     @staticmethod
     def forward(y, lines, axis, height, width):  # noqa: D102

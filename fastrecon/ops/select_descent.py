@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect, number, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, norm_of, parts
+from fastrecon.ops.layout import DTYPES, norm_of, parts, shaped
 from fastrecon.registry import define, extension
 
 
@@ -77,17 +77,24 @@ def _shrink_cpu(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma
     return grad, norm, eps_next, shrunk
 
 
+def _shrink_fake(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma: float):
+    norm, shrunk = (eps.new_empty(eps.shape, dtype=t) for t in (torch.float64, torch.bool))
+    return shaped(grad_f), norm, shaped(eps), shrunk
+
+
 _select = define(
     "select_descent(Tensor u, Tensor v, Tensor phi_u, Tensor phi_v) -> (Tensor x, Tensor took_u)",
     "select_descent",
     ref=select_descent_ref,
     cpu=_select_cpu,
+    fake=lambda u, v, phi_u, phi_v: (shaped(u), u.new_empty(u.shape[0], dtype=torch.bool)),
 )
 _select_bwd = define(
     "select_descent_bwd(Tensor d_x, Tensor took_u) -> (Tensor d_u, Tensor d_v)",
     "select_descent",
     ref=select_descent_bwd_ref,
     cpu=_select_bwd_cpu,
+    fake=lambda d_x, took_u: shaped(d_x, d_x),
 )
 _shrink = define(
     "shrink_eps(Tensor grad_f, Tensor grad_r, Tensor eps, float sigma, float gamma)"
@@ -95,11 +102,14 @@ _shrink = define(
     "select_descent",
     ref=by_image(shrink_eps_ref, 0, 1, 2),
     cpu=_shrink_cpu,
+    fake=_shrink_fake,
 )
 
 
 class SelectDescent(Function):
     """The kept candidate, differentiable in it alone: the choice itself is not differentiated."""
+
+    definition = staticmethod(select_descent_ref)
 
     @staticmethod
     def forward(u, v, phi_u, phi_v):  # noqa: D102
@@ -118,6 +128,8 @@ class SelectDescent(Function):
 
 class ShrinkEps(Function):
     """The smoothed gradient and the next radius, differentiable in the last one: a product of factors gamma."""
+
+    definition = staticmethod(shrink_eps_ref)
 
     @staticmethod
     def forward(grad_f, grad_r, eps, sigma, gamma):  # noqa: D102

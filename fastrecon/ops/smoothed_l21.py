@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, rescaled
+from fastrecon.ops.layout import DTYPES, rescaled, shaped
 from fastrecon.registry import define, extension
 
 
@@ -64,11 +64,18 @@ def _bwd_cpu(d_value: Tensor, d_dual: Tensor, eps: Tensor, dual: Tensor, norm: T
     return d_g, d_eps
 
 
+def _fwd_fake(g: Tensor, eps: Tensor):
+    batch, _, pixels = g.shape
+    wide = torch.promote_types(g.dtype, torch.float32)
+    return g.new_empty(batch, dtype=wide), shaped(g), g.new_empty(batch, pixels, dtype=wide)
+
+
 _fwd = define(
     "smoothed_l21_fwd(Tensor g, Tensor eps) -> (Tensor value, Tensor dual, Tensor norm)",
     "smoothed_l21",
     ref=by_image(smoothed_l21_fwd_ref, 0, 1),
     cpu=_fwd_cpu,
+    fake=_fwd_fake,
 )
 _bwd = define(
     "smoothed_l21_bwd(Tensor d_value, Tensor d_dual, Tensor eps, Tensor dual, Tensor norm)"
@@ -76,11 +83,20 @@ _bwd = define(
     "smoothed_l21",
     ref=smoothed_l21_bwd_ref,
     cpu=_bwd_cpu,
+    fake=lambda d_value, d_dual, eps, dual, norm: shaped(dual, eps),
 )
 
 
 class SmoothedL21(Function):
     """Value and dual, differentiable once in g and eps."""
+
+    @staticmethod
+    def definition(g, eps):
+        """In float64, where the squares of other types neither vanish nor overflow, and without 0 / 0 at g = 0."""
+        norm, e = torch.linalg.vector_norm(g.double(), dim=1), eps[:, None].double()
+        value = torch.where(norm <= e, norm * (norm / e) / 2, norm - e / 2).sum(-1)
+        wide = torch.promote_types(g.dtype, torch.float32)
+        return value.to(wide), (g / torch.maximum(norm, e)[:, None]).to(g.dtype), norm.to(wide)
 
     @staticmethod
     def forward(g, eps):  # noqa: D102

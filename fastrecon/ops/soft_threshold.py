@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, strength, whole
+from fastrecon.ops.function import Function, with_derivative
+from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, shaped, strength, whole
 from fastrecon.registry import define, extension
 
 
@@ -72,18 +72,25 @@ def _bwd_cpu(d_y: Tensor, x: Tensor, tau: Tensor):
 
 
 _fwd = define(
-    "soft_threshold_fwd(Tensor x, Tensor tau) -> Tensor", "soft_threshold", ref=soft_threshold_fwd_ref, cpu=_fwd_cpu
+    "soft_threshold_fwd(Tensor x, Tensor tau) -> Tensor",
+    "soft_threshold",
+    ref=soft_threshold_fwd_ref,
+    cpu=_fwd_cpu,
+    fake=lambda x, tau: shaped(x),
 )
 _bwd = define(
     "soft_threshold_bwd(Tensor d_y, Tensor x, Tensor tau) -> (Tensor d_x, Tensor d_tau)",
     "soft_threshold",
     ref=soft_threshold_bwd_ref,
     cpu=_bwd_cpu,
+    fake=lambda d_y, x, tau: shaped(x, tau),
 )
 
 
 class SoftThreshold(Function):
     """x [R, M, S] and tau [M] to y, differentiable once in both."""
+
+    definition = staticmethod(with_derivative(soft_threshold_fwd_ref, soft_threshold_bwd_ref))
 
     @staticmethod
     def forward(x, tau):  # noqa: D102

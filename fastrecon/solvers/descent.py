@@ -217,15 +217,15 @@ class UnrolledDescent(nn.Module):
         for argument, t in (("y", y), ("x0", x0)):
             expect(isinstance(t, Tensor) and t.ndim > 0, op, argument, "a batch, a tensor", t)
         expect(
-            x0.ndim == 4 and x0.shape[1] == 1 and len(x0) == len(y),
+            x0.ndim == 4 and x0.shape[1] == 1 and x0.shape[0] == y.shape[0],
             op,
             "x0",
-            f"images [{len(y)}, 1, H, W]",
+            f"images [{y.shape[0]}, 1, H, W]",
             x0,
         )
         expect(x0.dtype == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", x0)
-        eps = self.eps0.expand(len(x0))
-        zero, never = (torch.zeros(len(x0), dtype=t, device=x0.device) for t in (torch.int64, torch.bool))
+        eps = self.eps0.expand(x0.shape[0])
+        zero, never = (torch.zeros(x0.shape[0], dtype=t, device=x0.device) for t in (torch.int64, torch.bool))
         s = State(x0, x0, eps, eps, never, self.fidelity.grad(x0, y), None, None, None, None, zero, zero, zero)
         if not select:
             return s

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastrecon._numbers import flag, integer, number
 from fastrecon.operators.dictionary import Dictionary
+from fastrecon.ops.function import transformed
 from fastrecon.report import TRAINED_ONLY, SplittingReport
 from fastrecon.solvers.descent import positive, raw_from
 from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Stack, Weights, distance
@@ -100,7 +101,7 @@ class DLADMM(SplitProblem):
 
     def states(self, x: Tensor, last: bool = False) -> list[Splitting]:
         """The state after each layer, or only after the `last`, differentiable, for x [N, m]: what losses take."""
-        if self.b is not None:
+        if self.b is not None or transformed():
             states = list(self.chain(x, self.weights()))
             return states[-1:] if last else states
         x = self.checked(x)

@@ -21,6 +21,7 @@ from fastrecon._numbers import flag, integer, number
 from fastrecon.checks import expect, kind
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.block_product import row_product
+from fastrecon.ops.function import transformed
 from fastrecon.ops.ladmm_step import UPDATES, ladmm_shrink, ladmm_step
 from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
 from fastrecon.threads import alone
@@ -172,7 +173,7 @@ class SplitProblem(nn.Module):
     @torch.no_grad()
     def advance(self, s: Splitting, x: Tensor, iterations: int) -> Splitting:
         """The state so many iterations after s, in whose memory it may lie."""
-        if self.b is not None:
+        if self.b is not None or transformed():
             return deque(self.chain(x, self.sequence(iterations), s), maxlen=1).pop()
         x, stack = x.contiguous(), self.stack()
         vectors = (p.expand(-1, n) for p, n in zip(stack[2:], (s.z.shape[1], *[x.shape[1]] * 3), strict=True))

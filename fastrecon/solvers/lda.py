@@ -85,7 +85,7 @@ class LDA(UnrolledDescent):
         training = torch.is_grad_enabled()
         s = self.enter(s)
         if self.safeguard and select and not training:
-            alpha, tau = (size.double().expand(len(s.x)) for size in (a, t))
+            alpha, tau = (size.double().expand(s.x.shape[0]) for size in (a, t))
             ask = not (s.x.is_cuda or torch.compiler.is_compiling())
             return convergent.descend(self, s, y, alpha, tau, ask)[0]
         z = s.x - a * s.grad_f
