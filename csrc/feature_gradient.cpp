@@ -5,6 +5,9 @@
 //
 // An image is cut into bands of rows, one a task; see feature_band.h. Sums of a band are in double, bands are added in order.
 #include "feature_band.h"
+#ifdef FASTRECON_TILES
+#include "feature_tiles.h"
+#endif
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -83,6 +86,16 @@ struct Arguments {
   T* d_weights;               // kTangent
 };
 
+// Each image's value from those of its bands, in their order.
+template <typename T>
+void add_bands(const Arguments<T>& a, int bands, const double* partial) {
+  for (int64_t b = 0; b < a.B; ++b) {
+    double sum = 0;
+    for (int i = 0; i < bands; ++i) sum += partial[b * bands + i];
+    a.value[b] = T(sum);
+  }
+}
+
 template <int kC, Pass kPass, Products kProducts, typename T>
 void run(const Arguments<T>& a) {
   const Shape& s = a.s;
@@ -117,27 +130,53 @@ void run(const Arguments<T>& a) {
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < tasks; ++i) task(i, nullptr);
   }
-  for (int64_t b = 0; b < a.B; ++b) {
-    double sum = 0;
-    for (int i = 0; i < bands; ++i) sum += partial.get()[b * bands + i];
-    a.value[b] = T(sum);
-  }
+  add_bands(a, bands, partial.get());
 }
 
-bool direct(Products products, int64_t H, int64_t W) { return products == Products::kDirect || smaller(H, W) < kNarrow; }
+[[maybe_unused]] bool direct(Products products, int64_t H, int64_t W) { return products == Products::kDirect || smaller(H, W) < kNarrow; }
 
-// Whether this unit has products of bfloat16 numbers and the call asks for them.
-bool half(int dtype, int products, int64_t H, int64_t W) {
-#if defined(__AVX512BF16__)
-  return dtype == kFloat32 && Products(products) == Products::kHalf && !direct(Products(products), H, W);
+#ifdef FASTRECON_TILES
+template <int kC, Pass kPass>
+void run_tiles(const Arguments<float>& a) {
+  const Shape& s = a.s;
+  Buffer<float> packed(TileWeights::size(s));
+  const TileWeights w = pack_tiles(s, a.weights, packed.get());
+  const int bands = count_bands(s.H);
+  const int64_t image = int64_t(s.Cin) * s.H * s.W, tasks = a.B * bands;
+  Buffer<double> partial(tasks);
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t i = 0; i < tasks; ++i) {
+    const int64_t b = i / bands, band = i % bands;
+    TileBand<kC, kPass> worker(s, w, a.delta, a.final_activation, int(s.H * band / bands), int(s.H * (band + 1) / bands));
+    scratch.reserve(worker.bytes());
+    worker.allocate(scratch);
+    typename TileBand<kC, kPass>::Output out{a.grad ? a.grad + b * image : nullptr, 0};
+    worker.run(a.x + b * image, a.eps[b], out);
+    partial.get()[i] = out.value;
+  }
+  add_bands(a, bands, partial.get());
+}
+#endif
+
+// Whether this unit has products of bfloat16 numbers that are faster than those of float32, and the call asks for them.
+bool half(int dtype, int products, int64_t H, int64_t W, int64_t C) {
+  if (dtype != kFloat32 || Products(products) != Products::kHalf) return false;
+#if defined(FASTRECON_TILES)
+  return C > kTile && C <= kMaxWidth;
+#elif defined(__AVX512BF16__)
+  return !direct(Products::kHalf, H, W);
 #else
   return false;
 #endif
 }
 
 template <Pass kPass>
-void dispatch_half(const Arguments<float>& a) {
-#if defined(__AVX512BF16__)
+void dispatch_half(Arguments<float> a) {
+#if defined(FASTRECON_TILES)
+  a.s.Cp = round_up(a.s.C, kBlock);
+  if (a.s.Cp == 32) return run_tiles<32, kPass>(a);
+  run_tiles<0, kPass>(a);
+#elif defined(__AVX512BF16__)
   if (a.s.Cp == 32) return run<32, kPass, Products::kHalf>(a);
   run<0, kPass, Products::kHalf>(a);
 #endif
@@ -180,7 +219,7 @@ void start(int dtype, bool in_half, const F& make) {
 
 void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Address value, Address grad, int64_t B, int64_t Cin,
                           int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
-  const bool here = half(dtype, products, H, W);
+  const bool here = half(dtype, products, H, W, C);
 #ifdef FASTRECON_EXTENDS
   if (!here)
     return FASTRECON_EXTENDS::feature_gradient_fwd(dtype, x, weights, eps, value, grad, B, Cin, H, W, C, L, delta, final_activation, products);
@@ -195,7 +234,7 @@ void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Ad
 
 void feature_gradient_value(int dtype, Address x, Address weights, Address eps, Address value, int64_t B, int64_t Cin, int64_t H,
                             int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
-  const bool here = half(dtype, products, H, W);
+  const bool here = half(dtype, products, H, W, C);
 #ifdef FASTRECON_EXTENDS
   if (!here)
     return FASTRECON_EXTENDS::feature_gradient_value(dtype, x, weights, eps, value, B, Cin, H, W, C, L, delta, final_activation, products);

@@ -1,6 +1,6 @@
 // isa.h: the instruction set one translation unit is compiled for, and its vectors.
 //
-// setup.py compiles the kernels with -DFASTRECON_ISA=baseline | avx2 | avx512 | avx512bf16 and matching flags. Code here
+// setup.py compiles the kernels with -DFASTRECON_ISA=baseline | avx2 | avx512 | avx512bf16 | amx and matching flags. Code here
 // uses only functions that are always inlined or local to the unit: a shared inline function compiled for AVX-512 could
 // otherwise be the one that the linker keeps for every machine (tests/test_layout.py looks for such symbols).
 #pragma once
