@@ -92,6 +92,29 @@ TileWeights pack_tiles(const Shape& s, const float* w, float* memory) {
   return p;
 }
 
+// The sum of each vector's lanes.
+FR_INLINE void sum_each(const Vec<float> (&v)[kTile], float (&sum)[kTile]) {
+#if defined(__AVX512F__)
+  constexpr int kAll = -1;  // the forms without a mask make GCC warn of its own header
+  __m512 pairs[8], fours[4], halves[2];  // twice as many vectors in each, with half as many lanes to go
+  for (int i = 0; i < 8; ++i) {
+    const __m512 a = (__m512)v[2 * i], b = (__m512)v[2 * i + 1];
+    pairs[i] = _mm512_maskz_unpacklo_ps(kAll, a, b) + _mm512_maskz_unpackhi_ps(kAll, a, b);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const __m512d a = (__m512d)pairs[2 * i], b = (__m512d)pairs[2 * i + 1];
+    fours[i] = (__m512)_mm512_maskz_unpacklo_pd(kAll, a, b) + (__m512)_mm512_maskz_unpackhi_pd(kAll, a, b);
+  }
+  const auto fold = [](__m512 a, __m512 b) {
+    return _mm512_maskz_shuffle_f32x4(kAll, a, b, 0x88) + _mm512_maskz_shuffle_f32x4(kAll, a, b, 0xdd);
+  };
+  for (int i = 0; i < 2; ++i) halves[i] = fold(fours[2 * i], fours[2 * i + 1]);
+  store(sum, (Vec<float>)fold(halves[0], halves[1]));
+#else
+  for (int i = 0; i < kTile; ++i) sum[i] = sum_lanes<float>(v[i]);
+#endif
+}
+
 // kC is Cp where the compiler may know it, else 0.
 template <int kC, Pass kPass>
 class TileBand {
@@ -133,12 +156,15 @@ class TileBand {
   // x: [Cin, H, W] of this image.
   void run(const float* x, float eps, Output& out) {
     const Tiles tiles;
-    eps_ = eps, out_ = &out, out.value = 0;
+    eps_ = eps, out_ = &out;
+    for (double& sum : value_) sum = 0;
     read(x);
     if (kPass == Pass::kBoth)
       for (int k = 0; k < s.Cin; ++k)
         __builtin_memset(out.grad + (int64_t(k) * s.H + r0_) * s.W, 0, sizeof(float) * s.W * (r1_ - r0_));
     stages.run([&](int l) { return h_[l].ring; }, [&](int i, int begin, int end) { stage(i, begin, end); });
+    out.value = 0;
+    for (const double sum : value_) out.value += sum;
   }
 
  private:
@@ -171,16 +197,16 @@ class TileBand {
       const Half* rows[3];
       for (int k = 0; k < 3; ++k) rows[k] = from.at(r - 1 + k) - c();
       if (!up)
-        convolve(rows, n, w.Ut[l - 1], [this, h = to.at(r)](int x, int k, Vec<float> q) {
-          Half* p = h + int64_t(x) * c() + k;
-          store(p, act.slope(load(p)) * q);
+        convolve(rows, n, w.Ut[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> q) {
+          Half* p = h + int64_t(x) * (kC ? kC : C) + k;
+          store(p, a.near_slope(load(p)) * q);
         });
       else if (l < s.L)
-        convolve(rows, n, w.U[l - 1], [this, h = to.at(r)](int x, int k, Vec<float> v) { store(h + int64_t(x) * c() + k, act(v)); });
-      else
-        convolve(rows, n, w.U[l - 1], [this](int x, int k, Vec<float> v) {
-          store(g_ + int64_t(x) * c() + k, final_ ? act(v) * used(k) : v);
+        convolve(rows, n, w.U[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> v) {
+          store(h + int64_t(x) * (kC ? kC : C) + k, a(v));
         });
+      else
+        convolve(rows, n, w.U[l - 1], [g = g_, C = c()](int x, int k, Vec<float> v) { store(g + int64_t(x) * (kC ? kC : C) + k, v); });
       if (up && l == s.L) dual(r, next);
       for (int y = r; y < next; ++y) separate(to, y);
     }
@@ -190,7 +216,7 @@ class TileBand {
   // n pixels of a 3x3 convolution, whose taps begin at rows[0 .. 2] for the first: emit(pixel, channel, vector). While
   // the tiles multiply for one block of pixels, the vector units finish the sums of the block before.
   template <typename Emit>
-  __attribute__((noinline)) void convolve(const Half* const (&rows)[3], int n, const Half* U, const Emit& emit) {
+  __attribute__((noinline)) void convolve(const Half* const (&rows)[3], int n, const Half* U, Emit emit) {
     const int blocks = c() / kBlock;
     const int64_t pixel = sizeof(Half) * c();
     alignas(64) float sums[2][4][kTile][kTile];  // of two blocks: [pixels, channels] of each of four tiles
@@ -233,38 +259,40 @@ class TileBand {
     }
   }
 
-  // g in g_ to its dual y* = g / max(|g|, eps), times a' if the last layer is activated; adds the value. Rows begin to end.
+  // The outputs of the last layer in g_ to the dual y* = g / max(|g|, eps), times a' if it is activated; adds the value.
   void dual(int begin, int end) {
+    const Activation<float> a = act;
     const float e = eps_, e2 = e * e;
     for (int r = begin; r < end; ++r) {
-      const float* g = g_ + int64_t(r - begin) * (s.W + 1) * c();
+      float* row = g_ + int64_t(r - begin) * (s.W + 1) * c();
       Half* to = h_[s.L].at(r);
       const bool owned = r >= r0_ && r < r1_;
-      for (int x = 0; x < s.W; x += kTile) {
+      for (int x = 0; x < s.W; x += kTile, row += kTile * c(), to += kTile * c()) {
         const int n = smaller(kTile, s.W - x);
-        float square[kTile] = {}, inverse[kTile], term[kTile];
-        for (int p = 0; p < n; ++p) {
-          Vec<float> sum{};
+        Vec<float> squares[kTile] = {};
+        for (int p = 0; p < n; ++p)
           for (int k = 0; k < c(); k += kLanes<float>) {
-            const Vec<float> v = load(g + (x + p) * int64_t(c()) + k);
-            sum += v * v;
+            Vec<float> g = load(row + p * c() + k);
+            if (final_) store(row + p * c() + k, g = a(g) * used(k));
+            squares[p] += g * g;
           }
-          square[p] = sum_lanes<float>(sum);
-        }
+        float square[kTile], inverse[kTile], term[kTile];
+        sum_each(squares, square);
         for (int p = 0; p < kTile; ++p) {
           const float norm = std::sqrt(larger(e2, square[p]));
           inverse[p] = 1 / norm;
-          term[p] = square[p] > e2 ? norm - e / 2 : square[p] / (2 * e);
+          term[p] = square[p] > e2 ? norm - e / 2 : square[p] / (2 * e);  // 0 beyond the row
         }
         if (owned)
-          for (int p = 0; p < n; ++p) out_->value += term[p];
+          for (int p = 0; p < kTile; ++p) value_[p] += term[p];
         if (kPass == Pass::kUp) continue;
-        for (int p = 0; p < n; ++p)
+        for (int p = 0; p < n; ++p) {
+          const Vec<float> scale = splat(inverse[p]);
           for (int k = 0; k < c(); k += kLanes<float>) {
-            const int64_t i = (x + p) * int64_t(c()) + k;
-            const Vec<float> h = load(g + i), q = h * splat(inverse[p]);
-            store(to + i, final_ ? q * act.slope(h) : q);
+            const Vec<float> g = load(row + p * c() + k), q = g * scale;
+            store(to + p * c() + k, final_ ? q * a.near_slope(g) : q);
           }
+        }
       }
     }
   }
@@ -337,6 +365,7 @@ class TileBand {
   TileRows h_[kMaxLayers + 1];
   float *x_, *g_, *P_;
   float eps_ = 0;
+  double value_[kTile];  // of every 16th pixel
   Output* out_ = nullptr;
 };
 }  // namespace

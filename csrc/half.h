@@ -1,9 +1,6 @@
 // half.h: bfloat16 numbers in memory, float32 ones in registers.
 #pragma once
 #include "isa.h"
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 namespace fastrecon {
 namespace FASTRECON_ISA {

@@ -74,7 +74,7 @@ __attribute__((noinline)) void multiply_half(int M, int N, int K, const Half* A,
 // One row of a 3x3 convolution of Cin images with C channels out: to[W, C] = f(sum over k of x at tap k times w[9 Cin, C]).
 // Rows of x are `width` apart, images `image`. kN is C where the compiler may know it, else 0. `to` may be of bfloat16.
 template <int kN, typename T, typename P, typename F>
-__attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W, const T* w, int C, P* to, const F& f) {
+__attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W, const T* w, int C, P* to, F f) {
   constexpr int L = kLanes<T>;
   const std::int64_t ld = kN ? kN : C;
   std::int64_t offset[18];
