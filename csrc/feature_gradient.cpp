@@ -20,6 +20,7 @@ namespace {
 constexpr int kSmallImage = 128;  // rows below which an image is one band
 constexpr int kBandRows = 32;     // rows a band has at least
 constexpr int kNarrow = 8;        // side below which float32 images are convolved directly: tiles would be mostly padding
+constexpr int kTinyImage = 48;    // pixels below which packing bfloat16 weights takes longer than float32 products do
 
 int threads() {
 #ifdef _OPENMP
@@ -162,7 +163,7 @@ void run_tiles(const Arguments<float>& a) {
 bool half(int dtype, int products, int64_t H, int64_t W, int64_t C) {
   if (dtype != kFloat32 || Products(products) != Products::kHalf) return false;
 #if defined(FASTRECON_TILES)
-  return C > kTile && C <= kMaxWidth;
+  return C > kTile && C <= kMaxWidth && H * W >= kTinyImage;  // 16 channels would leave three quarters of the tiles idle
 #elif defined(__AVX512BF16__)
   return !direct(Products::kHalf, H, W);
 #else

@@ -65,7 +65,6 @@ struct Activation {
   FR_INLINE Vec<T> slope(Vec<T> h) const {  // a'(t) from h = a(t)
     return root(smaller(splat(T(1)), h * inv_delta));
   }
-  FR_INLINE Vec<T> near_slope(Vec<T> h) const { return near_root(smaller(splat(T(1)), h * inv_delta)); }
   FR_INLINE Vec<T> curvature(Vec<T> h) const {  // a''(t) from h = a(t); any one-sided value where it jumps
     const Vec<T> zero{};
     return (h > zero && h < splat(delta)) ? splat(inv_2delta) : zero;

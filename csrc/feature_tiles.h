@@ -92,6 +92,18 @@ TileWeights pack_tiles(const Shape& s, const float* w, float* memory) {
   return p;
 }
 
+// The smoothed ReLU where its result becomes a bfloat16: with v = t + delta > 0 and r = min(v / (2 delta), 1), which is a',
+// a = r (v - delta r). Fewer instructions than feature_layout.h needs, and the estimate of 1 / sqrt is good enough.
+struct NearActivation {
+  float delta, inv_delta, inv_2delta;
+  explicit NearActivation(double d) : delta(float(d)), inv_delta(float(1 / d)), inv_2delta(float(0.5 / d)) {}
+  FR_INLINE Vec<float> operator()(Vec<float> t) const {  // NaN stays NaN
+    const Vec<float> v = larger(Vec<float>{}, t + delta), r = smaller(splat(1.0f), v * inv_2delta);
+    return r * (v - delta * r);
+  }
+  FR_INLINE Vec<float> slope(Vec<float> h) const { return near_root(smaller(splat(1.0f), h * inv_delta)); }
+};
+
 // The sum of each vector's lanes.
 FR_INLINE void sum_each(const Vec<float> (&v)[kTile], float (&sum)[kTile]) {
 #if defined(__AVX512F__)
@@ -197,23 +209,26 @@ class TileBand {
       const Half* rows[3];
       for (int k = 0; k < 3; ++k) rows[k] = from.at(r - 1 + k) - c();
       if (!up)
-        convolve(rows, n, w.Ut[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> q) {
+        convolve(rows, n, w.Ut[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> q0, Vec<float> q1) {
           Half* p = h + int64_t(x) * (kC ? kC : C) + k;
-          store(p, a.near_slope(load(p)) * q);
+          store(p, a.slope(load(p)) * q0, a.slope(load(p + kLanes<float>)) * q1);
         });
       else if (l < s.L)
-        convolve(rows, n, w.U[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> v) {
-          store(h + int64_t(x) * (kC ? kC : C) + k, a(v));
+        convolve(rows, n, w.U[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> v0, Vec<float> v1) {
+          store(h + int64_t(x) * (kC ? kC : C) + k, a(v0), a(v1));
         });
       else
-        convolve(rows, n, w.U[l - 1], [g = g_, C = c()](int x, int k, Vec<float> v) { store(g + int64_t(x) * (kC ? kC : C) + k, v); });
+        convolve(rows, n, w.U[l - 1], [g = g_, C = c()](int x, int k, Vec<float> v0, Vec<float> v1) {
+          float* p = g + int64_t(x) * (kC ? kC : C) + k;
+          store(p, v0), store(p + kLanes<float>, v1);
+        });
       if (up && l == s.L) dual(r, next);
       for (int y = r; y < next; ++y) separate(to, y);
     }
   }
   void separate(const TileRows& rows, int r) const { __builtin_memset(rows.at(r) + s.W * int64_t(c()), 0, sizeof(Half) * c()); }
 
-  // n pixels of a 3x3 convolution, whose taps begin at rows[0 .. 2] for the first: emit(pixel, channel, vector). While
+  // n pixels of a 3x3 convolution, whose taps begin at rows[0 .. 2] for the first: emit(pixel, channel, two vectors). While
   // the tiles multiply for one block of pixels, the vector units finish the sums of the block before.
   template <typename Emit>
   __attribute__((noinline)) void convolve(const Half* const (&rows)[3], int n, const Half* U, Emit emit) {
@@ -227,8 +242,10 @@ class TileBand {
           if (x == 0) return;
           const int end = smaller((tap + 1) * kBlock / 9, n - (x - kBlock));
           for (int p = tap * kBlock / 9; p < end; ++p)
-            FR_UNROLL for (int k = 0; k < kBlock; k += kLanes<float>)
-              emit(x - kBlock + p, to + k, load(&before[p / kTile * 2 + k / kTile][p % kTile][k % kTile]));
+            FR_UNROLL for (int k = 0; k < kBlock; k += 2 * kLanes<float>) {
+              const auto sum = [&](int n) { return load(&before[p / kTile * 2 + n / kTile][p % kTile][n % kTile]); };
+              emit(x - kBlock + p, to + k, sum(k), sum(k + kLanes<float>));
+            }
         };
         if (x >= n) {
           for (int tap = 0; tap < 9; ++tap) finish(tap);
@@ -261,7 +278,7 @@ class TileBand {
 
   // The outputs of the last layer in g_ to the dual y* = g / max(|g|, eps), times a' if it is activated; adds the value.
   void dual(int begin, int end) {
-    const Activation<float> a = act;
+    const NearActivation a = act;
     const float e = eps_, e2 = e * e;
     for (int r = begin; r < end; ++r) {
       float* row = g_ + int64_t(r - begin) * (s.W + 1) * c();
@@ -290,7 +307,7 @@ class TileBand {
           const Vec<float> scale = splat(inverse[p]);
           for (int k = 0; k < c(); k += kLanes<float>) {
             const Vec<float> g = load(row + p * c() + k), q = g * scale;
-            store(to + p * c() + k, final_ ? q * a.near_slope(g) : q);
+            store(to + p * c() + k, final_ ? q * a.slope(g) : q);
           }
         }
       }
@@ -356,7 +373,7 @@ class TileBand {
 
   const Shape s;
   const TileWeights w;
-  const Activation<float> act;
+  const NearActivation act;
   const bool joined_;  // whether rows one behind the other are convolved as one: where tiles would leave more pixels idle
   const int step_;
   const Stages stages;

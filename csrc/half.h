@@ -18,6 +18,14 @@ FR_INLINE void store(Half* p, Vec<float> v) {  // rounded to nearest even; NaN s
 #endif
   __builtin_memcpy(p, &h, sizeof h);
 }
+FR_INLINE void store(Half* p, Vec<float> a, Vec<float> b) {  // one behind the other
+#if defined(__AVX512BF16__)
+  const __m512bh h = _mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+  __builtin_memcpy(p, &h, sizeof h);
+#else
+  store(p, a), store(p + kLanes<float>, b);
+#endif
+}
 FR_INLINE Vec<float> load(const Half* p) {
   return (Vec<float>)(__builtin_convertvector(get<Halves>(p), Bits) << 16);
 }

@@ -50,6 +50,11 @@ class Tiles {
 #else
 thread_local std::uint8_t tile_memory[8][kTile][64];
 
+float tile_number(const std::uint8_t* row, int i) {
+  const std::uint32_t bits = std::uint32_t(get<Half>(row + 2 * i)) << 16;
+  return get<float>(&bits);
+}
+
 template <int kTo>
 void tile_zero() {
   __builtin_memset(tile_memory[kTo], 0, sizeof tile_memory[kTo]);
@@ -60,16 +65,17 @@ void tile_load(const Half* p, std::int64_t bytes) {
 }
 template <int kC, int kA, int kB>
 void tile_product() {
-  const auto number = [](const std::uint8_t* row, int i) {
-    const std::uint32_t bits = std::uint32_t(get<Half>(row + 2 * i)) << 16;
-    return get<float>(&bits);
-  };
-  for (int m = 0; m < kTile; ++m)
-    for (int n = 0; n < kTile; ++n) {
-      float sum = get<float>(tile_memory[kC][m] + 4 * n);
-      for (int k = 0; k < kTilePairs; ++k) sum += number(tile_memory[kA][m], k) * number(tile_memory[kB][k / 2], 2 * n + k % 2);
-      put(tile_memory[kC][m] + 4 * n, sum);
+  float a[kTile][kTilePairs], b[kTilePairs][kTile], c[kTile][kTile];
+  for (int r = 0; r < kTile; ++r)
+    for (int i = 0; i < kTilePairs; ++i) {
+      a[r][i] = tile_number(tile_memory[kA][r], i);
+      b[2 * r + i % 2][i / 2] = tile_number(tile_memory[kB][r], i);
     }
+  __builtin_memcpy(c, tile_memory[kC], sizeof c);
+  for (int m = 0; m < kTile; ++m)
+    for (int k = 0; k < kTilePairs; ++k)
+      for (int n = 0; n < kTile; ++n) c[m][n] += a[m][k] * b[k][n];
+  __builtin_memcpy(tile_memory[kC], c, sizeof c);
 }
 template <int kFrom>
 void tile_store(float* p, std::int64_t bytes) {
