@@ -20,7 +20,8 @@ namespace {
 constexpr int kSmallImage = 128;  // rows below which an image is one band
 constexpr int kBandRows = 32;     // rows a band has at least
 constexpr int kNarrow = 8;        // side below which float32 images are convolved directly: tiles would be mostly padding
-constexpr int kTinyImage = 48;    // pixels below which packing bfloat16 weights takes longer than float32 products do
+// Pixels below which packing bfloat16 weights takes longer than their products save: on tiles, and by vectors.
+[[maybe_unused]] constexpr int kTinyOnTiles = 48, kTiny = 256;
 
 int threads() {
 #ifdef _OPENMP
@@ -163,9 +164,9 @@ void run_tiles(const Arguments<float>& a) {
 bool half(int dtype, int products, int64_t H, int64_t W, int64_t C) {
   if (dtype != kFloat32 || Products(products) != Products::kHalf) return false;
 #if defined(FASTRECON_TILES)
-  return C > kTile && C <= kMaxWidth && H * W >= kTinyImage;  // 16 channels would leave three quarters of the tiles idle
+  return C > kTile && C <= kMaxWidth && H * W >= kTinyOnTiles;  // 16 channels would leave three quarters of the tiles idle
 #elif defined(__AVX512BF16__)
-  return !direct(Products::kHalf, H, W);
+  return !direct(Products::kHalf, H, W) && H * W >= kTiny;
 #else
   return false;
 #endif

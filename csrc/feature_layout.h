@@ -146,17 +146,14 @@ template <typename T>
 void pair_rows(T* U, int64_t size, int N) {
 #if defined(__AVX512BF16__)
   if constexpr (sizeof(T) == 4) {
-    Half* pairs = static_cast<Half*>(std::malloc(sizeof(Half) * size));
-    if (!pairs) std::abort();
+    Half* pairs = reinterpret_cast<Half*>(U);  // half as long: what is written has been read
     for (int64_t i = 0; i < size; i += 2 * N)
-      for (int n = 0; n < N; n += 16) {
-        Half row[2][16];
+      for (int n = 0; n < N; n += kLanes<T>) {
+        Half row[2][kLanes<T>];
         for (int k = 0; k < 2; ++k) store(row[k], load(U + i + k * N + n));
-        for (int j = 0; j < 16; ++j)
-          for (int k = 0; k < 2; ++k) pairs[i + 2 * (n + j) + k] = row[k][j];
+        const Bits first = __builtin_convertvector(get<Halves>(row[0]), Bits), second = __builtin_convertvector(get<Halves>(row[1]), Bits);
+        put(pairs + i + 2 * n, first | second << 16);
       }
-    __builtin_memcpy(U, pairs, sizeof(Half) * size);
-    std::free(pairs);
   }
 #endif
 }
