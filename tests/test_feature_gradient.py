@@ -297,6 +297,15 @@ def test_bfloat16_is_opt_in_and_near():
     assert torch.equal(feature_value(x, weights, 1e-3, precision="bfloat16"), near[0])
 
 
+@pytest.mark.parametrize("case", [(1, 1, 9, 8, 129, 2, False), (1, 1, 9, 8, 4, 17, True)], ids=str)
+def test_chains_beyond_the_kernels_are_computed_too(case):
+    """Wider, or of more layers, than they have memory for."""
+    x, weights, eps, final = problem(case)
+    mine = values_and_derivatives(feature_gradient, x, weights, eps, final, 0.3)
+    exact = values_and_derivatives(feature_gradient_fwd_ref, x, weights, eps, final, 0.3)
+    assert max(relative_error(r, e) for r, e in zip(mine, exact, strict=True)) < 1e-9
+
+
 @pytest.mark.parametrize("where", ["here", "tiles"])
 @pytest.mark.parametrize("case", ON_TILES, ids=str)
 def test_error_of_bfloat16(case, where, request):

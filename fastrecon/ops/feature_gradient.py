@@ -149,12 +149,13 @@ def _flat_weights(weights: Sequence[Tensor]) -> Tensor:
 
 
 def _has_kernel(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """The compiled chain: at least two layers of 3x3 kernels with equal widths, one or two input channels."""
+    """The compiled chain: 2 to 16 layers of 3x3 kernels with equal widths up to 128, one or two input channels."""
     width = weights[0].shape[0]
     return (
         x.dtype in _DTYPES
         and x.shape[1] <= 2
-        and len(weights) >= 2
+        and 2 <= len(weights) <= 16  # kMaxLayers and kMaxWidth of csrc/feature_layout.h
+        and width <= 128
         and all(w.shape == (width, width if k else x.shape[1], 3, 3) for k, w in enumerate(weights))
     )
 
