@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import Pybind11Extension, has_flag
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
@@ -36,7 +36,9 @@ ISA_FLAGS: dict[str, list[str]] = {"baseline": ["-march=native"] if SANITIZE els
 if X86 and not WINDOWS and not SANITIZE:
     ISA_FLAGS |= {"avx2": ["-mavx2", "-mfma", "-mbmi2"], "avx512": AVX512}
     ISA_FLAGS["avx512bf16"] = [*AVX512, "-mavx512bf16", "-DFASTRECON_EXTENDS=avx512"]
-BFLOAT16 = {"feature_gradient"}  # all that avx512bf16 adds to avx512
+    if sys.platform == "linux":  # whose kernel is asked for the permission
+        ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512bf16"], "-mamx-tile", "-mamx-bf16", "-DFASTRECON_TILES"]
+BFLOAT16 = {"feature_gradient"}  # all that avx512bf16 and amx add to avx512
 
 COMMON = [
     "-std=c++17",
@@ -76,7 +78,11 @@ class BuildPerIsa(build_ext):
                 extra_postargs=[*COMMON, *OPENMP, *ISA_FLAGS[isa]],
             )
 
-        jobs = [(i, k) for k in kernels for i in ISA_FLAGS if i != "avx512bf16" or Path(k).stem in BFLOAT16]
+        if not has_flag(self.compiler, "-mamx-bf16"):  # GCC has it since 11
+            ISA_FLAGS.pop("amx", None)
+        ext.define_macros += [("FASTRECON_AMX", "1")] if "amx" in ISA_FLAGS else []
+        partial = {"avx512bf16", "amx"}
+        jobs = [(i, k) for k in kernels for i in ISA_FLAGS if i not in partial or Path(k).stem in BFLOAT16]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = [obj for objects in pool.map(compile_one, jobs) for obj in objects]
         super().build_extension(ext)

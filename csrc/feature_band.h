@@ -6,7 +6,7 @@
 // instead of exchanging them: no thread ever waits for another. The layers of equal width are Winograd F(4x4, 3x3)
 // products. a' is computed from the stored activation. Notation: fastrecon/ops/feature_gradient.py
 #pragma once
-#include "feature_layout.h"
+#include "feature_stages.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
@@ -14,13 +14,6 @@ namespace {
 
 constexpr int kGroup = 36;      // tiles a product, at most: 2 x 36 x 36 x 32 floats stay in a 1 MiB cache with the weights
 constexpr int kMinTiles = 48;   // tiles a step of one layer, so that its weights are read for enough of them
-
-// What a band computes.
-enum class Pass {
-  kBoth,     // value and gradient: up and down
-  kUp,       // the value alone
-  kTangent,  // the derivative: up and down with a second array, the tangent along d_grad, then s (see the definition)
-};
 
 // kC is Cp where the compiler may know it, else 0.
 template <typename T, int kC, Pass kPass, Products kProducts>
@@ -30,14 +23,14 @@ class Band {
 
  public:
   Band(const Shape& shape, const Weights<T>& weights, double delta, bool final_activation, int r0, int r1)
-      : s(shape), w(weights), act(delta), final_(final_activation), r0_(r0), r1_(r1) {
-    step_ = 4 * ((kMinTiles + s.tiles - 1) / s.tiles);
+      : s(shape), w(weights), act(delta), stages(shape, kPass, r0, r1, 4 * ((kMinTiles + shape.tiles - 1) / shape.tiles)),
+        final_(final_activation), r0_(r0), r1_(r1) {
     for (int a = 0; a < kArrays; ++a)
       for (int l = 1; l <= s.L; ++l) {
         Rows<T>& h = h_[a][l];
-        const Range rows = range(l - 1);
+        const Range rows = stages.range(l - 1);
         h.lo = rows.lo, h.hi = rows.hi;
-        h.ring = smaller(round_up(h.hi - h.lo, 4), step_ * (last_reader(l - 1) - l + 3) + 4);
+        h.ring = stages.kept(l, kTileOut);
         h.stride = s.stride();
       }
   }
@@ -85,41 +78,15 @@ class Band {
     if (kPass != Pass::kUp)
       for (int k = 0; k < s.Cin; ++k)
         for (int r = r0_; r < r1_; ++r) fill(out.grad + (int64_t(k) * s.H + r) * s.W, s.W);
-    // The stages in order: h_1 .. h_L, then z_{L-1} .. z_1 and the gradient.
-    const int last = last_stage();
-    int done[2 * kMaxLayers];
-    for (int i = 0; i <= last; ++i) done[i] = range(i).lo;
-    while (done[last] < range(last).hi) {
-      bool progress = false;
-      for (int i = 0; i <= last; ++i) {
-        const Range rows = range(i);
-        const int begin = done[i], end = smaller(rows.hi, begin + step_);
-        if (begin >= rows.hi) continue;
-        if (i > 0 && done[i - 1] < smaller(range(i - 1).hi, end + 1)) continue;  // a row below is needed
-        if (i < s.L && i < last && end > oldest(i, done) + h_[0][i + 1].ring) continue;  // would overwrite rows still in use
-        stage(i, begin, end);
-        done[i] = end;
-        progress = true;
-      }
-      if (!progress) std::abort();  // a ring too small: a mistake in the sizes above
-    }
+    stages.run([&](int l) { return h_[0][l].ring; }, [&](int i, int begin, int end) { stage(i, begin, end); });
   }
 
  private:
-  struct Range {
-    int lo, hi;
-  };
   // Groups as even as can be.
   static int group_of(int tiles) { return (tiles + (tiles + kGroup - 1) / kGroup - 1) / ((tiles + kGroup - 1) / kGroup); }
   int c() const { return kC ? kC : s.Cp; }
   int64_t plane() const { return int64_t(kArrays * kGroup + 1) * c(); }  // + 1: planes do not collide in the cache
   int64_t input_size() const { return int64_t(s.Cin) * (h_[0][1].hi - h_[0][1].lo + 2) * (s.W + 2); }
-  Range halo(int rows) const { return {larger(0, r0_ - rows), smaller(s.H, r1_ + rows)}; }
-  int last_stage() const { return kPass == Pass::kUp ? s.L - 1 : 2 * s.L - 1; }
-  Range range(int stage) const { return halo(last_stage() - stage); }
-  // The last stage that reads the ring of h_{stage + 1}: on the way down the one that convolves z_{stage + 1}.
-  int last_reader(int stage) const { return kPass == Pass::kUp ? stage + 1 : 2 * s.L - 1 - stage; }
-  int oldest(int stage, const int* done) const { return larger(h_[0][stage + 1].lo, done[last_reader(stage)] - 1); }
   static void fill(T* p, int64_t n) {
     for (int64_t i = 0; i < n; ++i) p[i] = 0;
   }
@@ -136,7 +103,7 @@ class Band {
     const int l = up ? i + 1 : 2 * s.L - i;  // up: h_{l-1} to h_l; down: z_l to z_{l-1}
     const int from = up ? l - 1 : l, to = up ? l : l - 1;
     Rows<T> source[kArrays];
-    for (int a = 0; a < kArrays; ++a) source[a] = view(a, from, range(i - 1));
+    for (int a = 0; a < kArrays; ++a) source[a] = view(a, from, stages.range(i - 1));
     const int tiles = s.tiles * ((end - begin + kTileOut - 1) / kTileOut);
     const int group = group_of(tiles);
     for (int g = 0; g < tiles; g += group) {
@@ -295,7 +262,7 @@ class Band {
     if (lost)
       for (int p = 0; p < 16; ++p) {
         if (square[p] >= kSmallSquare<T> && square[p] <= kLargest<T>) continue;
-        const T n = norm_again(g[0] + p * c(), square[p]);
+        const T n = norm_again(g[0] + p * c(), c(), square[p]);
         inverse[p] = smaller(kLargest<T>, 1 / larger(e, n));
         if (kTangent) {
           const T unit_along = along_again(g[0] + p * c(), g[kArrays - 1] + p * c(), inverse[p]);
@@ -325,16 +292,6 @@ class Band {
         }
       }
     }
-  }
-  // |g| of one pixel whose sum of squares is out of bounds.
-  T norm_again(const T* g, T square) const {
-    const T down = down_of(square);
-    Vec<T> sum{};
-    for (int k = 0; k < c(); k += kLanes<T>) {
-      const Vec<T> v = load(g + k) * splat(down);
-      sum += v * v;
-    }
-    return std::sqrt(sum_lanes<T>(sum)) / down;
   }
   // <inverse g, dg> of one pixel.
   T along_again(const T* g, const T* before, T inverse) const {
@@ -415,7 +372,7 @@ class Band {
       for (int a = 0; a < kArrays; ++a) {
         T* to = h_[a][1].at(r) + c();
         const T* h = h_[0][1].at(r) + c();
-        convolve_row<kC>(x_[a] + (r - h_[0][1].lo) * width, image, width, s.Cin, s.W, w.first, c(), to);
+        convolve_row<kC>(x_[a] + (r - h_[0][1].lo) * width, image, width, s.Cin, s.W, w.first, c(), to, [](Vec<T> v) { return v; });
         for (int64_t i = 0; i < n; i += kLanes<T>) {
           const Vec<T> v = load(to + i);
           store(to + i, a == 0 ? act(v) : act.slope(load(h + i)) * v);
@@ -425,7 +382,7 @@ class Band {
 
   // grad = w_1^T z_1: each row of z_1 times all taps at once, then added where the taps point.
   void last(int begin, int end) {
-    const Range valid = range(2 * s.L - 2);
+    const Range valid = stages.range(2 * s.L - 2);
     const Rows<T> z = view(kArrays - 1, 1, valid);
     // Row r of z_1 reaches rows r - 1 .. r + 1; the rows of z_1 that end this step's reach begin where the last one's ended.
     const int from = begin == r0_ ? valid.lo : begin + 1, to = end == r1_ ? valid.hi : smaller(valid.hi, end + 1);
@@ -450,9 +407,10 @@ class Band {
   const Shape s;
   const Weights<T> w;
   const Activation<T> act;
+  const Stages stages;
   const bool final_;
   const int r0_, r1_;
-  int step_, stride_ = 0;
+  int stride_ = 0;
   Rows<T> h_[kArrays][kMaxLayers + 1];
   T *x_[kArrays], *V_, *M_, *P_;
   T eps_ = 0, d_value_ = 0;

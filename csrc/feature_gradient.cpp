@@ -5,6 +5,9 @@
 //
 // An image is cut into bands of rows, one a task; see feature_band.h. Sums of a band are in double, bands are added in order.
 #include "feature_band.h"
+#ifdef FASTRECON_TILES
+#include "feature_tiles.h"
+#endif
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
@@ -13,6 +16,8 @@ namespace {
 constexpr int kSmallImage = 128;  // rows below which an image is one band
 constexpr int kBandRows = 32;     // rows a band has at least
 constexpr int kNarrow = 8;        // side below which float32 images are convolved directly: tiles would be mostly padding
+// Pixels below which packing bfloat16 weights takes longer than their products save: on tiles, and by vectors.
+[[maybe_unused]] constexpr int kTinyOnTiles = 48, kTiny = 256;
 
 // Bands depend on the image and on threads(), never on the batch: image i has the same bits in any batch.
 int count_bands(int H) { return H < kSmallImage ? 1 : smaller(fastrecon::threads(), (H + kBandRows - 1) / kBandRows); }
@@ -71,6 +76,16 @@ struct Arguments {
   T* d_weights;               // kTangent
 };
 
+// Each image's value from those of its bands, in their order.
+template <typename T>
+void add_bands(const Arguments<T>& a, int bands, const double* partial) {
+  for (int64_t b = 0; b < a.B; ++b) {
+    double sum = 0;
+    for (int i = 0; i < bands; ++i) sum += partial[b * bands + i];
+    a.value[b] = T(sum);
+  }
+}
+
 template <int kC, Pass kPass, Products kProducts, typename T>
 void run(const Arguments<T>& a) {
   const Shape& s = a.s;
@@ -103,27 +118,52 @@ void run(const Arguments<T>& a) {
   } else {
     parallel(tasks, work, [&](int64_t i) { task(i, nullptr); });
   }
-  for (int64_t b = 0; b < a.B; ++b) {
-    double sum = 0;
-    for (int i = 0; i < bands; ++i) sum += partial.get()[b * bands + i];
-    a.value[b] = T(sum);
-  }
+  add_bands(a, bands, partial.get());
 }
 
-bool direct(Products products, int64_t H, int64_t W) { return products == Products::kDirect || smaller(H, W) < kNarrow; }
+[[maybe_unused]] bool direct(Products products, int64_t H, int64_t W) { return products == Products::kDirect || smaller(H, W) < kNarrow; }
 
-// Whether this unit has products of bfloat16 numbers and the call asks for them.
-bool half(int dtype, int products, int64_t H, int64_t W) {
-#if defined(__AVX512BF16__)
-  return dtype == kFloat32 && Products(products) == Products::kHalf && !direct(Products(products), H, W);
+#ifdef FASTRECON_TILES
+template <int kC, Pass kPass>
+void run_tiles(const Arguments<float>& a) {
+  const Shape& s = a.s;
+  Buffer<float> packed(TileWeights::size(s));
+  const TileWeights w = pack_tiles(s, a.weights, packed.get());
+  const int bands = count_bands(s.H);
+  const int64_t image = int64_t(s.Cin) * s.H * s.W, tasks = a.B * bands, work = a.B * s.H * s.W * s.L * s.Cp;
+  Buffer<double> partial(tasks);
+  parallel(tasks, work, [&](int64_t i) {
+    const int64_t b = i / bands, band = i % bands;
+    TileBand<kC, kPass> worker(s, w, a.delta, a.final_activation, int(s.H * band / bands), int(s.H * (band + 1) / bands));
+    scratch.reserve(worker.bytes());
+    worker.allocate(scratch);
+    typename TileBand<kC, kPass>::Output out{a.grad ? a.grad + b * image : nullptr, 0};
+    worker.run(a.x + b * image, a.eps[b], out);
+    partial.get()[i] = out.value;
+  });
+  add_bands(a, bands, partial.get());
+}
+#endif
+
+// Whether this unit has products of bfloat16 numbers that are faster than those of float32, and the call asks for them.
+bool half(int dtype, int products, int64_t H, int64_t W, int64_t C) {
+  if (dtype != kFloat32 || Products(products) != Products::kHalf) return false;
+#if defined(FASTRECON_TILES)
+  return C > kTile && C <= kMaxWidth && H * W >= kTinyOnTiles;  // 16 channels would leave three quarters of the tiles idle
+#elif defined(__AVX512BF16__)
+  return !direct(Products::kHalf, H, W) && H * W >= kTiny;
 #else
   return false;
 #endif
 }
 
 template <Pass kPass>
-void dispatch_half(const Arguments<float>& a) {
-#if defined(__AVX512BF16__)
+void dispatch_half(Arguments<float> a) {
+#if defined(FASTRECON_TILES)
+  a.s.Cp = round_up(a.s.C, kBlock);
+  if (a.s.Cp == 32) return run_tiles<32, kPass>(a);
+  run_tiles<0, kPass>(a);
+#elif defined(__AVX512BF16__)
   if (a.s.Cp == 32) return run<32, kPass, Products::kHalf>(a);
   run<0, kPass, Products::kHalf>(a);
 #endif
@@ -166,7 +206,7 @@ void start(int dtype, bool in_half, const F& make) {
 
 void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Address value, Address grad, int64_t B, int64_t Cin,
                           int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
-  const bool here = half(dtype, products, H, W);
+  const bool here = half(dtype, products, H, W, C);
 #ifdef FASTRECON_EXTENDS
   if (!here)
     return FASTRECON_EXTENDS::feature_gradient_fwd(dtype, x, weights, eps, value, grad, B, Cin, H, W, C, L, delta, final_activation, products);
@@ -181,7 +221,7 @@ void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Ad
 
 void feature_gradient_value(int dtype, Address x, Address weights, Address eps, Address value, int64_t B, int64_t Cin, int64_t H,
                             int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
-  const bool here = half(dtype, products, H, W);
+  const bool here = half(dtype, products, H, W, C);
 #ifdef FASTRECON_EXTENDS
   if (!here)
     return FASTRECON_EXTENDS::feature_gradient_value(dtype, x, weights, eps, value, B, Cin, H, W, C, L, delta, final_activation, products);

@@ -3,9 +3,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <new>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 #include "parallel.h"
 #include "scalar_math.h"
@@ -22,23 +19,29 @@ constexpr int kMaxWidth = 128;  // channels, with those that fill the vectors
 // ---------------------------------------------------------------- vectors
 // Square roots, x >= 0. In float32 by the processor's estimate of 1/sqrt(x), good to e = 4e-4 or 6e-5, and one step of
 // Newton, which leaves e^2 / 2 < 1e-7: the exact instruction takes several times as long. Tiny x gives tiny, 0 gives 0.
-FR_INLINE Vec<float> root(Vec<float> x) {
 #if defined(__SSE2__)
-  const Vec<float> tiny = splat(1e-30f), positive = tiny > x ? tiny : x;  // NaN stays NaN
+FR_INLINE Vec<float> inverse_root(Vec<float> x) {  // that estimate
+  const Vec<float> positive = larger(splat(1e-30f), x);  // NaN stays NaN
 #if defined(__AVX512F__)
-  const Vec<float> y = (Vec<float>)_mm512_maskz_rsqrt14_ps(__mmask16(-1), (__m512)positive);
+  return (Vec<float>)_mm512_maskz_rsqrt14_ps(__mmask16(-1), (__m512)positive);
 #elif defined(__AVX__)
-  const Vec<float> y = (Vec<float>)_mm256_rsqrt_ps((__m256)positive);
+  return (Vec<float>)_mm256_rsqrt_ps((__m256)positive);
 #else
-  const Vec<float> y = (Vec<float>)_mm_rsqrt_ps((__m128)positive);
-#endif
-  const Vec<float> s = x * y;
-  return s + (x - s * s) * (y * 0.5f);
-#else
-  for (int i = 0; i < kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
-  return x;
+  return (Vec<float>)_mm_rsqrt_ps((__m128)positive);
 #endif
 }
+FR_INLINE Vec<float> root(Vec<float> x) {
+  const Vec<float> y = inverse_root(x), s = x * y;
+  return s + (x - s * s) * (y * 0.5f);
+}
+FR_INLINE Vec<float> near_root(Vec<float> x) { return x * inverse_root(x); }  // for what becomes a bfloat16
+#else
+FR_INLINE Vec<float> root(Vec<float> x) {
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+}
+FR_INLINE Vec<float> near_root(Vec<float> x) { return root(x); }
+#endif
 FR_INLINE Vec<double> root(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = __builtin_sqrt(x[i]);
   return x;
@@ -53,18 +56,29 @@ FR_INLINE T sum_lanes(Vec<T> v) {
   return lane[0];
 }
 
+// |g| of the C channels of a pixel, whose sum of squares is out of bounds.
+template <typename T>
+T norm_again(const T* g, int C, T square) {
+  const T down = down_of(square);
+  Vec<T> sum{};
+  for (int k = 0; k < C; k += kLanes<T>) {
+    const Vec<T> v = load(g + k) * splat(down);
+    sum += v * v;
+  }
+  return std::sqrt(sum_lanes<T>(sum)) / down;
+}
+
 template <typename T>
 struct Activation {
   T delta, inv_delta, inv_4delta, inv_2delta;
   explicit Activation(double d) : delta(T(d)), inv_delta(T(1 / d)), inv_4delta(T(0.25 / d)), inv_2delta(T(0.5 / d)) {}
   FR_INLINE Vec<T> operator()(Vec<T> t) const {  // a(t); NaN stays NaN
     const Vec<T> d = splat(delta), zero{};
-    const Vec<T> u = (-d > t ? -d : (d < t ? d : t)) + d, over = t - d;
-    return u * (u * inv_4delta) + (zero > over ? zero : over);
+    const Vec<T> u = larger(-d, smaller(d, t)) + d;
+    return u * (u * inv_4delta) + larger(zero, t - d);
   }
   FR_INLINE Vec<T> slope(Vec<T> h) const {  // a'(t) from h = a(t)
-    const Vec<T> q = h * inv_delta, one = splat(T(1));
-    return root(one < q ? one : q);
+    return root(smaller(splat(T(1)), h * inv_delta));
   }
   FR_INLINE Vec<T> curvature(Vec<T> h) const {  // a''(t) from h = a(t); any one-sided value where it jumps
     const Vec<T> zero{};
@@ -148,17 +162,14 @@ template <typename T>
 void pair_rows(T* U, int64_t size, int N) {
 #if defined(__AVX512BF16__)
   if constexpr (sizeof(T) == 4) {
-    Half* pairs = static_cast<Half*>(std::malloc(sizeof(Half) * size));
-    if (!pairs) throw std::bad_alloc();
+    Half* pairs = reinterpret_cast<Half*>(U);  // half as long: what is written has been read
     for (int64_t i = 0; i < size; i += 2 * N)
-      for (int n = 0; n < N; n += 16) {
-        Half row[2][16];
+      for (int n = 0; n < N; n += kLanes<T>) {
+        Half row[2][kLanes<T>];
         for (int k = 0; k < 2; ++k) store(row[k], load(U + i + k * N + n));
-        for (int j = 0; j < 16; ++j)
-          for (int k = 0; k < 2; ++k) pairs[i + 2 * (n + j) + k] = row[k][j];
+        const Bits first = __builtin_convertvector(get<Halves>(row[0]), Bits), second = __builtin_convertvector(get<Halves>(row[1]), Bits);
+        put(pairs + i + 2 * n, first | second << 16);
       }
-    __builtin_memcpy(U, pairs, sizeof(Half) * size);
-    std::free(pairs);
   }
 #endif
 }

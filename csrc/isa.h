@@ -1,11 +1,14 @@
 // isa.h: the instruction set one translation unit is compiled for, and its vectors.
 //
-// setup.py compiles the kernels with -DFASTRECON_ISA=baseline | avx2 | avx512 | avx512bf16 and matching flags. Code here
+// setup.py compiles the kernels with -DFASTRECON_ISA=baseline | avx2 | avx512 | avx512bf16 | amx and matching flags. Code here
 // uses only functions that are always inlined or local to the unit: a shared inline function compiled for AVX-512 could
 // otherwise be the one that the linker keeps for every machine (tests/test_layout.py looks for such symbols).
 #pragma once
 #include <cstdint>
 #include <cstring>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #ifndef FASTRECON_ISA
 #define FASTRECON_ISA baseline
@@ -73,5 +76,16 @@ template <typename T>
 FR_INLINE T smaller(T limit, T x) {
   return limit < x ? limit : x;
 }
+#if defined(__SSE2__)  // what those instructions do; GCC makes a comparison and a blend of the maximum above
+FR_INLINE Vec<float> larger(Vec<float> limit, Vec<float> x) {
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_maskz_max_ps(__mmask16(-1), (__m512)limit, (__m512)x);
+#elif defined(__AVX2__)
+  return (Vec<float>)_mm256_max_ps((__m256)limit, (__m256)x);
+#else
+  return (Vec<float>)_mm_max_ps((__m128)limit, (__m128)x);
+#endif
+}
+#endif
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

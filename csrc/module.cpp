@@ -1,6 +1,6 @@
 // module.cpp: fastrecon._C, the kernels of the best instruction set this machine has, bound with pybind11.
 //
-// FASTRECON_ISA chooses another one (baseline, avx2, avx512, avx512bf16). Arguments are addresses and sizes; each address
+// FASTRECON_ISA chooses another one (baseline, avx2, avx512, avx512bf16, amx). Arguments are addresses and sizes; each address
 // must be non-zero here, and the Python adapters in fastrecon/ops answer for shapes, types and contiguity.
 #include <pybind11/pybind11.h>
 
@@ -8,6 +8,11 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+#ifdef FASTRECON_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels.h"
 #include "pool.h"
@@ -33,6 +38,44 @@ const Kernels kTable = [] {  // avx512, but for the kernels that have products o
   return k;
 }();
 }  // namespace avx512bf16
+#ifdef FASTRECON_AMX
+namespace amx {
+FASTRECON_KERNELS(FASTRECON_DECLARE)
+
+const Kernels kTable = [] {
+  Kernels k = avx512::kTable;
+  k.feature_gradient_fwd = feature_gradient_fwd;
+  k.feature_gradient_value = feature_gradient_value;
+  return k;
+}();
+}  // namespace amx
+#endif
+
+// AMD's cores make twice as many products of bfloat16 pairs in a cycle as of float32; those of Intel make the same
+// number, and the conversions come on top.
+bool bfloat16_is_faster() { return __builtin_cpu_is("amd"); }
+
+// Whether the processor has tiles of bfloat16, the kernel saves them, and lets this process use them: it is asked once,
+// and may refuse. __builtin_cpu_supports knows no AMX in older compilers.
+bool has_tiles() {
+#ifdef FASTRECON_AMX
+  static const bool has = [] {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    constexpr unsigned kBfloat16Tiles = 1u << 22, kTiles = 1u << 24;
+    if (!(d & kBfloat16Tiles) || !(d & kTiles)) return false;
+    unsigned low, high;  // XCR0: the states that the kernel saves, 17 and 18 are those of tiles
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low >> 17 & 3) != 3) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return has;
+#else
+  return false;
+#endif
+}
 #endif
 
 struct Isa {
@@ -49,8 +92,13 @@ std::vector<Isa> instruction_sets() {  // best last
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   sets.push_back({"avx2", &avx2::kTable, v3});
-  sets.push_back({"avx512", &avx512::kTable, v4});
-  sets.push_back({"avx512bf16", &avx512bf16::kTable, v4 && __builtin_cpu_supports("avx512bf16")});
+  const Isa wide = {"avx512", &avx512::kTable, v4};
+  const Isa half = {"avx512bf16", &avx512bf16::kTable, v4 && __builtin_cpu_supports("avx512bf16")};
+  sets.push_back(bfloat16_is_faster() ? wide : half);
+  sets.push_back(bfloat16_is_faster() ? half : wide);
+#ifdef FASTRECON_AMX
+  sets.push_back({"amx", &amx::kTable, half.supported && has_tiles()});
+#endif
 #endif
   return sets;
 }

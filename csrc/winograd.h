@@ -4,23 +4,11 @@
 // Interpolation points 0, +-5/8, +-3/2, infinity: their products are exact in float32 and the error is about half that
 // of 0, +-1, +-2, infinity (Barabasz et al., arXiv:1803.10986, choose points for the same reason).
 #pragma once
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
+#include "half.h"
 #include "product.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
-#if defined(__AVX512BF16__)
-using Half = std::uint16_t;  // the bits of a bfloat16
-
-FR_INLINE void store(Half* p, Vec<float> v) {  // rounded to nearest
-  const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
-  __builtin_memcpy(p, &h, sizeof h);
-}
-#endif
-
 namespace {
 
 constexpr int kTileOut = 4;                   // a tile's outputs are 4x4
@@ -83,10 +71,10 @@ __attribute__((noinline)) void multiply_half(int M, int N, int K, const Half* A,
 }
 #endif
 
-// One row of a 3x3 convolution of Cin images with C channels out: to[W, C] = sum over k of x at tap k times w[9 Cin, C].
-// Rows of x are `width` apart, images `image`. kN is C where the compiler may know it, else 0.
-template <int kN, typename T>
-__attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W, const T* w, int C, T* to) {
+// One row of a 3x3 convolution of Cin images with C channels out: to[W, C] = f(sum over k of x at tap k times w[9 Cin, C]).
+// Rows of x are `width` apart, images `image`. kN is C where the compiler may know it, else 0. `to` may be of bfloat16.
+template <int kN, typename T, typename P, typename F>
+__attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W, const T* w, int C, P* to, F f) {
   constexpr int L = kLanes<T>;
   const std::int64_t ld = kN ? kN : C;
   std::int64_t offset[18];
@@ -94,7 +82,7 @@ __attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std:
   split_rows(W, [&](int begin, int m) {
     const auto at = [&](int i, int k) { return x[offset[k] + begin + i]; };
     int n = 0;
-    const auto emit = [&](int i, int j, Vec<T> v) { store(to + (begin + i) * ld + n + j * L, v); };
+    const auto emit = [&](int i, int j, Vec<T> v) { store(to + (begin + i) * ld + n + j * L, f(v)); };
     for (; n + 2 * L <= ld; n += 2 * L) product_rows<2>(m, 9 * Cin, w + n, ld, at, emit);
     if (n < ld) product_rows<1>(m, 9 * Cin, w + n, ld, at, emit);
   });

@@ -34,7 +34,7 @@ EPILOG = """examples:
   fastrecon evaluate --data set11 --model lda-cs-25
 
 `fastrecon COMMAND --help` explains each command. FASTRECON_BACKEND=reference|cpu|triton|cuda and
-FASTRECON_ISA=baseline|avx2|avx512|avx512bf16 force kernels; FASTRECON_DEBUG=1 shows where an error arose."""
+FASTRECON_ISA=baseline|avx2|avx512|avx512bf16|amx force kernels; FASTRECON_DEBUG=1 shows where an error arose."""
 
 LONGEST = 500  # characters of a message about the command line
 

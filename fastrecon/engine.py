@@ -63,8 +63,8 @@ class Engine:
         precision: of products in steps that decide nothing. "float32". "tf32", on a GPU: the regulariser's gradient in
             the steps of LDA, GD-Net and AGD-Net, and the products of D-LADMM. "bfloat16": the former only. Mean PSNR of
             the shipped LDA models over Set11 changes by less than 0.001 dB: measured for bfloat16 on the CPU, for both
-            with a GPU's rounding emulated. Objectives, tests and certificates are never rounded so, whatever torch is
-            allowed to do.
+            with a GPU's rounding emulated. What is reported is never rounded so, whatever torch may do, and no
+            decision either, except that on a CPU LDA chooses by bfloat16 where that is clear by ten times its error.
         graph: whether to capture graphs.
         max_batch: larger batches are computed in parts; solvers, whose operator may hold a mask for each image, take
             every batch whole.

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from fastrecon._numbers import flag, integer, number
 from fastrecon.checks import expect
-from fastrecon.ops.feature_gradient import PRECISIONS, feature_gradient, feature_value, features
+from fastrecon.ops.feature_gradient import PRECISIONS, bfloat16_here, feature_gradient, feature_value, features
 
 TINY = 1e-18  # r_eps at this radius is r to rounding, and TINY^2 is still a normal float32
+# Ten times the relative errors that `feature_gradient` states for bfloat16, of its value and of its gradient.
+VALUE_ERROR, GRADIENT_ERROR = 1e-2, 1e-1
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,9 @@ class Evaluation:
 
     value: Tensor
     grad: Tensor
+    rough: Tensor | None = (
+        None  # [B] bool: images whose value and gradient are those of bfloat16 products; None: no image
+    )
 
 
 class FeatureNorm(nn.Module):
@@ -32,7 +37,8 @@ class FeatureNorm(nn.Module):
         final_activation: whether the last convolution is activated too.
         precision: of the products in steps, see `feature_gradient`: "bfloat16" is faster where the processor has it,
             "tf32" on a GPU.
-            What decides (values, tests, certificates) and everything in float64 is computed in full precision.
+            Everything in float64 and what is reported is computed in full precision. What decides is too, except that
+            LDA on a processor decides by bfloat16 where the two sides differ by ten times its error.
 
     Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
     """
@@ -89,6 +95,45 @@ class FeatureNorm(nn.Module):
         """Value and gradient at x [B, C, H, W] with radii eps [B]."""
         return Evaluation(*self.value_and_grad(x, eps))
 
+    def roughly(self, x: Tensor) -> bool:
+        """Whether `estimate` saves time at images x: bfloat16 is asked for, is another arithmetic here, and questions
+        about its results may be asked."""
+        asked = self.precision == "bfloat16" and x.dtype == torch.float32 and x.device.type == "cpu"
+        return asked and not torch.compiler.is_compiling() and bfloat16_here()
+
+    @torch.no_grad()
+    def estimate(self, x: Tensor, eps: Tensor) -> Evaluation:
+        """Value and gradient at x with products in `precision`, to decide by where they are clear."""
+        weights = list(self.weights)
+        parts = feature_gradient(x, weights, eps, self.delta, self.final_activation, precision=self.precision)
+        return Evaluation(*parts, torch.ones(len(x), dtype=torch.bool, device=x.device))
+
+    @torch.no_grad()
+    def estimate_value(self, x: Tensor, eps: Tensor) -> Tensor:
+        """The value of `estimate` alone, at half the cost."""
+        weights = list(self.weights)
+        return feature_value(x, weights, eps, self.delta, self.final_activation, precision=self.precision)
+
+    @torch.no_grad()
+    def settle(
+        self, at_u: Evaluation, r_v: Tensor, gap: Tensor, u: Tensor, v: Tensor, eps: Tensor
+    ) -> tuple[Evaluation, Tensor]:
+        """Estimates at u and v [B] as they are where r(u) - r(v) + gap [B] is clearly not 0, and computed in full
+        precision for the other images."""
+        clear = (at_u.value - r_v + gap).abs() > VALUE_ERROR * (at_u.value + r_v)  # false for NaN
+        which = (~clear).nonzero().flatten()
+        if len(which):
+            r_v = r_v.index_copy(0, which, self.value(v[which], eps[which]))
+        return self.renew(at_u, u, eps, ~clear), r_v
+
+    @torch.no_grad()
+    def settle_norm(self, r: Evaluation, grad_f: Tensor, x: Tensor, eps: Tensor, bound: Tensor) -> Evaluation:
+        """An estimate at x as it is where |grad_f + grad r| is clearly not `bound` [B], else in full precision."""
+        if r.rough is None:
+            return r
+        norm, error = (g.flatten(1).norm(dim=1) for g in (grad_f + r.grad, GRADIENT_ERROR * r.grad))
+        return self.renew(r, x, eps, r.rough & ~((norm - bound).abs() > error))
+
     def choose(self, first: Tensor, a: Evaluation, x: Tensor, eps: Tensor) -> Evaluation:
         """`a` for the images where `first` [B] holds, the evaluation at x for the others, which alone are evaluated."""
         return self.renew(a, x, eps, ~first)
@@ -104,5 +149,7 @@ class FeatureNorm(nn.Module):
             return self.evaluate(x, eps) if len(which) else evaluation
         part = self.evaluate(x[which], eps[which])
         return Evaluation(
-            evaluation.value.index_copy(0, which, part.value), evaluation.grad.index_copy(0, which, part.grad)
+            evaluation.value.index_copy(0, which, part.value),
+            evaluation.grad.index_copy(0, which, part.grad),
+            None if evaluation.rough is None else evaluation.rough & ~changed,
         )

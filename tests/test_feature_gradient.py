@@ -1,7 +1,11 @@
 """The learned regulariser: every implementation against the float64 definition, and the mathematics it stands on."""
 
+import ctypes
 import itertools
+import shutil
+import subprocess
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +27,61 @@ CASES = [  # B, C_in, H, W, channels, layers, final_activation
     (1, 1, 23, 70, 20, 3, True),  # channels that fill no vector
     (1, 1, 17, 2, 64, 4, False),
 ]
+
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+ON_TILES = [  # widths of more than 16 channels, whole tiles and parts of them, rows joined and not
+    (1, 1, 1, 48, 32, 4, False),
+    (2, 1, 33, 33, 32, 4, False),
+    (3, 2, 7, 9, 32, 4, True),
+    (1, 1, 131, 32, 32, 3, False),  # more than one band of rows, rings that wrap
+    (1, 1, 150, 60, 32, 2, False),
+    (1, 2, 31, 29, 48, 3, True),
+    (1, 1, 23, 70, 20, 3, True),
+    (1, 1, 27, 2, 64, 4, False),
+]
+TILES_ON_HOST = """
+#define FASTRECON_ISA emulated
+#define FASTRECON_EXTENDS absent
+#define FASTRECON_TILES
+#include "feature_gradient.cpp"
+#define ABSENT(name, args) void name args { std::abort(); }
+namespace fastrecon::absent {
+FASTRECON_KERNELS(ABSENT)
+}
+extern "C" {
+auto forward = fastrecon::emulated::feature_gradient_fwd;
+auto value = fastrecon::emulated::feature_gradient_value;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """Value, gradient, and the value alone on bfloat16 tiles, whose instructions are loops of csrc/tile.h here."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the loops")
+    source = tmp_path_factory.mktemp("tiles") / "tiles.cpp"
+    source.write_text(TILES_ON_HOST)
+    flags = ["-std=c++17", "-O1", "-ftree-vectorize", "-shared", "-fPIC", "-fno-math-errno", f"-I{CSRC}"]
+    subprocess.run(["g++", *flags, source, "-o", source.with_suffix(".so")], check=True, capture_output=True, text=True)
+    library = ctypes.CDLL(str(source.with_suffix(".so")))
+    pointers, sizes = [ctypes.c_void_p] * 4, [ctypes.c_int64] * 6
+    tail = [*sizes, ctypes.c_double, ctypes.c_bool, ctypes.c_int]
+    forward = ctypes.CFUNCTYPE(None, ctypes.c_int, *pointers, ctypes.c_void_p, *tail)
+    forward = forward(ctypes.c_void_p.in_dll(library, "forward").value)
+    only = ctypes.CFUNCTYPE(None, ctypes.c_int, *pointers, *tail)(ctypes.c_void_p.in_dll(library, "value").value)
+
+    def call(x, weights, eps, delta, final):
+        flat = torch.cat([w.reshape(-1) for w in weights])
+        value, alone, grad = (torch.full_like(t, float("nan")) for t in (eps, eps, x))
+        inputs, sizes = (x.data_ptr(), flat.data_ptr(), eps.data_ptr()), (*x.shape, len(weights[0]), len(weights))
+        forward(0, *inputs, value.data_ptr(), grad.data_ptr(), *sizes, delta, final, 1)
+        only(0, *inputs, alone.data_ptr(), *sizes, delta, final, 1)
+        torch.testing.assert_close(alone, value, rtol=0, atol=0, equal_nan=True)
+        return value, grad
+
+    return call
 
 
 def problem(case, dtype=torch.float64, seed=0, eps=0.5):
@@ -235,6 +294,73 @@ def test_bfloat16_is_opt_in_and_near():
     near = feature_gradient(x, weights, 1e-3, precision="bfloat16")
     assert relative_error(near[0], exact[0]) < 3e-3
     assert relative_error(near[1], exact[1]) < 3e-2
+    assert torch.equal(feature_value(x, weights, 1e-3, precision="bfloat16"), near[0])
+
+
+@pytest.mark.parametrize("case", [(1, 1, 9, 8, 129, 2, False), (1, 1, 9, 8, 4, 17, True)], ids=str)
+def test_chains_beyond_the_kernels_are_computed_too(case):
+    """Wider, or of more layers, than they have memory for."""
+    x, weights, eps, final = problem(case)
+    mine = values_and_derivatives(feature_gradient, x, weights, eps, final, 0.3)
+    exact = values_and_derivatives(feature_gradient_fwd_ref, x, weights, eps, final, 0.3)
+    assert max(relative_error(r, e) for r, e in zip(mine, exact, strict=True)) < 1e-9
+
+
+@pytest.mark.parametrize("where", ["here", "tiles"])
+@pytest.mark.parametrize("case", ON_TILES, ids=str)
+def test_error_of_bfloat16(case, where, request):
+    """In whatever arithmetic this machine takes for it, and on tiles in loops."""
+    bfloat16 = partial(feature_gradient, precision="bfloat16") if where == "here" else request.getfixturevalue("tiles")
+    x, weights, eps, final = problem(case, torch.float32)
+    value, grad = bfloat16(x, weights, eps, 0.05, final)
+    exact = feature_gradient_fwd_ref(x.double(), [w.double() for w in weights], eps.double(), 0.05, final)
+    assert relative_error(value, exact[0]) < 8e-3  # one pixel; a thousand of them have a tenth of it
+    assert relative_error(grad, exact[1]) < 3e-2
+
+
+@pytest.mark.parametrize("case", [ON_TILES[1], ON_TILES[3], ON_TILES[5]], ids=str)
+def test_tiles_are_exact_where_bfloat16_is(case, tiles):
+    """Features of small integers have no rounding: the value has that of its float32 sums alone."""
+    x, weights, _, _ = problem(case, torch.float32)
+    x = (3 * x).round()
+    weights = [((w.abs() > w.abs().flatten().quantile(1 - 2 / w[0].numel())) * w.sign()).contiguous() for w in weights]
+    eps = torch.full((len(x),), 0.25)
+    value, grad = tiles(x, weights, eps, 2.0**-12, False)
+    exact = feature_gradient_fwd_ref(x.double(), [w.double() for w in weights], eps.double(), 2.0**-12, False)
+    assert exact[1].abs().max() > 1
+    assert relative_error(value, exact[0]) < 1e-4
+    assert relative_error(grad, exact[1]) < 4e-3  # that of y* alone
+
+
+def test_tiles_of_an_image_have_the_same_bits_in_any_batch(tiles):
+    x, weights, eps, _ = problem((3, 1, 20, 35, 32, 3, False), torch.float32)
+    value, grad = tiles(x, weights, eps, 0.01, False)
+    for i in range(3):
+        alone = tiles(x[i : i + 1].clone(), weights, eps[i : i + 1].clone(), 0.01, False)
+        assert torch.equal(alone[0], value[i : i + 1])
+        assert torch.equal(alone[1], grad[i : i + 1])
+
+
+def test_tiles_show_nan(tiles):
+    x, weights, eps, _ = problem((1, 1, 40, 40, 32, 2, False), torch.float32)
+    clean = tiles(x, weights, eps, 0.01, False)[1]
+    x[0, 0, 20, 20] = float("nan")
+    value, grad = tiles(x, weights, eps, 0.01, False)
+    assert value.isnan()
+    assert grad[0, 0, 20, 20].isnan()
+    far = torch.ones(40, 40, dtype=torch.bool)
+    far[15:26, 15:26] = False
+    assert torch.equal(grad[0, 0][far], clean[0, 0][far])
+
+
+def test_bfloat16_leaves_the_matrix_unit_to_others():
+    """torch's own products in bfloat16, on the same threads, are what they were."""
+    a = torch.randn(256, 256).bfloat16()
+    x, weights, eps, _ = problem((1, 1, 40, 40, 32, 3, False), torch.float32)
+    before = a @ a
+    for _ in range(3):
+        feature_gradient(x, weights, eps, precision="bfloat16")
+        assert torch.equal(a @ a, before)
 
 
 def test_numpy_in_numpy_out():

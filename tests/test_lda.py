@@ -8,9 +8,11 @@ from test_regulariser import plain
 from torch import Tensor
 from utils import compiles
 
+from fastrecon import regulariser
 from fastrecon.linesearch import BLIND_TRIALS, backtrack
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.registry import backends
+from fastrecon.regulariser import Evaluation
 from fastrecon.report import Report, Status
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.convergent import reductions_left
@@ -67,6 +69,56 @@ def algorithm_1(net: LDA, y: Tensor, x: Tensor, **options) -> tuple[Tensor, Tens
         if grad(lambda t, e=eps: f(t) + r(t, e), x.detach()).norm() < net.sigma * net.gamma * eps:
             eps = net.gamma * eps
     return x, eps, took
+
+
+def steps_in_bfloat16(monkeypatch, **options):
+    """A network of float32 whose kernels run in bfloat16 where they can, on every machine, and a problem for it."""
+    monkeypatch.setattr(regulariser, "bfloat16_here", lambda: True)
+    torch.manual_seed(0)
+    net = LDA(BlockSensing(random_phi(8, BLOCK**2), BLOCK), 4, channels=32, layers=3, **options).float()
+    net.regulariser.precision = "bfloat16"
+    return net, *(t.float() for t in problem(copy.deepcopy(net).double()))
+
+
+@pytest.mark.parametrize("options", [{"sigma": 1e4, "eps0": 0.3}, {"sigma": 1e-3, "tau": 2.0}], ids=str)
+@pytest.mark.parametrize("margin", [1, 1e6, 0], ids=["clear", "never clear", "always clear"])
+@torch.no_grad()
+def test_what_bfloat16_decides_is_reported_in_full_precision(options, margin, monkeypatch):
+    net, y, x0 = steps_in_bfloat16(monkeypatch, **options)
+    monkeypatch.setattr(regulariser, "VALUE_ERROR", margin * regulariser.VALUE_ERROR)
+    monkeypatch.setattr(regulariser, "GRADIENT_ERROR", margin * regulariser.GRADIENT_ERROR)
+    x, report = net(y, x0, history=True)
+    r, f = net.regulariser, net.fidelity
+    at_x = r.evaluate(x, report.eps.float())
+    assert torch.allclose(report.phi_eps, f.value(x, y) + at_x.value.double(), rtol=1e-6)
+    assert torch.allclose(report.grad_norm, (f.grad(x, y) + at_x.grad).double().flatten(1).norm(dim=1), rtol=1e-5)
+    assert report.history is not None
+    assert torch.allclose(report.history["phi_eps"][-1], report.phi_eps, rtol=1e-12)
+    assert torch.equal(net(y, x0)[0], x)  # who asks for the history gets the same image
+    for i in range(len(x)):  # an image that is not clear changes nothing for the others
+        alone, its = net(y[i : i + 1], x0[i : i + 1])
+        assert torch.equal(alone, x[i : i + 1])
+        assert torch.equal(its.phi_eps, report.phi_eps[i : i + 1])
+    if margin == 0:  # then bfloat16 may err
+        return
+    net.regulariser.precision = "float32"
+    exact = net(y, x0)[1]
+    assert torch.equal(report.took_u, exact.took_u)
+    assert torch.equal(report.reductions, exact.reductions)
+
+
+@torch.no_grad()
+def test_what_bfloat16_leaves_unclear_is_computed_again(monkeypatch):
+    """Two candidates as good as equal: the smaller objective wins, whatever bfloat16 says."""
+    net, _, x0 = steps_in_bfloat16(monkeypatch)
+    r, eps = net.regulariser, torch.full((3,), 0.01)
+    u, v = x0, x0 * torch.tensor([1 + 1e-5, 3.0, 1 - 1e-5])[:, None, None, None]
+    off = Evaluation(1.005 * r.value(u, eps), r.evaluate(u, eps).grad, torch.ones(3, dtype=torch.bool))
+    at_u, r_v = r.settle(off, 0.995 * r.value(v, eps), torch.zeros(3), u, v, eps)
+    assert at_u.rough is not None
+    assert at_u.rough.tolist() == [False, True, False]
+    assert torch.equal(at_u.value, torch.where(at_u.rough, off.value, r.value(u, eps)))
+    assert torch.equal(at_u.value <= r_v, r.value(u, eps) <= r.value(v, eps))
 
 
 @pytest.mark.parametrize("sigma", [1e3, 4.0, 1e-3], ids=["eps shrinks", "some shrink", "none shrinks"])

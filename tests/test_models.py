@@ -11,6 +11,7 @@ import fastrecon
 from fastrecon import Reconstructor, load, models, pretrained
 from fastrecon.metrics import psnr
 from fastrecon.operators import BlockSensing, random_phi
+from fastrecon.ops.feature_gradient import bfloat16_here
 from fastrecon.registry import backends
 from fastrecon.regulariser import FeatureNorm
 from fastrecon.solvers import LDA, AGDNet, GDNet
@@ -288,7 +289,7 @@ def test_copy_of_a_model_file_keeps_working(tmp_path):
     assert load(tmp_path / "b.safetensors").meta["name"] == "small"
 
 
-@pytest.mark.parametrize(("precision", "allowed"), [("direct", 0.01), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(("precision", "allowed"), [("direct", 0.01), ("bfloat16", 0.01)])
 def test_precision_of_the_steps_hardly_moves_the_result(precision, allowed):
     r = load("lda-cs-25")
     data = pytest.importorskip("skimage.data")
@@ -297,7 +298,7 @@ def test_precision_of_the_steps_hardly_moves_the_result(precision, allowed):
     exact, report = r(y, size=(99, 99))
     r.solver.regulariser.precision = precision
     rough, changed = r(y, size=(99, 99))
-    assert not torch.equal(rough, exact) or not COMPILED
+    assert not torch.equal(rough, exact) or not COMPILED or (precision == "bfloat16" and not bfloat16_here())
     assert abs(psnr(rough, x) - psnr(exact, x)).item() < allowed
     assert torch.equal(changed.converged, report.converged)
 

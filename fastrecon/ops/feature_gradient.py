@@ -10,6 +10,7 @@ the derivative of r_eps along G, so its gradients are one tangent pass of the fe
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,10 +21,19 @@ from fastrecon.checks import accepts_arrays, choice, expect, flag, held, named, 
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import differentiated, transformed
 from fastrecon.ops.layout import power_for, shaped
-from fastrecon.registry import compiled, define
+from fastrecon.registry import compiled, define, extension, forced
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
 PRECISIONS = {"float32": 0, "bfloat16": 1, "direct": 2, "tf32": 0}  # of the products of float32 convolutions
+
+BFLOAT16_ISAS = {"avx512bf16", "amx"}
+
+
+@cache
+def bfloat16_here() -> bool:
+    """Whether precision="bfloat16" is another arithmetic than "float32" on this machine's processor."""
+    module = extension()
+    return forced() in (None, "cpu") and module is not None and module.build_info()["isa"] in BFLOAT16_ISAS
 
 
 def smoothed_relu(t: Tensor, delta: float) -> Tensor:
@@ -150,12 +160,13 @@ def _flat_weights(weights: Sequence[Tensor]) -> Tensor:
 
 
 def _has_kernel(x: Tensor, weights: Sequence[Tensor]) -> bool:
-    """The compiled chain: at least two layers of 3x3 kernels with equal widths, one or two input channels."""
+    """The compiled chain: 2 to 16 layers of 3x3 kernels with equal widths up to 128, one or two input channels."""
     width = weights[0].shape[0]
     return (
         x.dtype in _DTYPES
         and x.shape[1] <= 2
-        and len(weights) >= 2
+        and 2 <= len(weights) <= 16  # kMaxLayers and kMaxWidth of csrc/feature_layout.h
+        and width <= 128
         and all(w.shape == (width, width if k else x.shape[1], 3, 3) for k, w in enumerate(weights))
     )
 
@@ -299,8 +310,9 @@ def feature_gradient(
         delta: radius of the smoothed ReLU, > 0.
         final_activation: whether the last layer is activated too (as the paper writes; the authors' code does not).
         precision: of float32 products. "float32": Winograd, at 1.5 to 2 times the rounding error of "direct", which
-            takes two to three times as long. "bfloat16", where the processor can: about 1e-2 relative error of the
-            gradient and 1e-3 of the value; elsewhere as "float32". "tf32": on GPUs that have it, with
+            takes two to three times as long. "bfloat16", where that is faster (AMD's AVX-512 with bfloat16,
+            Intel's AMX with 17 to 128 channels): about 1e-2 relative error of the gradient and 1e-3 of the value;
+            elsewhere as "float32". "tf32": on GPUs that have it, with
             three more bits; elsewhere as "float32". Products with the image stay exact. Derivatives never use bfloat16.
 
     Returns:

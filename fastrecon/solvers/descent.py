@@ -206,10 +206,10 @@ class UnrolledDescent(nn.Module):
         for k, sizes in enumerate(zip(*self.sizes(), strict=True), 1):
             s = self.step(s, y, select, *sizes)
             if history:
-                rows.append(row(s))
+                rows.append(row(self.exact(s)))
             if progress is not None:
                 progress(k, s)
-        return s, rows
+        return self.exact(s), rows
 
     def start(self, y: Tensor, x0: Tensor, select: bool = True) -> State:
         """The state at x0. No test of eps precedes the first phase."""
@@ -256,6 +256,15 @@ class UnrolledDescent(nn.Module):
             s, x=x, previous=s.x, next_eps=next_eps, passed=passed, grad_f=grad_f, r=r, f=f,
             merit=merit(f, r, s.eps, x), norm=norm, took_u=s.took_u + took_u,
         )  # fmt: skip
+
+    @torch.no_grad()
+    def exact(self, s: State) -> State:
+        """The same state, with what was decided, reported in full precision."""
+        if s.r is None or s.r.rough is None or s.f is None:
+            return s
+        r = replace(self.regulariser.renew(s.r, s.x, s.eps, s.r.rough), rough=None)
+        norm = shrink_eps(s.grad_f, r.grad, s.eps, self.sigma, self.gamma)[1]
+        return replace(s, r=r, merit=merit(s.f, r, s.eps, s.x), norm=norm)
 
     def leave_untested(self, s: State, x: Tensor, y: Tensor) -> State:
         """The state at the new iterate x of a phase without choices, where eps shrinks always."""

@@ -94,9 +94,13 @@ class LDA(UnrolledDescent):
             return self.leave_untested(s, u, y)
         with torch.no_grad():
             v = z - a * s.r.grad
-            at_u, r_v = r.evaluate(u, s.eps), r.value(v, s.eps)
+            rough = not training and self.eps_mode == "sample" and r.roughly(u)
+            evaluate, value = (r.estimate, r.estimate_value) if rough else (r.evaluate, r.value)
+            at_u, r_v = evaluate(u, s.eps), value(v, s.eps)
             residual_u, residual_v = f.residual(u, y), f.residual(v, y)
             f_u, f_v = f.value_of(residual_u), f.value_of(residual_v)
+            if rough:
+                at_u, r_v = r.settle(at_u, r_v, f_u - f_v, u, v, s.eps)
         x, took_u = select_descent(u, v, f_u + at_u.value, f_v + r_v)
         if training:
             which = (~took_u).nonzero().flatten()
@@ -106,7 +110,8 @@ class LDA(UnrolledDescent):
         else:
             chosen = took_u.view(-1, *[1] * (residual_u.ndim - 1))
             grad_f = f.grad_of(torch.where(chosen, residual_u, residual_v), x)
-        return self.leave(s, x, grad_f, r.choose(took_u, at_u, v, s.eps), torch.where(took_u, f_u, f_v), took_u)
+        at_x = r.settle_norm(r.choose(took_u, at_u, v, s.eps), grad_f, x, s.eps, self.sigma * self.gamma * s.eps)
+        return self.leave(s, x, grad_f, at_x, torch.where(took_u, f_u, f_v), took_u)
 
     def solve(
         self, y: Tensor, x0: Tensor, tol: float = 1.5e-5, max_iterations: int = 50_000, *,

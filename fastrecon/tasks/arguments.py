@@ -91,7 +91,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="float32",
         help="products in the network's steps: bfloat16 is faster where the processor has it, tf32 on a GPU,"
-        " direct is without Winograd's transforms; decisions stay in float32 (default: float32)",
+        " direct is without Winograd's transforms; what is decided and reported is that of float32 (default: float32)",
     )  # fmt: skip
 
 
