@@ -55,6 +55,19 @@ def expect_finite(y: Tensor, op: str, expected: str, what: str) -> None:
         expect(False, op, "y", expected, f"{int(bad[first])} NaN or Inf in {what} {first}")
 
 
+def finite_number(x: Any) -> bool:
+    """Whether x is a finite real number, Python's or NumPy's; True and False are none."""
+    try:
+        return isinstance(x, int | float | np.integer | np.floating) and not isinstance(x, bool) and math.isfinite(x)
+    except OverflowError:  # an int that no float can hold
+        return False
+
+
+def an_integer(x: Any, least: float) -> bool:
+    """Whether x is an integer >= least, Python's, NumPy's or a symbol of a traced graph; True and False are none."""
+    return isinstance(x, int | np.integer | torch.SymInt) and not isinstance(x, bool) and bool(x >= least)
+
+
 def number(
     value: Any, op: str, argument: str, *, above: float = -INFINITY, least: float = -INFINITY, below: float = INFINITY,
     most: float = INFINITY,
@@ -76,8 +89,7 @@ def number(
 
 def integer(value: Any, op: str, argument: str, *, least: float = -INFINITY, most: float = INFINITY) -> int:
     """`value`, an integer with least <= value <= most: of Python or NumPy, no bool, no float. Raises as `expect`."""
-    whole = isinstance(value, int | np.integer | torch.SymInt) and not isinstance(value, bool)
-    if not (whole and least <= value <= most):
+    if not (an_integer(value, least) and value <= most):
         expected = _range("an integer", "an integer", -INFINITY, least, INFINITY, most)
         expect(False, op, argument, expected, named(value))
     return int(value)
@@ -103,7 +115,7 @@ def size_2d(value: Any, op: str, argument: str, least: int = 1) -> tuple[int, in
     """`value`, two integers (H, W) of at least `least`, as a tuple. Raises as `expect`."""
     pair = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value) == 2
     expected = f"(H, W), integers >= {least}"
-    if not (pair and all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= least for n in value)):
+    if not (pair and all(an_integer(n, least) for n in value)):
         expect(False, op, argument, expected, named(value))
     return int(value[0]), int(value[1])
 

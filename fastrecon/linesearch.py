@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastrecon._numbers import integer, number
+from fastrecon.checks import integer, number
 
 BLIND_TRIALS = 16  # the trained models take at most 7
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastrecon._numbers import flag, integer, number
-from fastrecon.checks import expect
+from fastrecon.checks import expect, flag, integer, number
 from fastrecon.ops.feature_gradient import PRECISIONS, bfloat16_here, feature_gradient, feature_value, features
 
 TINY = 1e-18  # r_eps at this radius is r to rounding, and TINY^2 is still a normal float32

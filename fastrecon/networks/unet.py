@@ -11,8 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fastrecon._numbers import flag, integer
-from fastrecon.checks import expect
+from fastrecon.checks import expect, flag, integer
 from fastrecon.ops.by_image import alone
 
 LEVELS = 4  # widths w, 2w, 4w, 8w: sides must be divisible by 8

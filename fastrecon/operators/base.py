@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import expect, in_kind
-from fastrecon.operators.given import a_size, an_integer, finite_number
+from fastrecon.checks import an_integer, expect, finite_number, in_kind
+from fastrecon.operators.given import a_size
 
 
 def through(x: Any, function: Callable[[Tensor], Tensor], op: str = "operator", argument: str = "x") -> Any:

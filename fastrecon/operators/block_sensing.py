@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastrecon.checks import expect, kind
+from fastrecon.checks import an_integer, expect, finite_number, kind
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.given import an_integer, finite_number, tensor_of
+from fastrecon.operators.given import tensor_of
 from fastrecon.ops.block_product import block_product
 
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
-from fastrecon.checks import expect
+from fastrecon.checks import expect, finite_number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.fourier import COMPLEX
-from fastrecon.operators.given import Cache, alone, finite_number, tensor_of
+from fastrecon.operators.given import Cache, alone, tensor_of
 from fastrecon.operators.masks_of import each
 from fastrecon.ops.layout import DTYPES, real_dtype
 

@@ -9,10 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
-from fastrecon.ops.rays import an_integer, finite_number
-
-__all__ = ["Cache", "a_size", "alone", "an_integer", "finite_number", "tensor_of"]
+from fastrecon.checks import an_integer, expect
 
 
 def a_size(size: Any, op: str) -> None:

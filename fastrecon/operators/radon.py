@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
+from fastrecon.checks import an_integer, expect, finite_number
 from fastrecon.operators.base import LinearOperator, through
 from fastrecon.operators.filters import FILTERS, filtered, view_weights
-from fastrecon.operators.given import Cache, alone, an_integer, finite_number
+from fastrecon.operators.given import Cache, alone
 from fastrecon.ops import Rays, fan_rays, parallel_rays, radon, radon_adjoint
 from fastrecon.ops.rays import check_angles, check_beam, farthest, offsets
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastrecon.checks import expect
+from fastrecon.checks import an_integer, expect
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.given import a_size, an_integer
+from fastrecon.operators.given import a_size
 from fastrecon.ops.dwt2 import dwt2, idwt2
 from fastrecon.ops.wavelets import FAMILIES, lowpass
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
+from fastrecon.checks import an_integer, expect, finite_number
 
 GRID = 2.0**32  # steps of positions in a pixel: up to 2^20 pixels from the image a position has at most 53 bits
 FAR = 2.0**20
@@ -42,19 +42,6 @@ class Rays(NamedTuple):
     def views(self, some: slice) -> "Rays":
         """The rays of some views."""
         return Rays(self.lines[:, some].contiguous(), self.axis[some].contiguous(), self.size)
-
-
-def finite_number(x: Any) -> bool:
-    """Whether x is a finite real number, Python's or NumPy's; True and False are none."""
-    try:
-        return isinstance(x, int | float | np.integer | np.floating) and not isinstance(x, bool) and math.isfinite(x)
-    except OverflowError:  # an int that no float can hold
-        return False
-
-
-def an_integer(x: Any, least: int) -> bool:
-    """Whether x is an integer >= least, Python's, NumPy's or a symbol of a traced graph; True and False are none."""
-    return isinstance(x, int | np.integer | torch.SymInt) and not isinstance(x, bool) and bool(x >= least)
 
 
 def check_beam(

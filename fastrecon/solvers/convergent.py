@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastrecon._numbers import integer, number
-from fastrecon.checks import expect
+from fastrecon.checks import expect, integer, number
 from fastrecon.fidelity import inner, sum_of_squares
 from fastrecon.linesearch import backtrack, backtrack_blind
 from fastrecon.ops.select_descent import select_descent

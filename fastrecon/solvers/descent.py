@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from fastrecon._numbers import integer, number
-from fastrecon.checks import expect
+from fastrecon.checks import expect, integer, number
 from fastrecon.fidelity import LeastSquares
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import shrink_eps

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon._numbers import flag, integer, number
+from fastrecon.checks import flag, integer, number
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.function import transformed
 from fastrecon.report import TRAINED_ONLY, SplittingReport

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastrecon._numbers import flag, integer, number
-from fastrecon.checks import expect, kind
+from fastrecon.checks import expect, flag, integer, kind, number
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.block_product import row_product
 from fastrecon.ops.function import transformed

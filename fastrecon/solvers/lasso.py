@@ -11,8 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastrecon._numbers import flag, integer, number
-from fastrecon.checks import expect, expect_finite
+from fastrecon.checks import expect, expect_finite, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares

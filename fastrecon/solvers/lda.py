@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from fastrecon._numbers import flag, number
-from fastrecon.checks import expect
+from fastrecon.checks import expect, flag, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.report import Report

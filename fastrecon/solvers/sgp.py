@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon._numbers import flag, integer, number
-from fastrecon.checks import expect
+from fastrecon.checks import expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import MOST_TRIALS, armijo
 from fastrecon.ops.layout import real_dtype, spread_over
