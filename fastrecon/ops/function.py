@@ -90,9 +90,9 @@ def with_derivative(forward: Any, derivative: Any) -> Any:
         def jvp(ctx, *tangents):
             inputs = ctx.saved_tensors
             given = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(inputs, tangents, strict=False))
-            _, transpose = torch.func.vjp(
-                lambda d_y: derivative(d_y, *inputs, *ctx.options), torch.zeros_like(inputs[0])
-            )
+            transpose = torch.func.vjp(lambda d_y: derivative(d_y, *inputs, *ctx.options), torch.zeros_like(inputs[0]))[
+                1
+            ]
             return transpose(given)[0]
 
     return lambda x, tau, *options: Defined.apply(x, tau, options)
