@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 _in_transform = torch._C._are_functorch_transforms_active
-_functorch = torch._C._functorch
+_functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
 
 
 def transformed() -> bool:
@@ -90,9 +90,11 @@ def with_derivative(forward: Any, derivative: Any) -> Any:
         def jvp(ctx, *tangents):
             inputs = ctx.saved_tensors
             given = tuple(torch.zeros_like(t) if d is None else d for t, d in zip(inputs, tangents, strict=False))
-            _, transpose = torch.func.vjp(
-                lambda d_y: derivative(d_y, *inputs, *ctx.options), torch.zeros_like(inputs[0])
-            )
+
+            def pulled_back(d_y: Tensor) -> Any:
+                return derivative(d_y, *inputs, *ctx.options)
+
+            transpose = torch.func.vjp(pulled_back, torch.zeros_like(inputs[0]))[1]
             return transpose(given)[0]
 
     return lambda x, tau, *options: Defined.apply(x, tau, options)

@@ -120,5 +120,5 @@ def norm_of(x: Tensor, *dims: int) -> Tensor:
 
 def shaped(*like: Tensor) -> Any:
     """Unwritten contiguous tensors like these: what `define(fake=)` answers with. Their sizes may be symbolic."""
-    out = tuple(t.new_empty(t.shape) for t in like)
-    return out if len(out) > 1 else out[0]
+    first, *others = (t.new_empty(t.shape) for t in like)
+    return (first, *others) if others else first

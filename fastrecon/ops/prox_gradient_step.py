@@ -159,7 +159,8 @@ def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
     for name, t in (("x", x), ("minus", x if minus is None else minus)):
         same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
         expect(same, "squares", name, x, t)
-    learned = differentiated(x, minus)
-    expect(not learned, "squares", "x, minus", "no gradients asked for: detach them", "requires_grad or tangents")
+    if differentiated(x, minus):
+        name = "x" if differentiated(x) else "minus"
+        expect(False, "squares", name, "no gradients asked for: detach it", "requires_grad or tangents")
     function = squares_ref if transformed() else _squares
     return function(rows(x), None if minus is None else rows(minus))
