@@ -42,10 +42,10 @@ def alone(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
 
     Vendors' transforms of several images, and even products of complex numbers, which round otherwise at the end of an
     array than in its middle, would give an image other bits in another batch. A copy lies where every allocation does.
-    On a GPU a launch an image costs more than that is worth.
+    On a GPU a launch an image costs more than that is worth, and a graph that torch traces holds for any batch.
     """
     x = batches[0]
-    if x.is_cuda:
+    if x.is_cuda or torch.compiler.is_compiling():
         return function(*batches)
     one = [[t.narrow(0, i if len(t) > 1 else 0, 1) for t in batches] for i in range(len(x))]
     parts = [function(first.clone(memory_format=torch.contiguous_format), *others) for first, *others in one]

@@ -6,7 +6,7 @@ import dataclasses
 import torch
 
 from fastrecon import registry, verification
-from fastrecon.tasks import arguments
+from fastrecon.tasks import arguments, console
 
 EPILOG = """examples:
   fastrecon verify
@@ -37,11 +37,10 @@ def run(args: argparse.Namespace) -> int:
     chosen = args.backend or (usable[:1] if args.quick else usable)
     findings = []
     for backend in dict.fromkeys(chosen):
-        bar = arguments.progress(verification.verify(backend, device, args.quick), unit="case", desc=backend)
-        for finding in bar:
+        for finding in verification.verify(backend, device, args.quick):
             findings.append(finding)
             if not args.json:
-                bar.write(line(finding))
+                console.say(line(finding))
     bad = [f for f in findings if f.problems]
     document = {
         "device": str(device), "threads": torch.get_num_threads(), "ok": not bad,
