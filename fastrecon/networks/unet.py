@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.checks import expect, flag, integer
-from fastrecon.ops.by_image import alone
+from fastrecon.ops.by_image import each_image
 
 LEVELS = 4  # widths w, 2w, 4w, 8w: sides must be divisible by 8
 NORMS = ("batch", "group", "none")
@@ -79,9 +79,7 @@ def each_alone(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
     oneDNN's convolutions of a batch add in another order than those of one image; taken singly they are no slower,
     since an image's features stay in the caches. On a GPU a batch is worth more: results there agree to rounding.
     """
-    if images[0].is_cuda or len(images[0]) == 0 or torch.is_grad_enabled():
-        return function(*images)
-    return torch.cat([function(*(alone(t, i) for t in images)) for i in range(len(images[0]))])
+    return function(*images) if torch.is_grad_enabled() else each_image(function, *images)
 
 
 def channels_of(x: Tensor) -> Tensor:

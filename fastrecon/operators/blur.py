@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 from fastrecon.checks import expect, finite_number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.fourier import COMPLEX
-from fastrecon.operators.given import Cache, alone, tensor_of
+from fastrecon.operators.given import Cache, tensor_of
 from fastrecon.operators.masks_of import each
+from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import DTYPES, real_dtype
 
 BOUNDARIES = ("circular", "zero")
@@ -107,7 +108,7 @@ class Blur(LinearOperator):
                 return torch.complex(one(x.real, transfer), one(x.imag, transfer))
             return torch.fft.irfft2(torch.fft.rfft2(x, s=size) * transfer, s=size)[..., :h, :w]
 
-        return alone(one, x, transfer)
+        return each_image(one, x, transfer)
 
     def _forward(self, x: Tensor) -> Tensor:
         return self._convolve(x, "x", False)

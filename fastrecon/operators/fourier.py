@@ -9,8 +9,9 @@ from torch import Tensor
 
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.given import alone, tensor_of
+from fastrecon.operators.given import tensor_of
 from fastrecon.operators.masks_of import fit, largest, mask_of
+from fastrecon.ops.by_image import each_image
 
 AXES = (-2, -1)
 KINDS = "float32, float64, complex64 or complex128"
@@ -86,7 +87,7 @@ class Fourier(LinearOperator):
         mask, maps = fit(self.mask, x, "Fourier", "x"), self._maps(x, "x")
         if len(x) == 0:  # transforms take no empty batch
             return x.expand(0, self._coils(), *x.shape[2:]).clone()
-        k = alone(_transform, x) if maps is None else alone(lambda x, s: _transform(s * x), x, maps)
+        k = each_image(_transform, x) if maps is None else each_image(lambda x, s: _transform(s * x), x, maps)
         return mask * (torch.fft.fftshift(k, AXES) if self.centred else k)
 
     def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
@@ -99,8 +100,8 @@ class Fourier(LinearOperator):
             return k[:, :1].clone()
         k = torch.fft.ifftshift(k, AXES) if self.centred else k
         if maps is None:
-            return alone(_back, k)
-        return alone(lambda k, s: (s.conj() * _back(k)).sum(1, keepdim=True), k, maps)
+            return each_image(_back, k)
+        return each_image(lambda k, s: (s.conj() * _back(k)).sum(1, keepdim=True), k, maps)
 
     def _coils(self) -> int:
         return 1 if self.sensitivities is None else self.sensitivities.shape[-3]

@@ -1,7 +1,7 @@
 """What operators are given: numbers and arrays, and what they keep of them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
@@ -35,21 +35,6 @@ def tensor_of(value: Any, op: str, argument: str, expected: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError, BufferError):
         expect(False, op, argument, expected, f"a {type(value).__name__} that is no array of numbers")
         raise
-
-
-def alone(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
-    """function(x, ...) of every image of x [B, ...] on its own; the others are batches of B or of 1.
-
-    Vendors' transforms of several images, and even products of complex numbers, which round otherwise at the end of an
-    array than in its middle, would give an image other bits in another batch. A copy lies where every allocation does.
-    On a GPU a launch an image costs more than that is worth, and a graph that torch traces holds for any batch.
-    """
-    x = batches[0]
-    if x.is_cuda or torch.compiler.is_compiling():
-        return function(*batches)
-    one = [[t.narrow(0, i if len(t) > 1 else 0, 1) for t in batches] for i in range(len(x))]
-    parts = [function(first.clone(memory_format=torch.contiguous_format), *others) for first, *others in one]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Cache:

@@ -11,8 +11,9 @@ from torch import Tensor
 from fastrecon.checks import an_integer, expect, finite_number
 from fastrecon.operators.base import LinearOperator, through
 from fastrecon.operators.filters import FILTERS, filtered, view_weights
-from fastrecon.operators.given import Cache, alone
+from fastrecon.operators.given import Cache
 from fastrecon.ops import Rays, fan_rays, parallel_rays, radon, radon_adjoint
+from fastrecon.ops.by_image import each_image
 from fastrecon.ops.rays import check_angles, check_beam, farthest, offsets
 
 FINER = (
@@ -206,7 +207,7 @@ class Radon(LinearOperator):
         weights = view_weights(self.angles, math.pi if self.geometry == "parallel" else 2 * math.pi).to(y)[:, None]
         rays = self._rays(FINER * (self.detectors - 1) + 1, self.spacing / FINER).to(y.device)
         if self.geometry == "parallel":
-            q = alone(lambda t: filtered(t, self.spacing, window, FINER), y)
+            q = each_image(lambda t: filtered(t, self.spacing, window, FINER), y)
             return radon_adjoint(weights * q, rays) * (self.spacing / FINER / self.pixel**2)
         w = offsets(self.detectors, self.spacing, self.offset)
         fine = offsets(rays.axis.shape[1], self.spacing / FINER, self.offset)
@@ -215,7 +216,7 @@ class Radon(LinearOperator):
         else:  # steps are lengths at the centre of rotation
             step, gamma = self.spacing / self.magnification, torch.atan(w / self.reach)
             along = torch.cos(torch.atan(fine / self.reach))
-        q = alone(lambda t: filtered(t, step, window, FINER, on_arc=self.curved), y * gamma.cos().to(y))
+        q = each_image(lambda t: filtered(t, step, window, FINER, on_arc=self.curved), y * gamma.cos().to(y))
         q = q * along.to(y) * (weights / 2)
         x = y.new_zeros(*y.shape[:2], *self.size)
         for view, t in enumerate(self.angles.tolist()):  # weights depend on pixel and view: one view at a time
