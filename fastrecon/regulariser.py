@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.checks import expect, flag, integer, number
+from fastrecon.ops.by_image import each_image
 from fastrecon.ops.feature_gradient import PRECISIONS, bfloat16_here, feature_gradient, feature_value, features
 
 TINY = 1e-18  # r_eps at this radius is r to rounding, and TINY^2 is still a normal float32
@@ -84,8 +85,7 @@ class FeatureNorm(nn.Module):
     def feature_norms(self, x: Tensor) -> Tensor:
         """Maps |g_i(x)| [B, H, W] of images [B, C, H, W]."""
         options = list(self.weights), self.delta, self.final_activation
-        maps = [features(one, *options)[-1] for one in (x.split(1) if len(x) else (x,))]  # no image sees its batch
-        return torch.linalg.vector_norm(torch.cat(maps), dim=1)
+        return torch.linalg.vector_norm(each_image(lambda one: features(one, *options)[-1], x), dim=1)
 
     # An iteration asks three things; these alone know what is kept between them.
 

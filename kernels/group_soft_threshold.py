@@ -100,7 +100,7 @@ def group_soft_threshold_bwd(d_y: Tensor, g: Tensor, tau: Tensor) -> tuple[Tenso
     """Returns d_g like g and d_tau like tau."""
     B, C, N = g.shape
     (real, count), tau, d_g = parts(g), ready(tau), torch.empty_like(g, memory_format=torch.contiguous_format)
-    tile = group_tile(C, N, count)
+    tile = group_tile(C, N, 2 * count)  # two arrays: half as many of each, or registers spill
     tiles = blocks(N, tile["BLOCK_N"])
     one = tau.shape[1] == 1
     d_tau = torch.empty((B, tiles, 1), dtype=torch.float64, device=g.device) if one else torch.empty_like(tau)

@@ -96,8 +96,9 @@ def prox_gradient_step(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor) -> tu
         return NotImplemented
     z, step, lam = torch.empty_like(x, memory_format=torch.contiguous_format), ready(step), ready(lam)
     (B, N), count = x.shape, 2 if x.is_complex() else 1
-    tiles = blocks(N, TILE)
+    block = TILE // count
+    tiles = blocks(N, block)
     partial = torch.empty((B, tiles, 3), dtype=torch.float64, device=x.device)
     arrays = (parts(x)[0], parts(grad)[0], step, lam, parts(z)[0], partial)
-    launch(_step_kernel, B * tiles, *arrays, N, *strides(step), *strides(lam), PARTS=count, BLOCK=TILE)
+    launch(_step_kernel, B * tiles, *arrays, N, *strides(step), *strides(lam), PARTS=count, BLOCK=block)
     return z, ordered_sum(partial, torch.float64)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ else:
 from fastrecon import registry
 
 NO_GPU = "needs a CUDA device"
+
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # started in the background, where a shell lets them be ignored
+        signal.signal(number, usual)
 
 
 @pytest.fixture(autouse=True)

@@ -164,9 +164,7 @@ def test_noise_of_each_image():
     difference = problems.instance("deblur", x, noise=[0.0, 10.0]).y - exact.y
     assert difference[0].abs().max() == 0
     assert difference[1].std().item() == pytest.approx(10 / 255, rel=0.1)
-    with pytest.raises(
-        ValueError, match="problems: rate, noise: expected a number, or one for each of 2 images, got 3"
-    ):
+    with pytest.raises(ValueError, match="problems: noise: expected a number, or one for each of 2 images, got 3"):
         problems.instance("deblur", x, noise=[0.0, 1.0, 2.0])
 
 
@@ -287,7 +285,7 @@ def test_commands_train_and_reconstruct(images, tmp_path, capsys):
             ["--task", "deblur", "--method", "sgp-step"],
             "--model: expected a network for sgp-step, task deblur, got none",
         ),
-        (["--task", "inpaint", "--rate", "1.5"], "--rate: expected a share in"),
+        (["--task", "inpaint", "--rate", "1.5"], "--rate: expected a number > 0, at most 1"),
         (["--task", "deblur", "--method", "unet", "--model", "missing.safetensors"], "no such file"),
     ],
 )
@@ -365,7 +363,8 @@ def test_the_table(images, tmp_path, capsys, monkeypatch):
 
 
 def test_ct_and_masks_on_the_command_line(tmp_path, capsys):
-    command = ["reconstruct", "skimage:phantom", "--out", str(tmp_path), "--json", "--no-figure", "--iterations"]
+    command = ["reconstruct", "skimage:phantom", "--out", str(tmp_path), "--json", "--no-figure"]
+    command += ["--overwrite", "--iterations"]
     assert main([*command, "10", "--task", "ct", "--views", "30"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert (report["views"], report["rate"], report["mask"]) == (30, None, None)

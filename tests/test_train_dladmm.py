@@ -205,7 +205,7 @@ def test_denoising_run_and_its_commands(photos, tmp_path, capsys):
         assert (tmp_path / "out" / name).stat().st_size > 100
     noisy = io.read_image(tmp_path / "out" / "0_reconstruction.png").pixels
     assert noisy.shape == (96, 128)
-    assert main([*shared, "--rigorous", "--tol", "0.05", "--no-figure", "--json"]) == 0
+    assert main([*shared, "--overwrite", "--rigorous", "--tol", "0.05", "--no-figure", "--json"]) == 0
     assert '"status": "converged"' in capsys.readouterr().out
 
 

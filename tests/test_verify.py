@@ -1,12 +1,13 @@
 """The promises of `fastrecon verify`, case by case, and that it would notice a broken one."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastrecon import cli, registry, verification, zoo
+from fastrecon import cli, ops, registry, verification, zoo
 from fastrecon.zoo import Case
 
 BACKENDS = [b for b in ("cpu", "reference") if b in registry.usable("cpu")]
@@ -61,7 +62,8 @@ def test_every_op_is_in_the_zoo():
         for kind, name in (("op", "feature_value"), ("solver", "DLADMM.solve")):
             case = cases[kind][name]()
             case.run(*case.inputs, *case.shared)
-    assert called.names == set(registry.OPS)
+    files = {path.stem for path in Path(ops.__file__).parent.glob("*.py")}  # other tests define ops of their own
+    assert called.names == {op.name for op in registry.OPS.values() if op.family in files}
 
 
 def test_a_batch_that_shows_is_noticed():

@@ -37,6 +37,8 @@ def _escaped(c: str) -> str:
 
 def reason(e: BaseException) -> str:
     """What an exception says, on one line."""
+    while isinstance(e, OSError) and not e.strerror and isinstance(e.__cause__, OSError):
+        e = e.__cause__  # what the system said, without what was said of it on the way
     text = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
     return shown(" ".join(text.split())) or type(e).__name__
 

@@ -66,7 +66,7 @@ class BlockSensing(LinearOperator):
         if h % b or w % b:
             x = pad(x, (0, -w % b, 0, -h % b))
         rows, cols = x.shape[-2] // b, x.shape[-1] // b
-        return x.reshape(len(x), rows, b, cols, b).transpose(2, 3).reshape(len(x), rows, cols, b * b)
+        return x.reshape(x.shape[0], rows, b, cols, b).transpose(2, 3).reshape(x.shape[0], rows, cols, b * b)
 
     def to_image(self, blocks: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Images [B, 1, H, W] from their blocks [B, rows, cols, block * block], cropped to `size`."""

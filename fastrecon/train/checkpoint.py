@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from fastrecon import io
+from fastrecon.io import reason
 
 NAME, PREVIOUS, DAMAGED = (f"checkpoint{middle}.safetensors" for middle in ("", ".prev", ".damaged"))
 FORMAT = "fastrecon checkpoint 2"
@@ -68,7 +69,7 @@ def save(path: Path, state: dict[str, Any], previous: Path | None = None) -> Non
             if previous is not None and path.exists():
                 _second_name(path, previous)
     except OSError as error:
-        raise OSError(f"train: {path}: cannot be written ({error.strerror or error})") from error
+        raise OSError(f"train: {path}: cannot be written ({reason(error)})") from error
 
 
 def _second_name(path: Path, previous: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrecon import io
+from fastrecon.io import reason
 
 VALIDATION = "validation_"  # before the name of the task's metric: a column
 FIRST = "validation_psnr"  # the column of all metrics once, of those that should be small with the other sign
@@ -62,7 +63,7 @@ class Log:
             with self.path.open("ab", buffering=0) as file:
                 file.write(self._line(row))
         except OSError as error:
-            raise OSError(f"train: {self.path}: cannot be written ({error.strerror or error})") from error
+            raise OSError(f"train: {self.path}: cannot be written ({reason(error)})") from error
         if self.board:
             for name in ("rate", "loss", "psnr", self.columns[5]):
                 if name in row:
