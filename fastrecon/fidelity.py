@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import armijo
+from fastrecon.ops.by_image import each_image
 from fastrecon.ops.function import differentiated
 from fastrecon.ops.prox_gradient_step import squares
 
@@ -18,7 +19,7 @@ def sum_of_squares(t: Tensor) -> Tensor:
     wide = torch.complex128 if t.is_complex() else torch.float64
     if compiling:
         return torch.linalg.vector_norm(t.flatten(1), dim=1, dtype=wide).square()
-    return torch.stack([torch.linalg.vector_norm(one, dtype=wide) for one in t]).square()
+    return each_image(lambda one: torch.linalg.vector_norm(one.flatten(1), dim=1, dtype=wide), t).square()
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
         return armijo(a, b, a, 0.0, a.new_zeros(a.shape[0], dtype=torch.float64), trials=1).slope
     if compiling:
         return (a.double() * b.double()).flatten(1).sum(1)
-    return torch.stack([(p.double() * q.double()).sum() for p, q in zip(a, b, strict=True)])
+    return each_image(lambda p, q: (p.double() * q.double()).flatten(1).sum(1), a, b)
 
 
 class LeastSquares(nn.Module):

@@ -608,6 +608,14 @@ def test_what_is_assumed_is_said(run, place, tmp_path):
     assert report["notes"][0].startswith("assumed: made with the sampling matrix")
 
 
+def test_an_output_never_replaces_an_input(fails, tmp_path):
+    image = tmp_path / "a.png"
+    io.write_image(image, np.full((40, 40), 0.5))
+    before = image.read_bytes()
+    fails(f"evaluate --data {image} --overwrite --csv", image, words=("a.png", "another file than the input"))
+    assert image.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

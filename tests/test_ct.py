@@ -324,3 +324,9 @@ def test_a_scanner_can_be_copied_and_pickled():
         assert torch.equal(other(x), a(x))
         assert other.norm() == a.norm()
     assert not a.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_angles_with_tangents_are_refused():
+    with pytest.raises(ValueError, match="angles: expected angles that want no gradient"):
+        torch.func.jvp(lambda a: Radon((8, 8), a)(torch.rand(1, 1, 8, 8)), (torch.rand(3),), (torch.ones(3),))

@@ -45,3 +45,8 @@ def test_sums_are_wide_and_do_not_depend_on_the_batch(dtype):
     assert torch.equal(sum_of_squares(t[2:3]), sums[2:3])
     if not t.is_complex():
         assert torch.equal(inner(t[1:2], t[2:3]), inner(t, t.roll(-1, 0))[1:2])
+
+
+def test_sums_of_an_empty_batch():
+    x = torch.empty(0, 1, 4, 4)
+    assert sum_of_squares(x).shape == inner(x, x).shape == (0,)

@@ -339,3 +339,19 @@ def test_network_that_answers_nan_takes_the_safe_step():
     a, y = Inpainting(torch.ones(4, 4)), torch.rand(2, 1, 4, 4)
     nan, one = (SGP(a, 0.1, network=lambda x, g, v=v: torch.full((len(x),), v)) for v in (math.nan, 1.0))
     assert torch.equal(nan(y, iterations=5)[0], one(y, iterations=5)[0])
+
+
+@pytest.mark.parametrize("method", [ISTA, FISTA, SGP])
+def test_an_empty_batch_gives_an_empty_result(method):
+    y = torch.empty(0, 1, 8, 8)
+    x, report = method(Inpainting(torch.ones(8, 8)), 0.1, 1.0)(y, iterations=3)
+    assert x.shape == y.shape
+    assert report.objective.shape == (0,)
+
+
+def test_weights_are_the_solvers_own():
+    y, lam = torch.rand(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.1)
+    solver = FISTA(Inpainting(torch.ones(8, 8)), lam, 1.0)
+    before = solver(y, iterations=3)[0]
+    lam.zero_()
+    assert torch.equal(solver(y, iterations=3)[0], before)

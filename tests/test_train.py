@@ -297,3 +297,8 @@ def test_infinite_loss_stops_the_run_and_keeps_the_checkpoint(images, tmp_path, 
     state = checkpoint.load(tmp_path / CHECKPOINT)
     assert state["step"] == 10
     assert all(torch.isfinite(t).all() for t in state["task"]["module"].values())
+
+
+def test_images_of_scikit_image_are_data_too():
+    (image,) = data.load(["skimage:camera"])
+    assert image.shape == (512, 512)

@@ -4,9 +4,11 @@ Nothing is half-written: each file is made under a temporary name in its folder 
 """
 
 from fastrecon.io.files import (
+    BUNDLED,
     IMAGE_SUFFIXES,
     MEASUREMENT_SUFFIXES,
     atomic,
+    bundled,
     encodable,
     existing,
     expand,
@@ -24,12 +26,14 @@ from fastrecon.io.raster import LUMA
 from fastrecon.io.reports import finite, write_csv, write_figure, write_json
 
 __all__ = [
+    "BUNDLED",
     "IMAGE_SUFFIXES",
     "LUMA",
     "MEASUREMENT_SUFFIXES",
     "GreyImage",
     "Measurements",
     "atomic",
+    "bundled",
     "encodable",
     "existing",
     "expand",

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+BUNDLED = "skimage:"  # before the name of an image that comes inside scikit-image
+LONGEST = 40  # characters of a wrong name in a message
 IMAGE_SUFFIXES = (
     ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".npy",
 )  # fmt: skip
@@ -74,14 +76,34 @@ def text_name(path: Path) -> Iterator[str]:
         yield f"/dev/fd/{file.fileno()}"
 
 
+def bundled(name: str, argument: str = "skimage") -> Path:
+    """The file of an image that comes inside scikit-image; `argument` asked for it.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    import skimage.data
+
+    folder = Path(skimage.data.__file__).parent
+    names = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".png", ".jpg")}
+    if name not in names:
+        raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {shown(name)[:LONGEST]!r}")
+    return names[name]
+
+
 def expand(inputs: Iterable[str | Path], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The files that `inputs` name: files as they are, and of each folder those with a known suffix, sorted.
+
+    skimage:NAME is an image that comes inside scikit-image.
 
     Raises:
         FileNotFoundError, ValueError: an input is missing or empty, or a folder holds no such file.
     """
     files: list[Path] = []
     for given in inputs:
+        if isinstance(given, str) and given.startswith(BUNDLED):
+            files.append(bundled(given.removeprefix(BUNDLED)))
+            continue
         path = _named(given, "a file or folder to read")
         if not path.is_dir():
             files.append(existing(path))

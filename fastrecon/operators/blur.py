@@ -93,7 +93,7 @@ class Blur(LinearOperator):
         expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", x)
         expect(x.dtype in DTYPES, op, argument, "float32, float64, complex64 or complex128", x)
         b = len(each(self.kernel))
-        expect(b in (1, len(x)), op, argument, f"a batch of {b}, one for each kernel", x)
+        expect(b in (1, x.shape[0]), op, argument, f"a batch of {b}, one for each kernel", x)
         expect(x.device == self.kernel.device, op, argument, f"a tensor on {self.kernel.device}", x)
         h, w = x.shape[-2:]
         more = (0, 0) if self.boundary == "circular" else (self.kernel.shape[-2] // 2, self.kernel.shape[-1] // 2)

@@ -85,7 +85,7 @@ class Fourier(LinearOperator):
         expect(x.dtype in COMPLEX or x.dtype in COMPLEX.values(), "Fourier", "x", KINDS, x)
         x = x.to(COMPLEX.get(x.dtype, x.dtype))
         mask, maps = fit(self.mask, x, "Fourier", "x"), self._maps(x, "x")
-        if len(x) == 0:  # transforms take no empty batch
+        if x.shape[0] == 0:  # transforms take no empty batch
             return x.expand(0, self._coils(), *x.shape[2:]).clone()
         k = each_image(_transform, x) if maps is None else each_image(lambda x, s: _transform(s * x), x, maps)
         return mask * (torch.fft.fftshift(k, AXES) if self.centred else k)

@@ -24,7 +24,7 @@ def each_image(function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> T
     Even products of complex numbers round otherwise at the end of an array than in its middle. On a GPU a launch an
     image costs more than that is worth, and a graph that torch traces holds for any batch: there the batch stays whole.
     """
-    if x.is_cuda or torch.compiler.is_compiling() or len(x) == 0:
+    if x.is_cuda or torch.compiler.is_compiling() or x.shape[0] == 0:
         return function(x, *others)
     with together:
         found = [

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import an_integer, expect, finite_number
+from fastrecon.ops.function import differentiated
 
 GRID = 2.0**32  # steps of positions in a pixel: up to 2^20 pixels from the image a position has at most 53 bits
 FAR = 2.0**20
@@ -101,7 +102,8 @@ def check_angles(op: str, angles: Any) -> Tensor:
         raise
     expect(t.ndim == 1 and len(t) > 0, op, "angles", expected, tuple(t.shape))
     expect(not t.is_complex() and t.dtype != torch.bool, op, "angles", "real numbers", t.dtype)
-    expect(not t.requires_grad, op, "angles", "angles that want no gradient: views have none", "requires_grad")
+    wanted = t.requires_grad or differentiated(t)
+    expect(not wanted, op, "angles", "angles that want no gradient: views have none", "requires_grad or a tangent")
     t = t.detach().to("cpu", torch.float64, copy=True)
     expect(bool(t.isfinite().all()), op, "angles", "finite numbers", "nan or inf")
     return t

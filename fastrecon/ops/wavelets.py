@@ -29,6 +29,7 @@ def lowpass(name: str) -> tuple[float, ...]:
             shrinking its coefficients would not be a proximal map.
         ModuleNotFoundError: PyWavelets is not installed, and the wavelet is neither haar nor sym4.
     """
+    expect(isinstance(name, str), "dwt2", "wavelet", f"an orthonormal wavelet ({FAMILIES})", repr(name))
     return TABLE.get(name) or _checked(name)
 
 
@@ -43,7 +44,7 @@ def _checked(name: str) -> tuple[float, ...]:
     except ModuleNotFoundError as e:
         raise ModuleNotFoundError(f"dwt2: wavelet {name!r}: expected PyWavelets to be installed, found {e}") from e
 
-    known = isinstance(name, str) and name in pywt.wavelist(kind="discrete")
+    known = name in pywt.wavelist(kind="discrete")
     expect(known, "dwt2", "wavelet", f"an orthonormal wavelet ({FAMILIES})", repr(name))
     wavelet = pywt.Wavelet(name)
     g, h = (np.array(f[::-1]) for f in (wavelet.dec_lo, wavelet.dec_hi))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastrecon.checks import expect, expect_finite, flag, integer, number
 from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.report import ITERATION_LIMIT, ProximalReport, Status
@@ -66,11 +67,11 @@ class Lasso(nn.Module, Generic[S]):
             real = not isinstance(value, Tensor) or value.is_floating_point()
             expect(real, name, argument, "a number or a real tensor", value)
         if isinstance(lam, Tensor):
-            self.register_buffer("lam", lam)
+            self.register_buffer("lam", lam.detach().clone())
         else:
             self.lam: float | Tensor = float(number(lam, name, "lam", least=0))
         if isinstance(lipschitz, Tensor):
-            self.register_buffer("lipschitz", lipschitz)
+            self.register_buffer("lipschitz", lipschitz.detach().clone())
         else:
             known = None if lipschitz is None else float(number(lipschitz, name, "lipschitz", above=0))
             self.lipschitz: float | Tensor | None = known
@@ -83,15 +84,14 @@ class Lasso(nn.Module, Generic[S]):
         else:  # filled in on the device: a copy from the host would make it wait
             bound = torch.full((), found, dtype=torch.float64, device=x.device)
         fits = bound.ndim == 0 or bound.shape == x.shape[:1]
-        expect(fits, type(self).__name__, "lipschitz", f"a number or ({len(x)},)", tuple(bound.shape))
-        return 1 / bound.clamp_min(torch.finfo(torch.float32).tiny).expand(len(x))
+        expect(fits, type(self).__name__, "lipschitz", f"a number or ({x.shape[0]},)", tuple(bound.shape))
+        return 1 / bound.clamp_min(torch.finfo(torch.float32).tiny).expand(x.shape[0])
 
     def l1(self, x: Tensor) -> Tensor:
         """|lam x|_1 [B] in float64."""
         wide = x.to(torch.complex128 if x.is_complex() else torch.float64).abs().flatten(1)
         terms = wide * spread_over(self.lam, x, type(self).__name__, "lam").double()
-        # a sum of many rows has another order than that of one
-        return terms.sum(1) if x.is_cuda else torch.stack([one.sum() for one in terms])
+        return each_image(lambda one: one.sum(1), terms)  # a sum of many rows has another order than that of one
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """F(x) [B] in float64."""
@@ -132,7 +132,8 @@ class Lasso(nn.Module, Generic[S]):
             callback: called after every iteration with its number 1, 2, ... and x.
 
         Returns:
-            x [B, ...], and the report: certificates made anew at x by one more A and one more adjoint.
+            x [B, ...], without gradients, and the report: certificates made anew at x by one more A and
+            one more adjoint.
 
         Raises:
             ValueError: an argument does not fit.

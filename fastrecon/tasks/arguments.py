@@ -16,7 +16,6 @@ from fastrecon.ops.feature_gradient import PRECISIONS
 from fastrecon.tasks import console
 
 DEFAULT_MODEL = "lda-cs-25"
-BUNDLED = "skimage:"  # before the name of an image that comes inside scikit-image
 BUNDLED_HELP = "skimage:NAME, an image that comes inside scikit-image (camera, phantom, ...)"
 LONGEST = 40  # characters of a wrong value in a message
 
@@ -199,26 +198,9 @@ def images(inputs: Sequence[str], suffixes: Sequence[str] = io.IMAGE_SUFFIXES) -
     """
     found: list[Path] = []
     for text in inputs:
-        if text.startswith(BUNDLED):
-            found.append(bundled(text.removeprefix(BUNDLED)))
-        else:
-            found += io.expand([text], suffixes) if Path(text).is_dir() else [Path(text)]
+        known = text.startswith(io.BUNDLED) or Path(text).is_dir()
+        found += io.expand([text], suffixes) if known else [Path(text)]
     return found
-
-
-def bundled(name: str, argument: str = "skimage") -> Path:
-    """The file of an image that comes inside scikit-image; `argument` asked for it.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    import skimage.data
-
-    folder = Path(skimage.data.__file__).parent
-    names = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".png", ".jpg")}
-    if name not in names:
-        raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {short(name)}")
-    return names[name]
 
 
 def stems(paths: Sequence[Path]) -> list[str]:

@@ -125,9 +125,14 @@ def outputs(args: argparse.Namespace, *files: str | Path | None) -> None:
         ValueError: one cannot be written, is a folder, or exists and --overwrite is not given.
     """
     free(files, args.overwrite)
+    inputs = [*(getattr(args, "inputs", None) or []), *(getattr(args, "data", None) or [])]
     for file in files:
-        if file is not None:
-            io.output_file(file)
+        if file is None:
+            continue
+        for name in inputs:
+            if os.path.exists(name) and os.path.exists(file) and os.path.samefile(name, file):
+                raise ValueError(f"{console.shown(file)}: expected another file than the input, which would be lost")
+        io.output_file(file)
 
 
 def apart(out: str, inputs: Iterable[str]) -> None:

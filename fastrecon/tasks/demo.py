@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reconstructs the image twice, the first time to warm up, and prints what came out."""
-    name = args.image.removeprefix(arguments.BUNDLED)
-    image = io.read_image(arguments.bundled(name, "--image"))
+    name = args.image.removeprefix(io.BUNDLED)
+    image = io.read_image(io.bundled(name, "--image"))
     model = arguments.model(args, args.model or f"lda-cs-{args.ratio:g}")
     options, prefix = reconstruct.options(args), Path(args.out) / name
     batch.free((f"{prefix}{end}" for end in results.ends(options)), args.overwrite)
