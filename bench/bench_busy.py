@@ -71,7 +71,7 @@ def method(name: str) -> Callable[[], Tensor]:
     }[name]()
 
 
-METHODS = ("lda", "fista inpainting", "fista fourier", "fista deblurring")
+METHODS = ("fista inpainting", "lda", "fista fourier", "fista deblurring")
 
 
 @contextmanager

@@ -159,10 +159,8 @@ PYBIND11_MODULE(_C, m) {
     info["isa_built"] = built;
     info["isa_supported"] = supported;
     info["compiler"] = __VERSION__;
-    const PoolState pool = pool_state();
     info["threads"] = threads();
-    info["cores"] = pool.cores;
-    info["arrival_us"] = pool.arrival;
+    info["cores"] = cores();
     return info;
   });
 }

@@ -21,6 +21,7 @@
 #include <signal.h>
 #endif
 #if defined(__linux__)
+#include <dlfcn.h>
 #include <sched.h>
 #endif
 
@@ -29,11 +30,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Nanoseconds = double;
 
-constexpr Nanoseconds kSpin = 20e3;         // active waiting, at most: about what it takes to wake a thread
+constexpr Nanoseconds kSpin = 10e3;         // active waiting, at most
+constexpr Nanoseconds kQuietSpin = 200e3;   // the same while sharing pays, which on a machine with company it does not
 constexpr Nanoseconds kPortion = 20e3;      // time that a portion of tasks should take: the delay by one lost thread
-constexpr Nanoseconds kFirstArrival = 10e3;  // guess of an arrival's time until one was seen
+constexpr Nanoseconds kLong = 4e6;          // work that is always shared: as long as a time slice of the system
 constexpr Nanoseconds kLeast = 4e3;         // work that is never shared: calling costs as much
-constexpr int kProbe = 32;                  // of calls too short for slow threads, one in so many asks whether they still are
+constexpr int kLengths = 10;                // powers of two from kLeast to kLong
+constexpr int kProbe = 16;                  // of calls whose sharing has not paid, one in so many asks whether it does now
+constexpr double kWorst = 16;               // a loss that counts, in lengths of the work
 constexpr std::int64_t kUnknown = 1 << 15;  // work of a site that was never timed from which on it is shared
 
 Nanoseconds since(Clock::time_point start) {
@@ -49,9 +53,12 @@ void pause() {
 }
 
 // Waits actively, for a little while.
+std::atomic<Nanoseconds> patience{kSpin};
+
 template <typename F>
 bool soon(const F& done) {
-  for (const auto start = Clock::now(); since(start) < kSpin;)
+  const Nanoseconds most = patience.load(std::memory_order_relaxed);
+  for (const auto start = Clock::now(); since(start) < most;)
     for (int i = 0; i < 16; ++i) {
       if (done()) return true;
       pause();
@@ -120,16 +127,31 @@ void set_openmp_threads(int count) {
 #endif
 }
 
+// Sets this thread's number for the MKL inside of torch, which torch.set_num_threads takes out of OpenMP's hands; returns
+// the one before.
+int set_mkl_threads(int count) {
+#if defined(__linux__)
+  using Set = int (*)(int);
+  static const Set set = [] {
+    void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
+    return torch ? reinterpret_cast<Set>(dlsym(torch, "MKL_Set_Num_Threads_Local")) : nullptr;
+  }();
+  return set ? set(count) : 0;
+#else
+  return 0;
+#endif
+}
+
 int asked() { return resting ? kept : openmp_threads(); }
 
-struct Cores {
+struct Machine {
   int allowed = affinity();
   int all = std::max(1, int(std::min(double(allowed), std::ceil(quota()))));
   bool chosen = std::getenv("OMP_NUM_THREADS") != nullptr;
 };
 
-const Cores& cores() {
-  static const Cores found;
+const Machine& machine() {
+  static const Machine found;
   return found;
 }
 
@@ -138,7 +160,6 @@ struct Job {
   Body body = nullptr;
   const void* context = nullptr;
   std::int64_t tasks = 0, portion = 1;
-  Clock::time_point called;
   std::atomic<std::int64_t> next{0};
   std::atomic<std::int64_t> busy{0};  // nanoseconds that all threads spent on it
   std::atomic<bool> failed{false};
@@ -171,7 +192,6 @@ class Pool {
     job_.body = body, job_.context = context, job_.tasks = tasks, job_.portion = portion;
     job_.next.store(0, std::memory_order_relaxed), job_.busy.store(0, std::memory_order_relaxed);
     job_.failed.store(false, std::memory_order_relaxed), job_.error = nullptr;
-    job_.called = Clock::now();
     places_.store(helpers, std::memory_order_relaxed);
     gate_.store(0, std::memory_order_release);  // open, nobody within
     calls_.fetch_add(1, std::memory_order_seq_cst);
@@ -188,8 +208,6 @@ class Pool {
     if (error) std::rethrow_exception(error);
     return true;
   }
-
-  Nanoseconds arrival() const { return arrival_.load(std::memory_order_relaxed); }
 
  private:
   static constexpr std::int64_t kClosed = std::int64_t(1) << 32;
@@ -229,9 +247,6 @@ class Pool {
       }
       seen = calls_.load(std::memory_order_acquire);
       if (!enter()) continue;
-      const Nanoseconds took = since(job_.called), known = arrival();
-      // quick to believe that threads arrive soon: one that was late says little
-      arrival_.store(took < known ? (took + known) / 2 : known + (took - known) / 8, std::memory_order_relaxed);
       const std::int64_t left = job_.tasks - job_.next.load(std::memory_order_relaxed);
       if (left > job_.portion) wake(int(std::min<std::int64_t>(2, left / job_.portion - 1)));
       inside = true;
@@ -262,7 +277,6 @@ class Pool {
   std::atomic<bool> taken_{false};
   std::atomic<std::int64_t> gate_{kClosed}, calls_{0}, places_{0};
   std::atomic<int> asleep_{0};
-  std::atomic<Nanoseconds> arrival_{kFirstArrival};
   std::mutex mutex_;
   std::condition_variable called_, left_;
   int started_ = 0;
@@ -282,6 +296,27 @@ Pool*& pool() {
   return the;
 }
 
+// What sharing has saved lately, in lengths of the work, by the length. A thread that the system takes from a core while it
+// holds a portion makes all wait for a time slice: rare on a quiet machine, and beside others often enough to cost more than
+// all the rest saves. The mean sees that, whoever is to blame.
+struct Savings {
+  std::atomic<float> mean{0.25f};
+  std::atomic<unsigned> asked{0};
+
+  bool worth() { return mean.load(std::memory_order_relaxed) > 0 || asked.fetch_add(1, std::memory_order_relaxed) % kProbe == 0; }
+  void add(double saved) {
+    const float known = mean.load(std::memory_order_relaxed);
+    const float now = known + float(std::max(saved, -kWorst) - known) / 16;
+    mean.store(now, std::memory_order_relaxed);
+    patience.store(now > 0 ? kQuietSpin : kSpin, std::memory_order_relaxed);
+  }
+};
+
+Savings& savings(Nanoseconds length) {
+  static Savings table[kLengths];
+  return table[std::min(kLengths - 1, std::max(0, std::ilogb(length / kLeast)))];
+}
+
 float learned(float cost, double now) {  // down at once, up slowly: a thread that was not run makes work seem longer
   return float(cost == 0 || now < cost ? now : std::min(now, cost * 1.05));
 }
@@ -289,26 +324,28 @@ float learned(float cost, double now) {  // down at once, up slowly: a thread th
 
 int threads() {
   const int wanted = asked();
-  return cores().chosen || wanted > cores().allowed ? wanted : std::min(wanted, cores().all);
+  return machine().chosen || wanted > machine().allowed ? wanted : std::min(wanted, machine().all);
 }
 
+thread_local int kept_mkl = 0;  // 0: as all threads of the process
+
 void enter_alone() {
-  if (resting++ == 0) set_openmp_threads((kept = openmp_threads(), 1));
+  if (resting++ == 0) kept_mkl = set_mkl_threads(1), set_openmp_threads((kept = openmp_threads(), 1));
 }
 
 void leave_alone() {
-  if (--resting == 0) set_openmp_threads(kept);
+  if (--resting == 0) set_mkl_threads(kept_mkl), set_openmp_threads(kept);
 }
 
 void enter_together() {
-  if (resting) set_openmp_threads(kept);
+  if (resting) set_mkl_threads(kept_mkl), set_openmp_threads(kept);
 }
 
 void leave_together() {
-  if (resting) set_openmp_threads(1);
+  if (resting) set_mkl_threads(1), set_openmp_threads(1);
 }
 
-PoolState pool_state() { return {cores().all, pool()->arrival() / 1e3}; }
+int cores() { return machine().all; }
 
 void share_tasks(std::int64_t tasks, std::int64_t work, Site& site, Body body, const void* context) {
   if (tasks <= 0) return;
@@ -318,17 +355,17 @@ void share_tasks(std::int64_t tasks, std::int64_t work, Site& site, Body body, c
   Nanoseconds spent;
   const auto shared = [&] {
     if (tasks == 1 || inside) return false;
-    const int helpers = int(std::min<std::int64_t>(std::min(threads(), cores().all), tasks) - 1);
+    const int helpers = int(std::min<std::int64_t>(std::min(threads(), cores()), tasks) - 1);
     if (helpers < 1) return false;
     const Nanoseconds expected = double(cost) * double(work);
-    if (cost == 0 ? work < kUnknown : expected < std::max(kLeast, 2 * pool()->arrival())) {
-      static thread_local int skipped = 0;
-      if (expected < 2 * kFirstArrival || ++skipped % kProbe) return false;
-    }
+    if (cost == 0 ? work < kUnknown : expected < kLeast) return false;
+    if (cost != 0 && expected < kLong && !savings(expected).worth()) return false;
     const double each = cost == 0 ? HUGE_VAL : expected / double(tasks);
     const std::int64_t fair = std::max<std::int64_t>(1, tasks / (4 * (helpers + 1)));
     const std::int64_t portion = each * double(fair) <= kPortion ? fair : std::max<std::int64_t>(1, std::int64_t(kPortion / each));
-    return pool()->share(body, context, tasks, std::min(portion, fair), helpers, &spent);
+    if (!pool()->share(body, context, tasks, std::min(portion, fair), helpers, &spent)) return false;
+    if (cost != 0) savings(expected).add(1 - since(start) / expected);
+    return true;
   };
   if (!shared()) {
     body(context, 0, tasks);

@@ -23,13 +23,8 @@ void leave_alone();
 void enter_together();
 void leave_together();
 
-// Cores as above, and what a call's threads are up against, in microseconds: from calling a thread of the pool to its
-// arrival, smoothed.
-struct PoolState {
-  int cores;
-  double arrival;
-};
-PoolState pool_state();
+// Cores that this process may use, as above.
+int cores();
 
 // One place in the code that shares work, and what was learned of it: nanoseconds for a unit of its work.
 struct Site {
@@ -39,7 +34,8 @@ struct Site {
 // Tasks begin <= i < end of `context`. May throw: the rest is left out then, and the caller gets the exception.
 using Body = void (*)(const void* context, std::int64_t begin, std::int64_t end);
 
-// All of 0 <= i < tasks, `work` units in sum. They are shared where that pays, by what the site cost before and by how soon
-// threads have arrived; within a task, or where another thread is sharing its work already, the caller does all.
+// All of 0 <= i < tasks, `work` units in sum. They are shared where that pays: by what the site's work cost before, and by
+// what sharing work of that length has saved lately. Within a task, or where another thread is sharing its work already, the
+// caller does all.
 void share_tasks(std::int64_t tasks, std::int64_t work, Site& site, Body body, const void* context);
 }  // namespace fastrecon

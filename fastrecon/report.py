@@ -32,7 +32,7 @@ def answer(model: Any, y: Any, **options: Any) -> Result:
 
     def run(y: Tensor) -> Tensor:
         model.check(y)
-        if len(y) == 0:  # what one image would get, without it
+        if y.shape[0] == 0:  # what one image would get, without it
             x, report = model.compute(y.new_zeros(1, *y.shape[1:]), **options)
             x, report = x[:0], report.map(lambda _, t: t[..., :0])
         else:

@@ -103,7 +103,7 @@ int main() {
       }
     });
   for (auto& c : callers) c.join();
-  if (pool_state().cores > 1 && threads() > 1) {
+  if (cores() > 1 && threads() > 1) {
     Site site;
     share_tasks(2, 1 << 28, site, meet, nullptr);
     CHECK(arrived >= 2);

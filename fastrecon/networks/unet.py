@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastrecon.checks import expect, flag, integer
 from fastrecon.ops.by_image import each_image
+from fastrecon.threads import together
 
 LEVELS = 4  # widths w, 2w, 4w, 8w: sides must be divisible by 8
 NORMS = ("batch", "group", "none")
@@ -79,7 +80,14 @@ def each_alone(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
     oneDNN's convolutions of a batch add in another order than those of one image; taken singly they are no slower,
     since an image's features stay in the caches. On a GPU a batch is worth more: results there agree to rounding.
     """
-    return function(*images) if torch.is_grad_enabled() else each_image(function, *images)
+    if torch.is_grad_enabled():
+        return function(*images)
+
+    def one(*image: Tensor) -> Tensor:
+        with together:  # convolutions are worth the threads
+            return function(*image)
+
+    return each_image(one, *images)
 
 
 def channels_of(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon.threads import together
+from fastrecon import threads
 
 
 def alone(t: Tensor, i: int) -> Tensor:
@@ -26,7 +26,7 @@ def each_image(function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> T
     """
     if x.is_cuda or torch.compiler.is_compiling() or x.shape[0] == 0:
         return function(x, *others)
-    with together:
+    with threads.alone:  # their rounding depends on the number of threads too
         found = [
             function(alone(x, i), *(t.narrow(0, i if len(t) > 1 else 0, 1) for t in others)) for i in range(len(x))
         ]
@@ -49,7 +49,7 @@ def by_image(definition: Callable[..., Any], *batched: int) -> Callable[..., Any
         def part(k: int, t: Any, i: int) -> Any:
             return alone(t, i if len(t) > 1 else 0) if k in batched and t is not None else t
 
-        with together:
+        with threads.together:
             found = [definition(*(part(k, t, i) for k, t in enumerate(arguments))) for i in range(count)]
         if isinstance(found[0], Tensor):
             return torch.cat(found)
