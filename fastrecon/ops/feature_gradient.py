@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from fastrecon.checks import accepts_arrays, choice, expect, flag, held, named, per_image
-from fastrecon.ops.by_image import alone, by_image
+from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import differentiated, transformed
 from fastrecon.ops.layout import power_for, shaped
 from fastrecon.registry import compiled, define, extension, forced
-from fastrecon.threads import together
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
 PRECISIONS = {"float32": 0, "bfloat16": 1, "direct": 2, "tf32": 0}  # of the products of float32 convolutions
@@ -139,24 +138,6 @@ def feature_gradient_vjp_ref(
     return r, d_weights, d_eps
 
 
-def _vjp_by_image(
-    d_value: Tensor, d_grad: Tensor, x: Tensor, weights: list[Tensor], eps: Tensor, delta: float,
-    final_activation: bool, precision: str = "float32",
-) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
-    """The definition one image at a time: d_x and d_eps have the bits they have alone; d_weights are added in order."""
-    if x.is_cuda or x.shape[0] < 2:
-        return feature_gradient_vjp_ref(d_value, d_grad, x, weights, eps, delta, final_activation)
-    parts = []
-    with together:
-        for i in range(x.shape[0]):
-            v, g, one, e = (alone(t, i) for t in (d_value, d_grad, x, eps))
-            parts.append(feature_gradient_vjp_ref(v, g, one, weights, e, delta, final_activation))
-    d_weights = list(parts[0][1])
-    for _, more, _ in parts[1:]:
-        d_weights = [a + b for a, b in zip(d_weights, more, strict=True)]
-    return torch.cat([p[0] for p in parts]), d_weights, torch.cat([p[2] for p in parts])
-
-
 def _weight_gradient(source: Tensor, cotangent: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.aten.convolution_backward(
         cotangent,
@@ -262,7 +243,7 @@ _vjp = define(
     "feature_gradient_vjp(Tensor d_value, Tensor d_grad, Tensor x, Tensor[] weights, Tensor eps, float delta,"
     " bool final_activation, str precision) -> (Tensor d_x, Tensor[] d_weights, Tensor d_eps)",
     "feature_gradient",
-    ref=_vjp_by_image,
+    ref=feature_gradient_vjp_ref,
     cpu=_vjp_cpu,
     fake=lambda d_value, d_grad, x, weights, eps, *_: (shaped(x), [shaped(w) for w in weights], shaped(eps)),
 )
