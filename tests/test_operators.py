@@ -225,7 +225,7 @@ def test_codes_have_the_same_bits_in_any_batch(size, dtype):
         y = a(z)
         torch.testing.assert_close(y, z @ a.atoms.T)
         assert torch.equal(a(z[:1]), y[:1])
-        assert torch.equal(a(z[-1]), y[-1])
+        assert torch.equal(a(z[-1:]), y[-1:])
         assert torch.equal(a.adjoint(y[:1]), a.adjoint(y)[:1])
 
 
