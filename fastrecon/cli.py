@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import fastrecon
-from fastrecon import startup
+from fastrecon import io, startup
 from fastrecon.tasks import console
 
 # command: (module with add_arguments(parser) and run(args), what it does); a module is imported when its command is run
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return e.status
     except SystemExit as e:  # of some library: a status, or a text
         if isinstance(e.code, str):
-            console.complain(f"fastrecon: {console.shown(e.code)}")
+            console.complain(f"fastrecon: {io.shown(e.code)}")
         return e.code if isinstance(e.code, int) else 2 if e.code else 0
     except BaseException as e:  # a panic of compiled code is no Exception
         if os.environ.get("FASTRECON_DEBUG") == "1":

@@ -22,9 +22,9 @@ _KINDS = {
 }  # fmt: skip
 
 
-def shown(text: str | os.PathLike[str]) -> str:
+def shown(text: object) -> str:
     """A name for people, on one line of any output: bytes that are no text as \\xff, line breaks as \\n."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in os.fspath(text))
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
 
 
 def encodable(text: str) -> str:

@@ -55,7 +55,7 @@ def name(text: str) -> str:
 
 def short(text: str) -> str:
     """A value in quotes for a message, cut if long."""
-    return console.shown(repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}..."))
+    return io.shown(repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}..."))
 
 
 def own_options(args: argparse.Namespace, task: str, own: Mapping[str, Set[str]]) -> None:
@@ -212,7 +212,7 @@ def stems(paths: Sequence[Path]) -> list[str]:
     first: dict[str, Path] = {}
     for path in paths:
         if path.stem in first:
-            both = f"{console.shown(first[path.stem])} and {console.shown(path)}"
+            both = f"{io.shown(first[path.stem])} and {io.shown(path)}"
             raise ValueError(f"{both}: expected inputs with different names, got two {short(path.stem)}")
         first[path.stem] = path
     return list(first)

@@ -103,7 +103,7 @@ def write_each(
     io.output_folder(args.out)
     skipped = [path for path in paths if path not in todo]
     if skipped and not args.json:
-        console.say(f"{len(skipped)} of {len(paths)} inputs skipped: their results are in {console.shown(folder)}")
+        console.say(f"{len(skipped)} of {len(paths)} inputs skipped: their results are in {io.shown(folder)}")
 
     def work(path: Path, progress: Progress) -> dict[str, Any]:
         report = produce(path, folder / stems[path], progress)
@@ -131,7 +131,7 @@ def outputs(args: argparse.Namespace, *files: str | Path | None) -> None:
             continue
         for name in inputs:
             if os.path.exists(name) and os.path.exists(file) and os.path.samefile(name, file):
-                raise ValueError(f"{console.shown(file)}: expected another file than the input, which would be lost")
+                raise ValueError(f"{io.shown(file)}: expected another file than the input, which would be lost")
         io.output_file(file)
 
 
@@ -139,7 +139,7 @@ def apart(out: str, inputs: Iterable[str]) -> None:
     """Raises ValueError where --out is a folder of inputs: the next run would take results for inputs."""
     for name in inputs:
         if Path(name).is_dir() and Path(out).exists() and os.path.samefile(name, out):
-            raise ValueError(f"--out: expected another folder than that of the inputs, got {console.shown(out)}")
+            raise ValueError(f"--out: expected another folder than that of the inputs, got {io.shown(out)}")
 
 
 def free(files: Iterable[Path | str | None], overwrite: bool, option: str = "--overwrite") -> None:
@@ -152,10 +152,10 @@ def free(files: Iterable[Path | str | None], overwrite: bool, option: str = "--o
     for path in targets:
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "a pipe or device"
-            raise ValueError(f"{console.shown(path)}: expected the name of a file to write, got {kind}")
+            raise ValueError(f"{io.shown(path)}: expected the name of a file to write, got {kind}")
     found = [path for path in targets if path.exists() or path.is_symlink()]
     if found and not overwrite:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise ValueError(
-            f"{console.shown(found[0])}{more}: expected no file of that name yet, got one that exists: give {option}"
+            f"{io.shown(found[0])}{more}: expected no file of that name yet, got one that exists: give {option}"
         )

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fastrecon.io import shown
 from fastrecon.startup import CLOSED
 
 _failures: list[OSError] = []
@@ -56,16 +57,6 @@ def finish() -> None:
         _mute()
     if _failures:
         raise RuntimeError(f"stdout: {_failures[0].strerror}: part of the printed text is lost, files are not")
-
-
-def shown(text: object) -> str:
-    """A name on one line, whatever is in it: control characters as \\n, bytes that are no text as \\xff."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
-
-
-def _escaped(c: str) -> str:
-    byte = ord(c) - 0xDC00  # how Python holds bytes of names that are not UTF-8
-    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else c.encode("unicode_escape").decode()
 
 
 def _mute() -> None:

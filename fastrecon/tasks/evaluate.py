@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrecon import io, problems
-from fastrecon.tasks import arguments, batch, console, cs, saltpepper, tables
+from fastrecon.tasks import arguments, batch, cs, saltpepper, tables
 from fastrecon.tasks.progress import Progress
 
 _TABLE = {"table", "networks", "side", "out"}
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         tell = lambda k, _: progress.part(k, model.solver.phases, "phases")  # noqa: E731
         row = cs.evaluate(model, io.read_image(path), args.noise or 0.0, args.seed, not warm, tell)
         warm = True
-        return row | {"image": console.shown(row["image"])}
+        return row | {"image": io.shown(row["image"])}
 
     outcome = batch.each(paths, work)
     rows, mean = outcome.results, cs.mean(outcome.results)

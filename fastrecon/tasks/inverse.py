@@ -15,7 +15,7 @@ import fastrecon
 from fastrecon import figures, io, metrics, models, problems, step_models
 from fastrecon.checks import expect
 from fastrecon.solvers import FISTA, ISTA, SGP
-from fastrecon.tasks import arguments, batch, console, cs
+from fastrecon.tasks import arguments, batch, cs
 from fastrecon.tasks.progress import Progress
 
 METHODS = ("fista", "ista", "sgp-step", "sgp-diag", "unet")
@@ -183,7 +183,7 @@ def line(report: dict[str, Any]) -> str:
     objective = certificate and arguments.number(certificate["objective"], ".6g")
     said = f"; F = {objective} after {certificate['iterations']} iterations" if certificate else ""
     return (
-        f"{console.shown(report['input'])} -> {console.shown(report['files']['reconstruction'])}:"
+        f"{io.shown(report['input'])} -> {io.shown(report['files']['reconstruction'])}:"
         f" PSNR {s['psnr']:.2f} dB,"
         f" NMSE {s['nmse_db']:.2f} dB, {report['seconds']:.3f} s{said}{arguments.remarks(report['notes'])}"
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from fastrecon import io
 from fastrecon.startup import is_program
 from fastrecon.tasks import console
 
@@ -51,7 +52,7 @@ class Progress:
 
     def item(self, name: object) -> None:
         """The next item begins."""
-        self.count, self.name, self.share, self.what = self.count + 1, console.shown(name), 0.0, ""
+        self.count, self.name, self.share, self.what = self.count + 1, io.shown(name), 0.0, ""
 
     def part(self, done: float, total: float, what: str = "iterations", **more: object) -> None:
         """So much of the item is done."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrecon import io, problems
 from fastrecon.models import Reconstructor
-from fastrecon.tasks import arguments, batch, console, cs, inverse, results, saltpepper
+from fastrecon.tasks import arguments, batch, cs, inverse, results, saltpepper
 from fastrecon.tasks.progress import Progress
 
 # tasks beside block compressed sensing, which is this module
@@ -135,9 +135,7 @@ def assumed(m: io.Measurements, args: argparse.Namespace) -> tuple[str, ...]:
     found = []
     if m.facts.get("operator") is None:
         origin = "of --model" if args.model else "named by the file" if m.facts.get("model") else "the default"
-        found.append(
-            f"assumed: made with the sampling matrix of {console.shown(name)}, {origin}; the file has no operator"
-        )
+        found.append(f"assumed: made with the sampling matrix of {io.shown(name)}, {origin}; the file has no operator")
     if m.size is None:
         found.append("assumed: whole blocks; the file has no size")
     return tuple(found)
@@ -146,7 +144,7 @@ def assumed(m: io.Measurements, args: argparse.Namespace) -> tuple[str, ...]:
 def line(report: dict[str, Any]) -> str:
     """A report in one line."""
     scores = report["scores"] and report["scores"]["reconstruction"]
-    names = f"{console.shown(report['input'])} -> {console.shown(report['files']['reconstruction'])}"
+    names = f"{io.shown(report['input'])} -> {io.shown(report['files']['reconstruction'])}"
     quality = f"PSNR {scores['psnr']:.2f} dB, " if scores else ""
     quality += f"SSIM {scores['ssim']:.4f}, " if scores and scores["ssim"] is not None else ""
     return (

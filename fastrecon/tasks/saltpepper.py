@@ -16,7 +16,7 @@ from fastrecon.checks import expect
 from fastrecon.noise import salt_and_pepper
 from fastrecon.solvers import LADMM
 from fastrecon.sparse import PatchDenoiser
-from fastrecon.tasks import arguments, batch, console, cs, results
+from fastrecon.tasks import arguments, batch, cs, results
 from fastrecon.tasks.progress import Progress
 
 MODEL = "dladmm-saltpepper"
@@ -119,7 +119,7 @@ def _line(report: dict[str, Any]) -> str:
     quality = ""
     if scores:
         quality = f"PSNR {scores['start']['psnr']:.2f} -> {scores['reconstruction']['psnr']:.2f} dB, "
-    names = f"{console.shown(report['input'])} -> {console.shown(report['files']['reconstruction'])}"
+    names = f"{io.shown(report['input'])} -> {io.shown(report['files']['reconstruction'])}"
     objective, gap = arguments.number(c["objective"], ".6g"), arguments.number(c["gap"], ".3g")
     return (
         f"{names}: {quality}{report['seconds']:.3f} s; {c['status']}"
@@ -153,7 +153,7 @@ def _row(denoiser: PatchDenoiser, image: io.GreyImage, amount: float, seed: int,
     clean = image.pixels[:h, :w]
     noisy = torch.from_numpy(corrupt(clean, amount, seed))[None, None].to(solver.a.atoms)
     patches = denoiser.to_patches(noisy)
-    found: dict[str, Any] = {"image": console.shown(image.path.stem), "height": h, "width": w}
+    found: dict[str, Any] = {"image": io.shown(image.path.stem), "height": h, "width": w}
     found["noisy"] = _psnr(noisy, clean)
     classical = LADMM(solver.a, solver.lam)
 

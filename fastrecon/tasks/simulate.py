@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrecon import io
-from fastrecon.tasks import arguments, batch, console, cs
+from fastrecon.tasks import arguments, batch, cs
 from fastrecon.tasks.progress import Progress
 
 EPILOG = """examples:
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     def produce(path: Path, prefix: Path, _: Progress) -> dict[str, Any]:
         image = io.read_image(path)
         m = cs.simulate(model, image.pixels, args.noise or 0.0, args.seed)
-        m.facts.update(model=console.shown(args.model), source=console.shown(path.name))
+        m.facts.update(model=io.shown(args.model), source=io.shown(path.name))
         target = prefix.with_name(prefix.name + end)
         io.write_measurements(target, m)
         return {
@@ -50,5 +50,5 @@ def run(args: argparse.Namespace) -> None:
 
 def line(row: dict[str, Any]) -> str:
     """What was written, in one line."""
-    names = f"{console.shown(row['input'])} -> {console.shown(row['output'])}"
+    names = f"{io.shown(row['input'])} -> {io.shown(row['output'])}"
     return f"{names}: {row['measurements']}{arguments.remarks(row['notes'])}"

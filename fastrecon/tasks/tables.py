@@ -18,7 +18,7 @@ from torch import nn
 
 from fastrecon import figures, io, models, problems, step_models
 from fastrecon.checks import expect
-from fastrecon.tasks import arguments, batch, console, inverse
+from fastrecon.tasks import arguments, batch, inverse
 from fastrecon.tasks.progress import Progress
 
 FISTA = (100, 1200)  # iterations: the rival, and what stands for the minimiser
@@ -104,7 +104,7 @@ def evaluate(args: argparse.Namespace) -> None:
                 solved = inverse.solve(method, p, p.lam * c.lam_factor, count, network, tell)
                 done += count
                 for row, curve in _rows(method, solved, count):
-                    found.append(({"image": console.shown(path.stem), "condition": c.name} | row, curve))
+                    found.append(({"image": io.shown(path.stem), "condition": c.name} | row, curve))
         return found
 
     outcome = batch.each(paths, work)
