@@ -8,9 +8,10 @@ startup.guard()
 
 from importlib.metadata import version
 
-from fastrecon import fidelity, linesearch, masks, metrics, operators, ops, regulariser, solvers
+from fastrecon import masks, metrics, operators, ops, problems, solvers, terms
+from fastrecon.certificates import Result
 from fastrecon.engine import Engine
-from fastrecon.models import Reconstructor, Result, load, pretrained
+from fastrecon.models import Reconstructor, load, pretrained
 from fastrecon.registry import backends
 
 __version__ = version("fastrecon")
@@ -21,14 +22,13 @@ __all__ = [
     "Result",
     "__version__",
     "backends",
-    "fidelity",
-    "linesearch",
     "load",
     "masks",
     "metrics",
     "operators",
     "ops",
     "pretrained",
-    "regulariser",
+    "problems",
     "solvers",
+    "terms",
 ]

@@ -2,6 +2,6 @@
 
 import sys
 
-from fastrecon.cli import main
+from fastrecon.cli.main import main
 
 sys.exit(main())

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrecon.certificates import Certificate, Result, answer
 from fastrecon.checks import choice, expect, flag, integer
+from fastrecon.models.sparse_coding import SparseCoder
 from fastrecon.operators.base import through
-from fastrecon.regulariser import FeatureNorm
-from fastrecon.report import Certificate, Result, answer
-from fastrecon.sparse import SparseCoder
+from fastrecon.terms.feature_norm import FeatureNorm
 
 _backends: Any = torch.backends
 if hasattr(_backends.cuda.matmul, "fp32_precision"):  # from torch 2.9 on; mixing it with the older switch raises

@@ -31,7 +31,7 @@ def is_program() -> bool:
     if sys.argv[0] != "-m":  # what python puts there while it looks for the package
         return os.path.basename(sys.argv[0]).removesuffix(".exe") == "fastrecon"
     names = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
-    return names[:1] in (["fastrecon"], ["fastrecon.cli"])
+    return names[:1] in (["fastrecon"], ["fastrecon.cli.main"])
 
 
 def guard() -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon import registry, zoo
+from fastrecon.certificates import Certificate
 from fastrecon.checks import expect
-from fastrecon.report import Certificate
 
 ADJOINT = 1e-5  # of |A x| |y|: float32, some hundred roundings
 FACTOR, WINOGRAD = 2, 3  # how much farther than eager PyTorch from float64 a kernel may be; of Winograd's products

@@ -212,7 +212,8 @@ DEFAULT = """
 import torch
 torch.set_default_dtype(torch.{dtype})
 import fastrecon as fr
-from fastrecon import masks, ops, problems
+from fastrecon import masks, ops
+from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.operators import Fourier
 for mask in (masks.uniform((16, 16), 0.5), masks.variable_density((16, 16), 1), masks.radial((16, 16), 0.3)):
     assert mask.dtype == torch.float32

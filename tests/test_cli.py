@@ -22,10 +22,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fastrecon as fr
-from fastrecon import cli, io
+from fastrecon import io
+from fastrecon.cli import bench, cs, evaluate, info, reconstruct
+from fastrecon.cli import main as cli
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.solvers import LDA, GDNet
-from fastrecon.tasks import bench, cs, evaluate, info, reconstruct
 
 BLOCK, SIZE = 8, (21, 30)
 

@@ -9,14 +9,14 @@ import torch
 from test_models import images
 from test_models import model as small_model
 from test_no_sync import CASES
-from test_sparse import model as small_coder
-from test_sparse import smooth
+from test_sparse_coding import model as small_coder
+from test_sparse_coding import smooth
 from torch import Tensor
 
 import fastrecon as fr
 from fastrecon import engine as engines
 from fastrecon.models import load
-from fastrecon.sparse import SparseCoder
+from fastrecon.models.sparse_coding import SparseCoder
 
 COMPILED = fr.backends()["feature_gradient_fwd"]["cpu"].startswith("cpu")
 

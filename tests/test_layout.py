@@ -15,16 +15,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # The layers, lowest first. A module may import modules of its own layer (in no circle) and of those below.
 LAYERS = (
     {"checks", "kernels", "startup"},
-    {"registry"},
+    {"options", "registry"},
     {"threads"},
     {"ops"},
-    {"fidelity", "io", "linesearch", "masks", "metrics", "networks", "noise", "operators", "regulariser", "report"},
+    {"certificates", "io", "masks", "metrics", "networks", "noise", "operators"},
+    {"terms"},
     {"solvers"},
-    {"model_file", "models", "problems", "sparse", "step_models", "weights"},
-    {"engine", "figures", "verification", "zoo"},
-    {"train"},
-    {"tasks", "serve"},
-    {"cli", "__main__"},
+    {"problems"},
+    {"models", "weights"},
+    {"engine", "figures", "reconstruction", "verification", "zoo"},
+    {"adapters", "train"},
+    {"cli", "serving"},
+    {"__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"cupy", "matplotlib", "scipy", "skimage", "tensorboard", "triton"}

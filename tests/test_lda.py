@@ -4,18 +4,18 @@ import math
 
 import pytest
 import torch
-from test_regulariser import plain
+from test_feature_norm import plain
 from torch import Tensor
 from utils import compiles
 
-from fastrecon import regulariser
-from fastrecon.linesearch import BLIND_TRIALS, backtrack
+from fastrecon.certificates import Report, Status
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.registry import backends
-from fastrecon.regulariser import Evaluation
-from fastrecon.report import Report, Status
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.convergent import reductions_left
+from fastrecon.solvers.search import BLIND_TRIALS, backtrack
+from fastrecon.terms import feature_norm as regulariser
+from fastrecon.terms.feature_norm import Evaluation
 
 BLOCK = 4
 COMPILED = backends()["feature_gradient_fwd"]["cpu"].startswith("cpu")

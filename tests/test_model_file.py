@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastrecon import load, model_file
+from fastrecon import load
+from fastrecon.models import file as model_file
 
 META = {"format": 1, "method": "lda"}
 

@@ -8,13 +8,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fastrecon
-from fastrecon import Reconstructor, load, models, pretrained
+from fastrecon import Reconstructor, load, pretrained
 from fastrecon.metrics import psnr
+from fastrecon.models import base as models
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.ops.feature_gradient import bfloat16_here
 from fastrecon.registry import backends
-from fastrecon.regulariser import FeatureNorm
 from fastrecon.solvers import LDA, AGDNet, GDNet
+from fastrecon.terms.feature_norm import FeatureNorm
 
 BLOCK, M = 5, 10
 COMPILED = backends()["feature_gradient_fwd"]["cpu"].startswith("cpu")

@@ -13,17 +13,17 @@ import torch
 from test_models import images
 from test_models import model as small_model
 from test_proximal import bold
-from test_sparse import model as small_coder
-from test_sparse import smooth
+from test_sparse_coding import model as small_coder
+from test_sparse_coding import smooth
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from utils import NoSync
 
 from fastrecon import masks
+from fastrecon.models.sparse_coding import SparseCoder
 from fastrecon.networks.unet import StepNet
 from fastrecon.operators import Blur, Fourier, Inpainting, Wavelet, gaussian_kernel
 from fastrecon.solvers import FISTA, ISTA, LDA, SGP, AGDNet, GDNet
-from fastrecon.sparse import SparseCoder
 
 NO_GUARD = """
 #include <c10/core/impl/DeviceGuardImplInterface.h>

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastrecon import cli
+from fastrecon.cli import main as cli
+from fastrecon.cli import progress
+from fastrecon.cli.progress import Progress
 from fastrecon.operators import Inpainting
 from fastrecon.solvers import LDA
-from fastrecon.tasks import progress
-from fastrecon.tasks.progress import Progress
 
 
 def wait_for(text, read):

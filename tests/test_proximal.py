@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fastrecon import masks
+from fastrecon.certificates import CONVERGED, ITERATION_LIMIT, NOT_FINITE
 from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Wavelet, gaussian_kernel
 from fastrecon.ops import dwt2, prox_gradient_step
-from fastrecon.report import CONVERGED, ITERATION_LIMIT, NOT_FINITE
 from fastrecon.solvers import FISTA, ISTA, SGP, detail_weights
 
 METHODS = {

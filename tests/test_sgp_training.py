@@ -11,11 +11,13 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 import fastrecon as fr
-from fastrecon import models, problems, step_models
-from fastrecon.cli import main
+from fastrecon import models
+from fastrecon.cli import tables
+from fastrecon.cli.main import main
+from fastrecon.models import sgp as step_models
 from fastrecon.networks.unet import LIMITS, DirectNet, StepNet, UNet
+from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import FISTA, ISTA, SGP
-from fastrecon.tasks import tables
 from fastrecon.train import checkpoint
 from fastrecon.train.sgp_config import Config
 from fastrecon.train.sgp_task import Stages, Unrolled

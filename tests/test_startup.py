@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastrecon import cli
+from fastrecon.cli import main as cli
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at the process through /proc")
 
@@ -66,7 +66,7 @@ def slow(file, **_):
     print("writing", file=sys.stderr, flush=True)
     time.sleep(60)
 np.savez = slow
-from fastrecon import cli
+from fastrecon.cli import main as cli
 sys.exit(cli.main())
 """
 

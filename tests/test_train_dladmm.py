@@ -14,7 +14,7 @@ from skimage import data as samples
 
 import fastrecon as fr
 from fastrecon import io
-from fastrecon.cli import main
+from fastrecon.cli.main import main
 from fastrecon.train import checkpoint, dladmm_loss, synthetic
 from fastrecon.train.dictionary import learn_dictionary
 from fastrecon.train.dladmm_config import SYNTHETIC, DladmmConfig
@@ -225,7 +225,7 @@ def test_says_what_is_wrong(arguments, message, tmp_path, capsys):
 
 
 def test_models_of_other_tasks_are_refused(tmp_path, capsys):
-    from test_sparse import model
+    from test_sparse_coding import model
 
     model().save(tmp_path / "small.safetensors")
     io.write_image(tmp_path / "photo.png", samples.camera()[:64, :64].astype("float32") / 255)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import fastrecon as fr
-from fastrecon.cli import main
+from fastrecon.cli.main import main
 from fastrecon.train import checkpoint, config, dladmm_config, options, progress, sgp_config
 from fastrecon.train.claim import HOLDER, LOCK, Claim
 from fastrecon.train.export import mend, write_pair
@@ -165,7 +165,7 @@ def test_a_killed_run_holds_no_lock_and_loses_nothing(tmp_path):
     slow = (
         "import sys, time; from fastrecon.train.synthetic import Synthetic; loss = Synthetic.loss\n"
         "Synthetic.loss = lambda self: (time.sleep(0.02), loss(self))[1]\n"
-        "from fastrecon.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from fastrecon.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", slow, "train", "dladmm", "--out", str(tmp_path / "cut"), *words]
     run = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -414,7 +414,7 @@ def test_weights_and_card_are_a_pair(tmp_path, monkeypatch):
     assert train(tmp_path / "new") == 0
     weights, card = tmp_path / "new/model.safetensors", tmp_path / "new/dladmm-synthetic.md"
     whole = card.read_bytes()
-    from fastrecon.train.card import dladmm_card
+    from fastrecon.models.card import dladmm_card
 
     stamp = card.stat().st_mtime_ns
     assert mend(weights, card, dladmm_card)
@@ -496,7 +496,7 @@ def test_an_error_in_one_process_ends_all(tmp_path):
         "import sys; from fastrecon.train import checkpoint\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
         "checkpoint.save = full\n"
-        "from fastrecon.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from fastrecon.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_triton import DEVICE  # sets Triton's interpreter up
 
+from fastrecon.cli import tune
 from fastrecon.kernels import configs, feature_gradient, launch
-from fastrecon.tasks import tune
 
 GPU = torch.device("cuda")
 MEASURED = {"pixels": 64, "depth": 32, "warps": 8, "stages": 2}

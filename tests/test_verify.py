@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastrecon import cli, ops, registry, verification, zoo
+from fastrecon import ops, registry, verification, zoo
+from fastrecon.cli import main as cli
 from fastrecon.zoo import Case
 
 BACKENDS = [b for b in ("cpu", "reference") if b in registry.usable("cpu")]

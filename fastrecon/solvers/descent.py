@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from fastrecon.certificates import TRAINED_ONLY, Report, Status
 from fastrecon.checks import expect, integer, number
-from fastrecon.fidelity import LeastSquares
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import shrink_eps
-from fastrecon.regulariser import Evaluation, FeatureNorm
-from fastrecon.report import TRAINED_ONLY, Report, Status
+from fastrecon.terms.feature_norm import Evaluation, FeatureNorm
+from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.threads import alone
 
 FLOOR = 1e-6  # the least value of a step size or of eps_0

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrecon.certificates import TRAINED_ONLY, SplittingReport
 from fastrecon.checks import flag, integer, number
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.function import transformed
-from fastrecon.report import TRAINED_ONLY, SplittingReport
 from fastrecon.solvers.descent import positive, raw_from
 from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Stack, Weights, distance
 from fastrecon.solvers.ladmm_layers import LadmmLayers

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastrecon.certificates import ITERATION_LIMIT, SplittingReport, Status
 from fastrecon.checks import expect, flag, integer, kind, number
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.block_product import row_product
 from fastrecon.ops.function import transformed
 from fastrecon.ops.ladmm_step import UPDATES, ladmm_shrink, ladmm_step
-from fastrecon.report import ITERATION_LIMIT, SplittingReport, Status
 from fastrecon.threads import alone
 
 E_UPDATES = ("general", "residual")

@@ -11,12 +11,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastrecon.certificates import ITERATION_LIMIT, ProximalReport, Status
 from fastrecon.checks import expect, expect_finite, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
-from fastrecon.report import ITERATION_LIMIT, ProximalReport, Status
 from fastrecon.threads import alone
 
 Callback = Callable[[int, Tensor], object]

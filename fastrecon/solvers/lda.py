@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from fastrecon.certificates import Report
 from fastrecon.checks import expect, flag, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import select_descent
-from fastrecon.report import Report
 from fastrecon.solvers import convergent
 from fastrecon.solvers.descent import FLOOR, State, UnrolledDescent, positive, raw_from, raw_of
 

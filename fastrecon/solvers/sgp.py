@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrecon.certificates import ProximalReport
 from fastrecon.checks import expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import MOST_TRIALS, armijo
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
-from fastrecon.report import ProximalReport
 from fastrecon.solvers.lasso import Iterate, Lasso, column
 
 Network = Callable[..., Tensor]

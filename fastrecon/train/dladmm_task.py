@@ -14,12 +14,12 @@ from torch import Tensor
 from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
+from fastrecon.models.card import dladmm_card
+from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
 from fastrecon.noise import salt_and_pepper
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
-from fastrecon.sparse import PatchDenoiser, SparseCoder
 from fastrecon.train import data
-from fastrecon.train.card import dladmm_card
 from fastrecon.train.dictionary import learn_dictionary
 from fastrecon.train.dladmm_config import DladmmConfig
 from fastrecon.train.dladmm_loss import gap, gap_literal, weighted

@@ -18,10 +18,10 @@ from torch import Tensor
 from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
+from fastrecon.models.card import model_card
 from fastrecon.operators import BlockSensing, measurements, random_phi
 from fastrecon.solvers import LDA
 from fastrecon.train import data
-from fastrecon.train.card import model_card
 from fastrecon.train.config import Config, Stage, parse_stages
 from fastrecon.train.export import write_pair
 from fastrecon.train.options import command, last_names

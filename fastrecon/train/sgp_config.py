@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastrecon import problems
 from fastrecon.checks import expect
 from fastrecon.networks.unet import GROUP, LEVELS
+from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.train.options import check, option
 
 

@@ -12,14 +12,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fastrecon import problems, step_models
 from fastrecon.checks import expect
 from fastrecon.metrics import nmse_db, psnr
+from fastrecon.models import sgp as step_models
+from fastrecon.models.card import sgp_card
 from fastrecon.networks.unet import DirectNet, StepNet
 from fastrecon.ops import prox_gradient_step
+from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import FISTA, SGP
 from fastrecon.train import checkpoint, data
-from fastrecon.train.card import sgp_card
 from fastrecon.train.export import write_pair
 from fastrecon.train.options import command, last_names
 from fastrecon.train.progress import track

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fastrecon import figures, io
+from fastrecon.models.sparse_coding import SparseCoder
 from fastrecon.solvers import LADMM
 from fastrecon.solvers.ladmm import Splitting
-from fastrecon.sparse import SparseCoder
 from fastrecon.train.dladmm_config import DladmmConfig
 from fastrecon.train.dladmm_task import DladmmTask
 from fastrecon.train.world import World

@@ -10,13 +10,13 @@ import torch
 
 import fastrecon
 from fastrecon import io, registry
+from fastrecon.certificates import Report
+from fastrecon.cli import arguments, cs
+from fastrecon.cli.progress import Progress
 from fastrecon.metrics import psnr
 from fastrecon.models import Reconstructor
-from fastrecon.report import Report
 from fastrecon.solvers.convergent import reductions_left
 from fastrecon.solvers.descent import State
-from fastrecon.tasks import arguments, cs
-from fastrecon.tasks.progress import Progress
 
 if TYPE_CHECKING:
     from fastrecon.figures import Curves

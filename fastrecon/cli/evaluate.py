@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fastrecon import io, problems
-from fastrecon.tasks import arguments, batch, cs, saltpepper, tables
-from fastrecon.tasks.progress import Progress
+from fastrecon import io
+from fastrecon.cli import arguments, batch, cs, saltpepper, tables
+from fastrecon.cli.progress import Progress
+from fastrecon.problems import wavelet_l1 as problems
 
 _TABLE = {"table", "networks", "side", "out"}
 OWN = {  # options that not all tasks have

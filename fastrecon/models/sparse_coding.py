@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fastrecon import model_file
+from fastrecon.certificates import Result, SplittingReport, answer
 from fastrecon.checks import expect, expect_finite
+from fastrecon.models import file as model_file
 from fastrecon.operators import Dictionary
-from fastrecon.report import Result, SplittingReport, answer
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastrecon import io
 from fastrecon.checks import expect
+from fastrecon.cli import arguments, console, progress
 from fastrecon.ops.feature_gradient import feature_gradient_fwd_ref
-from fastrecon.tasks import arguments, console, progress
 
 EPILOG = """examples:
   fastrecon tune

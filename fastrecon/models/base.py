@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrecon import io, model_file, sparse, step_models
+from fastrecon import io
+from fastrecon.certificates import Report, Result, answer
 from fastrecon.checks import expect, expect_finite, flag, named, size_2d
+from fastrecon.models import file as model_file
+from fastrecon.models import sgp as step_models
+from fastrecon.models import sparse_coding as sparse
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.operators.block_sensing import product_per_image
-from fastrecon.report import Report, Result, answer
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.descent import UnrolledDescent
 

@@ -13,11 +13,11 @@ from torch import Tensor
 import fastrecon
 from fastrecon import figures, io
 from fastrecon.checks import expect
+from fastrecon.cli import arguments, batch, cs, results
+from fastrecon.cli.progress import Progress
+from fastrecon.models.sparse_coding import PatchDenoiser
 from fastrecon.noise import salt_and_pepper
 from fastrecon.solvers import LADMM
-from fastrecon.sparse import PatchDenoiser
-from fastrecon.tasks import arguments, batch, cs, results
-from fastrecon.tasks.progress import Progress
 
 MODEL = "dladmm-saltpepper"
 TOL = 1e-2  # relative duality gap of --rigorous unless --tol is given: below it the image no longer changes visibly

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastrecon import model_file
+from fastrecon.models import file as model_file
 from fastrecon.networks.unet import DirectNet, StepNet
 
 METHODS: dict[str, Any] = {"sgp-step": StepNet, "sgp-diag": StepNet, "unet": DirectNet}

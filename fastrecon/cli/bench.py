@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from fastrecon import io, ops
+from fastrecon.cli import arguments, batch, eager
+from fastrecon.cli.progress import Progress
+from fastrecon.cli.results import backend
 from fastrecon.engine import Engine
 from fastrecon.models import Reconstructor
 from fastrecon.operators import BlockSensing, measurements, random_phi
@@ -20,9 +23,6 @@ from fastrecon.ops.prox_lp import prox_lp_fwd_ref
 from fastrecon.ops.smoothed_l21 import smoothed_l21_fwd_ref
 from fastrecon.ops.soft_threshold import soft_threshold_fwd_ref
 from fastrecon.solvers import LDA
-from fastrecon.tasks import arguments, batch, eager
-from fastrecon.tasks.progress import Progress
-from fastrecon.tasks.results import backend
 
 EPILOG = """examples:
   fastrecon bench --quick

@@ -6,7 +6,7 @@ import dataclasses
 import torch
 
 from fastrecon import registry, verification
-from fastrecon.tasks import arguments, console
+from fastrecon.cli import arguments, console
 
 EPILOG = """examples:
   fastrecon verify

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fastrecon import io
+from fastrecon.cli import arguments, console
+from fastrecon.cli.progress import Progress
 from fastrecon.startup import Terminated
-from fastrecon.tasks import arguments, console
-from fastrecon.tasks.progress import Progress
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # no other input can be written either
 

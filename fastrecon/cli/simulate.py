@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fastrecon import io
-from fastrecon.tasks import arguments, batch, cs
-from fastrecon.tasks.progress import Progress
+from fastrecon.cli import arguments, batch, cs
+from fastrecon.cli.progress import Progress
 
 EPILOG = """examples:
   fastrecon simulate photo.png --model lda-cs-25 --out measurements

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from fastrecon import io, models
+from fastrecon.cli import console
 from fastrecon.ops.feature_gradient import PRECISIONS
-from fastrecon.tasks import console
 
 DEFAULT_MODEL = "lda-cs-25"
 BUNDLED_HELP = "skimage:NAME, an image that comes inside scikit-image (camera, phantom, ...)"

@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrecon import figures, io, models, problems, step_models
+from fastrecon import figures, io, models
 from fastrecon.checks import expect
-from fastrecon.tasks import arguments, batch, inverse
-from fastrecon.tasks.progress import Progress
+from fastrecon.cli import arguments, batch, inverse
+from fastrecon.cli.progress import Progress
+from fastrecon.models import sgp as step_models
+from fastrecon.problems import wavelet_l1 as problems
 
 FISTA = (100, 1200)  # iterations: the rival, and what stands for the minimiser
 NETWORK = 20  # iterations of SGP with a network

@@ -13,19 +13,19 @@ from typing import NoReturn
 
 import fastrecon
 from fastrecon import io, startup
-from fastrecon.tasks import console
+from fastrecon.cli import console
 
 # command: (module with add_arguments(parser) and run(args), what it does); a module is imported when its command is run
 COMMANDS = {
-    "demo": ("fastrecon.tasks.demo", "reconstruct a real image with shipped weights and draw the figure"),
-    "simulate": ("fastrecon.tasks.simulate", "make measurements of images"),
-    "reconstruct": ("fastrecon.tasks.reconstruct", "images from measurements, with figure and per-image certificate"),
-    "evaluate": ("fastrecon.tasks.evaluate", "PSNR, SSIM, relative error and time over a folder of images"),
-    "train": ("fastrecon.tasks.train", "train a model"),
-    "bench": ("fastrecon.tasks.bench", "throughput on this machine against eager PyTorch"),
-    "tune": ("fastrecon.tasks.tune", "measure the best tiles of the GPU kernels and keep them"),
-    "verify": ("fastrecon.tasks.verify", "try on this machine what is promised: same bits, adjoints, accuracy"),
-    "info": ("fastrecon.tasks.info", "versions, devices, backends, shipped models"),
+    "demo": ("fastrecon.cli.demo", "reconstruct a real image with shipped weights and draw the figure"),
+    "simulate": ("fastrecon.cli.simulate", "make measurements of images"),
+    "reconstruct": ("fastrecon.cli.reconstruct", "images from measurements, with figure and per-image certificate"),
+    "evaluate": ("fastrecon.cli.evaluate", "PSNR, SSIM, relative error and time over a folder of images"),
+    "train": ("fastrecon.cli.train", "train a model"),
+    "bench": ("fastrecon.cli.bench", "throughput on this machine against eager PyTorch"),
+    "tune": ("fastrecon.cli.tune", "measure the best tiles of the GPU kernels and keep them"),
+    "verify": ("fastrecon.cli.verify", "try on this machine what is promised: same bits, adjoints, accuracy"),
+    "info": ("fastrecon.cli.info", "versions, devices, backends, shipped models"),
 }
 
 EPILOG = """examples:

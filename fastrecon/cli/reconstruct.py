@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fastrecon import io, problems
+from fastrecon import io
+from fastrecon.cli import arguments, batch, cs, inverse, results, saltpepper
+from fastrecon.cli.progress import Progress
 from fastrecon.models import Reconstructor
-from fastrecon.tasks import arguments, batch, cs, inverse, results, saltpepper
-from fastrecon.tasks.progress import Progress
+from fastrecon.problems import wavelet_l1 as problems
 
 # tasks beside block compressed sensing, which is this module
 TASKS = {"saltpepper": saltpepper.reconstruct} | dict.fromkeys(problems.LAM, inverse.run)

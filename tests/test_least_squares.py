@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fastrecon.fidelity import LeastSquares, inner, sum_of_squares
 from fastrecon.operators import BlockSensing, random_phi
+from fastrecon.terms.least_squares import LeastSquares, inner, sum_of_squares
 
 
 def problem():

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from fastrecon.regulariser import FeatureNorm
+from fastrecon.terms.feature_norm import FeatureNorm
 
 
 def make(channels=6, layers=3, seed=0, **options):

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from fastrecon import io
-from fastrecon.tasks import arguments, batch, cs, reconstruct, results
-from fastrecon.tasks.progress import Progress
+from fastrecon.cli import arguments, batch, cs, reconstruct, results
+from fastrecon.cli.progress import Progress
 
 EPILOG = """examples:
   fastrecon demo

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import fastrecon as fr
+from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
 from fastrecon.noise import salt_and_pepper
 from fastrecon.solvers import DLADMM
-from fastrecon.sparse import PatchDenoiser, SparseCoder
 
 
 def cosines(side=4, atoms=24):

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from fastrecon import io
+from fastrecon.cli import console
 from fastrecon.startup import is_program
-from fastrecon.tasks import console
 
 T = TypeVar("T")
 LOG_SECONDS = 10.0  # between two lines where there is no terminal

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 import fastrecon
-from fastrecon import figures, io, metrics, models, problems, step_models
+from fastrecon import figures, io, metrics, models
 from fastrecon.checks import expect
+from fastrecon.cli import arguments, batch, cs
+from fastrecon.cli.progress import Progress
+from fastrecon.models import sgp as step_models
+from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import FISTA, ISTA, SGP
-from fastrecon.tasks import arguments, batch, cs
-from fastrecon.tasks.progress import Progress
 
 METHODS = ("fista", "ista", "sgp-step", "sgp-diag", "unet")
 MULTIPLE = 1 << problems.LEVEL

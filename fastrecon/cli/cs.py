@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fastrecon import metrics
+from fastrecon.certificates import Report
 from fastrecon.checks import expect
 from fastrecon.io import GreyImage, Measurements
 from fastrecon.models import Reconstructor
-from fastrecon.report import Report
 
 SSIM_SIDE = 7  # pixels: the window of SSIM
 

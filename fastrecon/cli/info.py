@@ -9,7 +9,7 @@ import torch
 
 import fastrecon
 from fastrecon import models, registry
-from fastrecon.tasks.arguments import add_json, answer, facts
+from fastrecon.cli.arguments import add_json, answer, facts
 
 EPILOG = """examples:
   fastrecon info

@@ -1,0 +1,1 @@
+"""Inverse problems, one a file: what was measured, how it is read, and how it is simulated."""

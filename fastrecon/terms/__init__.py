@@ -1,0 +1,1 @@
+"""Terms of objectives: value, gradient, proximal map."""
