@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from fastrecon.checks import expect
+from fastrecon.options import given, number
 from fastrecon.train import checkpoint
 from fastrecon.train.claim import MODEL, Claim
 from fastrecon.train.export import mend
-from fastrecon.train.options import given, number
 from fastrecon.train.progress import say
 from fastrecon.train.trainer import Trainer
 from fastrecon.train.world import World

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrecon.checks import expect
-from fastrecon.train.options import check, option
+from fastrecon.options import check, option
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ import dataclasses
 
 from fastrecon import models
 from fastrecon.checks import expect
+from fastrecon.options import add_options, given
 from fastrecon.train import command
 from fastrecon.train.dladmm_config import SYNTHETIC, DladmmConfig
 from fastrecon.train.dladmm_task import Denoise, DladmmTask
-from fastrecon.train.options import add_options, given
 from fastrecon.train.synthetic import Synthetic
 from fastrecon.train.trainer import Schedule, Trainer
 from fastrecon.train.world import World

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastrecon.checks import expect
+from fastrecon.options import check, option
 from fastrecon.train.dladmm_loss import LOSSES
-from fastrecon.train.options import check, option
 
 TASKS = ("synthetic", "denoise")
 # What --task synthetic takes unless told otherwise: the error in dB of every layer, on new pairs of codes and errors.

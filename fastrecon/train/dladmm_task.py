@@ -20,11 +20,11 @@ from fastrecon.noise import salt_and_pepper
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
 from fastrecon.train import data
+from fastrecon.train.commandline import command, last_names
 from fastrecon.train.dictionary import learn_dictionary
 from fastrecon.train.dladmm_config import DladmmConfig
 from fastrecon.train.dladmm_loss import gap, gap_literal, weighted
 from fastrecon.train.export import write_pair
-from fastrecon.train.options import command, last_names
 from fastrecon.train.progress import say
 from fastrecon.train.world import World
 

@@ -4,10 +4,10 @@ import argparse
 import dataclasses
 
 from fastrecon.checks import expect
+from fastrecon.options import add_options, given, number
 from fastrecon.train import command
 from fastrecon.train.config import PRESETS, Config, parse_stages
 from fastrecon.train.lda_task import LdaCs, estimated_seconds, seconds_per_step
-from fastrecon.train.options import add_options, given, number
 from fastrecon.train.progress import duration
 from fastrecon.train.trainer import Schedule, Trainer
 

@@ -22,9 +22,9 @@ from fastrecon.models.card import model_card
 from fastrecon.operators import BlockSensing, measurements, random_phi
 from fastrecon.solvers import LDA
 from fastrecon.train import data
+from fastrecon.train.commandline import command, last_names
 from fastrecon.train.config import Config, Stage, parse_stages
 from fastrecon.train.export import write_pair
-from fastrecon.train.options import command, last_names
 from fastrecon.train.progress import say
 from fastrecon.train.world import World
 

@@ -10,8 +10,8 @@ import argparse
 import dataclasses
 
 from fastrecon.checks import expect
+from fastrecon.options import add_options, given
 from fastrecon.train import command
-from fastrecon.train.options import add_options, given
 from fastrecon.train.sgp_config import Config
 from fastrecon.train.sgp_task import task
 from fastrecon.train.trainer import Schedule, Trainer

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastrecon.checks import expect
 from fastrecon.networks.unet import GROUP, LEVELS
+from fastrecon.options import check, option
 from fastrecon.problems import wavelet_l1 as problems
-from fastrecon.train.options import check, option
 
 
 @dataclass(frozen=True)

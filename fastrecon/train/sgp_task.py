@@ -21,8 +21,8 @@ from fastrecon.ops import prox_gradient_step
 from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import FISTA, SGP
 from fastrecon.train import checkpoint, data
+from fastrecon.train.commandline import command, last_names
 from fastrecon.train.export import write_pair
-from fastrecon.train.options import command, last_names
 from fastrecon.train.progress import track
 from fastrecon.train.sgp_config import Config
 

@@ -1,12 +1,10 @@
-"""Options of training: the fields of a frozen dataclass, each with its help and its range, checked in one place."""
+"""Options: the fields of a frozen dataclass, each with its help and its range, checked in one place."""
 
 import argparse
 import dataclasses
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastrecon.checks import expect
@@ -38,8 +36,8 @@ def option(text: str, default: Any = dataclasses.MISSING, within: str = "", **pa
     return dataclasses.field(default=default, metadata={"help": text, **bounds, **parser})
 
 
-def check(config: Any) -> None:
-    """Checks every field of a configuration: kind, range, choices, names.
+def check(config: Any, op: str = "train") -> None:
+    """Checks every field of a configuration of `op`: kind, range, choices, names.
 
     Raises:
         ValueError: one line that names the option.
@@ -47,7 +45,7 @@ def check(config: Any) -> None:
     for field in dataclasses.fields(config):
         expected = _wrong(field, getattr(config, field.name))
         flag = "--" + field.name.replace("_", "-")
-        expect(not expected, "train", flag, expected, _short(getattr(config, field.name)))
+        expect(not expected, op, flag, expected, _short(getattr(config, field.name)))
 
 
 def _wrong(field: Any, value: Any) -> str:
@@ -113,33 +111,3 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[st
 def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
     """The fields of a configuration that the command line named."""
     return {f.name: getattr(args, f.name) for f in dataclasses.fields(kind) if hasattr(args, f.name)}
-
-
-def last_names(paths: Sequence[str]) -> list[str]:
-    """Folders and files without the places where they lie, which are nobody else's business."""
-    return [Path(p).resolve().name for p in paths]
-
-
-def command(
-    config: Any, kind: str = "lda-cs", always: Sequence[str] = ("ratio",), without: Sequence[str] = ()
-) -> str:  # fmt: skip
-    """The command that repeats a run; `always` are options named even where they have their default."""
-    words = ["fastrecon", "train", kind]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        unset = value == field.default or (not value and not field.default)
-        if field.name in without or (unset and field.name not in always):
-            continue
-        if isinstance(value, bool):
-            words.append(("--" if value else "--no-") + field.name.replace("_", "-"))
-            continue
-        if field.name in ("data", "validation_data"):
-            words += ["--" + field.name.replace("_", "-"), *last_names(value)]
-        elif isinstance(value, list | tuple):
-            words += ["--" + field.name.replace("_", "-"), *(f"{v:g}" for v in value)]
-        else:
-            text = (
-                Path(value).name if field.name == "init" else f"{value:g}" if isinstance(value, float) else str(value)
-            )
-            words += ["--" + field.name.replace("_", "-"), text]
-    return " ".join(map(shlex.quote, words))
