@@ -18,8 +18,9 @@ import pytest
 import torch
 
 import fastrecon as fr
+from fastrecon import options
 from fastrecon.cli.main import main
-from fastrecon.train import checkpoint, config, dladmm_config, options, progress, sgp_config
+from fastrecon.train import checkpoint, config, dladmm_config, progress, sgp_config
 from fastrecon.train.claim import HOLDER, LOCK, Claim
 from fastrecon.train.export import mend, write_pair
 from fastrecon.train.log import Log
@@ -437,7 +438,7 @@ def test_weights_and_card_are_a_pair(tmp_path, monkeypatch):
 
 def test_the_command_of_a_card_can_be_pasted_whatever_the_folder_is_called(tmp_path):
     folder = tmp_path / os.fsdecode(b"my $images \xff")
-    text = options.command(settings("lda-cs", data=[str(folder)]))
+    text = commandline.command(settings("lda-cs", data=[str(folder)]))
     assert shlex.split(text) == ["fastrecon", "train", "lda-cs", "--data", folder.name, "--ratio", "25"]
     write_pair(tmp_path / "w", lambda path: path.write_text("weights"), tmp_path / "card.md", text)
     assert "my $images \\udcff" in (tmp_path / "card.md").read_text()
