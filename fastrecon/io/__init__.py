@@ -1,4 +1,4 @@
-"""Files in and out: grey images on [0, 1], measurements, reports. Every failure is one line that names the file.
+"""Files in and out: pictures, measurements, reports. Every failure is one line that names the file.
 
 Nothing is half-written: each file is made under a temporary name in its folder and renamed once it is complete.
 """
@@ -22,6 +22,7 @@ from fastrecon.io.files import (
 from fastrecon.io.images import GreyImage, read_image, write_image
 from fastrecon.io.limits import max_pixels
 from fastrecon.io.measurements import Measurements, read_measurements, write_measurements
+from fastrecon.io.pictures import Form, Picture, read_picture, write_picture
 from fastrecon.io.raster import LUMA
 from fastrecon.io.reports import finite, write_csv, write_figure, write_json
 
@@ -30,8 +31,10 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "LUMA",
     "MEASUREMENT_SUFFIXES",
+    "Form",
     "GreyImage",
     "Measurements",
+    "Picture",
     "atomic",
     "bundled",
     "encodable",
@@ -44,6 +47,7 @@ __all__ = [
     "output_folder",
     "read_image",
     "read_measurements",
+    "read_picture",
     "reason",
     "shown",
     "text_name",
@@ -52,4 +56,5 @@ __all__ = [
     "write_image",
     "write_json",
     "write_measurements",
+    "write_picture",
 ]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastrecon.io.arrays import read_npz
-from fastrecon.io.files import atomic, encodable, existing, reason, shown, text_name
+from fastrecon.io.files import atomic, encodable, shown, text_name
 from fastrecon.io.limits import Refused, bounded, refuse
+from fastrecon.io.reading import reading
 
 TEXTS, NUMBERS = ("model", "operator", "source"), ("noise", "ratio")  # facts in use
 
@@ -51,18 +52,10 @@ def read_measurements(path: str | Path) -> Measurements:
         FileNotFoundError, ValueError: the file is missing, empty or damaged, or an entry is not as expected; the
             message names file and entry.
     """
-    path = existing(path)
-    try:
-        contents = (_safetensors if path.suffix.lower() == ".safetensors" else _npz)(path)
+    with reading(path, "measurements") as file:
+        contents = (_safetensors if file.suffix.lower() == ".safetensors" else _npz)(file)
         y = _y(contents)
         return Measurements(y, _size(contents, y), _facts(contents))
-    except Refused as e:
-        raise ValueError(f"{shown(path)}: {e}") from e
-    except Exception as e:  # decoders raise whatever a damaged file makes them trip over
-        if isinstance(e, OSError) and e.errno is not None:
-            raise ValueError(f"{shown(path)}: expected a readable file ({reason(e)})") from e
-        text = f"expected measurements, got a damaged or unknown file ({reason(e)})"
-        raise ValueError(f"{shown(path)}: {text}") from e
 
 
 def _npz(path: Path) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def decode(data: bytes) -> Raster:
     pixels = values.reshape((height, width) if channels == 1 else (height, width, 3))
     if bits:
         pixels = 1 - pixels  # 1 is black
-    return Raster(pixels[::-1] if floats else pixels, maxval)  # PFM counts rows from the bottom
+    # PFM counts rows from the bottom
+    return Raster(pixels[::-1] if floats else pixels, maxval, suffix=".tif" if floats else ".png")
 
 
 def _raw(body: memoryview, dtype: np.dtype, count: int) -> np.ndarray:

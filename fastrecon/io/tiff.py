@@ -158,6 +158,7 @@ def _check_storage(page: Any, file: Any) -> None:
 def _raster(page: Any, a: np.ndarray) -> Raster:
     """Black 0 and white `full` from [H, W, samples] as stored."""
     kind, bits, notes = _tag(page, "PhotometricInterpretation"), page.bitspersample, []
+    named: list[int] = []
     full = 1 if page.sampleformat == FLOAT else 2**bits - 1
     if page.sampleformat == UNSIGNED and a.size and a.max() > full:
         raise ValueError(f"a value of {a.max()} in {bits} bits")
@@ -183,7 +184,8 @@ def _raster(page: Any, a: np.ndarray) -> Raster:
         refuse(named not in ([], [0], [1], [2]), "ExtraSamples that say what the last sample is", named)
         opaque = bool((a[..., -1] == full).all())
         refuse(named in ([], [0]) and not opaque, "ExtraSamples with alpha", "a sample of unspecified meaning")
-    return Raster(a, full, orientation, notes)
+    depth = bits if kind == CMYK else 0
+    return Raster(a, full, orientation, notes, premultiplied=named == [1], bits=depth, suffix=".tif")
 
 
 def _looked_up(page: Any, index: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
