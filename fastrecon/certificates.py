@@ -178,6 +178,11 @@ class ProximalReport(Certificate):
         network_iterations: [B] iterations that took a network's direction.
     """
 
+    NORMS: ClassVar[tuple[str, ...]] = ("step_norm",)
+    MAXIMA: ClassVar[tuple[str, ...]] = (
+        "relative_step", "iterations", "operator_calls", "adjoint_calls", "network_iterations",
+    )  # fmt: skip
+
     objective: Tensor
     step_norm: Tensor
     relative_step: Tensor

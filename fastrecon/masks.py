@@ -159,3 +159,11 @@ def diameters(size: Sequence[int], lines: int, beyond: float = 0.0) -> np.ndarra
     mask = np.zeros((h, w), bool)
     mask[rows[inside], columns[inside]] = True
     return mask
+
+
+GENERATORS = {  # by name: from (size, rate, seed), zero frequency at (0, 0)
+    "uniform": uniform,
+    "variable": variable_density,
+    "cartesian": cartesian,
+    "radial": lambda size, rate, seed: radial(size, rate),  # nothing random
+}

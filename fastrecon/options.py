@@ -30,10 +30,13 @@ class Interval:
         return f"{noun + ' each' if several else noun} in {self.text}"
 
 
-def option(text: str, default: Any = dataclasses.MISSING, within: str = "", **parser: Any) -> Any:
-    """A field with its help text, the interval of its numbers, and what argparse needs to know."""
+def option(text: str, default: Any = dataclasses.MISSING, within: str = "", of: str = "", **parser: Any) -> Any:
+    """A field with its help text, the interval of its numbers, and what argparse needs to know.
+
+    One that means something only together with another option, --simulate say, is `of` that.
+    """
     bounds = {"within": Interval(within)} if within else {}
-    return dataclasses.field(default=default, metadata={"help": text, **bounds, **parser})
+    return dataclasses.field(default=default, metadata={"help": text, "of": of, **bounds, **parser})
 
 
 def check(config: Any, op: str = "train") -> None:
@@ -51,6 +54,8 @@ def check(config: Any, op: str = "train") -> None:
 def _wrong(field: Any, value: Any) -> str:
     """What was expected, if `value` is something else."""
     within, kind, choices = (field.metadata.get(k) for k in ("within", "type", "choices"))
+    if value is None and field.default is None:
+        return ""
     several = "nargs" in field.metadata
     values = list(value) if several and isinstance(value, list | tuple) else [value]
     if within:
@@ -95,10 +100,10 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[st
     for field in dataclasses.fields(kind):
         if field.name in without:
             continue
-        parser_options = dict(field.metadata)
+        parser_options = {k: v for k, v in field.metadata.items() if k != "of"}
         text, within = parser_options.pop("help"), parser_options.pop("within", None)
         facts = [f"in {within.text}"] if within else []
-        if field.default not in (dataclasses.MISSING, "", 0) and "default" not in text:
+        if field.default not in (dataclasses.MISSING, "", 0, None) and "default" not in text:
             several = isinstance(field.default, tuple)
             facts.append(f"default: {' '.join(f'{v:g}' for v in field.default) if several else field.default}")
         text += f" ({'; '.join(facts)})" if facts else ""

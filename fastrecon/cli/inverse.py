@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import fastrecon
-from fastrecon import figures, io, metrics, models
+from fastrecon import figures, io, masks, metrics, models
 from fastrecon.checks import expect
 from fastrecon.cli import arguments, batch, cs
 from fastrecon.cli.progress import Progress
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: Any, views: bool = True) -> None:
     """--mask, and --views unless these are varied."""
     parser.add_argument(
-        "--mask", choices=tuple(problems.MASKS),
+        "--mask", choices=tuple(masks.GENERATORS),
         help="which pixels or frequencies are known (default: uniform for inpaint, variable, which is denser at low"
         " frequencies, for fourier)",
     )  # fmt: skip

@@ -46,8 +46,8 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def read_npz(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """The arrays called `wanted` of a .npz file, and its single numbers and texts; others are left unread.
+def read_npz(path: Path, wanted: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The arrays called `wanted` of a .npz file (None: all), and its single numbers and texts; others are left unread.
 
     Raises:
         Refused: a wanted array is none of numbers, or too large; the message names it.
@@ -60,17 +60,18 @@ def read_npz(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
         for member in members:
             name = member.filename.removesuffix(".npy")
             refuse(name in contents, f"one array {name!r}", "two")
-            if name not in wanted and member.file_size > SMALL:
+            chosen = wanted is None or name in wanted
+            if not chosen and member.file_size > SMALL:
                 continue
             try:
                 with archive.open(member) as file:
                     array = read_npy(file, member.file_size)
             except Refused as e:
-                if name in wanted:
+                if chosen:
                     raise Refused(f"{name}: {e}") from e
                 continue
             except Exception as e:
                 raise ValueError(f"{name}: {e}") from e
-            if name in wanted or array.ndim == 0:
+            if chosen or array.ndim == 0:
                 contents[name] = array
     return contents

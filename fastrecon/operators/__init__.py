@@ -3,8 +3,10 @@
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, measurements, random_phi
 from fastrecon.operators.blur import Blur, gaussian_kernel
+from fastrecon.operators.crop import Crop
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.operators.fourier import Fourier
+from fastrecon.operators.identity import Identity
 from fastrecon.operators.inpainting import Inpainting
 from fastrecon.operators.radon import Radon
 from fastrecon.operators.wavelet import Wavelet
@@ -12,8 +14,10 @@ from fastrecon.operators.wavelet import Wavelet
 __all__ = [
     "BlockSensing",
     "Blur",
+    "Crop",
     "Dictionary",
     "Fourier",
+    "Identity",
     "Inpainting",
     "LinearOperator",
     "Radon",

@@ -1,1 +1,19 @@
 """Inverse problems, one a file: what was measured, how it is read, and how it is simulated."""
+
+from fastrecon.problems.base import PROBLEMS, Condition, Measurement, Problem, problem
+from fastrecon.problems.block_cs import BlockCS
+from fastrecon.problems.deblur import Deblur
+from fastrecon.problems.impulse import Impulse
+from fastrecon.problems.inpaint import Inpaint
+
+__all__ = [
+    "PROBLEMS",
+    "BlockCS",
+    "Condition",
+    "Deblur",
+    "Impulse",
+    "Inpaint",
+    "Measurement",
+    "Problem",
+    "problem",
+]

@@ -24,12 +24,6 @@ WAVELET, LEVEL = "sym4", 3
 LAM = {"inpaint": 0.1 / SCALE, "fourier": 0.1 / SCALE, "deblur": 1e-5 / SCALE, "ct": 5e-4 / SCALE}
 BLUR = (2.0, 13)  # standard deviation and side of the Gaussian kernel, in pixels
 VIEWS = 144  # of the scan
-MASKS = {
-    "uniform": masks.uniform,
-    "variable": masks.variable_density,
-    "cartesian": masks.cartesian,
-    "radial": lambda size, rate, seed: masks.radial(size, rate),  # nothing random
-}
 MASK = {"inpaint": "uniform", "fourier": "variable"}  # of the tasks that have one, unless another is chosen
 Values = float | Sequence[float]
 
@@ -46,7 +40,7 @@ class Instance:
         y: measurements [B, 1, H, W]; [B, 1, views, detectors] for ct.
         coefficients: c of the true images, complex for fourier.
         lam: weight of |c|_1.
-        mask_kind: of MASKS; None for deblur and ct.
+        mask_kind: of masks.GENERATORS; None for deblur and ct.
     """
 
     task: str
@@ -100,7 +94,7 @@ def draw_masks(
     """Masks [count, 1, H, W], image i from seed + i with its own rate; None for tasks without."""
     if task not in MASK:
         return None
-    make = MASKS[choice(MASK[task] if kind is None else kind, MASKS, "problems", "mask")]
+    make = masks.GENERATORS[choice(MASK[task] if kind is None else kind, masks.GENERATORS, "problems", "mask")]
     rates = each(rate, count, "rate", above=0, most=1)
     seed = integer(seed, "problems", "seed", least=0, most=2**32 - max(count, 1))
     drawn = [make(size, rates[i], seed + i) for i in range(count)]

@@ -1,0 +1,147 @@
+"""Block compressed sensing: y = Phi x for every block of a picture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrecon import io
+from fastrecon.checks import expect
+from fastrecon.io import Picture
+from fastrecon.operators import BlockSensing, LinearOperator, measurements, random_phi
+from fastrecon.options import check, option
+from fastrecon.problems import file
+from fastrecon.problems.base import Measurement, Problem, add_noise, channels, problem, unit_scale
+
+BLOCK = 33  # pixels: of ISTA-Net and LDA
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of block compressed sensing."""
+
+    ratio: float = option(
+        "measurements in percent of the pixels, with the Gaussian matrix of --phi-seed", 25.0, within="(0, 100]",
+        type=float,
+    )  # fmt: skip
+    phi: Any = option("file with a sampling matrix [m, block * block] of your own: .npy, .npz or .mat", "")
+    phi_seed: int = option("of the Gaussian matrix", 0, within="[0, 4294967295]", type=int)
+    block: int = option("side of the blocks in pixels", BLOCK, within="[1, 1024]", type=int)
+    size: str = option("HEIGHTxWIDTH of the picture; default: what the file says, else whole blocks", "")
+    noise: float | None = option(
+        "standard deviation of the noise of each measurement, for pictures where white is 1; of simulated measurements"
+        " it is added", None, within="[0, 1000]", type=float,
+    )  # fmt: skip
+
+    def __post_init__(self):
+        check(replace(self, phi="") if isinstance(self.phi, Tensor) else self, "block-cs")
+
+
+@problem
+class BlockCS(Problem[Options]):
+    """y = Phi x, block by block."""
+
+    name = "block-cs"
+    summary = "block compressed sensing"
+    Options = Options
+    methods = ("lda", "fista", "ista")
+    suffixes = (".npz", ".safetensors", ".npy")
+
+    def simulate(self, picture: Picture, options: Options, seed: int = 0) -> Measurement:
+        """Measurements of a picture."""
+        scale = unit_scale(picture)
+        truth = channels(picture) / scale
+        facts = self._matrix(options)
+        sigma = (options.noise or 0.0) / scale
+        y = add_noise(self._sensing(facts)(truth), sigma, seed)
+        notes = picture.notes + (("three channels, each measured on its own",) if len(y) == 3 else ())
+        size = (truth.shape[-2], truth.shape[-1])
+        return Measurement(self.name, y, size, facts, sigma, scale, truth, None, picture.form, notes)
+
+    def read(self, path: Path, options: Options) -> Measurement:
+        """What `simulate` wrote, or an array y [rows, cols, m] with facts beside it."""
+        if path.suffix.lower() != ".npy" and (found := file.read(path, self.name)) is not None:
+            return found
+        m = io.read_measurements(path)
+        y = torch.from_numpy(m.y)[None].float()
+        n = options.block**2
+        own = isinstance(options.phi, Tensor) or bool(options.phi)
+        facts: dict[str, Any] = self._matrix(options) if own else {"phi_seed": options.phi_seed, "count": y.shape[3]}
+        facts |= {"block": options.block}
+        facts |= {k: v for k, v in m.facts.items() if k in ("model", "operator") and isinstance(v, str)}
+        notes, size = (), m.size
+        if options.size:
+            size = _size(options.size)
+        if size is None:
+            size = (y.shape[1] * options.block, y.shape[2] * options.block)
+            notes = ("assumed: whole blocks; the file has no size",)
+        if not own and "operator" not in facts:
+            notes = (
+                f"assumed: made with the Gaussian matrix of seed {options.phi_seed}; the file has no operator",
+                *notes,
+            )
+        rows = len(facts["phi"]) if own else y.shape[3]
+        expect(y.shape[3] == rows, self.name, "y", f"{rows} measurements per block, as --phi has", y.shape[3])
+        expect(rows <= n, self.name, "y", f"at most {n} measurements per block", y.shape[3])
+        noise = options.noise if options.noise is not None else _noise(m.facts)
+        return Measurement(self.name, y, size, facts, noise, notes=notes)
+
+    def _matrix(self, options: Options) -> dict[str, Any]:
+        """The facts that make the sampling matrix."""
+        n = options.block**2
+        if isinstance(options.phi, str) and not options.phi:
+            return {"phi_seed": options.phi_seed, "count": measurements(options.ratio, n), "block": options.block}
+        own = isinstance(options.phi, Tensor)
+        phi = (options.phi if own else torch.as_tensor(io.read_matrix(options.phi))).float()
+        fits = phi.ndim == 2 and phi.shape[1] == n
+        expect(fits, self.name, "--phi", f"a matrix [m, {n}] for {options.block}x{options.block} blocks", phi)
+        return {"phi": phi, "block": options.block}
+
+    def operator(self, m: Measurement) -> LinearOperator:
+        """The sampling."""
+        return self._sensing(m.facts).to(m.y.device)
+
+    def _sensing(self, facts: Mapping[str, Any]) -> BlockSensing:
+        block = int(facts["block"])
+        if "phi" in facts:
+            return BlockSensing(facts["phi"], block)
+        return BlockSensing(random_phi(int(facts["count"]), block**2, int(facts["phi_seed"])).float(), block)
+
+    def describe(self, m: Measurement) -> str:
+        """Measurements in words."""
+        _, rows, cols, count = m.y.shape
+        return f"{super().describe(m)}, {rows} x {cols} blocks, {count} numbers each"
+
+
+def fingerprint(operator: LinearOperator, count: int = 8) -> str:
+    """What A makes of a fixed image: numbers that differ between sampling matrices, but not between machines."""
+    side = 66
+    x = torch.cos(torch.arange(side * side, dtype=torch.float64) ** 2 / side).view(1, 1, side, side)
+    like: Tensor = next(t for t in (*operator.parameters(), *operator.buffers()) if t.is_floating_point())
+    with torch.no_grad():
+        y = operator(x.to(like)).flatten()[:count]
+    return " ".join(f"{v:.4f}" for v in y.tolist())
+
+
+def same_sampling(a: str, b: str) -> bool:
+    """Whether two fingerprints are those of one matrix."""
+    x, y = (np.array([float(v) for v in t.split()]) for t in (a, b))
+    return x.shape == y.shape and bool(np.allclose(x, y, rtol=0, atol=1e-3))
+
+
+def _noise(facts: Mapping[str, Any]) -> float | None:
+    text = str(facts.get("noise", ""))
+    return float(text) if text else None
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(v) for v in text.lower().split("x"))
+    except ValueError:
+        height = width = 0
+    expect(min(height, width) > 0, "block-cs", "--size", "HEIGHTxWIDTH in pixels", repr(text))
+    return height, width

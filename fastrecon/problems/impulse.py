@@ -1,0 +1,68 @@
+"""Impulse noise, "salt and pepper": some pixels of a photograph are black or white, nobody knows which."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastrecon import io
+from fastrecon.io import Picture
+from fastrecon.noise import salt_and_pepper
+from fastrecon.operators import Identity, LinearOperator
+from fastrecon.options import check, option
+from fastrecon.problems import file
+from fastrecon.problems.base import Measurement, Problem, channels, problem, unit_scale
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of impulse noise."""
+
+    share: float = option(
+        "share of the pixels that become black or white", 0.1, within="(0, 1)", type=float, of="simulate"
+    )
+
+    def __post_init__(self):
+        check(self, "impulse")
+
+
+@problem
+class Impulse(Problem[Options]):
+    """y = x, but for some pixels."""
+
+    name = "impulse"
+    summary = "photographs with salt-and-pepper noise"
+    Options = Options
+    methods = ("d-ladmm",)
+
+    def simulate(self, picture: Picture, options: Options, seed: int = 0) -> Measurement:
+        """A picture with impulses."""
+        scale = unit_scale(picture)
+        truth = channels(picture) / scale
+        y = salt_and_pepper(truth, options.share, torch.Generator().manual_seed(seed))
+        return Measurement(
+            self.name, y, (y.shape[-2], y.shape[-1]), {"share": options.share}, None, scale, truth, None, picture.form,
+            picture.notes + _colour(len(y)),
+        )  # fmt: skip
+
+    def read(self, path: Path, options: Options) -> Measurement:
+        """A photograph, or what `simulate` wrote."""
+        if (found := file.read(path, self.name)) is not None:
+            return found
+        picture = io.read_picture(path)
+        scale = unit_scale(picture)
+        y = channels(picture) / scale
+        notes = picture.notes + _colour(len(y))
+        return Measurement(self.name, y, (y.shape[-2], y.shape[-1]), {}, None, scale, None, None, picture.form, notes)
+
+    def operator(self, m: Measurement) -> LinearOperator:
+        """The identity."""
+        return Identity()
+
+    def compared(self) -> tuple[str, ...]:
+        """LADMM early and late, and the shipped network."""
+        return ("ladmm:iterations=150", "ladmm:iterations=1500", "d-ladmm")
+
+
+def _colour(count: int) -> tuple[str, ...]:
+    return ("three channels, each restored on its own",) if count == 3 else ()

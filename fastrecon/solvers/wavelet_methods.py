@@ -1,0 +1,88 @@
+"""Methods "fista" and "ista": images that are sparse in wavelets, min |A W* c - y|^2 / 2 + |lam c|_1.
+
+Source of the paper's weights: Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using
+Convolutional Neural Networks for Inverse Problems in Image Processing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrecon.checks import expect, finite_number
+from fastrecon.operators.wavelet import Wavelet
+from fastrecon.options import check, option
+from fastrecon.solvers.ista import FISTA, ISTA
+from fastrecon.solvers.lasso import detail_weights
+from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
+
+WEIGHT = 1.0  # lam of the details in units of the noise
+FAINT = 0.1 / 255  # lam where neither noise nor a paper tells one, for images on [0, 1]
+PAPER_LAM = "paper_lam"  # the fact that says the paper's
+
+
+@dataclass(frozen=True)
+class WaveletOptions:
+    """Options of the methods that seek images sparse in wavelets."""
+
+    iterations: int = option("at most so many iterations", 500, within="[1, 1e6]", type=int)
+    tol: float = option("stop once the step is below TOL times the image; 0: never", 0.0, within="[0, 1]", type=float)
+    lam: str = option(
+        "weight of the coefficients: a number; auto: from the noise where that is known, else the paper's; paper",
+        "auto",
+    )
+    lam_factor: float = option("times that weight", 1.0, within="[1e-9, 1e9]", type=float)
+    wavelet: str = option("family and order", "sym4")
+    level: int = option("levels of the transform", 3, within="[1, 30]", type=int)
+
+    def __post_init__(self):
+        check(self, "wavelets")
+        self.number()
+
+    def number(self) -> float | None:
+        """The weight, where it is a number."""
+        if self.lam in ("auto", "paper"):
+            return None
+        try:
+            value = float(self.lam)
+        except ValueError:
+            value = float("nan")
+        expect(finite_number(value) and value >= 0, "wavelets", "--lam", "auto, paper or a number >= 0", self.lam)
+        return value
+
+    def weight(self, inverse: Inverse, size: tuple[int, int]) -> float | Tensor:
+        """lam, a number or [H', W'] for coefficients of this size: approximations are spared where noise decides."""
+        given, paper = self.number(), inverse.facts.get(PAPER_LAM, FAINT)
+        if given is None and self.lam == "auto" and inverse.noise:
+            return detail_weights(size, self.level, WEIGHT * inverse.noise * self.lam_factor).to(inverse.y.device)
+        return (paper if given is None else given) * self.lam_factor
+
+
+def _prepare(solver: Any) -> Callable[[WaveletOptions, torch.device], Runner]:
+    def prepare(options: WaveletOptions, device: torch.device) -> Runner:
+        def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
+            x0 = inverse.first()
+            wavelet = Wavelet(options.wavelet, options.level, inverse.size)
+            c0 = wavelet(x0)
+            c0 = c0.to(inverse.y.dtype) if inverse.y.is_complex() else c0
+            lam = options.weight(inverse, (c0.shape[-2], c0.shape[-1]))
+            bound = None if inverse.norm is None else inverse.norm**2
+
+            def tell(k: int, s: Any) -> None:
+                if watch is not None:
+                    watch(k, options.iterations, lambda: wavelet.adjoint(s.x, inverse.size))
+
+            c, report = solver(inverse.operator @ wavelet.T, lam, bound)(
+                inverse.y, c0, iterations=options.iterations, tol=options.tol, history=True, callback=tell
+            )
+            return Outcome(wavelet.adjoint(c, inverse.size), report)
+
+        return run
+
+    return prepare
+
+
+method("fista", WaveletOptions, "wavelet-sparse images by FISTA")(_prepare(FISTA))
+method("ista", WaveletOptions, "wavelet-sparse images by ISTA: slower, the objective never increases")(_prepare(ISTA))
