@@ -3,9 +3,11 @@
 Nothing is half-written: each file is made under a temporary name in its folder and renamed once it is complete.
 """
 
+from fastrecon.io.centring import Centring, looks_centred
 from fastrecon.io.files import (
     BUNDLED,
     IMAGE_SUFFIXES,
+    KSPACE_SUFFIXES,
     MEASUREMENT_SUFFIXES,
     atomic,
     bundled,
@@ -20,7 +22,9 @@ from fastrecon.io.files import (
     text_name,
 )
 from fastrecon.io.images import GreyImage, read_image, write_image
+from fastrecon.io.kspace import KSpace, mask_from_zeros, read_kspace, read_maps, write_kspace
 from fastrecon.io.limits import max_pixels
+from fastrecon.io.masks import read_mask
 from fastrecon.io.measurements import Measurements, read_measurements, write_measurements
 from fastrecon.io.pictures import Form, Picture, read_picture, write_picture
 from fastrecon.io.raster import LUMA
@@ -29,10 +33,13 @@ from fastrecon.io.reports import finite, write_csv, write_figure, write_json
 __all__ = [
     "BUNDLED",
     "IMAGE_SUFFIXES",
+    "KSPACE_SUFFIXES",
     "LUMA",
     "MEASUREMENT_SUFFIXES",
+    "Centring",
     "Form",
     "GreyImage",
+    "KSpace",
     "Measurements",
     "Picture",
     "atomic",
@@ -42,10 +49,15 @@ __all__ = [
     "expand",
     "finite",
     "free_to_write",
+    "looks_centred",
+    "mask_from_zeros",
     "max_pixels",
     "output_file",
     "output_folder",
     "read_image",
+    "read_kspace",
+    "read_maps",
+    "read_mask",
     "read_measurements",
     "read_picture",
     "reason",
@@ -55,6 +67,7 @@ __all__ = [
     "write_figure",
     "write_image",
     "write_json",
+    "write_kspace",
     "write_measurements",
     "write_picture",
 ]

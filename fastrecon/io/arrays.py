@@ -46,6 +46,33 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays in a .npz file.
+
+    Raises:
+        Refused: there are too many.
+        zipfile.BadZipFile: the file is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+    refuse(len(names) > MAX_MEMBERS, f"at most {MAX_MEMBERS} arrays", len(names))
+    return names
+
+
+def one_of(names: list[str], wanted: tuple[str, ...], others: tuple[str, ...], what: str) -> str:
+    """The array meant: the first of `wanted` that is there, else the only one that is none of `others`.
+
+    Raises:
+        Refused: there is none, or several.
+    """
+    if found := [name for name in wanted if name in names]:
+        return found[0]
+    rest = [name for name in names if name not in others]
+    got = "only " + (", ".join(map(repr, names[:9])) or "nothing")
+    refuse(len(rest) != 1, f"{what} called {' or '.join(wanted)}, or a single array", got)
+    return rest[0]
+
+
 def read_npz(path: Path, wanted: tuple[str, ...] | None = None) -> dict[str, Any]:
     """The arrays called `wanted` of a .npz file (None: all), and its single numbers and texts; others are left unread.
 

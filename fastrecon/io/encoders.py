@@ -4,6 +4,8 @@ from io import BytesIO
 
 import numpy as np
 
+from fastrecon.io import bart, hdf5
+
 
 def encoded(pixels: np.ndarray, suffix: str, dtype: str, name: str) -> bytes:
     """The file `name` with pixels [H, W] or [H, W, 3], as a format and numbers of a `dtype`.
@@ -20,17 +22,32 @@ def encoded(pixels: np.ndarray, suffix: str, dtype: str, name: str) -> bytes:
         import imagecodecs
 
         return bytes(imagecodecs.png_encode(a, level=6))
-    file = BytesIO()
     if suffix in (".tif", ".tiff"):
         if a.dtype.kind == "c":
             raise ValueError(f"{name}: expected real pixels for TIFF, got {a.dtype.name}")
         import tifffile
 
+        file = BytesIO()
         tifffile.imwrite(file, a, photometric="rgb" if a.ndim == 3 else "minisblack", metadata=None)
-    elif suffix == ".npy":
-        np.save(file, a, allow_pickle=False)
-    else:
-        raise ValueError(f"{name}: expected a name that ends in .png, .tif or .npy")
+        return file.getvalue()
+    if suffix == ".npy":
+        return array_file(a)
+    if suffix == ".h5":
+        return hdf5.stored({"reconstruction": a}, {})
+    if suffix == ".cfl":
+        return bart.data(a)
+    raise ValueError(f"{name}: expected a name that ends in .png, .tif, .npy, .h5 or .cfl")
+
+
+def companion(pixels: np.ndarray, suffix: str) -> tuple[str, bytes] | None:
+    """Suffix and bytes of a second file that a format needs beside the first."""
+    return (".hdr", bart.header(pixels.shape)) if suffix == ".cfl" else None
+
+
+def array_file(a: np.ndarray) -> bytes:
+    """A .npy file."""
+    file = BytesIO()
+    np.save(file, a, allow_pickle=False)
     return file.getvalue()
 
 
@@ -42,6 +59,8 @@ def _numbers(pixels: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
         if dtype.kind == "c":
             return np.ascontiguousarray(pixels, dtype)
         raise ValueError(f"{name}: expected real pixels to write as {dtype.name}, got {pixels.dtype.name}")
+    if dtype.kind == "c":  # real pixels stay real where the format says which they are
+        dtype = np.dtype(f"f{dtype.itemsize // 2}")
     if dtype.kind != "u":
         return np.ascontiguousarray(pixels, dtype)
     if not np.isfinite(pixels).all():

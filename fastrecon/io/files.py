@@ -14,6 +14,7 @@ LONGEST = 40  # characters of a wrong name in a message
 IMAGE_SUFFIXES = (
     ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".npy",
 )  # fmt: skip
+KSPACE_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".cfl")
 MEASUREMENT_SUFFIXES = (".npz", ".safetensors")
 
 _KINDS = {
@@ -112,7 +113,11 @@ def expand(inputs: Iterable[str | Path], suffixes: Sequence[str] = IMAGE_SUFFIXE
             names = sorted(path.iterdir())
         except OSError as e:
             raise ValueError(f"{shown(path)}: expected a readable folder ({reason(e)})") from e
-        found = [p for p in names if p.suffix.lower() in suffixes and not p.name.startswith(".") and not p.is_dir()]
+        found = [
+            p
+            for p in names
+            if p.name.lower().endswith(tuple(suffixes)) and not p.name.startswith(".") and not p.is_dir()
+        ]
         if not found:
             raise ValueError(f"{shown(path)}: expected a folder with files of type {', '.join(suffixes)}, found none")
         files += found

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastrecon.io.decoders import decode
-from fastrecon.io.encoders import encoded
+from fastrecon.io.encoders import companion, encoded
 from fastrecon.io.files import atomic, shown
 from fastrecon.io.raster import Raster, beyond, luma, scaled, separated
 from fastrecon.io.reading import reading
@@ -20,7 +20,7 @@ class Form:
     """The kind of a file, in which results are written.
 
     Attributes:
-        suffix: .png, .tif or .npy.
+        suffix: .png, .tif, .npy, .h5 (dataset `reconstruction`) or .cfl (with its .hdr).
         dtype: of the numbers in it: uint8, uint16 (on their full scale), float32, float64, complex64 or complex128.
     """
 
@@ -136,6 +136,9 @@ def write_picture(prefix: str | Path, pixels: np.ndarray, form: Form, inputs: It
     if any(path.exists() and source.exists() and os.path.samefile(path, source) for source in inputs):
         raise ValueError(f"{shown(path)}: expected another file than what was read, got the same")
     data = encoded(pixels, form.suffix, form.dtype, shown(path))
+    if second := companion(pixels, form.suffix):
+        with atomic(path.with_suffix(second[0])) as f:
+            f.write(second[1])
     with atomic(path) as f:
         f.write(data)
     return path

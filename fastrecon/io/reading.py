@@ -22,6 +22,10 @@ def reading(path: str | Path, what: str) -> Iterator[Path]:
         yield path
     except Refused as e:
         raise ValueError(f"{shown(path)}: {e}") from e
+    except FileNotFoundError as e:
+        if e.errno is not None:
+            raise ValueError(f"{shown(path)}: expected a readable file ({reason(e)})") from e
+        raise  # of a second file, with its name
     except MemoryError as e:
         raise ValueError(f"{shown(path)}: expected {what} that fits into memory ({reason(e)})") from e
     except Exception as e:  # decoders raise whatever a damaged file makes them trip over
