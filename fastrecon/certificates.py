@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from fastrecon.operators.base import through
+from fastrecon.checks import in_kind
 
 CONVERGED = "converged"
 TRAINED_ONLY = "trained phases only"
@@ -40,7 +40,7 @@ def answer(model: Any, y: Any, **options: Any) -> Result:
         reports.append(report)
         return x
 
-    return Result(through(y, run, type(model).__name__, "y"), reports[0])
+    return Result(in_kind(y, run, type(model).__name__, "y"), reports[0])
 
 
 class Status(Sequence[str]):

@@ -215,8 +215,8 @@ def as_tensor(x: Any, op: str, argument: str) -> Tensor:
 
 
 def in_kind(x: Any, function: Callable[[Tensor], Any], op: str, argument: str) -> Any:
-    """function(x) for an array x, as arrays of its kind."""
-    return _like(type(x), function(as_tensor(x, op, argument)), op)
+    """function(x) of a tensor x, or of an array with `__dlpack__` as arrays of its kind."""
+    return function(x) if isinstance(x, Tensor) else _like(type(x), function(as_tensor(x, op, argument)), op)
 
 
 TENSORS = (Tensor, nn.Parameter)
@@ -264,3 +264,8 @@ def accepts_arrays(function: F) -> F:
         return result if isinstance(x, Tensor) or x is None else _like(type(x), result, op)
 
     return door  # type: ignore[return-value]
+
+
+def behind(function: F) -> F:
+    """What `accepts_arrays` wrapped: the function of tensors, for callers inside, who have nothing else."""
+    return function.__wrapped__  # type: ignore[attr-defined]

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fastrecon.certificates import Certificate, Result, answer
-from fastrecon.checks import choice, expect, flag, integer
+from fastrecon.checks import choice, expect, flag, in_kind, integer
 from fastrecon.models.sparse_coding import SparseCoder
-from fastrecon.operators.base import through
 from fastrecon.terms.feature_norm import FeatureNorm
 
 _backends: Any = torch.backends
@@ -210,7 +209,7 @@ class Engine:
                     found.extend((_to_host(x, down), report.map(lambda _, t: _to_host(t, down)), down.record_event()))
                 return y
 
-            through(y, launch)
+            in_kind(y, launch, "Engine", "y")
         return y, *found
 
     @contextlib.contextmanager
@@ -250,4 +249,4 @@ def _to_host(t: Tensor, stream: Any) -> Tensor:
 
 def _finish(y: Any, x: Tensor, report: Any, done: Any) -> Result:
     done.synchronize()
-    return Result(through(y, lambda _: x), report)
+    return Result(in_kind(y, lambda _: x, "Engine", "y"), report)

@@ -181,8 +181,11 @@ def define(
                 return ref(*args)
             if not chosen:  # on first use: by then the environment is settled and nothing is loaded in vain
                 chosen.extend(implementation for _, implementation in _choices(op, device))
-            results = (implementation(*args) for implementation in chosen)
-            return next(result for result in results if result is not NotImplemented)
+            for implementation in chosen:
+                result = implementation(*args)
+                if result is not NotImplemented:
+                    return result
+            raise NotImplementedError(name)  # never: the definition comes last
 
         return call
 

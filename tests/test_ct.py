@@ -14,7 +14,7 @@ pytest.importorskip("skimage")
 from skimage.data import shepp_logan_phantom
 
 from fastrecon.operators import Radon
-from fastrecon.operators.filters import FILTERS, filtered, view_weights
+from fastrecon.operators._filters import FILTERS, filtered, view_weights
 
 FAN = {"geometry": "fan", "source_distance": 150.0, "detector_distance": 90.0}
 GEOMETRIES = {

@@ -21,8 +21,8 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 import fastrecon as fr
 from fastrecon import registry
+from fastrecon.checks import in_kind
 from fastrecon.kernels import feature_gradient_cuda, nvrtc
-from fastrecon.operators.base import through
 from fastrecon.ops import armijo as armijo_op
 from fastrecon.ops.feature_gradient import feature_gradient_fwd_ref, smoothed_relu
 
@@ -395,7 +395,7 @@ def test_cupy_arrays_go_straight_into_public_ops():
     y = fr.ops.soft_threshold(x, 0.4)
     assert isinstance(y, cupy.ndarray)
     cupy.testing.assert_allclose(y, cupy.sign(x) * cupy.maximum(cupy.abs(x) - 0.4, 0), atol=1e-6)
-    same = through(x, lambda t: t)
+    same = in_kind(x, lambda t: t, "kind", "x")
     assert same.data.ptr == x.data.ptr  # no copies
     weights = [cupy.ones((4, 1, 3, 3), dtype=cupy.float32) / 9, cupy.ones((4, 4, 3, 3), dtype=cupy.float32) / 36]
     value, grad = fr.ops.feature_gradient(x, weights, 0.5)

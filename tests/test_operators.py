@@ -33,10 +33,10 @@ def fan():
 class Flip(LinearOperator):
     """Mirrors the image: no closed-form norm, no parameters."""
 
-    def _forward(self, x):
+    def forward(self, x):
         return 3 * x.flip(-1)
 
-    def _adjoint(self, y, size):
+    def apply_adjoint(self, y, size=None):
         return 3 * y.flip(-1)
 
 

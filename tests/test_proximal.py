@@ -34,11 +34,11 @@ class Counting(LinearOperator):
         super().__init__()
         self.inner, self.complex_input, self.forwards, self.adjoints = inner, inner.complex_input, 0, 0
 
-    def _forward(self, x):
+    def forward(self, x):
         self.forwards += 1
         return self.inner(x)
 
-    def _adjoint(self, y, size):
+    def apply_adjoint(self, y, size=None):
         self.adjoints += 1
         return self.inner.adjoint(y, size)
 

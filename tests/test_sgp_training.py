@@ -97,10 +97,10 @@ def test_steps_depend_on_the_problem_and_not_on_its_units(variant):
     class Louder(fr.operators.LinearOperator):
         """3 A: L is 9 times as large, and so is lam of the same problem."""
 
-        def _forward(self, x):
+        def forward(self, x):
             return 3 * p.operator(x)
 
-        def _adjoint(self, y, size):
+        def apply_adjoint(self, y, size=None):
             return 3 * p.operator.adjoint(y)
 
     torch.testing.assert_close(seen(Louder(), 3 * p.y, 9 * p.lam, 9.0), seen(p.operator, p.y, p.lam, 1.0) / 9)

@@ -81,10 +81,10 @@ def test_a_wrong_adjoint_is_noticed():
     from fastrecon.operators import LinearOperator
 
     class Wrong(LinearOperator):
-        def _forward(self, x):
+        def forward(self, x):
             return x.roll(1, -1)
 
-        def _adjoint(self, y, size):
+        def apply_adjoint(self, y, size=None):
             return y.roll(1, -1)
 
     case = Case(lambda x: x, (zoo.numbers(2, 1, 4, 5),), operator=Wrong)

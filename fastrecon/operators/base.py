@@ -1,25 +1,41 @@
 """Linear operators: A(x), A.adjoint(y), A.norm(), A @ B, A.T."""
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastrecon.checks import an_integer, expect, finite_number, in_kind
-from fastrecon.operators.given import a_size
+from fastrecon.operators._given import a_size
+from fastrecon.ops.layout import real_dtype
 
 
-def through(x: Any, function: Callable[[Tensor], Tensor], op: str = "operator", argument: str = "x") -> Any:
-    """function(x) for anything with `__dlpack__`, answered in kind; errors name `op` and `argument`."""
-    return function(x) if isinstance(x, Tensor) else in_kind(x, function, op, argument)
+@dataclass(frozen=True)
+class Diagonal:
+    """A = U diag(factors) T with T unitary and |U z| = |z|: so A* A = T* diag(|factors|^2) T.
+
+    Attributes:
+        transform: T, from images to where A is diagonal.
+        inverse: T*, back.
+        factors: real or complex, broadcastable to T x.
+        measured: U*, from measurements to where A is diagonal: T A* y = conj(factors) U* y.
+    """
+
+    transform: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+    factors: Tensor
+    measured: Callable[[Tensor], Tensor]
 
 
 class LinearOperator(nn.Module):
     """A linear map between batches of images and of measurements.
 
-    A subclass gives `_forward(x)` and `_adjoint(y, size)`, and `_norm` where the largest singular value has a closed
-    form. Input and output are tensors [B, ...] or arrays with `__dlpack__`; the answer is of the same kind.
+    A(x) and A.adjoint(y, size) are its border: they take tensors [B, ...] or arrays with `__dlpack__`, and answer in
+    kind. `forward(x)` and `apply_adjoint(y, size)` are the same for tensors alone: a subclass gives them, and all that
+    applies A many times calls them. `_norm` is the largest singular value, where that has a closed form.
 
     An image of a batch has the bits that it has alone, on the CPU; on a GPU where the arithmetic is ours, and to
     rounding where it is the vendor's (Fourier transforms).
@@ -29,22 +45,55 @@ class LinearOperator(nn.Module):
         isometry: whether the adjoint undoes A, so that A keeps norms, and A @ B has the norm of B.
         coisometry: whether A undoes the adjoint, so that B @ A has the norm of B.
         complex_input: whether A is a map from complex images.
+        per_image: names of the tensors that may belong to an image each, as [B, ., ., .].
     """
 
     unitary: bool = False
     isometry: bool = False
     coisometry: bool = False
     complex_input: bool = False
+    per_image: tuple[str, ...] = ()
 
-    def forward(self, x: Any) -> Any:
+    def __call__(self, x: Any) -> Any:
         """A x."""
-        return through(x, self._forward, type(self).__name__, "x")
+        return in_kind(x, super().__call__, type(self).__name__, "x")
 
     def adjoint(self, y: Any, size: Sequence[int] | None = None) -> Any:
         """The adjoint of A at y; `size` (H, W) of the image, where y alone does not tell it."""
         if size is not None:
             a_size(size, type(self).__name__)
-        return through(y, lambda t: self._adjoint(t, size), type(self).__name__, "y")
+        return in_kind(y, lambda t: self.apply_adjoint(t, size), type(self).__name__, "y")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x of a tensor."""
+        raise NotImplementedError
+
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The adjoint of A at a tensor."""
+        raise NotImplementedError
+
+    def take(self, which: Tensor) -> "LinearOperator":
+        """The operator of the images `which` of the batch: indices, or [B] bool. Itself if all images share it."""
+        own = {n: t for n in self.per_image if (t := getattr(self, n)) is not None and t.ndim == 4 and len(t) > 1}
+        return self._with({n: t[which] for n, t in own.items()}) if own else self
+
+    def _with(self, tensors: dict[str, Tensor]) -> "LinearOperator":
+        """A copy that holds these tensors, and shares the others."""
+        new = copy.copy(self)
+        new._parameters = {k: v for k, v in self._parameters.items() if k not in tensors}
+        new._buffers = self._buffers | tensors
+        return new
+
+    def diagonal(self, like: Tensor) -> Diagonal | None:
+        """A = U diag(s) T for images `like` these, where known: it makes (I + w A* A)^-1 two transforms."""
+        if not keeps_norms(self):
+            return None
+        size, one = _size(like), torch.ones((), dtype=real_dtype(like), device=like.device)
+        return Diagonal(itself, itself, one, lambda y: self.apply_adjoint(y, size))
+
+    def row_scale(self, size: Sequence[int]) -> float | None:
+        """c with A A* = c I for images of this size; None if there is none, or it is not known."""
+        return 1.0 if keeps_norms(self, adjoint=True) else None
 
     def hold(self, name: str, given: Any, tensor: Tensor) -> None:
         """Keeps an nn.Parameter as it is, to be learned, and of anything else a copy of `tensor`, made of it, as a
@@ -56,16 +105,10 @@ class LinearOperator(nn.Module):
         with torch.inference_mode(False):  # the operator may be trained with later
             self.register_buffer(name, tensor.clone(memory_format=torch.contiguous_format))
 
-    def _forward(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
-        raise NotImplementedError
-
     def _same_size(self, size: Sequence[int] | None, y: Tensor) -> None:
         """For adjoints that keep the size of y: raises ValueError unless `size` is that."""
-        own = tuple(y.shape[-2:])
-        expect(size is None or tuple(size) == own, type(self).__name__, "size", f"{own} or None", size)
+        if size is not None and tuple(size) != (own := tuple(y.shape[-2:])):
+            expect(False, type(self).__name__, "size", f"{own} or None", size)
 
     def _norm(self) -> float | None:
         """The norm, where known without iterating."""
@@ -85,7 +128,7 @@ class LinearOperator(nn.Module):
 
     def _to_size(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
         """A x of spatial `size`, for the operators that can give several: adjoints of those that pad."""
-        return self(x)
+        return self.forward(x)
 
     @torch.no_grad()
     def norm(self, shape: Sequence[int] | None = None, tol: float = 1e-6, max_iterations: int = 1000) -> float:
@@ -112,7 +155,7 @@ class LinearOperator(nn.Module):
         x, estimate = self._noise(shape or ()), 0.0
         for _ in range(max_iterations):
             x = x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)  # 0 for an operator that is 0
-            x = self.adjoint(self(x), _size(x))
+            x = self.apply_adjoint(self.forward(x), _size(x))
             previous, estimate = estimate, torch.linalg.vector_norm(x).item() ** 0.5
             if abs(estimate - previous) <= tol * estimate:
                 break
@@ -122,11 +165,11 @@ class LinearOperator(nn.Module):
     def adjoint_test(self, shape: Sequence[int], seed: int = 0) -> float:
         """|<A x, y> - <x, A* y>| / (|A x| |y|) for random x of `shape` and y: rounding if the pair is matched."""
         x = self._noise(shape, seed)
-        ax = self(x)
+        ax = self.forward(x)
         y = torch.randn(ax.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=ax.dtype).to(ax.device)
         left, right = (
             torch.vdot(y.flatten(), ax.flatten()),
-            torch.vdot(self.adjoint(y, _size(x)).flatten(), x.flatten()),
+            torch.vdot(self.apply_adjoint(y, _size(x)).flatten(), x.flatten()),
         )
         scale = torch.linalg.vector_norm(ax) * torch.linalg.vector_norm(y)
         return ((left - right).abs() / scale).item()
@@ -152,6 +195,11 @@ def _size(x: Tensor) -> Sequence[int] | None:
     return x.shape[-2:] if x.ndim > 2 else None
 
 
+def itself(x: Tensor) -> Tensor:
+    """x."""
+    return x
+
+
 class Composition(LinearOperator):
     """(outer @ inner)(x) = outer(inner(x))."""
 
@@ -165,17 +213,50 @@ class Composition(LinearOperator):
         self.coisometry = keeps_norms(outer, True) and keeps_norms(inner, True)
         self.complex_input = outer.complex_input or inner.complex_input
 
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.inner._to_size(x, self.outer.input_size()))
+    def forward(self, x: Tensor) -> Tensor:
+        """outer(inner(x))."""
+        return self.outer.forward(self.inner._to_size(x, self.outer.input_size()))
 
     def _to_size(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
         return self.outer._to_size(self.inner._to_size(x, self.outer.input_size(size)), size)
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
-        between = self.outer.input_size()
-        if between is None:
-            between = self.inner.output_size(size)
-        return self.inner.adjoint(self.outer.adjoint(y, between), size)
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Of the outer, then of the inner."""
+        return self.inner.apply_adjoint(self.outer.apply_adjoint(y, self._between(size)), size)
+
+    def _between(self, size: Sequence[int] | None) -> Sequence[int] | None:
+        """Spatial size of what the inner operator makes of images of this size."""
+        known = self.outer.input_size()
+        return self.inner.output_size(size) if known is None else known
+
+    def take(self, which: Tensor) -> LinearOperator:
+        """Of both."""
+        outer, inner = self.outer.take(which), self.inner.take(which)
+        return self if outer is self.outer and inner is self.inner else outer @ inner
+
+    def diagonal(self, like: Tensor) -> Diagonal | None:
+        """Of one of them, if the other is unitary, or to the left keeps norms."""
+        size = like.shape[-2:]
+        if like.ndim == 4 and keeps_norms(self.outer):
+            of, between = self.inner.diagonal(like), self._between(size)
+            return of and replace(of, measured=lambda y: of.measured(self.outer.apply_adjoint(y, between)))
+        if not self._turns(like):
+            return None
+        of, turn = self.outer.diagonal(like), self.inner
+        return of and replace(
+            of,
+            transform=lambda x: of.transform(turn.forward(x)),
+            inverse=lambda k: turn.apply_adjoint(of.inverse(k), size),
+        )
+
+    def row_scale(self, size: Sequence[int]) -> float | None:
+        """Of the outer operator, if the adjoint of the inner keeps norms."""
+        return self.outer.row_scale(self._between(size) or size) if keeps_norms(self.inner, adjoint=True) else None
+
+    def _turns(self, like: Tensor) -> bool:
+        """Whether the inner operator is unitary for images `like` these, of whose size nothing is cut off."""
+        size = tuple(like.shape[-2:])
+        return like.ndim == 4 and self.inner.unitary and tuple(self._between(size) or size) == size
 
     def _norm(self) -> float | None:
         if keeps_norms(self.inner, True):
@@ -200,14 +281,21 @@ class Adjoint(LinearOperator):
         self.unitary, self.complex_input = operator.unitary, operator.complex_input
         self.isometry, self.coisometry = operator.coisometry, operator.isometry
 
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.operator.adjoint(x)
+    def forward(self, x: Tensor) -> Tensor:
+        """The adjoint at x."""
+        return self.operator.apply_adjoint(x)
 
     def _to_size(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
-        return self.operator.adjoint(x, size)
+        return self.operator.apply_adjoint(x, size)
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
-        return self.operator(y)
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """A y."""
+        return self.operator.forward(y)
+
+    def take(self, which: Tensor) -> LinearOperator:
+        """Of the operator."""
+        taken = self.operator.take(which)
+        return self if taken is self.operator else taken.T
 
     def _norm(self) -> float | None:
         return self.operator._norm()

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastrecon.checks import an_integer, expect, finite_number, kind
+from fastrecon import ops
+from fastrecon.checks import an_integer, behind, expect, finite_number, kind
+from fastrecon.operators._given import tensor_of
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.given import tensor_of
-from fastrecon.ops.block_product import block_product
+
+block_product = behind(ops.block_product)
 
 
 def measurements(ratio: float, n: int = 1089) -> int:
@@ -77,12 +79,14 @@ class BlockSensing(LinearOperator):
         x = blocks.reshape(count, rows, cols, b, b).transpose(2, 3).reshape(count, 1, rows * b, cols * b)
         return x if size is None else x[..., : size[0], : size[1]].contiguous()
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """Phi times every block."""
         expect(x.ndim == 4 and x.shape[1] == 1, "BlockSensing", "x", "images [B, 1, H, W]", x)
         self._check_kind(x, "x")
         return product_per_image(self.to_blocks(x), self.phi.T)
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Phi^T times every vector of measurements, as an image cropped to `size`."""
         m = self.phi.shape[0]
         expect(y.ndim == 4 and y.shape[3] == m, "BlockSensing", "y", f"measurements [B, rows, cols, {m}]", y)
         self._check_kind(y, "y")

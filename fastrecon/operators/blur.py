@@ -9,10 +9,10 @@ from torch.autograd import forward_ad
 from torch.nn.functional import pad
 
 from fastrecon.checks import expect, finite_number
+from fastrecon.operators._given import Cache, tensor_of
+from fastrecon.operators._mask import each
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.fourier import COMPLEX
-from fastrecon.operators.given import Cache, tensor_of
-from fastrecon.operators.masks_of import each
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import DTYPES, real_dtype
 
@@ -110,10 +110,12 @@ class Blur(LinearOperator):
 
         return each_image(one, x, transfer)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """kernel * x."""
         return self._convolve(x, "x", False)
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The correlation of y with the kernel."""
         result = self._convolve(y, "y", True)
         self._same_size(size, y)
         return result

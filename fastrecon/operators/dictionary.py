@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect, kind
+from fastrecon import ops
+from fastrecon.checks import behind, expect, kind
+from fastrecon.operators._given import tensor_of
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.given import tensor_of
-from fastrecon.ops.block_product import block_product
+
+block_product = behind(ops.block_product)
 
 
 class Dictionary(LinearOperator):
@@ -34,11 +36,13 @@ class Dictionary(LinearOperator):
         expect(real, "Dictionary", "atoms", "a real matrix [m, d]", matrix)
         self.hold("atoms", atoms, matrix)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """A z."""
         self._check(x, "z", self.atoms.shape[1])
         return product(x, self.atoms.T)
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """A^T y."""
         self._check(y, "y", self.atoms.shape[0])
         return product(y, self.atoms)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
+from fastrecon.operators._given import tensor_of
+from fastrecon.operators._mask import fit, largest, mask_of
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.given import tensor_of
-from fastrecon.operators.masks_of import fit, largest, mask_of
 from fastrecon.ops.by_image import each_image
 
 AXES = (-2, -1)
@@ -80,7 +80,8 @@ class Fourier(LinearOperator):
         expect(fits, "Fourier", argument, f"a batch of {s.shape[0]}, as the sensitivities", x)
         return s.to(x.dtype)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """m F(s x)."""
         expect(x.ndim == 4 and x.shape[1] == 1, "Fourier", "x", "images [B, 1, H, W]", x)
         expect(x.dtype in COMPLEX or x.dtype in COMPLEX.values(), "Fourier", "x", KINDS, x)
         x = x.to(COMPLEX.get(x.dtype, x.dtype))
@@ -90,7 +91,8 @@ class Fourier(LinearOperator):
         k = each_image(_transform, x) if maps is None else each_image(lambda x, s: _transform(s * x), x, maps)
         return mask * (torch.fft.fftshift(k, AXES) if self.centred else k)
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """sum over coils of conj(s) F*(m y)."""
         coils = self._coils()
         fits = y.ndim == 4 and y.shape[1] == coils and y.dtype in COMPLEX.values()
         expect(fits, "Fourier", "y", f"complex k-space [B, {coils}, H, W], complex64 or complex128", y)

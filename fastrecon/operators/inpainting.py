@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.masks_of import fit, largest, mask_of
+from fastrecon.operators._mask import fit, largest, mask_of
+from fastrecon.operators.base import Diagonal, LinearOperator, itself
 
 
 class Inpainting(LinearOperator):
@@ -21,17 +21,24 @@ class Inpainting(LinearOperator):
     """
 
     mask: Tensor
+    per_image = ("mask",)
 
     def __init__(self, mask: Any):
         super().__init__()
         self.hold("mask", mask, mask_of(mask, "Inpainting"))
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """m x."""
         return x * fit(self.mask, x, "Inpainting", "x")
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """m y."""
         self._same_size(size, y)
         return y * fit(self.mask, y, "Inpainting", "y")
+
+    def diagonal(self, like: Tensor) -> Diagonal:
+        """The mask."""
+        return Diagonal(itself, itself, fit(self.mask, like, "Inpainting", "x"), itself)
 
     def _norm(self) -> float:
         return largest(self.mask)

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon.checks import an_integer, expect, finite_number
-from fastrecon.operators.base import LinearOperator, through
-from fastrecon.operators.filters import FILTERS, filtered, view_weights
-from fastrecon.operators.given import Cache
-from fastrecon.ops import Rays, fan_rays, parallel_rays, radon, radon_adjoint
+from fastrecon import ops
+from fastrecon.checks import an_integer, behind, expect, finite_number, in_kind
+from fastrecon.operators._filters import FILTERS, filtered, view_weights
+from fastrecon.operators._given import Cache
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops import Rays, fan_rays, parallel_rays
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.rays import check_angles, check_beam, farthest, offsets
+
+radon, radon_adjoint = behind(ops.radon), behind(ops.radon_adjoint)
 
 FINER = (
     4  # filtered projections are back-projected at a quarter of the spacing: Joseph's weights then add up to 1 +- 1%
@@ -146,11 +149,13 @@ class Radon(LinearOperator):
             self.rays = rays = moved
         return rays
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """The integrals along all rays."""
         _check("x", x, self.size)
         return radon(x, self._rays_on(x.device))
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The back-projection without a filter."""
         _check("y", y, (len(self.angles), self.detectors))
         expect(size is None or tuple(size) == self.size, "Radon", "size", f"{self.size} or None", size)
         return radon_adjoint(y, self._rays_on(y.device))
@@ -168,7 +173,7 @@ class Radon(LinearOperator):
         if self._known_norm is None:
             x, estimate = torch.ones(1, 1, *self.size, dtype=torch.float64, device=self.rays.lines.device), 0.0
             for _ in range(1000):
-                x = self.adjoint(self(x / torch.linalg.vector_norm(x).clamp_min(1e-300)))
+                x = self.apply_adjoint(self.forward(x / torch.linalg.vector_norm(x).clamp_min(1e-300)))
                 previous, estimate = estimate, torch.linalg.vector_norm(x).item() ** 0.5
                 if abs(estimate - previous) <= 1e-7 * estimate:
                     break
@@ -198,12 +203,12 @@ class Radon(LinearOperator):
         """
         known = isinstance(filter, str) and filter in FILTERS
         expect(known, "Radon.fbp", "filter", f"one of {', '.join(FILTERS)}", filter)
-        return through(y, lambda t: self._fbp(t, filter), "Radon.fbp", "y")
+        return in_kind(y, lambda t: self._fbp(t, filter), "Radon.fbp", "y")
 
     def _fbp(self, y: Tensor, window: str) -> Tensor:
         _check("y", y, (len(self.angles), self.detectors))
         if y.numel() == 0:
-            return self._adjoint(y, None)  # as empty
+            return self.apply_adjoint(y)  # as empty
         weights = view_weights(self.angles, math.pi if self.geometry == "parallel" else 2 * math.pi).to(y)[:, None]
         rays = self._rays(FINER * (self.detectors - 1) + 1, self.spacing / FINER).to(y.device)
         if self.geometry == "parallel":

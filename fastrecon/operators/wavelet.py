@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastrecon.checks import an_integer, expect
+from fastrecon import ops
+from fastrecon.checks import an_integer, behind, expect
+from fastrecon.operators._given import a_size
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.given import a_size
-from fastrecon.ops.dwt2 import dwt2, idwt2
 from fastrecon.ops.wavelets import FAMILIES, lowpass
+
+dwt2, idwt2 = behind(ops.dwt2), behind(ops.idwt2)
 
 DEEPEST = 30  # levels: more would need images of 2^30 pixels a side
 
@@ -51,28 +53,35 @@ class Wavelet(LinearOperator):
     def _filled(self, size: Sequence[int], argument: str) -> tuple[int, int]:
         """(H', W')."""
         step = 1 << self.level
-        least = f"images of more than {step // 2} pixels a side for {self.level} levels"
-        expect(2 * min(size) > step or step == 1, "Wavelet", argument, least, f"{size[0]}x{size[1]}")
+        if 2 * min(size) <= step and step > 1:
+            least = f"images of more than {step // 2} pixels a side for {self.level} levels"
+            expect(False, "Wavelet", argument, least, f"{size[0]}x{size[1]}")
         return size[0] + -size[0] % step, size[1] + -size[1] % step
 
-    def _forward(self, x: Tensor) -> Tensor:
-        expect(x.ndim == 4, "Wavelet", "x", "images [B, C, H, W]", x)
+    def forward(self, x: Tensor) -> Tensor:
+        """Coefficients of images."""
+        if x.ndim != 4:
+            expect(False, "Wavelet", "x", "images [B, C, H, W]", x)
         h, w = x.shape[2:]
         own = self.size
-        expect(own is None or (h, w) == own, "Wavelet", "x", f"images of {own}", x)
+        if own is not None and (h, w) != own:
+            expect(False, "Wavelet", "x", f"images of {own}", x)
         height, width = self._filled((h, w), "x")
         if (height, width) != (h, w):
             x = pad(x, (0, width - w, 0, height - h))
         return dwt2(x, self.name, self.level)
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The image with these coefficients, what was filled up cut off."""
         x = idwt2(y, self.name, self.level)
         size = self.size if size is None else size
         if size is None:
             return x
         filled = self._filled(size, "size")
-        expect(self.size is None or tuple(size) == self.size, "Wavelet", "size", f"{self.size} or None", size)
-        expect(filled == x.shape[2:], "Wavelet", "y", f"coefficients [B, C, {filled[0]}, {filled[1]}]", y)
+        if self.size is not None and tuple(size) != self.size:
+            expect(False, "Wavelet", "size", f"{self.size} or None", size)
+        if filled != x.shape[2:]:
+            expect(False, "Wavelet", "y", f"coefficients [B, C, {filled[0]}, {filled[1]}]", y)
         return x if filled == tuple(size) else x[..., : size[0], : size[1]].contiguous()
 
     def _norm(self) -> float:

@@ -6,6 +6,7 @@ Mallat's layout, approximation top left, in an array of the image's size (pywt.c
 Source: Mallat, A Theory for Multiresolution Signal Decomposition, IEEE Trans. Pattern Anal. Mach. Intell. 11 (1989).
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from fastrecon.checks import accepts_arrays, expect, integer
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, shaped
+from fastrecon.ops.layout import DTYPES, plain, shaped
 from fastrecon.ops.wavelets import lowpass
 from fastrecon.registry import compiled, define
 
@@ -62,11 +63,17 @@ def idwt2_ref(c: Tensor, taps: Sequence[float], level: int) -> Tensor:
     return x
 
 
+@functools.lru_cache(maxsize=16)
+def taps_tensor(*taps: float) -> Tensor:
+    """The taps as the C++ kernels read them."""
+    return torch.tensor(taps, dtype=torch.float64, device="cpu")
+
+
 def _cpu(name: str):
     def adapter(x: Tensor, taps: Sequence[float], level: int):
         if x.dtype not in DTYPES or x.numel() == 0 or level == 0:
             return NotImplemented
-        x, g = x.resolve_conj().resolve_neg().contiguous(), torch.tensor(taps, dtype=torch.float64)
+        x, g = plain(x), taps_tensor(*taps)
         out = torch.empty_like(x)
         getattr(compiled(), name)(
             DTYPES[x.dtype], x.data_ptr(), g.data_ptr(), out.data_ptr(), *x.shape, len(taps), level
@@ -115,8 +122,9 @@ class DWT2(Function):
 def _transform(op: str, argument: str, x: Tensor, wavelet: str, level: int, back: bool) -> Tensor:
     taps = lowpass(wavelet)
     level = integer(level, op, "level", least=0)
-    expect(x.is_floating_point() or x.is_complex(), op, argument, "a real or complex tensor", x)
-    expect(x.ndim == 4, op, argument, "images [B, C, H, W]", x)
+    if not (x.ndim == 4 and (x.is_floating_point() or x.is_complex())):
+        expect(x.is_floating_point() or x.is_complex(), op, argument, "a real or complex tensor", x)
+        expect(False, op, argument, "images [B, C, H, W]", x)
     h, w = x.shape[2:]
     fits = level < 63 and h % (1 << level) == 0 and w % (1 << level) == 0  # no side has 63 levels
     if not fits:

@@ -33,8 +33,10 @@ def _has_tangent(t: Tensor) -> bool:
 
 def differentiated(*arguments: Any) -> bool:
     """Whether autograd, in reverse or forward mode, must see an op of these arguments."""
-    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments):
-        return True
+    if torch.is_grad_enabled():
+        for t in arguments:
+            if isinstance(t, Tensor) and t.requires_grad:
+                return True
     return transformed() and any(isinstance(t, Tensor) and _has_tangent(t) for t in arguments)
 
 
@@ -59,7 +61,9 @@ class Function(torch.autograd.Function):
         """`apply`, or forward alone where nothing is differentiated: that saves tens of microseconds."""
         if transformed():
             return cls.definition(*arguments)
-        return (cls.apply if differentiated(*arguments) else cls.forward)(*arguments)
+        if torch.is_grad_enabled() and differentiated(*arguments):
+            return cls.apply(*arguments)
+        return cls.forward(*arguments)
 
 
 def with_derivative(forward: Any, derivative: Any) -> Any:

@@ -47,6 +47,11 @@ def collapse(x: Tensor, tau: Tensor, op: str, argument: str) -> tuple[Tensor, Te
     return x.contiguous().view(rows, inner, columns), tau.contiguous()
 
 
+def plain(x: Tensor) -> Tensor:
+    """x as its memory says: contiguous, and neither lazily conjugated nor negated, which kernels do not see."""
+    return x.resolve_conj().resolve_neg().contiguous()
+
+
 def rows(x: Tensor) -> Tensor:
     """x [B, ...] as contiguous [B, N]."""
     return x.contiguous().view(x.shape[0], math.prod(x.shape[1:]))
@@ -61,11 +66,12 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
         real = real_dtype(x)
         value = held(value, real, op, argument, **{"above" if least == "> 0" else "least": 0})
         return torch.full((1, 1), value, dtype=real, device=x.device)
-    expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
-    expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
+    if not (value.is_floating_point() and (value.device == x.device or value.ndim == 0)):
+        expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
+        expect(False, op, argument, f"a tensor on {x.device}", value.device)
     value = value.to(x.device, real_dtype(x))
     if value.ndim == 1 and x.ndim > 1 and value.shape[0] == x.shape[0]:
-        value = value.view(-1, *[1] * (x.ndim - 1))
+        return value.reshape(-1, 1).contiguous()
     shape = (1,) * (x.ndim - value.ndim) + tuple(value.shape)
     fits = len(shape) == x.ndim and all(v in (1, s) for v, s in zip(shape, x.shape, strict=True))
     expect(

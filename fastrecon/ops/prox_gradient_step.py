@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function, differentiated, transformed
-from fastrecon.ops.layout import DTYPES, real_dtype, rows, shaped, spread_over
+from fastrecon.ops.layout import DTYPES, plain, real_dtype, rows, shaped, spread_over
 from fastrecon.ops.soft_threshold import SoftThreshold, soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
 
@@ -44,14 +44,16 @@ def strides(value: Tensor) -> tuple[int, int]:
 
 
 def _cpu(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor):
-    if x.dtype not in DTYPES or x.numel() == 0 or any(t.dtype != real_dtype(x) for t in (step, lam)):
+    real = real_dtype(x)
+    if x.dtype not in DTYPES or x.numel() == 0 or step.dtype != real or lam.dtype != real:
         return NotImplemented
-    x, grad = (t.resolve_conj().resolve_neg().contiguous() for t in (x, grad))
+    x, grad = plain(x), plain(grad)
     step, lam = step.contiguous(), lam.contiguous()
-    z, sums = torch.empty_like(x), torch.empty(len(x), 3, dtype=torch.float64)
+    z, sums = torch.empty_like(x), torch.empty(x.shape[0], 3, dtype=torch.float64)
     compiled().prox_gradient_step(
-        DTYPES[x.dtype], *(t.data_ptr() for t in (x, grad, step, lam, z, sums)), *x.shape, *strides(step), *strides(lam)
-    )
+        DTYPES[x.dtype], x.data_ptr(), grad.data_ptr(), step.data_ptr(), lam.data_ptr(), z.data_ptr(), sums.data_ptr(),
+        *x.shape, *strides(step), *strides(lam),
+    )  # fmt: skip
     return z, sums
 
 
@@ -64,10 +66,11 @@ def squares_ref(x: Tensor, minus: Tensor | None = None) -> Tensor:
 def _squares_cpu(x: Tensor, minus: Tensor | None = None):
     if x.dtype not in DTYPES or x.numel() == 0:
         return NotImplemented
-    x, other = (t.resolve_conj().resolve_neg().contiguous() for t in (x, x if minus is None else minus))
-    out = torch.empty(len(x), dtype=torch.float64)
-    addresses = (t.data_ptr() for t in (x, other, out))
-    compiled().squares(DTYPES[x.dtype], *addresses, minus is not None, *x.shape)
+    x = plain(x)
+    other, out = x if minus is None else plain(minus), torch.empty(x.shape[0], dtype=torch.float64)
+    compiled().squares(
+        DTYPES[x.dtype], x.data_ptr(), other.data_ptr(), out.data_ptr(), minus is not None, *x.shape
+    )  # fmt: skip
     return out
 
 
@@ -133,10 +136,10 @@ def prox_gradient_step(
         ValueError: shapes, types or devices do not fit.
     """
     op = "prox_gradient_step"
-    numeric = x.is_floating_point() or x.is_complex()
-    expect(x.ndim >= 1 and numeric, op, "x", "a real or complex tensor [B, ...]", x)
-    same = grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device
-    expect(same, op, "grad", x, grad)
+    if not (x.ndim >= 1 and (x.is_floating_point() or x.is_complex())):
+        expect(False, op, "x", "a real or complex tensor [B, ...]", x)
+    if not (grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device):
+        expect(False, op, "grad", x, grad)
     steps, strength = spread_over(step, x, op, "step", "> 0"), spread_over(lam, x, op, "lam")
     z, sums = ProxGradientStep.call(rows(x), rows(grad), steps, strength)
     slope, square, l1 = sums.unbind(1)
@@ -154,11 +157,10 @@ def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: x is not numeric, minus is not like it, or one requires gradients.
     """
-    numeric = x.ndim >= 1 and (x.is_floating_point() or x.is_complex())
-    expect(numeric, "squares", "x", "a real or complex tensor [B, ...]", x)
-    for name, t in (("x", x), ("minus", x if minus is None else minus)):
-        same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
-        expect(same, "squares", name, x, t)
+    if not (x.ndim >= 1 and (x.is_floating_point() or x.is_complex())):
+        expect(False, "squares", "x", "a real or complex tensor [B, ...]", x)
+    if minus is not None and not (minus.shape == x.shape and minus.dtype == x.dtype and minus.device == x.device):
+        expect(False, "squares", "minus", x, minus)
     if differentiated(x, minus):
         name = "x" if differentiated(x) else "minus"
         expect(False, "squares", name, "no gradients asked for: detach it", "requires_grad or tangents")

@@ -54,7 +54,7 @@ def descend(
     assert s.r is not None
     assert s.merit is not None
     at_x, grad = s.r, s.grad_f + s.r.grad
-    slope_f, slope, curvature = inner(s.grad_f, grad), sum_of_squares(grad), sum_of_squares(f.operator(grad))
+    slope_f, slope, curvature = inner(s.grad_f, grad), sum_of_squares(grad), sum_of_squares(f.operator.forward(grad))
     v, at_v, change_v = s.x, at_x, torch.zeros_like(alpha)
 
     def accept(step: Tensor, which: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
+from fastrecon import ops
+from fastrecon.checks import behind, expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
-from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.solvers.lasso import Iterate, Lasso, column
+
+prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
 
 RULES = ("fixed", "backtracking")
 
@@ -91,9 +93,9 @@ class ISTA(_Backtracking[State]):
 
     def step(self, s: State, k: int) -> State:
         """One iteration. F never increases."""
-        grad = self.operator.adjoint(s.residual)
+        grad = self.operator.apply_adjoint(s.residual)
         z, _, square, l1 = prox_gradient_step(s.x, grad, s.step.to(real_dtype(s.x)), self.lam)
-        image = self.operator(z)
+        image = self.operator.forward(z)
         x, residual = s.x + z, s.residual + image
         good = self.accepted(s.step, square, image)
         new = State(x, residual, squares(residual) / 2 + l1, square, s.used, s.step)
@@ -110,10 +112,10 @@ class FISTA(_Backtracking[Momentum]):
 
     def step(self, s: Momentum, k: int) -> Momentum:
         """One iteration. F may increase."""
-        grad = self.operator.adjoint(s.residual_v)
+        grad = self.operator.apply_adjoint(s.residual_v)
         z, _, square, l1 = prox_gradient_step(s.v, grad, s.step.to(real_dtype(s.x)), self.lam)
         x = s.v + z
-        image = self.operator(x)  # not A z: in sums of those rounding grows with the square of the iterations
+        image = self.operator.forward(x)  # not A z: in sums of those rounding grows with the square of the iterations
         residual = image - s.y
         theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
         weight = 1 + (s.theta - 1) / theta

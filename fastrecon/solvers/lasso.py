@@ -11,13 +11,15 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastrecon import ops
 from fastrecon.certificates import ITERATION_LIMIT, ProximalReport, Status
-from fastrecon.checks import expect, expect_finite, flag, integer, number
+from fastrecon.checks import behind, expect, expect_finite, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype, spread_over
-from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.threads import alone
+
+prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
 
 Callback = Callable[[int, Tensor], object]
 
@@ -95,7 +97,7 @@ class Lasso(nn.Module, Generic[S]):
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """F(x) [B] in float64."""
-        return squares(self.operator(x) - y) / 2 + self.l1(x)
+        return squares(self.operator.forward(x) - y) / 2 + self.l1(x)
 
     def start(self, x: Tensor, y: Tensor) -> S:
         """The state at x."""
@@ -107,7 +109,7 @@ class Lasso(nn.Module, Generic[S]):
 
     def first(self, x: Tensor, y: Tensor) -> Iterate:
         """The part of the state at x that all methods have."""
-        image = self.operator(x)
+        image = self.operator.forward(x)
         expect(image.shape == y.shape, type(self).__name__, "y", image, y)  # what broadcasts would be another problem
         residual = image - y
         objective = squares(residual) / 2 + self.l1(x)
@@ -144,7 +146,7 @@ class Lasso(nn.Module, Generic[S]):
         expect(isinstance(y, Tensor) and y.ndim > 0, name, "y", "measurements [B, ...], a tensor", y)
         expect(x0 is None or isinstance(x0, Tensor), name, "x0", "a tensor or None", x0)
         expect(callback is None or callable(callback), name, "callback", "a function or None", callback)
-        x = self.operator.adjoint(y) if x0 is None else x0
+        x = self.operator.apply_adjoint(y) if x0 is None else x0
         fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
         expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
         s = self.start(x, y)
@@ -192,9 +194,9 @@ class Lasso(nn.Module, Generic[S]):
         self, x: Tensor, y: Tensor, done: Tensor, count: Tensor, used: Tensor, rows: list[Any], started: bool
     ) -> ProximalReport:
         """What the report says about x, computed from x, y and the problem alone."""
-        residual = self.operator(x) - y
+        residual = self.operator.forward(x) - y
         step = self.steps(x)
-        grad = self.operator.adjoint(residual)
+        grad = self.operator.apply_adjoint(residual)
         square = prox_gradient_step(x, grad, step.to(real_dtype(x)), self.lam)[2]
         objective = squares(residual) / 2 + self.l1(x)
         finite = torch.isfinite(objective + square)

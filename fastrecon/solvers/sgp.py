@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrecon import ops
 from fastrecon.certificates import ProximalReport
-from fastrecon.checks import expect, flag, integer, number
+from fastrecon.checks import behind, expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import MOST_TRIALS, armijo
 from fastrecon.ops.layout import real_dtype, spread_over
-from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.solvers.lasso import Iterate, Lasso, column
+
+prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
 
 Network = Callable[..., Tensor]
 LIMITS = (1e-2, 1e2)  # of step sizes, in units of 1 / L
@@ -135,7 +137,7 @@ class SGP(Lasso[State]):
         d = self.metric(s.x, grad, s.t, k)
         first = prox_gradient_step(s.x, grad, d, self.lam)[0]
         middle = s.x + first
-        again = self.operator.adjoint(s.residual + self.operator(first))
+        again = self.operator.apply_adjoint(s.residual + self.operator.forward(first))
         z1 = first + prox_gradient_step(middle, again, t, self.lam)[0]
         long = s.gamma1 * squares(z1).sqrt() > self.alpha * (1 - s.gamma1) * square2.sqrt()
         trusted = s.trusted & long
@@ -149,13 +151,13 @@ class SGP(Lasso[State]):
 
     def step(self, s: State, k: int) -> State:
         """One iteration. With the composite rule F never increases."""
-        grad = self.operator.adjoint(s.residual)
+        grad = self.operator.apply_adjoint(s.residual)
         z2, _, square2, _ = prox_gradient_step(s.x, grad, s.t.to(real_dtype(s.x)), self.lam)
         z, trusted, used = z2, s.trusted, torch.zeros_like(s.trusted)
         asked = self.network is not None and k < self.network_iterations
         if asked:
             z, trusted, used = self.relaxed(s, grad, z2, square2, k)
-        image = self.operator(z)
+        image = self.operator.forward(z)
         found = armijo(
             s.x, z, grad, self.lam, squares(image), beta=self.beta, eta=self.eta2, trials=self.trials, rule=self.rule
         )
@@ -163,7 +165,7 @@ class SGP(Lasso[State]):
         if self.rule == "composite":
             gamma, change = (torch.where(found.accepted, v, 0) for v in (gamma, change))
         else:  # no step of the ladder: x + z2, a plain iteration of ISTA
-            image2 = self.operator(z2) if asked else image
+            image2 = self.operator.forward(z2) if asked else image
             plain = armijo(s.x, z2, grad, self.lam, squares(image2), trials=1, rule="paper")
             keep = column(found.accepted, z).bool()
             z, image = torch.where(keep, z, z2), torch.where(column(found.accepted, image).bool(), image, image2)

@@ -45,7 +45,7 @@ class LeastSquares(nn.Module):
         Raises:
             ValueError: y has another shape than A x: what broadcasts would be another problem.
         """
-        image = self.operator(x)
+        image = self.operator.forward(x)
         if image.shape != y.shape:
             expect(False, "LeastSquares", "y", image, y)
         return image - y
@@ -56,7 +56,7 @@ class LeastSquares(nn.Module):
 
     def grad_of(self, residual: Tensor, x: Tensor) -> Tensor:
         """The gradient like x from the residual at x."""
-        return self.operator.adjoint(residual, x.shape[-2:])
+        return self.operator.apply_adjoint(residual, x.shape[-2:])
 
     def value(self, x: Tensor, y: Tensor) -> Tensor:
         """f(x) [B] in float64."""
@@ -68,4 +68,4 @@ class LeastSquares(nn.Module):
 
     def change(self, grad: Tensor, d: Tensor) -> Tensor:
         """f(x + d) - f(x) [B] from the gradient at x: <grad, d> + |A d|^2 / 2, free of cancellation."""
-        return inner(grad, d) + sum_of_squares(self.operator(d)) / 2
+        return inner(grad, d) + sum_of_squares(self.operator.forward(d)) / 2

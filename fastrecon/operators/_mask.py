@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
-from fastrecon.operators.given import tensor_of
+from fastrecon.operators._given import tensor_of
 from fastrecon.ops.layout import real_dtype
 
 EXPECTED = "a mask [H, W], or one for each image [B, 1, H, W]"
@@ -40,11 +40,13 @@ def largest(mask: Tensor) -> float:
 
 def fit(mask: Tensor, x: Tensor, op: str, argument: str) -> Tensor:
     """The mask in the precision of x [B, C, H, W], once it is known to fit."""
-    expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", x)
-    expect(x.is_floating_point() or x.is_complex(), op, argument, "real or complex numbers", x)
     mask = each(mask)
     b, _, h, w = mask.shape
-    expect(x.shape[2:] == mask.shape[2:], op, argument, f"{h}x{w} as the mask", x)
-    expect(b in (1, x.shape[0]), op, argument, f"a batch of {b}, one for each mask", x)
-    expect(x.device == mask.device, op, argument, f"a tensor on {mask.device}, as the mask", x)
+    numeric = x.is_floating_point() or x.is_complex()
+    if not (numeric and x.ndim == 4 and x.shape[2:] == (h, w) and b in (1, x.shape[0]) and x.device == mask.device):
+        expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", x)
+        expect(numeric, op, argument, "real or complex numbers", x)
+        expect(x.shape[2:] == mask.shape[2:], op, argument, f"{h}x{w} as the mask", x)
+        expect(b in (1, x.shape[0]), op, argument, f"a batch of {b}, one for each mask", x)
+        expect(False, op, argument, f"a tensor on {mask.device}, as the mask", x)
     return mask.to(real_dtype(x))
