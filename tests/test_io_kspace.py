@@ -54,6 +54,14 @@ def test_arrays(tmp_path, a, real, dtype):
         assert k.form == io.Form(".npy", "complex64")
 
 
+def test_one_array_of_several_can_be_named(tmp_path):
+    np.savez(tmp_path / "k.npz", a=SINGLE, b=COILS)
+    np.testing.assert_array_equal(io.read_kspace(f"{tmp_path}/k.npz:b").data, COILS)
+    np.testing.assert_array_equal(io.read_maps(f"{tmp_path}/k.npz:b", COILS.shape), COILS)
+    with pytest.raises(ValueError, match=r"k\.npz: expected an array 'c', got only 'a', 'b'"):
+        io.read_kspace(f"{tmp_path}/k.npz:c")
+
+
 def test_archives_hold_masks_maps_and_facts(tmp_path):
     mask = np.zeros((6, 8), np.uint8)
     mask[:, ::2] = 255
@@ -252,8 +260,8 @@ BAD = {
     "nan.npy": (nan(3), "expected finite k-space, got 3 NaN or Inf among 48 samples"),
     "zeros.npy": (np.zeros((6, 8), complex), "expected k-space, got zeros alone"),
     "objects.npy": (np.array([[{}]]), "Python objects"),
-    "none.npz": ({}, "expected k-space called kspace or y, or a single array, got only nothing"),
-    "several.npz": ({"a": SINGLE, "b": SINGLE}, "got only 'a', 'b'"),
+    "none.npz": ({}, "expected k-space called kspace or y, or a single array, got nothing"),
+    "several.npz": ({"a": SINGLE, "b": SINGLE}, "got 'a', 'b' (FILE.npz:NAME takes one)"),
     "mask.npz": ({"y": SINGLE, "mask": np.zeros((8, 6))}, "mask: expected a mask of 6 x 8, got shape (8, 6): trans"),
     "grey.npz": ({"y": SINGLE, "mask": np.arange(48).reshape(6, 8)}, "mask: expected a mask of 0 and 1 (or 0 and 255)"),
     "maps.npz": ({"y": COILS, "maps": COILS[:2]}, "maps: expected maps of (3, 6, 8) as the k-space, got shape"),

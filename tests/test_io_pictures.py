@@ -92,11 +92,14 @@ def test_complex_images(tmp_path, dtype):
             io.write_picture(tmp_path / "out", found.pixels, form)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.uint32])
-def test_whole_numbers_without_a_known_white(tmp_path, dtype):
-    found = io.read_picture(save(tmp_path / "x.npy", (GREY8.astype(np.int64) * 7).astype(dtype)))
+@pytest.mark.parametrize("name", ["x.npy", "x.tif"])
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32])
+def test_whole_numbers_without_a_known_white(tmp_path, name, dtype):
+    found = io.read_picture(save(tmp_path / name, (GREY8.astype(np.int64) * 7).astype(dtype)))
     np.testing.assert_array_equal(found.pixels, GREY8 * np.float32(7))
-    assert (found.white, found.form) == (None, io.Form(".npy", "float32"))
+    assert (found.white, found.form) == (None, io.Form(name[1:], "float32"))
+    with pytest.raises(ValueError, match=np.dtype(dtype).name if name == "x.npy" else "bits"):
+        io.read_image(tmp_path / name)
 
 
 def test_formats_that_are_not_written_become_png_or_tiff(tmp_path):

@@ -3,6 +3,7 @@
 Nothing is half-written: each file is made under a temporary name in its folder and renamed once it is complete.
 """
 
+from fastrecon.io.angles import read_angles
 from fastrecon.io.centring import Centring, looks_centred
 from fastrecon.io.files import (
     BUNDLED,
@@ -22,6 +23,7 @@ from fastrecon.io.files import (
     text_name,
 )
 from fastrecon.io.images import GreyImage, read_image, write_image
+from fastrecon.io.kernels import read_kernel
 from fastrecon.io.kspace import KSpace, mask_from_zeros, read_kspace, read_maps, write_kspace
 from fastrecon.io.limits import max_pixels
 from fastrecon.io.masks import read_mask
@@ -29,6 +31,7 @@ from fastrecon.io.measurements import Measurements, read_measurements, write_mea
 from fastrecon.io.pictures import Form, Picture, read_picture, write_picture
 from fastrecon.io.raster import LUMA
 from fastrecon.io.reports import finite, write_csv, write_figure, write_json
+from fastrecon.io.sinograms import Array, by_view, line_integrals, read_array
 
 __all__ = [
     "BUNDLED",
@@ -36,6 +39,7 @@ __all__ = [
     "KSPACE_SUFFIXES",
     "LUMA",
     "MEASUREMENT_SUFFIXES",
+    "Array",
     "Centring",
     "Form",
     "GreyImage",
@@ -44,17 +48,22 @@ __all__ = [
     "Picture",
     "atomic",
     "bundled",
+    "by_view",
     "encodable",
     "existing",
     "expand",
     "finite",
     "free_to_write",
+    "line_integrals",
     "looks_centred",
     "mask_from_zeros",
     "max_pixels",
     "output_file",
     "output_folder",
+    "read_angles",
+    "read_array",
     "read_image",
+    "read_kernel",
     "read_kspace",
     "read_maps",
     "read_mask",

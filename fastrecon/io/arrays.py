@@ -1,5 +1,6 @@
 """.npy files and members of .npz files, whose headers are checked against the file before anything is read."""
 
+import os
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +47,14 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
+def split_member(path: str | Path) -> tuple[Path, str | None]:
+    """File and array that FILE.npz:ARRAY names; of any other name the file alone."""
+    file, colon, name = str(path).rpartition(":")
+    if colon and name and file.lower().endswith(".npz") and not os.path.exists(path):
+        return Path(file), name
+    return Path(path), None
+
+
 def npz_names(path: Path) -> list[str]:
     """The names of the arrays in a .npz file.
 
@@ -59,17 +68,23 @@ def npz_names(path: Path) -> list[str]:
     return names
 
 
-def one_of(names: list[str], wanted: tuple[str, ...], others: tuple[str, ...], what: str) -> str:
-    """The array meant: the first of `wanted` that is there, else the only one that is none of `others`.
+def one_of(
+    names: list[str], wanted: tuple[str, ...], others: tuple[str, ...], what: str, chosen: str | None = None
+) -> str:
+    """The array meant: the one that was chosen, else the first of `wanted`, else the only one none of `others`.
 
     Raises:
         Refused: there is none, or several.
     """
+    listed = ", ".join(map(repr, names[:20])) or "nothing"
+    if chosen is not None:
+        refuse(chosen not in names, f"an array {chosen!r}", f"only {listed}")
+        return chosen
     if found := [name for name in wanted if name in names]:
         return found[0]
     rest = [name for name in names if name not in others]
-    got = "only " + (", ".join(map(repr, names[:9])) or "nothing")
-    refuse(len(rest) != 1, f"{what} called {' or '.join(wanted)}, or a single array", got)
+    more = " (FILE.npz:NAME takes one)" if rest else ""
+    refuse(len(rest) != 1, f"{what} called {' or '.join(wanted)}, or a single array", f"{listed}{more}")
     return rest[0]
 
 
@@ -102,3 +117,22 @@ def read_npz(path: Path, wanted: tuple[str, ...] | None = None) -> dict[str, Any
             if chosen or array.ndim == 0:
                 contents[name] = array
     return contents
+
+
+def is_npz(path: Path) -> bool:
+    """Whether a file is an archive, by its contents."""
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
+def from_npz(
+    path: Path, wanted: tuple[str, ...], what: str, chosen: str | None = None, others: tuple[str, ...] = ()
+) -> np.ndarray:
+    """One array of a .npz file; see `one_of`.
+
+    Raises:
+        Refused: there is none, or several.
+        ValueError, zipfile.BadZipFile: the file is damaged.
+    """
+    name = one_of(npz_names(path), wanted, others, what, chosen)
+    return read_npz(path, (name,))[name]

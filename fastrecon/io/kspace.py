@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrecon.io import acquisitions, bart, hdf5
-from fastrecon.io.arrays import npz_names, one_of, read_npy, read_npz
+from fastrecon.io.arrays import from_npz, is_npz, npz_names, one_of, read_npy, read_npz, split_member
 from fastrecon.io.decoders import NPY_MAGIC
 from fastrecon.io.encoders import array_file
 from fastrecon.io.files import atomic, encodable, shown
@@ -52,7 +52,7 @@ def read_kspace(path: str | Path, slice: int | None = None) -> KSpace:
     """The k-space of a slice in .npy, .npz, HDF5 of fastMRI or ISMRMRD, or .cfl and .hdr of BART.
 
     - .npy: complex [H, W], [coils, H, W] or [slices, coils, H, W], or real pairs in a last axis of 2.
-    - .npz: the same in `kspace`, `y`, or the only array; `mask`; `maps` or `sensitivities`; `centred`.
+    - .npz: the same in `kspace`, `y`, the only array, or that of FILE.npz:NAME; `mask`; `maps`; `centred`.
     - fastMRI: `kspace` [slices, H, W] or [slices, coils, H, W], `mask` [W] or [H, W] as dataset or attribute.
     - ISMRMRD: Cartesian acquisitions; lines of calibration and noise are left aside.
     - BART: sizes x, y, z, coils, maps, ..., slice, one of x, y, z being 1.
@@ -66,18 +66,19 @@ def read_kspace(path: str | Path, slice: int | None = None) -> KSpace:
             holds NaN or Inf, several slices are there and none is chosen, or a package is missing; one line names file
             and entry.
     """
-    with reading(path, "k-space") as file:
-        return _checked(_read(file, slice), file)
+    file, array = split_member(path)
+    with reading(file, "k-space"):
+        return _checked(_read(file, slice, array), file)
 
 
-def _read(path: Path, slice: int | None) -> KSpace:
+def _read(path: Path, slice: int | None, array: str | None) -> KSpace:
     with open(path, "rb") as file:
         start = file.read(8)
         file.seek(0)
         if start.startswith(NPY_MAGIC):
             return KSpace(_one_slice(as_complex(read_npy(file, path.stat().st_size)), slice))
-    if start.startswith(b"PK"):
-        return _npz(path, slice)
+    if is_npz(path):
+        return _npz(path, slice, array)
     if start == hdf5.MAGIC:
         with hdf5.opened(path) as file:
             return _fastmri(file, slice) if "kspace" in file else _ismrmrd(file, slice)
@@ -122,9 +123,9 @@ def chosen(count: int, slice: int | None, entry: str = "") -> int:
     return slice or 0
 
 
-def _npz(path: Path, slice: int | None) -> KSpace:
+def _npz(path: Path, slice: int | None, array: str | None) -> KSpace:
     names = npz_names(path)
-    name = one_of(names, NAMES, ("mask", "centred", *MAPS), "k-space")
+    name = one_of(names, NAMES, ("mask", "centred", *MAPS), "k-space", array)
     maps = next((m for m in MAPS if m in names), None)
     contents = read_npz(path, tuple(n for n in (name, maps, "mask", "centred") if n in names))
     data = _one_slice(as_complex(contents.pop(name), name), slice, name)
@@ -198,15 +199,16 @@ def read_maps(path: str | Path, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: as `read_kspace`, or the maps do not fit.
     """
-    with reading(path, "coil sensitivities") as file:
+    file, array = split_member(path)
+    with reading(file, "coil sensitivities"):
         with open(file, "rb") as f:
             start = f.read(6)
             f.seek(0)
             if start.startswith(NPY_MAGIC):
                 return _maps(as_complex(read_npy(f, file.stat().st_size)), shape)
-        if start.startswith(b"PK"):
-            name = one_of(npz_names(file), MAPS, ("mask", "centred", *NAMES), "coil sensitivities")
-            return _maps(as_complex(read_npz(file, (name,))[name], name), shape)
+        if is_npz(file):
+            others = ("mask", "centred", *NAMES)
+            return _maps(as_complex(from_npz(file, MAPS, "coil sensitivities", array, others)), shape)
         if file.suffix.lower() in bart.SUFFIXES:
             return _maps(bart.by_coil(bart.read_cfl(file)), shape)
         raise ValueError("neither NPY, NPZ nor CFL")

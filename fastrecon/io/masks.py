@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrecon.io.arrays import npz_names, one_of, read_npz
+from fastrecon.io.arrays import from_npz, is_npz, split_member
 from fastrecon.io.decoders import decode
 from fastrecon.io.limits import Refused, refuse
 from fastrecon.io.raster import upright
@@ -20,22 +20,20 @@ def read_mask(path: str | Path, size: Sequence[int] | None = None) -> np.ndarray
     Values are 0 and 1, 0 and 255 (or another full scale), or False and True; [W] is one row for all.
 
     Args:
-        path: of the file; in a .npz the array `mask`, or the only one.
+        path: of the file; in a .npz the array `mask`, or the only one, or FILE.npz:NAME.
         size: (H, W) that it must have, None for any.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or damaged, has other values or another size, or masks all.
     """
-    with reading(path, "a mask") as file:
-        return binary(_values(file), size)
+    file, array = split_member(path)
+    with reading(file, "a mask"):
+        return binary(_values(file, array), size)
 
 
-def _values(path: Path) -> np.ndarray:
-    with open(path, "rb") as file:
-        archive = file.read(2) == b"PK"
-    if archive:
-        name = one_of(npz_names(path), ("mask",), (), "a mask")
-        return read_npz(path, (name,))[name]
+def _values(path: Path, array: str | None) -> np.ndarray:
+    if is_npz(path):
+        return from_npz(path, ("mask",), "a mask", array)
     raster = decode(path)
     a = raster.pixels if raster.orientation == 1 else upright(raster.pixels, raster.orientation)
     if a.ndim == 3 and a.shape[2] in (2, 4):

@@ -71,7 +71,7 @@ class Picture:
 def read_picture(path: str | Path, colour: bool = True, holes: bool = False) -> Picture:
     """The picture in a PNG, TIFF, JPEG, BMP, PBM, PGM, PPM, PFM or .npy file, upright, as it is.
 
-    Unsigned integers of 1 to 16 bits are divided by their full scale. Floats, and signed or wider integers of .npy,
+    Unsigned integers of 1 to 16 bits are divided by their full scale. Floats, and signed or wider integers,
     are taken as they are, on any scale; complex numbers too, from .npy. Equal colour channels are read as grey,
     palettes looked up, an opaque alpha channel dropped; `notes` says so.
 
@@ -85,7 +85,7 @@ def read_picture(path: str | Path, colour: bool = True, holes: bool = False) -> 
             FASTRECON_MAX_PIXELS (by default 2^26).
     """
     with reading(path, "a readable image") as file:
-        raster = decode(file)
+        raster = decode(file, numbers=True)
         form = Form(raster.suffix, _dtype(raster))
         a, known = separated(raster, holes)
         pixels = scaled(a if colour else luma(a, raster.notes), raster)

@@ -1,6 +1,7 @@
 """TIFF, by tifffile: every tag that changes pixels is obeyed or refused by name. Source: TIFF 6.0 and supplements."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -13,8 +14,9 @@ MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 WHITE, BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6  # PhotometricInterpretation
 SAMPLES = {WHITE: 1, BLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
-UNSIGNED, FLOAT = 1, 3  # SampleFormat
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # SampleFormat
 DEPTHS = {UNSIGNED: range(1, 17), FLOAT: (16, 24, 32, 64)}
+NUMBERS = DEPTHS | {UNSIGNED: (*range(1, 17), 32), SIGNED: (8, 16, 32)}  # on a scale of their own
 NONE, JPEG = 1, 7
 WITH_PREDICTOR = (5, 8, 32946, 34925, 50000)  # elsewhere some readers apply it and some do not
 # none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard: those whose results have a bound before they are made
@@ -27,8 +29,10 @@ PLAIN = {
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else remarks on odd tags go to stderr
 
 
-def decode(file: IO[bytes]) -> Raster:
+def decode(file: IO[bytes], numbers: bool = False) -> Raster:
     """The one image of a file: unsigned integers of 1 to 16 bits or floats; grey, RGB, palette, CMYK, JPEG's YCbCr.
+
+    With `numbers` also signed integers, and unsigned ones of 32 bits, on a scale of their own.
 
     Raises:
         Refused: several images, another kind of image, or too large.
@@ -38,7 +42,7 @@ def decode(file: IO[bytes]) -> Raster:
 
     with TiffFile(file) as tiff:
         page = tiff.pages.first
-        _check_kind(page)
+        _check_kind(page, NUMBERS if numbers else DEPTHS)
         _check_alone(tiff, page)
         _check_storage(page, tiff.filehandle)
         a = page.asarray()
@@ -57,7 +61,7 @@ def _name(value: Any) -> str:
     return "none" if value is None else str(getattr(value, "name", value))
 
 
-def _check_kind(page: Any) -> None:
+def _check_kind(page: Any, depths: Mapping[int, Sequence[int]]) -> None:
     """That of a pixel: what its numbers are and what they mean."""
     bounded(page.imagelength, page.imagewidth)
     kind: Any = _tag(page, "PhotometricInterpretation")
@@ -68,8 +72,8 @@ def _check_kind(page: Any) -> None:
         _name(kind),
     )
     sample_format, name = page.sampleformat, _name(page.sampleformat)
-    refuse(sample_format not in DEPTHS, "SampleFormat UINT or IEEEFP", f"{name} ({bits} bits)")
-    refuse(bits not in DEPTHS[sample_format], "1 to 16 bits, or floats of 16 to 64", f"{bits} bits, {name}")
+    refuse(sample_format not in depths, "SampleFormat UINT or IEEEFP", f"{name} ({bits} bits)")
+    refuse(bits not in depths[sample_format], "1 to 16 bits, or floats of 16 to 64", f"{bits} bits, {name}")
     extra = samples - SAMPLES[kind]
     refuse(
         extra not in (0, 1) or (extra == 1 and kind not in (WHITE, BLACK, RGB)),
@@ -160,6 +164,8 @@ def _raster(page: Any, a: np.ndarray) -> Raster:
     kind, bits, notes = _tag(page, "PhotometricInterpretation"), page.bitspersample, []
     named: list[int] = []
     full = 1 if page.sampleformat == FLOAT else 2**bits - 1
+    own = page.sampleformat == SIGNED or (page.sampleformat == UNSIGNED and bits > 16)  # no known white
+    refuse(own and kind != BLACK, "grey of low values black for such whole numbers", _name(kind))
     if page.sampleformat == UNSIGNED and a.size and a.max() > full:
         raise ValueError(f"a value of {a.max()} in {bits} bits")
     orientation = int(_tag(page, "Orientation", 1)) or 1  # 0 is common and means nothing was said
@@ -167,7 +173,12 @@ def _raster(page: Any, a: np.ndarray) -> Raster:
     for tag in ("MaxSampleValue", "MinSampleValue"):
         value = _tag(page, tag)
         given = None if value is None else int(np.max(value))
-        if given is not None and given != (full if tag.startswith("Max") else 0) and page.sampleformat == UNSIGNED:
+        if (
+            given is not None
+            and given != (full if tag.startswith("Max") else 0)
+            and page.sampleformat == UNSIGNED
+            and not own
+        ):
             notes.append(f"{tag} {given} not applied, as TIFF 6.0 says: white is {full}")
     if kind == WHITE:
         a = a.copy()
@@ -185,7 +196,7 @@ def _raster(page: Any, a: np.ndarray) -> Raster:
         opaque = bool((a[..., -1] == full).all())
         refuse(named in ([], [0]) and not opaque, "ExtraSamples with alpha", "a sample of unspecified meaning")
     depth = bits if kind == CMYK else 0
-    return Raster(a, full, orientation, notes, premultiplied=named == [1], bits=depth, suffix=".tif")
+    return Raster(a, None if own else full, orientation, notes, premultiplied=named == [1], bits=depth, suffix=".tif")
 
 
 def _looked_up(page: Any, index: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
