@@ -33,11 +33,13 @@ class Crop(LinearOperator):
         within = self.top + self.window[0] <= self.size[0] and self.left + self.window[1] <= self.size[1]
         expect(within, "Crop", "window", f"one that lies in {self.size}", (self.top, self.left, *self.window))
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """The window of images."""
         expect(x.ndim == 4 and tuple(x.shape[2:]) == self.size, "Crop", "x", f"[B, C, {self.size}]", x)
         return x[..., self.top : self.top + self.window[0], self.left : self.left + self.window[1]].contiguous()
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The window with zeros around it."""
         expect(y.ndim == 4 and tuple(y.shape[2:]) == self.window, "Crop", "y", f"[B, C, {self.window}]", y)
         expect(size is None or tuple(size) == self.size, "Crop", "size", f"{self.size} or None", size)
         (h, w), (a, b) = self.size, self.window

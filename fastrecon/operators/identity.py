@@ -12,10 +12,12 @@ class Identity(LinearOperator):
 
     unitary = isometry = coisometry = True
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """The images themselves."""
         return x
 
-    def _adjoint(self, y: Tensor, size: Sequence[int] | None) -> Tensor:
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The measurements themselves."""
         self._same_size(size, y)
         return y
 

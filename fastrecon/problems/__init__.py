@@ -5,8 +5,10 @@ from fastrecon.problems.block_cs import BlockCS
 from fastrecon.problems.deblur import Deblur
 from fastrecon.problems.impulse import Impulse
 from fastrecon.problems.inpaint import Inpaint
+from fastrecon.problems.mri import MRI
 
 __all__ = [
+    "MRI",
     "PROBLEMS",
     "BlockCS",
     "Condition",

@@ -162,7 +162,8 @@ class Problem(ABC, Generic[O]):
         return np.ascontiguousarray(a[0] if len(a) == 1 else np.moveaxis(a, 0, -1))
 
     def scores(self, x: Tensor, m: Measurement) -> dict[str, float | None] | None:
-        """Of images against the true ones: psnr (dB) and ssim of real parts on [0, 1], relative_error, nmse_db.
+        """Of images against the true ones: psnr (dB), ssim and relative_error on [0, 1], of real parts, or of
+        magnitudes where the truth is complex; nmse_db of the images themselves.
 
         None where the truth is not known; ssim is None for images smaller than its window.
         """
@@ -182,7 +183,8 @@ def quality(x: Tensor, truth: Tensor) -> dict[str, float | None]:
     """Scores of images [B, 1, H, W], the channels of one picture, against the true ones: see Problem.scores."""
     whole = [t.transpose(0, 1) for t in (x, truth)]  # [1, B, H, W]: a picture is judged as one
     error = [t.to(torch.complex128 if x.is_complex() else torch.float64) for t in whole]
-    wide = [(t.real if t.is_complex() else t).double() for t in whole]
+    magnitudes = truth.is_complex()
+    wide = [(t.abs() if magnitudes else t.real if t.is_complex() else t).double() for t in whole]
     wide[0] = wide[0].clamp(0, 1)
     large = min(x.shape[-2:]) >= SSIM_SIDE
     return {
