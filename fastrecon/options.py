@@ -1,16 +1,25 @@
-"""Options: the fields of a frozen dataclass, each with its help and its range, checked in one place."""
+"""Options: the fields of a frozen dataclass, each with its help and its range, checked in one place.
+
+The same class makes the options of a command (`add_options`, `given`) and the arguments of a function in Python.
+"""
 
 import argparse
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from fastrecon.checks import expect
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # of a file in the run's folder, and nowhere else
-NAME_RULE = "letters, digits and . _ -, at most 100, the first a letter or digit"
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # one part of a path, and a harmless one
+FILE_NAME_RULE = "letters, digits and . _ -, at most 100, the first a letter or digit"
+
+
+_NOUNS = {int: "an integer", float: "a number"}
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -26,32 +35,66 @@ class Interval:
 
     def phrase(self, kind: type, several: bool = False) -> str:
         """For messages: "an integer in [1, 1e9]"."""
-        noun = {int: "an integer", float: "a number"}[kind]
+        noun = _NOUNS[kind]
         return f"{noun + ' each' if several else noun} in {self.text}"
 
 
-def option(text: str, default: Any = dataclasses.MISSING, within: str = "", of: str = "", **parser: Any) -> Any:
-    """A field with its help text, the interval of its numbers, and what argparse needs to know.
+def option(
+    text: str,
+    default: Any = dataclasses.MISSING,
+    within: str = "",
+    of: str = "",
+    file_name: bool = False,
+    **parser: Any,
+) -> Any:
+    """A field of a dataclass that is an option.
 
-    One that means something only together with another option, --simulate say, is `of` that.
+    Args:
+        text: its help, with the unit where there is one.
+        default: its value unless given; None where it may be missing; none at all where it must be given.
+        within: the interval of its numbers: "(0, 100]".
+        of: another option, --simulate say, without which it means nothing.
+        file_name: whether it becomes part of a file's name.
+        parser: what argparse needs to know: `type` of a number, `choices`, `nargs`.
     """
     bounds = {"within": Interval(within)} if within else {}
-    return dataclasses.field(default=default, metadata={"help": text, "of": of, **bounds, **parser})
+    return dataclasses.field(
+        default=default, metadata={"help": text, "of": of, "file_name": file_name, **bounds, **parser}
+    )
 
 
-def check(config: Any, op: str = "train") -> None:
+def flag_of(name: str) -> str:
+    """A field as the command line calls it: "--lam-factor"."""
+    return "--" + name.replace("_", "-")
+
+
+def make(kind: Callable[..., C], values: Mapping[str, Any], op: str) -> C:
+    """A configuration with these fields.
+
+    Raises:
+        ValueError: one that has no default is missing; a field is wrong, see `check`.
+    """
+    for field in dataclasses.fields(cast(Any, kind)):
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        choices = field.metadata.get("choices")
+        expected = f"one of {', '.join(map(str, choices))}" if choices else field.metadata["help"]
+        expect(not needed or field.name in values, op, flag_of(field.name), expected, "none")
+    return kind(**values)
+
+
+def check(config: Any, op: str) -> None:
     """Checks every field of a configuration of `op`: kind, range, choices, names.
 
     Raises:
         ValueError: one line that names the option.
     """
     for field in dataclasses.fields(config):
-        expected = _wrong(field, getattr(config, field.name))
-        flag = "--" + field.name.replace("_", "-")
-        expect(not expected, op, flag, expected, _short(getattr(config, field.name)))
+        value = getattr(config, field.name)
+        expected = _wrong(field, value)
+        expect(not expected, op, flag_of(field.name), expected, _short(value))
 
 
-def _wrong(field: Any, value: Any) -> str:
+def _wrong(field: dataclasses.Field[Any], value: Any) -> str:
     """What was expected, if `value` is something else."""
     within, kind, choices = (field.metadata.get(k) for k in ("within", "type", "choices"))
     if value is None and field.default is None:
@@ -59,17 +102,20 @@ def _wrong(field: Any, value: Any) -> str:
     several = "nargs" in field.metadata
     values = list(value) if several and isinstance(value, list | tuple) else [value]
     if within:
-        good = bool(values) and all(_is(kind, v) and v in within for v in values)
-        return "" if good else within.phrase(kind, several)
+        good = bool(values) and all(_is(kind or float, v) and v in within for v in values)
+        return "" if good else within.phrase(kind or float, several)
     if isinstance(field.default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if choices:
-        return "" if value in choices or value == field.default else f"one of {', '.join(choices)}"
+        good = value == field.default or (bool(values) and all(v in choices for v in values))
+        return "" if good else f"one of {', '.join(map(str, choices))}"
+    if kind in (int, float):
+        return "" if values and all(_is(kind, v) and math.isfinite(v) for v in values) else _NOUNS[kind]
     if several:  # an empty name would mean the current folder
         return "" if all(isinstance(v, str) and v for v in values) else "names of folders or files"
     if not isinstance(value, str):
         return "text"
-    return NAME_RULE if field.name == "name" and value and not NAME.fullmatch(value) else ""
+    return FILE_NAME_RULE if field.metadata.get("file_name") and value and not FILE_NAME.fullmatch(value) else ""
 
 
 def _is(kind: type, value: Any) -> bool:
@@ -95,22 +141,37 @@ def number(kind: type, within: str) -> Callable[[str], Any]:
     return parse
 
 
-def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[str] = ()) -> None:
-    """One option per field of a configuration; options that are not given do not appear in the parsed namespace."""
+def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[str] = (), group: str = "") -> None:
+    """One option per field of a configuration; options that are not given do not appear in the parsed namespace.
+
+    Args:
+        parser: of a command.
+        kind: the dataclass.
+        without: fields that are no options.
+        group: the heading of these options in the help; "": none of their own.
+    """
+    target = parser.add_argument_group(group) if group else parser
     for field in dataclasses.fields(kind):
         if field.name in without:
             continue
-        parser_options = {k: v for k, v in field.metadata.items() if k != "of"}
+        parser_options = {k: v for k, v in field.metadata.items() if k not in ("of", "file_name")}
         text, within = parser_options.pop("help"), parser_options.pop("within", None)
         facts = [f"in {within.text}"] if within else []
-        if field.default not in (dataclasses.MISSING, "", 0, None) and "default" not in text:
+        if field.default not in (dataclasses.MISSING, None, "", (), 0) and "default" not in text:
             several = isinstance(field.default, tuple)
-            facts.append(f"default: {' '.join(f'{v:g}' for v in field.default) if several else field.default}")
+            facts.append(f"default: {' '.join(map(_plain, field.default if several else (field.default,)))}")
         text += f" ({'; '.join(facts)})" if facts else ""
-        flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
             parser_options["action"] = argparse.BooleanOptionalAction
-        parser.add_argument(flag, help=text.replace("%", "%%"), default=argparse.SUPPRESS, **parser_options)
+        elif within:
+            parser_options.setdefault("type", float)
+        target.add_argument(
+            flag_of(field.name), help=text.replace("%", "%%"), default=argparse.SUPPRESS, **parser_options
+        )
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from fastrecon.networks.unet import LIMITS, DirectNet, StepNet, UNet
 from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import FISTA, ISTA, SGP
 from fastrecon.train import checkpoint
-from fastrecon.train.sgp_config import Config
-from fastrecon.train.sgp_task import Stages, Unrolled
-from fastrecon.train.trainer import Schedule, Trainer
+from fastrecon.train.loop import Trainer
+from fastrecon.train.recipes.sgp import Unrolled
+from fastrecon.train.recipes.sgp_base import Config
+from fastrecon.train.recipes.sgp_stages import Stages
+from fastrecon.train.world import World
 
 
 def picture(side, seed):
@@ -179,11 +181,11 @@ def test_views_of_a_scan():
             < SGP(many.operator, many.lam, 1.0).objective(many.start(), many.y))  # fmt: skip
 
 
-@pytest.mark.parametrize(("task", "variant"), [("inpaint", "step"), ("fourier", "diag")])
+@pytest.mark.parametrize(("task", "variant"), [("inpaint", "step"), ("mri", "diag")])
 def test_unrolled_training_beats_fista(images, tmp_path, task, variant):
     """On the images it was trained with, after as many iterations."""
-    config = small(images, task=task, variant=variant, unroll=6, first_step=1.0, lam_factor=[0.5, 2.0])
-    fit = Unrolled(config, tmp_path, torch.device("cpu"))
+    config = small(images, problem=task, variant=variant, unroll=6, first_step=1.0, lam_factor=[0.5, 2.0])
+    fit = Unrolled(config, World(), tmp_path)
     assert len(fit.lam.unique()) == 2
     optimiser = torch.optim.Adam(fit.module.parameters(), lr=2e-3)
     p = fit.problem
@@ -203,9 +205,9 @@ def test_unrolled_training_beats_fista(images, tmp_path, task, variant):
 
 @pytest.mark.parametrize(("task", "variant"), [("deblur", "step"), ("inpaint", "diag")])
 def test_training_beats_the_safe_step(images, tmp_path, task, variant):
-    config = small(images, task=task, variant=variant, steps=60)
-    stages = Stages(config, tmp_path, torch.device("cpu"))
-    stages.prepare(config.steps)  # at the zero-filled start of inpaint the gradient is zero: nothing to learn there
+    config = small(images, problem=task, variant=variant, steps=60)
+    stages = Stages(config, World(), tmp_path)
+    stages.begin_step(config.steps)  # at the zero-filled start of inpaint the gradient is zero: nothing to learn there
     optimiser = torch.optim.Adam(stages.module.parameters(), lr=1e-3)
 
     def loss():
@@ -225,10 +227,10 @@ def test_training_beats_the_safe_step(images, tmp_path, task, variant):
 
 
 def test_stages_advance_by_the_learned_and_a_plain_step(images, tmp_path):
-    stages = Stages(small(images), tmp_path, torch.device("cpu"))
-    stages.prepare(11)
+    stages = Stages(small(images), World(), tmp_path)
+    stages.begin_step(11)
     assert len(stages.iterates) == 1
-    stages.prepare(12)
+    stages.begin_step(12)
     assert len(stages.iterates) == 2
     p = stages.problem  # untrained: both steps are steps of ISTA
     expected, _ = ISTA(p.operator, p.lam, 1.0)(p.y, iterations=2)
@@ -244,10 +246,10 @@ def test_resuming_gives_the_same_bits(images, tmp_path):
     path = tmp_path / "parts/checkpoint.safetensors"
     whole = checkpoint.load(path)
     config = small(images, lr=3e-3)
-    fit = Stages(config, tmp_path / "parts", torch.device("cpu"))  # the loop of the command, stopped in the 2nd stage
-    trainer = Trainer(fit, Schedule(**config.schedule()), tmp_path / "parts", {})
+    fit = Stages(config, World(), tmp_path / "parts")  # the loop of the command, stopped in the 2nd stage
+    trainer = Trainer(fit, config.schedule(), {})
     for _ in range(15):
-        trainer.task.prepare(trainer.step)
+        trainer.objective.begin_step(trainer.step)
         trainer.update()
     trainer.settings = whole["settings"]
     trainer.save()
@@ -258,12 +260,12 @@ def test_resuming_gives_the_same_bits(images, tmp_path):
 
 def test_commands_train_and_reconstruct(images, tmp_path, capsys):
     for method, more in (("sgp", ["--unroll", "3"]), ("unet", [])):
-        command = ["train", method, "--data", str(images), "--task", "fourier", *SMALL, *more]
+        command = ["train", method, "--data", str(images), "--problem", "mri", *SMALL, *more]
         assert main([*command, "--rate", "0.3", "0.5", "--out", str(tmp_path / method)]) == 0
     model = str(tmp_path / "sgp/model.safetensors")
     net = fr.load(model)
     assert (net.meta["method"], net.meta["task"], net.training) == ("sgp-step", "fourier", False)
-    assert "fr.load" in (tmp_path / "sgp/sgp-step-fourier.md").read_text()
+    assert "fr.load" in (tmp_path / "sgp/sgp-step-mri.md").read_text()
     runs = {"sgp-step": model, "unet": str(tmp_path / "unet/model.safetensors"), "fista": None, "ista": None}
     capsys.readouterr()
     for method, path in runs.items():

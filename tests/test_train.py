@@ -18,9 +18,12 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 import fastrecon as fr
-from fastrecon.train import checkpoint, data, lda_cs
-from fastrecon.train.config import Config, parse_stages
-from fastrecon.train.trainer import CHECKPOINT, Schedule, Trainer
+from fastrecon.train import checkpoint, command
+from fastrecon.train.block_start import least_squares_start
+from fastrecon.train.images import Crops, Images
+from fastrecon.train.loop import CHECKPOINT, Trainer
+from fastrecon.train.recipes.lda_cs import PRESETS, RECIPE, Config, LdaCs
+from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
 TINY = {
@@ -50,13 +53,14 @@ def options(**changes) -> list[str]:
 
 def train(images: Path, out: Path, *extra: str, resume: bool = False) -> int:
     parser = argparse.ArgumentParser()
-    lda_cs.add_arguments(parser)
+    command.add_arguments(parser, RECIPE)
     start = ["--resume"] if resume else ["--data", str(images), *options(**TINY)]
-    return lda_cs.run(parser.parse_args([*start, "--out", str(out), "--threads", "1", "--device", "cpu", *extra]))
+    common = ["--out", str(out), "--threads", "1", "--device", "cpu"]
+    return command.run(RECIPE, parser.parse_args([*start, *common, *extra]))
 
 
-def untrained(images: Path, **changes) -> lda_cs.LdaCs:
-    return lda_cs.LdaCs(Config([str(images)], **(TINY | changes)), World())
+def untrained(images: Path, **changes) -> LdaCs:
+    return LdaCs(Config([str(images)], **(TINY | changes)), World(), Path())
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -79,7 +83,7 @@ def assert_same(a, b) -> None:
 
 def interrupt_at(monkeypatch, step: int) -> None:
     """Ctrl-C in the middle of a step."""
-    loss = lda_cs.LdaCs.loss
+    loss = LdaCs.loss
     calls = iter(range(1, 10**6))
 
     def interrupted(self):
@@ -87,8 +91,8 @@ def interrupt_at(monkeypatch, step: int) -> None:
             signal.raise_signal(signal.SIGINT)
         return loss(self)
 
-    monkeypatch.setattr(lda_cs, "seconds_per_step", lambda task: [(1.0, 1.0)] * len(task.stages))
-    monkeypatch.setattr(lda_cs.LdaCs, "loss", interrupted)
+    monkeypatch.setattr(LdaCs, "seconds", lambda self: 1.0)
+    monkeypatch.setattr(LdaCs, "loss", interrupted)
 
 
 def test_training_improves_on_the_start_and_writes_a_model(images, tmp_path):
@@ -98,7 +102,7 @@ def test_training_improves_on_the_start_and_writes_a_model(images, tmp_path):
     assert float(log[-1]["loss"]) < 0.5 * float(log[0]["loss"])
     model = fr.load(str(tmp_path / "model.safetensors"))
     assert model.solver.phases == 3
-    x = torch.stack([i[:32, :32] for i in data.load([images])])[:, None].double()
+    x = torch.stack([i[:32, :32] for i in Images.load([images]).training])[:, None].double()
     y = model.operator(x)
     assert fr.metrics.psnr(model(y).x, x).mean() > fr.metrics.psnr(model.start(y), x).mean() + 0.5
     torch.testing.assert_close(model.operator.phi @ model.q, torch.eye(16, dtype=torch.float64))
@@ -165,13 +169,13 @@ def test_two_processes_equal_one(images, tmp_path):
 
 def test_network_grows_by_copies_and_keeps_what_adam_knows(images):
     task = untrained(images, phases=3, stages="1:1,3:1", steps=8)
-    trainer = Trainer(task, Schedule(8, 1e-2, ema=0.9), Path(), {})
+    trainer = Trainer(task, Schedule(8, 1e-2, ema=0.9), {})
     for _ in range(4):
         trainer.update()
     moments, average = trainer.moments(), trainer.average
     tau = task.module.solver.tau.detach()
     assert abs(tau.item() - 0.1) > 1e-3
-    assert task.prepare(4)
+    assert task.begin_step(4)
     trainer.rebuild()
     assert torch.equal(task.module.solver.tau.detach(), tau.expand(3))
     weights = [n for n in moments if "weights" in n]
@@ -195,7 +199,7 @@ def test_start_from_another_model_keeps_the_own_sampling(images, tmp_path):
 def test_crops_are_symmetric_copies_of_image_parts_and_shared_out():
     generator = torch.Generator().manual_seed(0)
     pictures = [torch.rand(size, generator=generator) for size in ((9, 7), (5, 12), (3, 20))]
-    crops = data.Crops(pictures, 5, seed=1)
+    crops = Crops(pictures, 5, seed=1)
     assert (crops.count, crops.skipped) == (2, 1)
     state = crops.state_dict()
     batch = crops(4000)
@@ -215,21 +219,21 @@ def test_crops_are_symmetric_copies_of_image_parts_and_shared_out():
 def test_least_squares_start_is_the_best_and_inverts_the_sampling():
     x = torch.randn(16, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).cumsum(0)
     phi = fr.operators.random_phi(5, 16, 0)
-    q = data.least_squares_start(phi, x @ x.T / 200, ridge=1e-12)
+    q = least_squares_start(phi, x @ x.T / 200, ridge=1e-12)
     torch.testing.assert_close(phi @ q, torch.eye(5, dtype=torch.float64))
     torch.testing.assert_close(q, torch.linalg.lstsq((phi @ x).T, x.T).solution.T, rtol=1e-8, atol=1e-8)
-    flat = data.least_squares_start(phi, torch.ones(16, 16, dtype=torch.float64))  # blocks of one grey: rank 1
+    flat = least_squares_start(phi, torch.ones(16, 16, dtype=torch.float64))  # blocks of one grey: rank 1
     torch.testing.assert_close(phi @ flat, torch.eye(5, dtype=torch.float64))
 
 
 def test_stages_and_rates():
-    stages = parse_stages(Config(["x"], phases=7, stages="3:1:0.5,5:1:0,7:2", steps=100, select_from=0.25))
+    stages = Config(["x"], phases=7, stages="3:1:0.5,5:1:0,7:2", steps=100, select_from=0.25).parsed_stages()
     assert [(s.phases, s.begin, s.select, s.end) for s in stages] == [(3, 0, 12, 25), (5, 25, 25, 50), (7, 50, 62, 100)]
     cosine = Schedule(100, 2.0, warmup=10)
     assert [cosine.rate_at(k) for k in (0, 50)] == pytest.approx([0.2, 1.0])
     assert 0 < cosine.rate_at(99) < 1e-3
     assert Schedule(100, 2.0, "constant").rate_at(99) == 2.0
-    paper = parse_stages(Config(["x"], **lda_cs.PRESETS["paper"]))
+    paper = Config(["x"], **PRESETS["paper"]).parsed_stages()
     assert [s.end - s.begin for s in paper] == [500 * 1389] + [200 * 1389] * 6
     assert [s.select - s.begin for s in paper] == [100 * 1389] * 7
 
@@ -286,9 +290,9 @@ def test_bad_resumption_is_one_clear_line(images, tmp_path):
 
 
 def test_infinite_loss_stops_the_run_and_keeps_the_checkpoint(images, tmp_path, monkeypatch):
-    loss, calls = lda_cs.LdaCs.loss, iter(range(10**6))
-    monkeypatch.setattr(lda_cs, "seconds_per_step", lambda task: [(1.0, 1.0)] * len(task.stages))
-    monkeypatch.setattr(lda_cs.LdaCs, "loss", lambda self: loss(self) * (math.inf if next(calls) == 13 else 1))
+    loss, calls = LdaCs.loss, iter(range(10**6))
+    monkeypatch.setattr(LdaCs, "seconds", lambda self: 1.0)
+    monkeypatch.setattr(LdaCs, "loss", lambda self: loss(self) * (math.inf if next(calls) == 13 else 1))
     with pytest.raises(
         RuntimeError,
         match=r"the loss became .* before step 20: .* is from before: go on with --resume and a lower --lr than 0.005",
@@ -300,5 +304,5 @@ def test_infinite_loss_stops_the_run_and_keeps_the_checkpoint(images, tmp_path, 
 
 
 def test_images_of_scikit_image_are_data_too():
-    (image,) = data.load(["skimage:camera"])
+    (image,) = Images.load(["skimage:camera"]).training
     assert image.shape == (512, 512)

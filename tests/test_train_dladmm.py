@@ -15,11 +15,13 @@ from skimage import data as samples
 import fastrecon as fr
 from fastrecon import io
 from fastrecon.cli.main import main
-from fastrecon.train import checkpoint, dladmm_loss, synthetic
+from fastrecon.train import checkpoint
 from fastrecon.train.dictionary import learn_dictionary
-from fastrecon.train.dladmm_config import SYNTHETIC, DladmmConfig
-from fastrecon.train.synthetic import Synthetic
-from fastrecon.train.trainer import CHECKPOINT, Schedule
+from fastrecon.train.loop import CHECKPOINT
+from fastrecon.train.recipes import dladmm_loss, synthetic
+from fastrecon.train.recipes.dladmm_base import SYNTHETIC, Config
+from fastrecon.train.recipes.synthetic import Synthetic
+from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
 SMALL = ["--rows", "20", "--columns", "10", "--samples", "64", "--test-samples", "16", "--batch", "8", "--layers", "3"]
@@ -40,7 +42,19 @@ def photos(tmp_path_factory):
 
 
 def test_synthetic_run_leaves_model_card_figure_and_table(tmp_path):
-    options = ["--task", "synthetic", *SMALL, "--samples", "2000", "--steps", "300", "--lr", "2e-2", "--deep", "0.5"]
+    options = [
+        "--problem",
+        "sparse-coding",
+        *SMALL,
+        "--samples",
+        "2000",
+        "--steps",
+        "300",
+        "--lr",
+        "2e-2",
+        "--deep",
+        "0.5",
+    ]
     assert train(tmp_path, *options) == 0
     model = fr.load(tmp_path / "model.safetensors")
     assert model.solver.layers == 3
@@ -51,16 +65,18 @@ def test_synthetic_run_leaves_model_card_figure_and_table(tmp_path):
     best = min(float(rows[2][f"LADMM, lam = {lam:g}"]) for lam in synthetic.LAMS)
     assert learned[2] < best  # 3 learned layers beat 3 iterations for every lam
     assert (tmp_path / "nmse.png").stat().st_size > 1000
-    card = (tmp_path / "dladmm-synthetic.md").read_text()
-    assert "fastrecon train dladmm --task synthetic" in card
+    card = (tmp_path / "dladmm-sparse-coding.md").read_text()
+    assert "fastrecon train dladmm --problem sparse-coding" in card
     assert f"NMSE {model.meta['training']['validation_nmse']} dB" in card
 
 
-def test_help_names_what_a_task_sets(capsys):
+def test_help_names_what_a_problem_sets(capsys):
     assert main(["train", "dladmm", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for value in SYNTHETIC.values():
-        assert f"synthetic: {'yes' if value is True else f'{value:g}' if isinstance(value, float) else value}" in text
+        assert (
+            f"sparse-coding: {'yes' if value is True else f'{value:g}' if isinstance(value, float) else value}" in text
+        )
 
 
 def test_nmse_is_the_formula():
@@ -99,10 +115,19 @@ def test_weights_of_layers():
 @pytest.mark.parametrize("loss", dladmm_loss.LOSSES)
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_every_loss_and_optimiser_goes_down(loss, optimiser):
-    config = DladmmConfig(
-        "synthetic", rows=20, columns=10, samples=32, test_samples=8, batch=32, layers=3, loss=loss, deep=1.0, seed=3
+    config = Config(
+        "sparse-coding",
+        rows=20,
+        columns=10,
+        samples=32,
+        test_samples=8,
+        batch=32,
+        layers=3,
+        loss=loss,
+        deep=1.0,
+        seed=3,
     )
-    task = Synthetic(config, World())
+    task = Synthetic(config, World(), Path())
     rate = {"adam": 3e-3, "sgd": {"supervised": 3e-2, "decibel": 1e-3}.get(loss, 0.3)}[optimiser]
     schedule = Schedule(30, rate, optimiser=optimiser)
     parameters = list(task.module.parameters())
@@ -111,7 +136,7 @@ def test_every_loss_and_optimiser_goes_down(loss, optimiser):
     losses = []
     for _ in range(30):
         found.zero_grad()
-        value = dladmm_loss.weighted(task._losses(x, truth), 1.0)
+        value = dladmm_loss.weighted(task.layer_losses(x, truth), 1.0)
         value.backward()
         found.step()
         losses.append(value.item())
@@ -125,7 +150,7 @@ def test_learning_rates_may_be_halved():
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_resumed_run_has_the_same_bits(optimiser, tmp_path, monkeypatch):
-    options = ["--task", "synthetic", *SMALL, "--steps", "12", "--optimiser", optimiser, "--validate-every", "4"]
+    options = ["--problem", "sparse-coding", *SMALL, "--steps", "12", "--optimiser", optimiser, "--validate-every", "4"]
     assert train(tmp_path / "whole", *options) == 0
 
     loss, count = Synthetic.loss, []
@@ -150,7 +175,7 @@ def test_resumed_run_has_the_same_bits(optimiser, tmp_path, monkeypatch):
 
 
 def test_constrained_run_stays_near_the_classical_weights(tmp_path):
-    options = ["--task", "synthetic", *SMALL, "--steps", "15", "--lr", "0.1", "--constrain", "--radius", "0.2"]
+    options = ["--problem", "sparse-coding", *SMALL, "--steps", "15", "--lr", "0.1", "--constrain", "--radius", "0.2"]
     assert train(tmp_path, *options) == 0
     solver = fr.load(tmp_path / "model.safetensors").solver
     centre = solver.classical.w1
@@ -174,8 +199,8 @@ def test_dictionary_has_unit_atoms_and_codes_its_patches(photos):
 
 def test_denoising_run_and_its_commands(photos, tmp_path, capsys):
     options = [
-        "--task",
-        "denoise",
+        "--problem",
+        "impulse",
         "--data",
         str(photos),
         "--patch",
@@ -212,10 +237,14 @@ def test_denoising_run_and_its_commands(photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "train: --task: expected one of synthetic, denoise, got none"),
-        (["--task", "denoise"], "train: --data: expected folders of training images, got none"),
-        (["--task", "synthetic", "--layers", "0"], "train: --layers: expected an integer in [1, 1000], got 0"),
-        (["--task", "synthetic", "--noise", "1.5"], "train: --noise: expected a number in (0, 1), got 1.5"),
+        ([], "train: --problem: expected one of sparse-coding, impulse, got none"),
+        (["--problem", "impulse"], "train: --data: expected folders of training images, got none"),
+        (
+            ["--task", "denoise"],
+            "train: --task: expected --problem impulse, as it is called now, got --task denoise",
+        ),
+        (["--problem", "sparse-coding", "--layers", "0"], "train: --layers: expected an integer in [1, 1000], got 0"),
+        (["--problem", "sparse-coding", "--noise", "1.5"], "train: --noise: expected a number in (0, 1), got 1.5"),
         (["--resume"], "train: resume: expected a checkpoint"),
     ],
 )
@@ -241,8 +270,8 @@ def test_models_of_other_tasks_are_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("recombine", [False, True])
 def test_batches_obey_the_model(recombine):
-    config = DladmmConfig("synthetic", rows=20, columns=10, samples=32, test_samples=8, batch=64, recombine=recombine)
-    task = Synthetic(config, World())
+    config = Config("sparse-coding", rows=20, columns=10, samples=32, test_samples=8, batch=64, recombine=recombine)
+    task = Synthetic(config, World(), Path())
     x, truth = task.batch()
     torch.testing.assert_close(x, truth.z @ task.module.operator.atoms.T + truth.e)
     pairs = ((truth.z, task.train.z), (truth.e, task.train.e))

@@ -20,26 +20,29 @@ import torch
 import fastrecon as fr
 from fastrecon import options
 from fastrecon.cli.main import main
-from fastrecon.train import checkpoint, config, dladmm_config, progress, sgp_config
+from fastrecon.models.sparse_coding import SparseCoder
+from fastrecon.train import checkpoint, commandline, progress
 from fastrecon.train.claim import HOLDER, LOCK, Claim
 from fastrecon.train.export import mend, write_pair
 from fastrecon.train.log import Log
+from fastrecon.train.loop import CHECKPOINT, PREVIOUS
+from fastrecon.train.objective import Score
 from fastrecon.train.progress import Progress, duration
-from fastrecon.train.synthetic import Synthetic
-from fastrecon.train.trainer import CHECKPOINT, PREVIOUS
+from fastrecon.train.recipes import dladmm, lda_cs, sgp
+from fastrecon.train.recipes.synthetic import Synthetic
 from fastrecon.train.world import World
 
 SMALL = {
-    "task": "synthetic", "rows": 12, "columns": 6, "samples": 32, "test-samples": 8, "batch": 8, "layers": 2,
+    "problem": "sparse-coding", "rows": 12, "columns": 6, "samples": 32, "test-samples": 8, "batch": 8, "layers": 2,
     "steps": 12, "validate-every": 4,
 }  # fmt: skip
-CONFIGS = {"lda-cs": config.Config, "dladmm": dladmm_config.DladmmConfig, "sgp": sgp_config.Config}
+CONFIGS = {"lda-cs": lda_cs.Config, "dladmm": dladmm.Config, "sgp": sgp.Config}
 
 
 @pytest.fixture(autouse=True)
 def _without_figure(monkeypatch):
     """The figure at the end takes a second and is tested elsewhere."""
-    monkeypatch.setattr(Synthetic, "finish", lambda self, folder: None)
+    monkeypatch.setattr(Synthetic, "finish", lambda self: None)
 
 
 def train(out: Path, *extra: str, resume: bool = False, **changes) -> int:
@@ -57,7 +60,7 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 
 def settings(kind: str, **changes):
-    needed = {"lda-cs": {"data": ["x"]}, "dladmm": {"task": "synthetic"}, "sgp": {"data": ["x"]}}[kind]
+    needed = {"lda-cs": {"data": ["x"]}, "dladmm": {"problem": "sparse-coding"}, "sgp": {"data": ["x"]}}[kind]
     return CONFIGS[kind](**(needed | changes))
 
 
@@ -78,17 +81,17 @@ def test_every_number_has_a_range_that_is_checked_and_told(kind, capsys):
                 settings(kind, **{field.name: [value] if several else value})
             assert "\n" not in str(error.value)
     settings(kind)  # the defaults lie in their ranges
-    for name, preset in config.PRESETS.items():
+    for name, preset in lda_cs.PRESETS.items():
         assert kind != "lda-cs" or settings(kind, **preset), name
 
 
 def test_groups_of_a_unet_are_whole():
     for width in (1, 4, 8, 12, 64):
-        sgp_config.Config(["x"], method="unet", width=width)
+        sgp.Config(["x"], method="unet", width=width)
     for width in (11, 28):
         with pytest.raises(ValueError, match=r"^train: --width: expected a multiple of 8"):
-            sgp_config.Config(["x"], method="unet", width=width)
-        sgp_config.Config(["x"], method="sgp", width=width)  # has none
+            sgp.Config(["x"], method="unet", width=width)
+        sgp.Config(["x"], method="sgp", width=width)  # has none
 
 
 def test_intervals():
@@ -164,7 +167,7 @@ def test_a_killed_run_holds_no_lock_and_loses_nothing(tmp_path):
     assert train(tmp_path / "whole", steps=60) == 0
     words = [w for k, v in (SMALL | {"steps": 60}).items() for w in (f"--{k}", str(v))]
     slow = (
-        "import sys, time; from fastrecon.train.synthetic import Synthetic; loss = Synthetic.loss\n"
+        "import sys, time; from fastrecon.train.recipes.synthetic import Synthetic; loss = Synthetic.loss\n"
         "Synthetic.loss = lambda self: (time.sleep(0.02), loss(self))[1]\n"
         "from fastrecon.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
@@ -279,7 +282,7 @@ def test_a_run_of_another_kind_is_not_continued_or_overwritten(tmp_path, capsys)
 
 def validations(monkeypatch, values) -> None:
     found = iter(values)
-    monkeypatch.setattr(Synthetic, "validate", lambda self: next(found))
+    monkeypatch.setattr(Synthetic, "validate", lambda self: Score("nmse", next(found), higher_is_better=False))
 
 
 def test_nan_is_never_the_best(tmp_path, monkeypatch, capsys):
@@ -329,7 +332,7 @@ def test_a_run_that_diverges_goes_on_with_a_lower_rate(what, tmp_path, monkeypat
     assert "continues after step 4 of 12; --lr 0.01 instead of 0.03" in capsys.readouterr().err
     changes = ["--lr 0.01 instead of 0.03 from step 4"]
     assert checkpoint.load(tmp_path / CHECKPOINT)["changes"] == changes
-    assert changes[0] in (tmp_path / "dladmm-synthetic.md").read_text()
+    assert changes[0] in (tmp_path / "dladmm-sparse-coding.md").read_text()
     assert float(rows(tmp_path)[-1]["rate"]) < 0.01
 
 
@@ -389,17 +392,17 @@ def test_no_moment_without_a_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_log_with_torn_rows_is_mended(tmp_path):
-    log = Log(tmp_path, 0, "psnr")
+    log = Log(tmp_path, 0)
     for k in (10, 20, 30):
         log.write({"step": k, "stage": "K=2", "rate": 0.1, "loss": 0.5, "psnr": 3.0, "seconds": 1.25})
     path = tmp_path / "log.csv"
     whole = path.read_bytes()
     for torn in (b"", b"30,K=2,0.1,0.5,3.0,,1.2", b"4", b"\0\0\0", b"x,y\r\n", b"\xff\xfe\r\n", b'5,"'):
         path.write_bytes(whole + torn)
-        Log(tmp_path, 20, "psnr")
+        Log(tmp_path, 20)
         assert path.read_bytes() == whole[: whole.index(b"30,")], torn
     path.write_bytes(b"")
-    Log(tmp_path, 20, "psnr")
+    Log(tmp_path, 20)
     assert path.read_bytes() == whole[: whole.index(b"10,")]
 
 
@@ -407,13 +410,13 @@ def test_logs_of_minus_an_nmse_are_continued_under_its_name(tmp_path):
     (tmp_path / "log.csv").write_text(
         "step,stage,rate,loss,psnr,validation_psnr,seconds\r\n10,K=2,0.1,0.5,,,1\r\n20,K=2,0.1,0.5,,7.5,2\r\n"
     )
-    Log(tmp_path, 20, "nmse", -1).write({"step": 30, "validation_nmse": -8.0})
+    Log(tmp_path, 20).write({"step": 30, "validation_nmse": -8.0}, Score("nmse", -8.0, higher_is_better=False))
     assert [r["validation_nmse"] for r in rows(tmp_path)] == ["", "-7.5", "-8.0"]
 
 
 def test_weights_and_card_are_a_pair(tmp_path, monkeypatch):
     assert train(tmp_path / "new") == 0
-    weights, card = tmp_path / "new/model.safetensors", tmp_path / "new/dladmm-synthetic.md"
+    weights, card = tmp_path / "new/model.safetensors", tmp_path / "new/dladmm-sparse-coding.md"
     whole = card.read_bytes()
     from fastrecon.models.card import dladmm_card
 
@@ -428,17 +431,18 @@ def test_weights_and_card_are_a_pair(tmp_path, monkeypatch):
     def full(self, *_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fr.sparse.SparseCoder, "save", full)
-    task = Synthetic(dladmm_config.DladmmConfig("synthetic", rows=12, columns=6, samples=8, test_samples=4), World())
+    monkeypatch.setattr(SparseCoder, "save", full)
+    config = dladmm.Config("sparse-coding", rows=12, columns=6, samples=8, test_samples=4)
+    task = Synthetic(config, World(), tmp_path / "new")
     with pytest.raises(OSError, match="No space"):
-        task.export(tmp_path / "new", {"steps": 1, "validation_nmse": 1.0, "hours": 0, "processes": 1})
+        task.export({"steps": 1, "validation_nmse": 1.0, "hours": 0, "processes": 1})
     assert (weights.read_bytes(), card.read_bytes()) == (kept, whole)
     assert not [p for p in (tmp_path / "new").iterdir() if p.name.endswith("tmp")]
 
 
 def test_the_command_of_a_card_can_be_pasted_whatever_the_folder_is_called(tmp_path):
     folder = tmp_path / os.fsdecode(b"my $images \xff")
-    text = commandline.command(settings("lda-cs", data=[str(folder)]))
+    text = commandline.command(settings("lda-cs", data=[str(folder)]), "lda-cs", ("ratio",))
     assert shlex.split(text) == ["fastrecon", "train", "lda-cs", "--data", folder.name, "--ratio", "25"]
     write_pair(tmp_path / "w", lambda path: path.write_text("weights"), tmp_path / "card.md", text)
     assert "my $images \\udcff" in (tmp_path / "card.md").read_text()

@@ -1,4 +1,4 @@
-"""The command line that repeats a run, for its card."""
+"""What a card tells of a run: its settings, and the command line that repeats it."""
 
 import dataclasses
 import shlex
@@ -6,32 +6,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastrecon.options import flag_of
+
+PLACES = ("data", "validation_data", "init")  # settings that say where things lie on this machine
+
 
 def last_names(paths: Sequence[str]) -> list[str]:
     """Folders and files without the places where they lie, which are nobody else's business."""
     return [Path(p).resolve().name for p in paths]
 
 
-def command(
-    config: Any, kind: str = "lda-cs", always: Sequence[str] = ("ratio",), without: Sequence[str] = ()
-) -> str:  # fmt: skip
-    """The command that repeats a run; `always` are options named even where they have their default."""
+def command(config: Any, kind: str, always: Sequence[str] = (), without: Sequence[str] = ()) -> str:
+    """The command that repeats a run.
+
+    Args:
+        config: its settings.
+        kind: the recipe.
+        always: options named even where they have their default.
+        without: fields that are no options.
+    """
     words = ["fastrecon", "train", kind]
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, flag = getattr(config, field.name), flag_of(field.name)
         unset = value == field.default or (not value and not field.default)
         if field.name in without or (unset and field.name not in always):
             continue
         if isinstance(value, bool):
-            words.append(("--" if value else "--no-") + field.name.replace("_", "-"))
-            continue
-        if field.name in ("data", "validation_data"):
-            words += ["--" + field.name.replace("_", "-"), *last_names(value)]
-        elif isinstance(value, list | tuple):
-            words += ["--" + field.name.replace("_", "-"), *(f"{v:g}" for v in value)]
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif field.name in PLACES:
+            words += [flag, *last_names([value] if isinstance(value, str) else value)]
         else:
-            text = (
-                Path(value).name if field.name == "init" else f"{value:g}" if isinstance(value, float) else str(value)
-            )
-            words += ["--" + field.name.replace("_", "-"), text]
+            words += [flag, *map(_word, value if isinstance(value, list | tuple) else [value])]
     return " ".join(map(shlex.quote, words))
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings of a run for its card, without the places on this machine."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in PLACES}
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

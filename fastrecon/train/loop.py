@@ -1,7 +1,7 @@
 """The training loop: Adam or SGD, checkpoints that resume to the same bits, a log, and several processes.
 
-What is trained is a `Task`; the loop knows nothing of it. Under torchrun each process takes its share of every batch
-and the gradients are averaged, so that the result does not depend on the number of processes, up to rounding.
+What is trained is an `Objective`; the loop knows nothing of it. Under torchrun each process takes its share of every
+batch and the gradients are averaged, so that the result does not depend on the number of processes, up to rounding.
 """
 
 import contextlib
@@ -9,115 +9,24 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from fastrecon import threads
+from fastrecon.startup import Terminated
 from fastrecon.train import checkpoint
 from fastrecon.train.log import VALIDATION, Log, line
+from fastrecon.train.objective import Objective, Score
 from fastrecon.train.progress import Progress
-from fastrecon.train.world import World
+from fastrecon.train.schedule import Schedule
 
-BETAS = (0.9, 0.999)
-MOMENTUM = 0.9
 CHECKPOINT, PREVIOUS = checkpoint.NAME, checkpoint.PREVIOUS
 REPORT_EVERY = 20  # steps; the loss is read from the device only then
-
-
-class Task(Protocol):
-    """What the loop trains."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-        ...
-
-    def prepare(self, step: int) -> bool:
-        """Called before each step; true if the parameters are now others (the network has grown)."""
-        ...
-
-    def loss(self) -> Tensor:
-        """Mean squared error of this process's share of the next batch, a scalar."""
-        ...
-
-    @property
-    def metric(self) -> str:
-        """What `validate` measures, in dB: psnr, nmse."""
-        ...
-
-    @property
-    def sign(self) -> int:
-        """1 if more of it is better, -1 if less."""
-        ...
-
-    def validate(self) -> float | None:
-        """The metric on what is kept for validation; None if nothing is."""
-        ...
-
-    def export(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Writes the model and its card with what is known of its training."""
-        ...
-
-    def card(self, folder: Path) -> tuple[Path, Callable[[dict[str, Any]], str]]:
-        """The card's file in the run's folder, and what makes its text of a model's metadata."""
-        ...
-
-    def describe(self) -> str:
-        """One word or two on the current stage for the progress line."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a continuation needs: parameters, stage, generators."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Steps and their learning rates.
-
-    Args:
-        steps: of the whole run.
-        rate: learning rate after warm-up.
-        decay: "cosine" to zero at the last step, "halving" every `halve_every` steps, or "constant".
-        warmup: steps of linear rise.
-        clip: largest norm of the gradient; 0 for none.
-        ema: decay of the averaged parameters, which validation and export then use; 0 for none.
-        validate_every: steps between validations; each also writes a checkpoint.
-        optimiser: "adam", or "sgd" with momentum 0.9.
-        halve_every: steps, for decay "halving".
-    """
-
-    steps: int
-    rate: float
-    decay: str = "cosine"
-    warmup: int = 0
-    clip: float = 0.0
-    ema: float = 0.0
-    validate_every: int = 1000
-    optimiser: str = "adam"
-    halve_every: int = 1000
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of step 0, 1, ..., steps - 1."""
-        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        fall = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.decay == "cosine" else 1.0
-        return self.rate * rise * (0.5 ** (step // self.halve_every) if self.decay == "halving" else fall)
-
-    def optimiser_of(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """A new optimiser."""
-        if self.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=self.rate, momentum=MOMENTUM)
-        return torch.optim.Adam(parameters, lr=self.rate, betas=BETAS)
 
 
 @contextmanager
@@ -128,7 +37,7 @@ def interrupts() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
         if len(seen) > 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
         with contextlib.suppress(OSError):  # print could be interrupted in itself
             os.write(2, b"\nstops after this step; once more: at once, without a checkpoint\n")
 
@@ -141,50 +50,47 @@ def interrupts() -> Iterator[list[int]]:
 
 
 class Trainer:
-    """Trains a task in a folder: checkpoint.safetensors and the one before, log.csv, and what the task exports.
+    """Trains in a folder: checkpoint.safetensors and the one before, log.csv, and what the objective exports.
 
     Args:
-        task: what to train.
+        objective: what to train; its folder is that of the run, in which rank 0 writes.
         schedule: steps and rates.
-        folder: of the run; rank 0 writes there.
         settings: stored in the checkpoint for whoever resumes; JSON.
-        world: the processes of this run.
+        kind: the recipe's name, stored likewise.
     """
 
-    def __init__(
-        self, task: Task, schedule: Schedule, folder: Path, settings: dict[str, Any], world: World | None = None
-    ):
-        self.task, self.schedule, self.folder, self.settings = task, schedule, folder, settings
-        self.world = world or World()
-        self.kind, self.exported, self.changes = "", False, cast(list[str], [])
-        self.metric, self.sign = task.metric, task.sign
+    def __init__(self, objective: Objective, schedule: Schedule, settings: dict[str, Any], kind: str = ""):
+        self.objective, self.schedule, self.settings, self.kind = objective, schedule, settings, kind
+        self.folder, self.world = objective.folder, objective.world
+        self.exported, self.changes = False, cast(list[str], [])
+        self.metric = "score"  # its name once there was a validation
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, nn.Parameter] = {}
         self._losses: list[Tensor] = []  # since the last report, on the device
         self._optimiser: torch.optim.Optimizer | None = None
 
-    def run(self) -> bool:
-        """Trains to the end (true), or until a signal (false); a checkpoint is there either way.
+    def run(self) -> int:
+        """Trains to the end (0), or until a signal (its number); a checkpoint is there either way.
 
         Raises:
             RuntimeError: the loss or a parameter is not finite; the last checkpoint stays as it is.
             OSError: a file cannot be written.
         """
         lead, total, started = self.world.rank == 0, self.schedule.steps, time.monotonic() - self.seconds
-        log = Log(self.folder, self.step, self.metric, self.sign) if lead else None
+        log = Log(self.folder, self.step) if lead else None
         with contextlib.ExitStack() as stack:
             if log:
                 stack.callback(log.close)
             seen = stack.enter_context(interrupts())
             progress = stack.enter_context(Progress(total, "training", self.step, quiet=not lead))
             while self.step < total:
-                if self.task.prepare(self.step):
+                if self.objective.begin_step(self.step):
                     self.rebuild()
                 self.update()
                 due = self.step % self.schedule.validate_every == 0 or self.step == total
                 report = due or self.step % REPORT_EVERY == 0
-                stop = self._told_to_stop(seen, report)
+                stop = self._signal(seen, report)
                 row = self._mean_loss() if report else None
                 if row:
                     progress.note(line(row))
@@ -192,27 +98,31 @@ class Trainer:
                     self._check_finite()
                 if row and log:
                     self.seconds = time.monotonic() - started
-                    row |= {VALIDATION + self.metric: self._validate()} if due else {}
-                    log.write(row | {"seconds": round(self.seconds, 2)})
+                    score = self._validate() if due else None
+                    row |= {VALIDATION + score.metric: score.value} if score else {}
+                    log.write(row | {"seconds": round(self.seconds, 2)}, score)
                     if due:
                         left = f"; about {progress.left(1)} left" if self.step < total else ""
                         progress.say(f"step {self.step}/{total}: {line(row)}{left}")
                 if due or stop:
                     self.save()
                 if stop:
-                    return False
+                    return stop
                 progress.advance()
-        return True
+        return 0
 
     def update(self) -> None:
         """One step of the optimiser."""
         if self._optimiser is None:
             self.rebuild()
-        optimiser = cast(torch.optim.Optimizer, self._optimiser)
+        with threads.alone if self.objective.alone else contextlib.nullcontext():
+            self._update(cast(torch.optim.Optimizer, self._optimiser))
+
+    def _update(self, optimiser: torch.optim.Optimizer) -> None:
         for group in optimiser.param_groups:
             group["lr"] = self.schedule.rate_at(self.step)
         optimiser.zero_grad(set_to_none=True)
-        loss = self.task.loss()
+        loss = self.objective.loss()
         loss.backward()
         self._losses.append(self._average_over_processes(loss.detach()))
         if self.schedule.clip:
@@ -223,6 +133,7 @@ class Trainer:
             decay = min(self.schedule.ema, self.step / (self.step + 10))  # the first steps must not weigh for ever
             for name, p in self._trained.items():
                 self.average[name].lerp_(p.detach(), 1 - decay)
+        self.objective.after_step()
 
     def _average_over_processes(self, loss: Tensor) -> Tensor:
         """Replaces the gradients by their mean over all processes; returns the mean loss."""
@@ -235,11 +146,12 @@ class Trainer:
             p.grad = mean.view_as(p)
         return loss[0]
 
-    def _told_to_stop(self, seen: list[int], report: bool) -> bool:
-        """Several processes must stop at the same step: they agree at reports."""
+    def _signal(self, seen: list[int], report: bool) -> int:
+        """The signal that ends the run, 0 for none; several processes, which must stop together, ask at reports."""
+        first = seen[0] if seen else 0
         if self.world.size == 1:
-            return bool(seen)
-        return report and self.world.largest(len(seen)) > 0
+            return first
+        return int(self.world.largest(first)) if report else 0
 
     def _mean_loss(self) -> dict[str, Any]:
         """The row of the log for the steps since the last report."""
@@ -247,8 +159,8 @@ class Trainer:
         self._losses.clear()
         if not math.isfinite(loss):
             self._diverged(f"the loss became {loss}")
-        row = {"step": self.step, "stage": self.task.describe(), "rate": self.schedule.rate_at(self.step - 1)}
-        squared = getattr(self.task, "squared_error", True)  # only such a loss has a PSNR
+        row = {"step": self.step, "stage": self.objective.describe(), "rate": self.schedule.rate_at(self.step - 1)}
+        squared = self.objective.squared_error
         return row | {"loss": loss} | ({"psnr": -10 * math.log10(max(loss, 1e-20))} if squared else {})
 
     def _check_finite(self) -> None:
@@ -270,7 +182,7 @@ class Trainer:
     def rebuild(self, state: dict[str, Any] | None = None) -> None:
         """A new optimiser, from `state` or for a grown network: what fits of moments and averages carries over."""
         moments, average = (state["moments"], state["average"]) if state else (self.moments(), self.average)
-        self._trained = {n: p for n, p in self.task.module.named_parameters() if p.requires_grad}
+        self._trained = {n: p for n, p in self.objective.module.named_parameters() if p.requires_grad}
         optimiser = self._optimiser = self.schedule.optimiser_of(self._trained.values())
         for name, p in self._trained.items():
             fits = all(v.shape == p.shape for k, v in moments.get(name, {}).items() if k != "step")
@@ -301,26 +213,25 @@ class Trainer:
                 for n in self.average:
                     self._trained[n].copy_(current[n])
 
-    def _validate(self) -> float | None:
-        """The metric of this moment; the best model so far is exported (each one, if nothing is kept for validation).
-
-        NaN is never the best.
-        """
+    def _validate(self) -> Score | None:
+        """The score of this moment; the best model so far is exported (each one, if nothing is kept for validation)."""
         with self._averaged():
-            found = self.task.validate()
-            score = None if found is None else self.sign * found
-            if score is None or score > self.best:
-                self.best, self.exported = -math.inf if score is None else score, True
+            score = self.objective.validate()
+            self.metric = score.metric if score else "psnr"
+            signed = score.signed if score else -math.inf
+            if score is None or signed > self.best:  # NaN is never larger
+                self.best, self.exported = signed, True
                 facts: dict[str, Any] = {"steps": self.step}
-                facts[VALIDATION + self.metric] = None if found is None else round(found, 3)
+                facts[VALIDATION + self.metric] = round(score.value, 3) if score else None
                 facts |= {"hours": round(self.seconds / 3600, 2), "processes": self.world.size}
-                self.task.export(self.folder, facts | ({"changes": self.changes} if self.changes else {}))
-        return found
+                self.objective.export(facts | ({"changes": self.changes} if self.changes else {}))
+        return score
 
     def save(self) -> None:
         """Writes the checkpoint (rank 0; the others have the same state); the one before keeps another name."""
         if self.world.rank == 0:
-            state = {"settings": self.settings, "task": self.task.state_dict(), "moments": self.moments()}
+            # "task": the objective, as the first checkpoints called it
+            state = {"settings": self.settings, "task": self.objective.state_dict(), "moments": self.moments()}
             facts = {"average": self.average, "step": self.step, "seconds": self.seconds, "losses": self._losses}
             facts |= {"kind": self.kind, "exported": self.exported, "changes": self.changes}
             # JSON has no infinity
@@ -329,7 +240,7 @@ class Trainer:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continues from the contents of a checkpoint."""
-        self.task.load_state_dict(state["task"])
+        self.objective.load_state_dict(state["task"])
         self.step, self.seconds, self._losses = state["step"], state["seconds"], state["losses"]
         self.exported, self.changes = state.get("exported", True), list(state.get("changes", []))
         self.rebuild(state)

@@ -1,7 +1,9 @@
-"""Training data: folders of images, random crops from one flat buffer, and the least-squares start."""
+"""Training images: folders of them, what is kept for validation, crops, and what tells one set from another."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,33 +15,70 @@ from fastrecon.checks import expect
 from fastrecon.train.progress import track
 
 
-def load(inputs: Sequence[str | Path], quiet: bool = True) -> list[Tensor]:
-    """The images in folders (or single files) as luminance, float32 [H, W] on [0, 1] each; not `quiet`: with progress.
+@dataclass(frozen=True)
+class Images:
+    """Images to train on, and those kept for validation: luminance, float32 [H, W] on [0, 1] each."""
 
-    Raises:
-        FileNotFoundError, ValueError: an input is missing, holds no image, or an image is damaged; the line names it.
-    """
+    training: list[Tensor]
+    held: list[Tensor]
+
+    @classmethod
+    def load(
+        cls, inputs: Sequence[str | Path], validation: Sequence[str | Path] = (), quiet: bool = True
+    ) -> "Images":  # fmt: skip
+        """The images in folders (or single files); not `quiet`: with progress.
+
+        Raises:
+            FileNotFoundError, ValueError: an input is missing, holds no image, or an image is damaged; the line names
+                it.
+        """
+        return cls(_read(inputs, quiet), _read(validation, quiet))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are, for the model's card."""
+        return {"training": len(self.training), "validation": len(self.held)}
+
+    def hold(self, share: float, seed: int) -> "Images":
+        """These, if images are held already; else with a seeded draw of `share` of them held, at least one if > 0."""
+        if self.held:
+            return self
+        count = len(self.training)
+        order, held = drawn(count, seed), min(count - 1, max(1, round(share * count))) if share > 0 else 0
+        training, kept = sorted(order[held:]), sorted(order[:held])
+        return Images([self.training[i] for i in training], [self.training[i] for i in kept])
+
+
+def _read(inputs: Sequence[str | Path], quiet: bool) -> list[Tensor]:
     paths = io.expand(inputs)
     shown = track(paths, "reading images", len(paths), "image", quiet or not paths)
     return [torch.from_numpy(io.read_image(path).pixels) for path in shown]
 
 
-def split(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the training and the validation images: a seeded draw of `fraction` of them, at least one if > 0."""
-    held = min(count - 1, max(1, round(fraction * count))) if fraction > 0 else 0
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    return sorted(order[held:]), sorted(order[:held])
+def drawn(count: int, seed: int) -> list[int]:
+    """0, ..., count - 1 in a random order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def load_and_hold(
-    inputs: Sequence[str | Path], validation: Sequence[str | Path], fraction: float, seed: int, quiet: bool = True
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Training and validation images: those of `validation` if there are any, else a share of `inputs`, see `split`."""
-    images, held = load(inputs, quiet), load(validation, quiet)
-    if not held:
-        train, hold = split(len(images), fraction, seed)
-        images, held = [images[i] for i in train], [images[i] for i in hold]
-    return images, held
+def central(image: Tensor, side: int) -> Tensor:
+    """The central part of an image [..., H, W], at most side x side."""
+    h, w = (min(s, side) for s in image.shape[-2:])
+    top, left = (image.shape[-2] - h) // 2, (image.shape[-1] - w) // 2
+    return image[..., top : top + h, left : left + w]
+
+
+def digest(images: Iterable[Tensor]) -> str:
+    """What tells these images from others: the start of a SHA-256 of all their pixels."""
+    found = hashlib.sha256()
+    for image in images:
+        found.update(cast(Any, image.detach().cpu().contiguous().numpy()))
+    return found.hexdigest()[:16]
+
+
+def expect_same(state: dict[str, Any], mine: str) -> None:
+    """Raises ValueError unless these images, of this digest, are those of a checkpoint; the oldest have no digest."""
+    theirs = state.get("digest", mine)
+    expect(theirs == mine, "train", "--data", f"the images of the checkpoint (SHA-256 {theirs})", f"others ({mine})")
 
 
 def _orientations(side: int) -> Tensor:
@@ -97,17 +136,10 @@ class Crops:
         index = corner[:, None] + self._rows[turn] * width[:, None] + self._columns[turn]
         return self.pixels[index.to(self.pixels.device)].view(-1, 1, self.side, self.side)
 
+    @cached_property
     def digest(self) -> str:
         """What tells these images from others."""
-        return hashlib.sha256(cast(Any, self.pixels.cpu().numpy())).hexdigest()[:16]
-
-    def expect_same(self, state: dict[str, Any]) -> None:
-        """Raises ValueError unless these are the images of `state`, with its "pixels" and, in newer ones, "digest"."""
-        count = self.pixels.numel()
-        expected = f"the images of the checkpoint, {state['pixels']} pixels"
-        expect(state["pixels"] == count, "train", "--data", expected, f"{count}")
-        same = state.get("digest", self.digest()) == self.digest()
-        expect(same, "train", "--data", expected, "others with as many pixels")
+        return digest([self.pixels])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the generator."""
@@ -116,34 +148,3 @@ class Crops:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continues the sequence of crops from `state`."""
         self.generator.set_state(state["generator"])
-
-
-def block_covariance(crops: Crops, block: int, blocks: int) -> Tensor:
-    """Second moment E[x x^T] of about `blocks` row-major block x block crops, float64 [block^2, block^2]."""
-    n, side = block * block, crops.side // block
-    total = torch.zeros(n, n, dtype=torch.float64)
-    batch = max(1, 4096 // side**2)
-    rounds = -(-blocks // (batch * side**2))
-    for _ in range(rounds):
-        x = crops(batch).view(-1, side, block, side, block).transpose(2, 3).reshape(-1, n).to("cpu", torch.float64)
-        total.addmm_(x.T, x)
-    return total / (rounds * batch * side**2)
-
-
-def least_squares_start(phi: Tensor, covariance: Tensor, ridge: float = 1e-6) -> Tensor:
-    """Q [n, m] that minimises the mean of |Q Phi x - x|^2: Q = C Phi^T (Phi C Phi^T)^-1, so that Phi Q = I.
-
-    The ridge, relative to the mean of C's diagonal, goes into C: the system stays well conditioned where blocks lie in
-    a subspace, and Phi Q = I holds all the same. With C = X X^T this is X B^T (B B^T)^-1, B = Phi X.
-
-    Args:
-        phi: sampling matrix [m, n] of full row rank.
-        covariance: second moment of the blocks [n, n], float64.
-        ridge: > 0.
-
-    Source: Zhang & Ghanem, ISTA-Net, arXiv:1706.07929, sec. 3.3.
-    """
-    phi = phi.to(torch.float64)
-    c = covariance + ridge * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
-    c_phi = c @ phi.T
-    return torch.linalg.solve(phi @ c_phi, c_phi, left=False)

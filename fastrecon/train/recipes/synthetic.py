@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon import figures, io
+from fastrecon import figures, io, models
 from fastrecon.models.sparse_coding import SparseCoder
 from fastrecon.solvers import LADMM
 from fastrecon.solvers.ladmm import Splitting
-from fastrecon.train.dladmm_config import DladmmConfig
-from fastrecon.train.dladmm_task import DladmmTask
+from fastrecon.train.objective import Score
+from fastrecon.train.recipes.dladmm_base import Config, Layers
 from fastrecon.train.world import World
 
 DENSITY = 0.1  # share of the entries of Z and E that are not zero
@@ -56,30 +56,20 @@ def nmse(s: Splitting, truth: Samples) -> float:
     return (10 * torch.log10(ratios[0] + ratios[1])).item()
 
 
-class Synthetic(DladmmTask):
-    """The training of the experiment; at its end the figure and the table are written.
+class Synthetic(Layers[Samples]):
+    """The training of the experiment, all of whose data come from the seed; its end writes the figure and the table."""
 
-    Args:
-        config, world: see DladmmTask.
-        fresh: not used: everything comes from the seed.
-    """
-
-    metric = "nmse"
-    sign = -1
-
-    def __init__(self, config: DladmmConfig, world: World, fresh: bool = True):
-        self.config = config
+    def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         atoms = random_dictionary(config.rows, config.columns, config.seed)
-        super().__init__(config, world, atoms, SparseCoder, {"task": "synthetic"})
+        super().__init__(config, world, folder, fresh, atoms, SparseCoder, {"task": "synthetic"})
         generator = torch.Generator().manual_seed(config.seed + 2)
         kinds = (draw(atoms, count, generator) for count in (config.samples, config.test_samples))
         self.train, self.test = (Samples(*(t.to(world.device, self.dtype) for t in vars(s).values())) for s in kinds)
-        self.images = {"training": config.samples, "validation": config.test_samples}
 
     @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.config.name or "dladmm-synthetic"
+    def data(self) -> str:
+        """Its samples."""
+        return f"{self.config.samples} training and {self.config.test_samples} test samples"
 
     def batch(self) -> tuple[Tensor, Samples]:
         """Samples drawn with replacement, or the codes of one with the errors of another and random signs."""
@@ -105,17 +95,18 @@ class Synthetic(DladmmTask):
         return first + second
 
     @torch.no_grad()
-    def validate(self) -> float:
+    def validate(self) -> Score:
         """NMSE of the last layer on the test samples, in dB."""
-        return nmse(self.module.solver(self.test.x)[0], self.test)
+        return Score("nmse", nmse(self.module.solver(self.test.x)[0], self.test), higher_is_better=False)
 
-    def finish(self, folder: Path) -> None:
-        """nmse.csv and nmse.png: NMSE of every layer, and of every iteration of LADMM for several lam."""
-        found = curves(self.module, self.test)
-        io.write_csv(folder / "nmse.csv", table(found))
+    def finish(self) -> None:
+        """Writes nmse.csv and nmse.png: NMSE of every layer, and of every iteration of LADMM for several lam."""
+        best = models.load(self.folder / "model.safetensors").to(self.world.device)  # as exported
+        found = curves(best, self.test)
+        io.write_csv(self.folder / "nmse.csv", table(found))
         title = f"{self.config.rows} x {self.config.columns}, {self.config.test_samples} samples"
         shown = {k: v[: 2 * self.config.layers] for k, v in found.items()}
-        io.write_figure(folder / "nmse.png", figures.layers(shown, "NMSE (dB)", title))
+        io.write_figure(self.folder / "nmse.png", figures.layers(shown, "NMSE (dB)", title))
 
 
 @torch.no_grad()
