@@ -15,8 +15,6 @@ from fastrecon.checks import expect
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # one part of a path, and a harmless one
 FILE_NAME_RULE = "letters, digits and . _ -, at most 100, the first a letter or digit"
-
-
 _NOUNS = {int: "an integer", float: "a number"}
 
 C = TypeVar("C")
