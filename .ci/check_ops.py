@@ -15,9 +15,10 @@ DRIVERS = {"csrc/module.cpp", "csrc/pool.cpp", "csrc/table.cpp", "kernels/__init
 
 
 def is_helper(path: Path) -> bool:
-    """Whether a Python file next to the ops serves them: another file of its folder imports it."""
+    """Whether a Python file next to the ops serves them, or what is built of them: another file imports it."""
     used = re.compile(rf"^from fastrecon\.(ops|kernels)(\.{path.stem} import| import .*\b{path.stem}\b)", re.MULTILINE)
-    return any(used.search(other.read_text()) for other in path.parent.glob("*.py") if other.name != "__init__.py")
+    others = [*path.parent.glob("*.py"), *(ROOT / "fastrecon").rglob("*.py")]
+    return any(used.search(other.read_text()) for other in others if other.name != "__init__.py")
 
 
 def problems() -> list[str]:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from fastrecon.operators import BlockSensing, random_phi
-from fastrecon.terms.least_squares import LeastSquares, inner, sum_of_squares
+from fastrecon.ops.reductions import inner, sum_of_squares
+from fastrecon.terms.least_squares import LeastSquares
 
 
 def problem():

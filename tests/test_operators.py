@@ -452,7 +452,7 @@ def test_what_no_operator_is_made_of_is_named(name):
         (lambda _: Blur(torch.ones(3, 3)).adjoint(torch.ones(1, 1, 8, 8), (8, 9)), r"Blur: size: expected \(8, 8\)"),
         (lambda _: BlockSensing(torch.ones(2, 9), 3.0), "BlockSensing: block: expected a number of pixels >= 1"),
         (lambda _: BlockSensing(torch.ones(2, 9), -3), "BlockSensing: block: expected a number of pixels >= 1"),
-        (lambda _: Fourier(torch.ones(4, 4), centred=2), "Fourier: centred: expected True or False, got 2"),
+        (lambda _: Fourier(torch.ones(4, 4), centred=2), "Fourier: centred: expected True, False or 'both', got 2"),
         (lambda _: Blur(torch.ones(3, 3), ["zero"]), "Blur: boundary: expected circular or zero"),
         (lambda _: gaussian_kernel(float("nan"), 3), "gaussian_kernel: sigma: expected a number > 0, got nan"),
         (lambda _: gaussian_kernel(float("inf"), 3), "gaussian_kernel: sigma: expected a number > 0, got inf"),
@@ -665,3 +665,110 @@ def test_wrong_input_is_named(wrong, message):
 def test_wrong_masks_kernels_and_images_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize("size", [(6, 4), (5, 7), (1, 3)], ids=str)
+def test_fourier_with_both_sides_centred_is_that_of_other_packages(size):
+    x, mask = random(2, 1, *size, dtype=torch.complex128), some(*size)
+    axes = (-2, -1)
+    expected = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(x, axes), norm="ortho"), axes)
+    a = Fourier(mask, centred="both")
+    torch.testing.assert_close(a(x), mask * expected)
+    torch.testing.assert_close(Fourier(torch.ones(size), "both").adjoint(expected), x)
+    middle = torch.zeros(1, 1, *size, dtype=torch.complex128)
+    middle[..., size[0] // 2, size[1] // 2] = 1
+    k = Fourier(torch.ones(size), "both")(middle)
+    torch.testing.assert_close(k, torch.full_like(k, 1 / math.prod(size) ** 0.5))  # the origin: no phase at all
+    maps = random(3, *size, dtype=torch.complex128)
+    y = Fourier(mask, "both", maps)(x)
+    torch.testing.assert_close(y[:, 1:2], Fourier(mask, "both")(maps[1] * x))
+
+
+PER_IMAGE = {
+    "inpainting": (lambda t: Inpainting(t["mask"]), torch.float64),
+    "fourier": (lambda t: Fourier(t["mask"], sensitivities=t["maps"]), torch.complex128),
+    "fourier, shared maps": (lambda t: Fourier(t["mask"], "both", t["maps"][0]), torch.complex128),
+    "blur": (lambda t: Blur(t["kernel"], "zero"), torch.float64),
+    "composition": (lambda t: Inpainting(t["mask"]) @ Blur(t["kernel"]) @ Wavelet("haar", 1).T, torch.float64),
+    "adjoint": (lambda t: (Inpainting(t["mask"]) @ Blur(t["kernel"])).T, torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", PER_IMAGE)
+@pytest.mark.parametrize("which", [[1], [2, 0, 2], [], [True, False, True]], ids=str)
+def test_the_operator_of_some_images(name, which):
+    make, dtype = PER_IMAGE[name]
+    tensors = {
+        "mask": some(3, 1, 6, 4), "kernel": random(3, 1, 3, 3), "maps": random(3, 2, 6, 4, dtype=torch.complex128)
+    }  # fmt: skip
+    a, x = make(tensors), random(3, 1, 6, 4, dtype=dtype)
+    y, index = a(x), torch.tensor(which, dtype=None if which else torch.int64)
+    part = a.take(index)
+    assert type(part) is type(a)
+    assert torch.equal(part(x[index]), y[index])
+    assert torch.equal(part.adjoint(y[index]), a.adjoint(y)[index])
+    assert torch.equal(a(x), y)
+
+
+def test_operators_that_all_images_share_are_taken_as_they_are():
+    for a in (
+        sensing(),
+        Inpainting(some(5, 7)),
+        Blur(random(3, 3)) @ Wavelet("haar", 1).T,
+        coils().T.T.take(torch.tensor([1])),
+    ):
+        assert a.take(torch.tensor([0])) is a
+
+
+def test_a_taken_operator_learns_what_it_was_taken_from():
+    mask = torch.nn.Parameter(random(3, 1, 4, 4).abs())
+    a = Inpainting(mask).take(torch.tensor([2]))
+    a(torch.ones(1, 1, 4, 4, dtype=torch.float64)).sum().backward()
+    assert mask.grad is not None
+    assert mask.grad.flatten(1).sum(1).tolist() == [0, 0, 16]
+
+
+@pytest.mark.parametrize("name", [n for n in OPERATORS if n not in ("dictionary",)])
+def test_where_it_is_diagonal_it_is_that(name):
+    make, shape, _ = OPERATORS[name]
+    a, x = make(), random(*shape, dtype=torch.complex128 if make().complex_input else torch.float64)
+    basis = a.diagonal(x)
+    if basis is None:
+        assert name not in ("inpainting", "fourier", "blur", "wavelet", "inpainting_of_wavelet", "fourier_of_wavelet")
+        return
+    k = basis.transform(x)
+    torch.testing.assert_close(basis.inverse(k), x)
+    gram = a.apply_adjoint(a.forward(x), shape[-2:])
+    torch.testing.assert_close(basis.inverse(basis.factors.abs().square() * k), gram)
+    torch.testing.assert_close(basis.measured(a(x)), basis.factors * k)
+
+
+def test_rows_of_one_length():
+    phi = random_phi(5, 16, 1)
+    a = BlockSensing(3 * phi, 4)
+    assert a.row_scale((8, 12)) == pytest.approx(9)
+    assert a.row_scale((8, 11)) is None
+    assert (a @ Wavelet("haar", 2).T).row_scale((8, 8)) == pytest.approx(9)
+    assert (a @ Flip()).row_scale((8, 8)) is None
+    a.phi[0] *= 1.01
+    assert a.row_scale((8, 12)) is None
+    assert BlockSensing(torch.nn.Parameter(phi), 4).row_scale((8, 12)) is None
+    assert Wavelet("sym4", 3).T.row_scale((8, 8)) == 1
+
+
+def test_modules_can_still_be_applied_to():
+    class Around(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = sensing() @ Flip()
+
+    seen = []
+    Around().apply(lambda m: seen.append(type(m).__name__))
+    assert seen == ["BlockSensing", "Flip", "Composition", "Around"]
+
+
+@compiles
+def test_operators_compile_and_export_through_their_border():
+    a, x = Inpainting(some(8, 8)) @ Wavelet("haar", 2).T, random(1, 1, 8, 8)
+    assert torch.equal(torch.compile(a, fullgraph=True, backend="aot_eager")(x), a(x))
+    torch.testing.assert_close(torch.export.export(a, (x,)).module()(x), a(x))

@@ -1,13 +1,14 @@
 """What operators are given: numbers and arrays, and what they keep of them."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastrecon.checks import an_integer, expect
 
@@ -35,6 +36,20 @@ def tensor_of(value: Any, op: str, argument: str, expected: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError, BufferError):
         expect(False, op, argument, expected, f"a {type(value).__name__} that is no array of numbers")
         raise
+
+
+def of_parts(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What nn.Module._apply does to a tensor, for complex ones too: `.to(torch.float32)` is the precision of both parts
+    and drops none.
+    """
+
+    def convert(t: Tensor) -> Tensor:
+        if not t.is_complex():
+            return fn(t)
+        real = fn(torch.view_as_real(t))
+        return fn(t) if real.is_complex() else torch.view_as_complex(real)
+
+    return convert
 
 
 class Cache:
@@ -65,3 +80,28 @@ class Cache:
     def __reduce__(self) -> tuple[Any, ...]:
         """An empty one: of copies and pickles."""
         return Cache, (self.limit,)
+
+
+def snapshot(k: Tensor) -> Any:
+    """What tells a tensor from itself after a change: its numbers; on a GPU, where the host would have to wait for
+    them, itself and how often it was written.
+    """
+    return k.detach().clone() if _readable(k) else (k, k._version)
+
+
+def state_of(k: Tensor) -> Callable[[Any], bool] | None:
+    """Whether a snapshot is still that of k; None where results of k must not be kept: they are differentiated, or
+    traced.
+    """
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or (k.requires_grad and torch.is_grad_enabled()) or wrapped(k):
+        return None
+    if forward_ad.unpack_dual(k).tangent is not None:
+        return None
+    if _readable(k):
+        return lambda old: isinstance(old, Tensor) and torch.equal(old, k)
+    return None if k.is_inference() else lambda old: old[0] is k and old[1] == k._version
+
+
+def _readable(k: Tensor) -> bool:
+    return k.device.type == "cpu" and type(k) in (Tensor, nn.Parameter)

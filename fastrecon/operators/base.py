@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,17 @@ class Diagonal:
     inverse: Callable[[Tensor], Tensor]
     factors: Tensor
     measured: Callable[[Tensor], Tensor]
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def with_tensors(module: M, tensors: dict[str, Tensor]) -> M:
+    """A copy of a module that holds these tensors, by name, and shares the others."""
+    new = copy.copy(module)
+    new._parameters = {k: v for k, v in module._parameters.items() if k not in tensors}
+    new._buffers = module._buffers | tensors
+    return new
 
 
 class LinearOperator(nn.Module):
@@ -78,11 +89,7 @@ class LinearOperator(nn.Module):
         return self._with({n: t[which] for n, t in own.items()}) if own else self
 
     def _with(self, tensors: dict[str, Tensor]) -> "LinearOperator":
-        """A copy that holds these tensors, and shares the others."""
-        new = copy.copy(self)
-        new._parameters = {k: v for k, v in self._parameters.items() if k not in tensors}
-        new._buffers = self._buffers | tensors
-        return new
+        return with_tensors(self, tensors)
 
     def diagonal(self, like: Tensor) -> Diagonal | None:
         """A = U diag(s) T for images `like` these, where known: it makes (I + w A* A)^-1 two transforms."""

@@ -10,10 +10,12 @@ from torch.nn.functional import pad
 
 from fastrecon import ops
 from fastrecon.checks import an_integer, behind, expect, finite_number, kind
-from fastrecon.operators._given import tensor_of
+from fastrecon.operators._given import Cache, snapshot, state_of, tensor_of
 from fastrecon.operators.base import LinearOperator
 
 block_product = behind(ops.block_product)
+
+ORTHONORMAL = 50  # units in the last place by which products of rows may differ from 0 and from each other
 
 
 def measurements(ratio: float, n: int = 1089) -> int:
@@ -61,6 +63,7 @@ class BlockSensing(LinearOperator):
         expect(fits and len(matrix) > 0, "BlockSensing", "phi", expected, matrix)
         self.block = int(block)
         self.hold("phi", phi, matrix)
+        self._row_scale = Cache()
 
     def to_blocks(self, x: Tensor) -> Tensor:
         """Blocks [B, rows, cols, block * block] of images [B, 1, H, W], zeros beyond right and bottom edge."""
@@ -96,6 +99,17 @@ class BlockSensing(LinearOperator):
         same = t.dtype == self.phi.dtype and t.device == self.phi.device
         expect(same, "BlockSensing", argument, kind(self.phi), t)
 
+    def row_scale(self, size: Sequence[int]) -> float | None:
+        """c with Phi Phi^T = c I, for images of whole blocks; None while Phi is learned."""
+        state = state_of(self.phi)
+        if state is None or any(n % self.block for n in size):
+            return None
+        kept = self._row_scale.get(key := (self.phi.dtype, self.phi.device))
+        if kept is None or not state(kept[0]):
+            kept = snapshot(self.phi), _row_scale(self.phi.detach())
+            self._row_scale.put(key, kept)
+        return kept[1]
+
     def _norm(self) -> float:
         return torch.linalg.matrix_norm(self.phi.detach().double(), 2).item()
 
@@ -104,6 +118,14 @@ class BlockSensing(LinearOperator):
 
     def input_size(self, size: Sequence[int] | None = None) -> None:
         """None: images of several sizes have as many blocks."""
+
+
+def _row_scale(phi: Tensor) -> float | None:
+    """c with phi phi^T = c I to the rounding of products, or None."""
+    gram = phi.double() @ phi.double().T
+    c = gram.diagonal().mean()
+    error = (gram - c * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
+    return c.item() if error <= ORTHONORMAL * torch.finfo(phi.dtype).eps * c else None
 
 
 def product_per_image(blocks: Tensor, matrix: Tensor) -> Tensor:

@@ -1,17 +1,16 @@
 """Blur: convolution with a known kernel, through the Fourier transform."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 from torch.nn.functional import pad
 
 from fastrecon.checks import expect, finite_number
-from fastrecon.operators._given import Cache, tensor_of
+from fastrecon.operators._given import Cache, snapshot, state_of, tensor_of
 from fastrecon.operators._mask import each
-from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.base import Diagonal, LinearOperator
 from fastrecon.operators.fourier import COMPLEX
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import DTYPES, real_dtype
@@ -51,6 +50,7 @@ class Blur(LinearOperator):
     """
 
     kernel: Tensor
+    per_image = ("kernel",)
 
     def __init__(self, kernel: Any, boundary: str = "circular"):
         super().__init__()
@@ -70,6 +70,12 @@ class Blur(LinearOperator):
         self._transfer = Cache()
         return super()._apply(fn, recurse)
 
+    def _with(self, tensors: dict[str, Tensor]) -> LinearOperator:
+        new = super()._with(tensors)
+        assert isinstance(new, Blur)
+        new._transfer = Cache()
+        return new
+
     def transfer(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The kernel's Fourier transform [1 or B, 1, H, W // 2 + 1] for images of this size; kept for the next time."""
         k = self.kernel
@@ -88,13 +94,16 @@ class Blur(LinearOperator):
             self._transfer.put(key, kept)
         return kept[1]
 
-    def _convolve(self, x: Tensor, argument: str, conjugate: bool) -> Tensor:
+    def _check(self, x: Tensor, argument: str) -> None:
         op = "Blur"
         expect(x.ndim == 4, op, argument, "a batch [B, C, H, W]", x)
         expect(x.dtype in DTYPES, op, argument, "float32, float64, complex64 or complex128", x)
         b = len(each(self.kernel))
         expect(b in (1, x.shape[0]), op, argument, f"a batch of {b}, one for each kernel", x)
         expect(x.device == self.kernel.device, op, argument, f"a tensor on {self.kernel.device}", x)
+
+    def _convolve(self, x: Tensor, argument: str, conjugate: bool) -> Tensor:
+        self._check(x, argument)
         h, w = x.shape[-2:]
         more = (0, 0) if self.boundary == "circular" else (self.kernel.shape[-2] // 2, self.kernel.shape[-1] // 2)
         size = (h + more[0], w + more[1])  # enough zeros for what wraps around to fall on them
@@ -120,6 +129,23 @@ class Blur(LinearOperator):
         self._same_size(size, y)
         return result
 
+    def diagonal(self, like: Tensor) -> Diagonal | None:
+        """The kernel's transform, for real images or real and imaginary part; None where the boundary is zero."""
+        if self.boundary != "circular":
+            return None
+        self._check(like, "x")
+        size = like.shape[-2:]
+
+        def to_frequencies(x: Tensor) -> Tensor:
+            x = torch.cat((x.real, x.imag), 1) if x.is_complex() else x
+            return each_image(lambda t: torch.fft.rfft2(t, norm="ortho"), x)
+
+        def back(k: Tensor) -> Tensor:
+            x = each_image(lambda t: torch.fft.irfft2(t, s=size, norm="ortho"), k)
+            return torch.complex(*x.chunk(2, 1)) if like.is_complex() else x
+
+        return Diagonal(to_frequencies, back, self.transfer(size, real_dtype(like)), to_frequencies)
+
     def _norm(self) -> float | None:
         k = each(self.kernel.detach())
         if len(k) == 0:
@@ -139,28 +165,3 @@ def _transfer(kernel: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor
     h, w = kernel.shape[-2:]
     whole = pad(kernel.to(dtype), (0, size[1] - w, 0, size[0] - h)).roll((-(h // 2), -(w // 2)), (-2, -1))
     return torch.fft.rfft2(whole) if len(whole) else whole.to(COMPLEX[dtype])[..., : size[1] // 2 + 1]
-
-
-def snapshot(k: Tensor) -> Any:
-    """What tells a tensor from itself after a change: its numbers; on a GPU, where the host would have to wait for
-    them, itself and how often it was written.
-    """
-    return k.detach().clone() if _readable(k) else (k, k._version)
-
-
-def state_of(k: Tensor) -> Callable[[Any], bool] | None:
-    """Whether a snapshot is still that of k; None where results of k must not be kept: they are differentiated, or
-    traced.
-    """
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
-    if torch.compiler.is_compiling() or (k.requires_grad and torch.is_grad_enabled()) or wrapped(k):
-        return None
-    if forward_ad.unpack_dual(k).tangent is not None:
-        return None
-    if _readable(k):
-        return lambda old: isinstance(old, Tensor) and torch.equal(old, k)
-    return None if k.is_inference() else lambda old: old[0] is k and old[1] == k._version
-
-
-def _readable(k: Tensor) -> bool:
-    return k.device.type == "cpu" and type(k) in (Tensor, nn.Parameter)

@@ -1,16 +1,16 @@
 """Partial Fourier measurements: single-coil, or multi-coil with sensitivity maps, as in magnetic resonance imaging."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
-from fastrecon.operators._given import tensor_of
+from fastrecon.operators._given import of_parts, tensor_of
 from fastrecon.operators._mask import fit, largest, mask_of
-from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.base import Diagonal, LinearOperator, itself
 from fastrecon.ops.by_image import each_image
 
 AXES = (-2, -1)
@@ -26,7 +26,9 @@ class Fourier(LinearOperator):
 
     Args:
         mask: m, 1 where sampled and 0 elsewhere (or weights >= 0): [H, W], or one for each image [B, 1, H, W].
-        centred: whether the zero frequency of mask and k-space lies in the middle, at (H // 2, W // 2); else at (0, 0).
+        centred: False: the zero frequency of mask and k-space lies at (0, 0). True: it lies in the middle, at
+            (H // 2, W // 2). "both": so does the origin of the image, y = fftshift(fft2(ifftshift(x))), as in fastMRI,
+            SigPy, BART and ISMRMRD, whose k-space otherwise gives images with their quarters swapped.
         sensitivities: s, complex maps [coils, H, W], or for each image [B, coils, H, W]; None for a single coil of
             sensitivity 1. A mask or maps that are an nn.Parameter are learned, of anything else a copy is kept.
 
@@ -42,11 +44,13 @@ class Fourier(LinearOperator):
     mask: Tensor
     sensitivities: Tensor | None
     complex_input = True
+    per_image = ("mask", "sensitivities")
 
-    def __init__(self, mask: Any, centred: bool = False, sensitivities: Any = None):
+    def __init__(self, mask: Any, centred: bool | Literal["both"] = False, sensitivities: Any = None):
         super().__init__()
-        expect(isinstance(centred, bool | np.bool_), "Fourier", "centred", "True or False", centred)
-        self.centred = bool(centred)
+        known = isinstance(centred, bool | np.bool_) or (isinstance(centred, str) and centred == "both")
+        expect(known, "Fourier", "centred", "True, False or 'both'", repr(centred))
+        self.centred: bool | str = centred if isinstance(centred, str) else bool(centred)
         self.hold("mask", mask, mask_of(mask, "Fourier"))
         if sensitivities is None:
             self.sensitivities = None
@@ -60,15 +64,8 @@ class Fourier(LinearOperator):
         self.hold("sensitivities", sensitivities, maps[None] if maps.ndim == 3 else maps)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moves or converts masks and maps: `.to(torch.float32)` gives complex maps that precision, not one part."""
-
-        def parts(t: Tensor) -> Tensor:
-            if not t.is_complex():
-                return fn(t)
-            real = fn(torch.view_as_real(t))
-            return fn(t) if real.is_complex() else torch.view_as_complex(real)
-
-        return super()._apply(parts, recurse)
+        """Moves or converts masks and maps."""
+        return super()._apply(of_parts(fn), recurse)
 
     def _maps(self, x: Tensor, argument: str) -> Tensor | None:
         """Sensitivities in the precision of x."""
@@ -88,8 +85,8 @@ class Fourier(LinearOperator):
         mask, maps = fit(self.mask, x, "Fourier", "x"), self._maps(x, "x")
         if x.shape[0] == 0:  # transforms take no empty batch
             return x.expand(0, self._coils(), *x.shape[2:]).clone()
-        k = each_image(_transform, x) if maps is None else each_image(lambda x, s: _transform(s * x), x, maps)
-        return mask * (torch.fft.fftshift(k, AXES) if self.centred else k)
+        to_k = self._to_k
+        return mask * (each_image(to_k, x) if maps is None else each_image(lambda x, s: to_k(s * x), x, maps))
 
     def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """sum over coils of conj(s) F*(m y)."""
@@ -100,10 +97,31 @@ class Fourier(LinearOperator):
         self._same_size(size, y)
         if len(k) == 0:
             return k[:, :1].clone()
-        k = torch.fft.ifftshift(k, AXES) if self.centred else k
         if maps is None:
-            return each_image(_back, k)
-        return each_image(lambda k, s: (s.conj() * _back(k)).sum(1, keepdim=True), k, maps)
+            return each_image(self._to_image, k)
+        return each_image(lambda k, s: (s.conj() * self._to_image(k)).sum(1, keepdim=True), k, maps)
+
+    def _to_k(self, x: Tensor) -> Tensor:
+        """F x, where it is centred."""
+        k = torch.fft.fft2(torch.fft.ifftshift(x, AXES) if self.centred == "both" else x, norm="ortho")
+        return torch.fft.fftshift(k, AXES) if self.centred else k
+
+    def _to_image(self, k: Tensor) -> Tensor:
+        """F* k."""
+        x = torch.fft.ifft2(torch.fft.ifftshift(k, AXES) if self.centred else k, norm="ortho")
+        return torch.fft.fftshift(x, AXES) if self.centred == "both" else x
+
+    def diagonal(self, like: Tensor) -> Diagonal | None:
+        """The mask, in k-space; None with sensitivities, which the mask couples. A real image counts as complex."""
+        if self.sensitivities is not None:
+            return None
+        kind = COMPLEX.get(like.dtype, like.dtype)
+        return Diagonal(
+            transform=lambda x: each_image(self._to_k, x.to(kind)),
+            inverse=lambda k: each_image(self._to_image, k),
+            factors=fit(self.mask, like, "Fourier", "x"),
+            measured=itself,
+        )
 
     def _coils(self) -> int:
         return 1 if self.sensitivities is None else self.sensitivities.shape[-3]
@@ -118,11 +136,3 @@ class Fourier(LinearOperator):
     def input_size(self, size: Sequence[int] | None = None) -> Sequence[int]:
         """(H, W) of the mask."""
         return self.mask.shape[-2:]
-
-
-def _transform(x: Tensor) -> Tensor:
-    return torch.fft.fft2(x, norm="ortho")
-
-
-def _back(k: Tensor) -> Tensor:
-    return torch.fft.ifft2(k, norm="ortho")

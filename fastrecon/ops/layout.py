@@ -18,6 +18,11 @@ def real_dtype(x: Tensor) -> torch.dtype:
     return REALS.get(x.dtype, x.dtype)
 
 
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which numbers like x are added up: complex128 or float64."""
+    return torch.complex128 if x.is_complex() else torch.float64
+
+
 def strength(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor:
     """`value`, a number >= 0 or a real tensor, as a tensor with the real dtype and the device of x.
 

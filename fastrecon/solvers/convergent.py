@@ -19,11 +19,11 @@ from torch import Tensor
 
 from fastrecon.certificates import ITERATION_LIMIT, Report
 from fastrecon.checks import expect, integer, number
+from fastrecon.ops.reductions import inner, sum_of_squares
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.solvers.descent import State, mix, put, row, take
 from fastrecon.solvers.search import backtrack, backtrack_blind
 from fastrecon.terms.feature_norm import Evaluation
-from fastrecon.terms.least_squares import inner, sum_of_squares
 from fastrecon.threads import alone
 
 if TYPE_CHECKING:

@@ -1,1 +1,11 @@
 """Terms of objectives: value, gradient, proximal map."""
+
+from fastrecon.terms.base import Term
+from fastrecon.terms.conjugate_gradients import conjugate_gradients
+from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.terms.group import GroupL21
+from fastrecon.terms.l1 import L1
+from fastrecon.terms.least_squares import LeastSquares
+from fastrecon.terms.lp import Lp
+
+__all__ = ["L1", "FeatureNorm", "GroupL21", "LeastSquares", "Lp", "Term", "conjugate_gradients"]

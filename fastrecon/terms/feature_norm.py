@@ -6,9 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastrecon.checks import expect, flag, integer, number
+from fastrecon import ops
+from fastrecon.checks import behind, expect, flag, integer, number
 from fastrecon.ops.by_image import each_image
-from fastrecon.ops.feature_gradient import PRECISIONS, bfloat16_here, feature_gradient, feature_value, features
+from fastrecon.ops.feature_gradient import PRECISIONS, bfloat16_here, features
+from fastrecon.ops.layout import real_dtype
+from fastrecon.terms.base import Term
+
+feature_gradient, feature_value = behind(ops.feature_gradient), behind(ops.feature_value)
 
 TINY = 1e-18  # r_eps at this radius is r to rounding, and TINY^2 is still a normal float32
 # Ten times the relative errors that `feature_gradient` states for bfloat16, of its value and of its gradient.
@@ -26,19 +31,20 @@ class Evaluation:
     )
 
 
-class FeatureNorm(nn.Module):
+class FeatureNorm(Term):
     """r_eps(x) = sum_i h_eps(|g_i(x)|) with features g of a chain of 3x3 convolutions and smoothed ReLUs.
 
     Args:
         channels: features of every layer.
         layers: convolutions.
-        in_channels: channels of the image.
+        in_channels: channels of the image; complex images [B, C, H, W] are taken as their 2 C real and imaginary parts.
         delta: radius of the smoothed ReLU, > 0.
         final_activation: whether the last convolution is activated too.
         precision: of the products in steps, see `feature_gradient`: "bfloat16" is faster where the processor has it,
             "tf32" on a GPU.
             Everything in float64 and what is reported is computed in full precision. What decides is too, except that
             LDA on a processor decides by bfloat16 where the two sides differ by ten times its error.
+        eps: radius of `value` and `grad` where they are given none; None: r itself, which has no gradient.
 
     Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, eqs. (8)-(10), (33).
     """
@@ -51,6 +57,7 @@ class FeatureNorm(nn.Module):
         delta: float = 0.01,
         final_activation: bool = False,
         precision: str = "float32",
+        eps: float | None = None,
     ):
         super().__init__()
         expect(precision in PRECISIONS, "FeatureNorm", "precision", f"one of {', '.join(PRECISIONS)}", repr(precision))
@@ -58,34 +65,47 @@ class FeatureNorm(nn.Module):
         channels, layers, in_channels = (integer(v, "FeatureNorm", k, least=1) for k, v in counts)
         self.delta, self.precision = float(number(delta, "FeatureNorm", "delta", above=0)), precision
         self.final_activation = flag(final_activation, "FeatureNorm", "final_activation")
+        self.eps = None if eps is None else float(number(eps, "FeatureNorm", "eps", above=0))
+        self.smooth = eps is not None
         widths = [in_channels] + [channels] * layers
         kernels = [torch.empty(o, i, 3, 3) for i, o in itertools.pairwise(widths)]
         self.weights = nn.ParameterList(nn.init.xavier_uniform_(w) for w in kernels)
 
-    def value(self, x: Tensor, eps: float | Tensor) -> Tensor:
-        """r_eps(x) [B]."""
-        return feature_value(x, list(self.weights), eps, self.delta, self.final_activation)
+    def value(self, x: Tensor, eps: float | Tensor | None = None) -> Tensor:
+        """r_eps(x) [B]; r(x) without eps, here and when the term is made."""
+        eps = self.eps if eps is None else eps
+        return self.nonsmooth_value(x) if eps is None else self._value(x, eps, "float32")
 
-    def grad(self, x: Tensor, eps: float | Tensor) -> Tensor:
+    def grad(self, x: Tensor, eps: float | Tensor | None = None) -> Tensor:
         """The gradient of r_eps at x, like x, for a step: float32 images in `precision`."""
-        precision = self.precision if x.dtype == torch.float32 else "float32"
-        weights = list(self.weights)
-        return feature_gradient(x, weights, eps, self.delta, self.final_activation, precision=precision)[1]
+        eps = self.eps if eps is None else eps
+        if eps is None:
+            expect(False, "FeatureNorm", "eps", "a radius > 0: r itself has no gradient", None)
+        return self._both(x, eps, self.precision if real_dtype(x) == torch.float32 else "float32")[1]  # type: ignore[arg-type]
 
     def value_and_grad(self, x: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
         """r_eps(x) [B] and its gradient like x, differentiable in x, eps and the weights."""
-        return feature_gradient(x, list(self.weights), eps, self.delta, self.final_activation)
+        return self._both(x, eps, "float32")
+
+    def _value(self, x: Tensor, eps: float | Tensor, precision: str) -> Tensor:
+        weights = list(self.weights)
+        return feature_value(_real(x), weights, eps, self.delta, self.final_activation, precision=precision)
+
+    def _both(self, x: Tensor, eps: float | Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        weights = list(self.weights)
+        value, grad = feature_gradient(_real(x), weights, eps, self.delta, self.final_activation, precision=precision)
+        return value, torch.complex(*grad.chunk(2, 1)) if x.is_complex() else grad
 
     @torch.no_grad()
     def nonsmooth_value(self, x: Tensor) -> Tensor:
         """r(x) = sum_i |g_i(x)| [B], the limit of r_eps for eps to 0."""
-        return self.value(x, max(TINY, torch.finfo(x.dtype).tiny))
+        return self._value(x, max(TINY, torch.finfo(x.dtype).tiny), "float32")
 
     @torch.no_grad()
     def feature_norms(self, x: Tensor) -> Tensor:
         """Maps |g_i(x)| [B, H, W] of images [B, C, H, W]."""
         options = list(self.weights), self.delta, self.final_activation
-        return torch.linalg.vector_norm(each_image(lambda one: features(one, *options)[-1], x), dim=1)
+        return torch.linalg.vector_norm(each_image(lambda one: features(one, *options)[-1], _real(x)), dim=1)
 
     # An iteration asks three things; these alone know what is kept between them.
 
@@ -97,21 +117,18 @@ class FeatureNorm(nn.Module):
     def roughly(self, x: Tensor) -> bool:
         """Whether `estimate` saves time at images x: bfloat16 is asked for, is another arithmetic here, and questions
         about its results may be asked."""
-        asked = self.precision == "bfloat16" and x.dtype == torch.float32 and x.device.type == "cpu"
+        asked = self.precision == "bfloat16" and real_dtype(x) == torch.float32 and x.device.type == "cpu"
         return asked and not torch.compiler.is_compiling() and bfloat16_here()
 
     @torch.no_grad()
     def estimate(self, x: Tensor, eps: Tensor) -> Evaluation:
         """Value and gradient at x with products in `precision`, to decide by where they are clear."""
-        weights = list(self.weights)
-        parts = feature_gradient(x, weights, eps, self.delta, self.final_activation, precision=self.precision)
-        return Evaluation(*parts, torch.ones(len(x), dtype=torch.bool, device=x.device))
+        return Evaluation(*self._both(x, eps, self.precision), torch.ones(len(x), dtype=torch.bool, device=x.device))
 
     @torch.no_grad()
     def estimate_value(self, x: Tensor, eps: Tensor) -> Tensor:
         """The value of `estimate` alone, at half the cost."""
-        weights = list(self.weights)
-        return feature_value(x, weights, eps, self.delta, self.final_activation, precision=self.precision)
+        return self._value(x, eps, self.precision)
 
     @torch.no_grad()
     def settle(
@@ -152,3 +169,8 @@ class FeatureNorm(nn.Module):
             evaluation.grad.index_copy(0, which, part.grad),
             None if evaluation.rough is None else evaluation.rough & ~changed,
         )
+
+
+def _real(x: Tensor) -> Tensor:
+    """Complex images [B, C, H, W] as real ones [B, 2 C, H, W], their real parts first."""
+    return torch.cat((x.real, x.imag), 1) if x.is_complex() else x
