@@ -32,6 +32,11 @@ def test_numbers_are_taken_as_they_are(tmp_path, dtype):
         assert found.form == io.Form(".tif" if name == "s.tif" else ".npy", "float32")
 
 
+def test_a_row_where_it_is_wanted(tmp_path):
+    np.save(tmp_path / "flat.npy", COUNTS[0])
+    np.testing.assert_array_equal(io.read_array(tmp_path / "flat.npy", row=True).data, COUNTS[:1])
+
+
 def test_png_of_16_bits_holds_counts(tmp_path):
     io.write_picture(tmp_path / "s", COUNTS / 65535, io.Form(".png", "uint16"))
     found = io.read_array(tmp_path / "s.png")

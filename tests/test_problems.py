@@ -11,9 +11,9 @@ from fastrecon.problems import PROBLEMS, Measurement, file
 from fastrecon.problems import wavelet_l1 as paper
 from fastrecon.problems.base import add_noise, quality
 
-NAMES = ("block-cs", "inpaint", "mri", "deblur", "impulse")
-NOISY = ("block-cs", "inpaint", "mri", "deblur")
-PAPER = {"inpaint": "inpaint", "mri": "fourier", "deblur": "deblur"}
+NAMES = ("block-cs", "inpaint", "mri", "deblur", "ct", "impulse")
+NOISY = ("block-cs", "inpaint", "mri", "deblur", "ct")
+PAPER = {"inpaint": "inpaint", "mri": "fourier", "deblur": "deblur", "ct": "ct"}
 SIZES = {"even": (40, 48), "odd": (41, 35), "colour": (37, 44, 3)}
 
 

@@ -32,7 +32,7 @@ class Array:
     form: Form
 
 
-def read_array(path: str | Path, names: tuple[str, ...] = NAMES) -> Array:
+def read_array(path: str | Path, names: tuple[str, ...] = NAMES, row: bool = False) -> Array:
     """The two-dimensional array of a .npy, .npz, TIFF, PNG or other image file, its numbers as they are.
 
     Whole numbers are counts, not divided by anything.
@@ -40,6 +40,7 @@ def read_array(path: str | Path, names: tuple[str, ...] = NAMES) -> Array:
     Args:
         path: of the file, or FILE.npz:NAME.
         names: of arrays in a .npz to be taken first; else there must be one.
+        row: whether [columns] is one row.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, damaged or too large, or is no such array, or holds NaN or
@@ -54,7 +55,7 @@ def read_array(path: str | Path, names: tuple[str, ...] = NAMES) -> Array:
             raster = decode(file, numbers=True)
             a, suffix = raster.pixels, ".npy" if raster.suffix == ".npy" else ".tif"
             a = a if raster.orientation == 1 else upright(a, raster.orientation)
-        a = _plane(a)
+        a = _plane(a[None] if row and a.ndim == 1 else a)
         return Array(a, file, Form(suffix, "float32"))
 
 

@@ -2,12 +2,14 @@
 
 from fastrecon.problems.base import PROBLEMS, Condition, Measurement, Problem, problem
 from fastrecon.problems.block_cs import BlockCS
+from fastrecon.problems.ct import CT
 from fastrecon.problems.deblur import Deblur
 from fastrecon.problems.impulse import Impulse
 from fastrecon.problems.inpaint import Inpaint
 from fastrecon.problems.mri import MRI
 
 __all__ = [
+    "CT",
     "MRI",
     "PROBLEMS",
     "BlockCS",

@@ -76,8 +76,8 @@ class MRI(Problem[MRIOptions]):
     def simulate(self, picture: Picture, options: MRIOptions, seed: int = 0) -> Measurement:
         """Frequencies left out of a picture's, real or complex; one coil."""
         for name in ("centre", "maps", "slice"):
-            alone = getattr(options, name) in ("auto", "", None)
-            expect(alone, self.name, f"--{name}", "it with measured k-space only", "it with simulated")
+            unchanged = getattr(options, name) == getattr(MRIOptions, name)
+            expect(unchanged, self.name, f"--{name}", "it with measured k-space only", "it with simulated")
         x = channels(picture)
         size = (x.shape[-2], x.shape[-1])
         scale = unit_scale(picture)
