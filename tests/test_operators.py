@@ -12,6 +12,7 @@ from fastrecon import registry
 from fastrecon.operators import (
     BlockSensing,
     Blur,
+    Callables,
     Dictionary,
     Fourier,
     Inpainting,
@@ -57,6 +58,28 @@ def coils(**options):
     return Fourier(some(2, 1, 6, 4), sensitivities=random(2, 3, 6, 4, dtype=torch.complex128), **options)
 
 
+def numpy_blur(x):
+    """Of whatever NumPy reads: circular differences in both directions, of the last two axes."""
+    x = np.asarray(x)
+    return np.stack((np.roll(x, 1, -1) - x, np.roll(x, 1, -2) - x))
+
+
+def numpy_blur_adjoint(y):
+    y = np.asarray(y)
+    return np.roll(y[0], -1, -1) - y[0] + np.roll(y[1], -1, -2) - y[1]
+
+
+def given_by_functions(shape):
+    if len(shape) == 2:
+        return Callables(numpy_blur, numpy_blur_adjoint, shape, dtype=torch.float64)
+    part = random(*shape[-3:])
+    if len(shape) == 3:
+        pair = lambda x: (part.to(x) * x).sum(0), lambda y: part.to(y) * y
+    else:
+        pair = lambda x: part.to(x) * x, lambda y: part.to(y) * y
+    return Callables(*pair, shape, dtype=torch.float64)
+
+
 OPERATORS = {  # a new operator is one row: how it is made, the shape of an input, its norm
     "block_sensing": (sensing, (2, 1, 9, 14), 1.0),
     "block_sensing_of_whole_blocks": (sensing, (1, 1, 8, 4), 1.0),
@@ -95,6 +118,12 @@ OPERATORS = {  # a new operator is one row: how it is made, the shape of an inpu
     "radon_elsewhere": (lambda: Radon((9, 7), 5, centre=(2.0, 3.5), offset=0.3), (2, 1, 9, 7), None),
     "inpainting_of_wavelet": (lambda: Inpainting(some(8, 8)) @ Wavelet("sym4", 3).T, (1, 1, 8, 8), 1.0),
     "fourier_of_wavelet": (lambda: Fourier(some(8, 8)) @ Wavelet("sym4", 2).T, (1, 1, 8, 8), 1.0),
+    "fourier_centred_on_both_sides": (lambda: Fourier(some(5, 6), centred="both"), (2, 1, 5, 6), 1.0),
+    "fourier_multi_coil_centred_on_both_sides": (lambda: coils(centred="both"), (2, 1, 6, 4), None),
+    "functions_of_arrays": (lambda: given_by_functions((5, 6)), (2, 1, 5, 6), None),
+    "functions_of_images": (lambda: given_by_functions((2, 3, 4)), (2, 2, 3, 4), None),
+    "functions_of_batches": (lambda: given_by_functions((1, 2, 3, 4)), (3, 2, 3, 4), None),
+    "functions_of_filled_wavelet": (lambda: given_by_functions((5, 6)) @ Wavelet("haar", 2).T, (1, 1, 8, 8), None),
     "adjoint_of_fourier": (lambda: Fourier(some(6, 5)).T, (2, 1, 6, 5), 1.0),
 }
 
@@ -772,3 +801,71 @@ def test_operators_compile_and_export_through_their_border():
     a, x = Inpainting(some(8, 8)) @ Wavelet("haar", 2).T, random(1, 1, 8, 8)
     assert torch.equal(torch.compile(a, fullgraph=True, backend="aot_eager")(x), a(x))
     torch.testing.assert_close(torch.export.export(a, (x,)).module()(x), a(x))
+
+
+def test_functions_are_given_what_they_ask_for_in_the_precision_of_the_image():
+    seen = []
+
+    def forward(x):
+        seen.append((tuple(x.shape), x.dtype))
+        return np.asarray(x, np.float64) * 2
+
+    for shape, given in (((4, 5), [(4, 5)] * 2), ((1, 4, 5), [(1, 4, 5)] * 2), ((1, 1, 4, 5), [(2, 1, 4, 5)])):
+        seen.clear()
+        a = Callables(forward, lambda y: 2 * y, shape)
+        y = a(torch.ones(2, 1, 4, 5))
+        assert y.dtype == torch.float32
+        assert seen == [(s, torch.float32) for s in given]
+        assert a.adjoint(y).shape == (2, 1, 4, 5)
+        assert a.norm() == pytest.approx(2)
+        assert isinstance(a(np.ones((2, 1, 4, 5), np.float32)), np.ndarray)
+    fft = Callables(
+        lambda x: np.fft.fft2(x, norm="ortho"), lambda k: np.fft.ifft2(k, norm="ortho"), (4, 5), complex_input=True
+    )
+    assert fft(torch.ones(1, 1, 4, 5, dtype=torch.complex64)).dtype == torch.complex64
+    assert fft.adjoint_test((1, 1, 4, 5)) < 1e-6
+
+
+def test_functions_of_a_batch_keep_each_image_its_own():
+    mask = some(3, 1, 4, 5)
+    a = Callables(lambda x: x * mask, lambda y: y * mask, (3, 1, 4, 5), dtype=torch.float64)
+    x = random(3, 1, 4, 5)
+    for which in (torch.tensor([1]), torch.tensor([2, 0]), torch.tensor([False, True, True])):
+        part = a.take(which)
+        assert torch.equal(part(x[which]), a(x)[which])
+        if len(x[which]) > 1:
+            last = torch.tensor([1])
+            assert torch.equal(part.take(last).adjoint(x[which][last]), a.adjoint(x)[which][last])
+    with pytest.raises(ValueError, match=r"Callables\.take: which: expected each image once"):
+        a.take(torch.tensor([1, 1]))
+
+
+def test_a_wrong_pair_of_functions_is_found():
+    assert Callables(lambda x: x.roll(1, -1), lambda y: y.roll(1, -1), (1, 1, 4, 5)).adjoint_test((1, 1, 4, 5)) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Callables(1, abs, (4, 5)), "Callables: forward: expected a function, got int"),
+        (lambda: Callables(abs, abs, (4,)), r"Callables: shape: expected \(H, W\), \(C, H, W\) or \(B, C, H, W\), got"),
+        (lambda: Callables(abs, abs, (4, 0)), "Callables: shape: expected"),
+        (lambda: Callables(abs, abs, (4, 5), dtype=int), "Callables: dtype: expected a real dtype"),
+        (lambda: Callables(abs, abs, (4, 5))(torch.ones(1, 1, 4, 4)), r"Callables: x: expected images \[B, 1, 4, 5\]"),
+        (
+            lambda: Callables(lambda x: None, abs, (4, 5))(torch.ones(1, 1, 4, 5)),
+            "Callables: forward: expected a tensor",
+        ),
+        (
+            lambda: Callables(sum, abs, (1, 1, 4, 5))(torch.ones(3, 1, 4, 5)),
+            r"Callables: forward: expected \[3, \.\.\.\] of",
+        ),
+        (
+            lambda: Callables(abs, lambda y: y[:, :, :2], (1, 1, 4, 5)).adjoint(torch.ones(3, 1, 4, 5)),
+            r"Callables: adjoint: expected \[3, 1, 4, 5\] of",
+        ),
+    ],
+)
+def test_wrong_functions_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()

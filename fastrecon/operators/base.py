@@ -159,7 +159,12 @@ class LinearOperator(nn.Module):
         expect(shape is not None, "norm", "shape", "the shape of an input, since this norm has no closed form", None)
         if shape is not None and len(shape) > 0 and shape[0] == 0:
             shape = (1, *shape[1:])  # of an empty batch: that of the operator
-        x, estimate = self._noise(shape or ()), 0.0
+        return self.power_iteration(shape or (), tol, max_iterations)
+
+    @torch.no_grad()
+    def power_iteration(self, shape: Sequence[int], tol: float, max_iterations: int) -> float:
+        """The norm for inputs of this shape by power iteration, to the relative change `tol`."""
+        x, estimate = self._noise(shape), 0.0
         for _ in range(max_iterations):
             x = x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)  # 0 for an operator that is 0
             x = self.apply_adjoint(self.forward(x), _size(x))
