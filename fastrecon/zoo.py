@@ -1,4 +1,4 @@
-"""One small problem for every op, operator, solver and shipped model: what `verification` and tests run."""
+"""One small problem for every op, operator, term, solver and shipped model: what `verification` and tests run."""
 
 import math
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from fastrecon import models, ops
 from fastrecon.operators import (
     BlockSensing,
     Blur,
+    Callables,
     Dictionary,
     Fourier,
     Inpainting,
@@ -23,6 +24,7 @@ from fastrecon.operators import (
     random_phi,
 )
 from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, GDNet
+from fastrecon.terms import L1, GroupL21, LeastSquares, Lp, Term
 
 IMAGES = 3
 
@@ -149,10 +151,16 @@ def _operators() -> dict[str, Callable[[], Case]]:
         "Blur, circular": linear(lambda: Blur(gaussian_kernel(1.5, 9)), scenes(b, 64, 64)),
         "Blur, zero": linear(lambda: Blur(gaussian_kernel(1.5, 9), "zero"), scenes(b, 33, 47)),
         "Blur, a kernel per image": linear(Blur, scenes(b, 33, 47), kernels),
+        "Callables": linear(
+            lambda: Callables(lambda x: x - x.roll(1, -1), lambda y: y - y.roll(-1, -1), (33, 47)), scenes(b, 33, 47)
+        ),
         "Dictionary": linear(lambda: Dictionary(numbers(17, 53)), numbers(b, 53)),
         "Fourier": linear(lambda: Fourier(some(64, 64)), numbers(b, 1, 64, 64, dtype=z)),
         "Fourier, centred, a mask per image": linear(
             lambda m: Fourier(m, centred=True), numbers(b, 1, 33, 47, dtype=z), own
+        ),
+        "Fourier, image centred too": linear(
+            lambda: Fourier(some(33, 47), centred="both"), numbers(b, 1, 33, 47, dtype=z)
         ),
         "Fourier, coils": linear(lambda: Fourier(some(24, 20), sensitivities=maps), numbers(b, 1, 24, 20, dtype=z)),
         "Inpainting": linear(lambda: Inpainting(some(33, 47)), scenes(b, 33, 47)),
@@ -162,6 +170,46 @@ def _operators() -> dict[str, Callable[[], Case]]:
         "Wavelet": linear(lambda: Wavelet("sym4", 3), scenes(b, 40, 24)),
         "Fourier @ Wavelet.T": linear(lambda: Fourier(some(40, 24)) @ wavelet, numbers(b, 1, 40, 24, dtype=z)),
         "Blur @ Wavelet.T": linear(lambda: Blur(gaussian_kernel(1.0, 5)) @ wavelet, numbers(b, 1, 32, 32)),
+    }
+
+
+def _prox(term: Callable[..., Term], v: Tensor, *inputs: Tensor) -> Callable[[], Case]:
+    """The case of a term made from the inputs: its proximal map with a weight for each image, and its value there."""
+
+    def run(v: Tensor, weight: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
+        f = term(*own)
+        x = f.prox(v, weight)
+        return x, f.value(x)
+
+    return lambda: Case(run, (v, radii(), *inputs), smooth=False)
+
+
+def _terms() -> dict[str, Callable[[], Case]]:
+    b, z = IMAGES, torch.complex64
+    x, k, masks = scenes(b, 40, 24), numbers(b, 1, 40, 24, dtype=z), some(b, 1, 40, 24)
+    blur, phi = gaussian_kernel(1.5, 9), random_phi(40, 64, 1).float()
+    maps, wavelet = numbers(3, 40, 24, dtype=z, seed=2), Wavelet("sym4", 3)
+
+    def fidelity(operator: Callable[..., LinearOperator]) -> Callable[..., Term]:
+        return lambda y, *own: LeastSquares(operator(*own).to(y.device), y)
+
+    def zero_blur() -> LinearOperator:
+        return Blur(blur, "zero")
+
+    def coils(mask: Tensor) -> LinearOperator:
+        return Fourier(mask, sensitivities=maps.to(mask.device))
+
+    return {
+        "LeastSquares, a mask per image": _prox(fidelity(Inpainting), x, x * masks, masks),
+        "LeastSquares, wavelets": _prox(fidelity(lambda m: Inpainting(m) @ wavelet.T), x, x * masks, masks),
+        "LeastSquares, Fourier": _prox(fidelity(Fourier), k, k * masks, masks),
+        "LeastSquares, blur": _prox(fidelity(lambda: Blur(blur)), x, x),
+        "LeastSquares, blocks": _prox(fidelity(lambda: BlockSensing(phi, 8)), x, numbers(b, 5, 3, 40)),
+        "LeastSquares, iterated": _prox(fidelity(zero_blur), x, x),
+        "LeastSquares, iterated, coils": _prox(fidelity(coils), k, numbers(b, 3, 40, 24, dtype=z, seed=1), masks),
+        "L1 of wavelets": _prox(lambda: L1(0.3, wavelet), x),
+        "Lp": _prox(lambda: Lp(0.3, 0.5), k),
+        "GroupL21": _prox(lambda: GroupL21(0.3), numbers(b, 2, 19, 13)),
     }
 
 
@@ -274,4 +322,4 @@ def _model(name: str) -> Callable[[], Case]:
 def groups() -> dict[str, dict[str, Callable[[], Case]]]:
     """{kind: {name: how the case is made}}."""
     shipped = {name: _model(name) for name in models.pretrained()}
-    return {"op": _ops(), "operator": _operators(), "solver": _solvers(), "model": shipped}
+    return {"op": _ops(), "operator": _operators(), "term": _terms(), "solver": _solvers(), "model": shipped}
