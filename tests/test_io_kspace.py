@@ -417,4 +417,17 @@ def test_results_of_kspace_in_kind(tmp_path):
     for a in (image, np.abs(image)):
         with h5py.File(io.write_picture(tmp_path / "y", a, io.Form(".h5", "complex64"))) as f:
             np.testing.assert_array_equal(f["reconstruction"], a)
+            np.testing.assert_array_equal(io.read_picture(tmp_path / "y.h5").pixels, a)
             assert f["reconstruction"].dtype == a.dtype
+
+
+def test_images_of_fastmri(tmp_path):
+    a = RNG.random((4, 6, 8)).astype(np.float32) * 1e-4
+    path = hdf5(tmp_path / "x.h5", kspace=SLICES, reconstruction_rss=a)
+    found = io.read_picture(path, slice=1)
+    np.testing.assert_array_equal(found.pixels, a[1])
+    assert (found.form, found.white, found.notes[0]) == (io.Form(".h5", "float32"), None, "slice 1 of 4")
+    with pytest.raises(ValueError, match=r"x\.h5: reconstruction_rss: expected slice to be one of 0 to 3, got none"):
+        io.read_picture(path)
+    with pytest.raises(ValueError, match=r"y\.h5: expected a dataset reconstruction or .*, got 'kspace'"):
+        io.read_picture(hdf5(tmp_path / "y.h5", kspace=SLICES))

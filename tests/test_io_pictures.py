@@ -50,7 +50,7 @@ def test_integers_come_back_as_they_were(tmp_path, name, a):
     np.testing.assert_array_equal(grey.pixels, io.read_image(tmp_path / name).pixels)
 
 
-@pytest.mark.parametrize("scale", [1, 4000])
+@pytest.mark.parametrize("scale", [0.05, 1, 4000])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("name", ["x.tif", "x.npy"])
 def test_floats_are_taken_on_any_scale(tmp_path, name, dtype, scale):

@@ -4,10 +4,10 @@ from io import BytesIO
 
 import numpy as np
 
-from fastrecon.io import bart, hdf5
+from fastrecon.io import bart, hdf5, nifti
 
 
-def encoded(pixels: np.ndarray, suffix: str, dtype: str, name: str) -> bytes:
+def encoded(pixels: np.ndarray, suffix: str, dtype: str, name: str, affine: nifti.Affine | None = None) -> bytes:
     """The file `name` with pixels [H, W] or [H, W, 3], as a format and numbers of a `dtype`.
 
     Unsigned numbers are clipped to [0, 1] and rounded, on their full scale; floats and complex numbers as they are.
@@ -34,9 +34,13 @@ def encoded(pixels: np.ndarray, suffix: str, dtype: str, name: str) -> bytes:
         return array_file(a)
     if suffix == ".h5":
         return hdf5.stored({"reconstruction": a}, {})
+    if suffix in (".nii", ".nii.gz", ".cfl") and a.ndim == 3:
+        raise ValueError(f"{name}: expected grey pixels for {suffix}, got colours")
+    if suffix in (".nii", ".nii.gz"):
+        return nifti.encode(a, affine, suffix == ".nii.gz")
     if suffix == ".cfl":
         return bart.data(a)
-    raise ValueError(f"{name}: expected a name that ends in .png, .tif, .npy, .h5 or .cfl")
+    raise ValueError(f"{name}: expected a name that ends in .png, .tif, .npy, .nii, .nii.gz, .h5 or .cfl")
 
 
 def companion(pixels: np.ndarray, suffix: str) -> tuple[str, bytes] | None:

@@ -13,6 +13,7 @@ BUNDLED = "skimage:"  # before the name of an image that comes inside scikit-ima
 LONGEST = 40  # characters of a wrong name in a message
 IMAGE_SUFFIXES = (
     ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".npy",
+    ".nii", ".nii.gz", ".dcm",
 )  # fmt: skip
 KSPACE_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".cfl")
 MEASUREMENT_SUFFIXES = (".npz", ".safetensors")

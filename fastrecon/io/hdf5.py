@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fastrecon.io.limits import Refused, bounded, refuse
+from fastrecon.io.limits import Refused, bounded, chosen, refuse
+from fastrecon.io.raster import Raster
 from fastrecon.io.reading import package
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+IMAGES = ("reconstruction", "reconstruction_rss", "reconstruction_esc", "image")
 PARTS = (("r", "i"), ("real", "imag"))  # how complex numbers are stored as records
 
 
@@ -69,6 +71,27 @@ def plain(a: np.ndarray, name: str) -> np.ndarray:
         a = re + 1j * im
     refuse(a.dtype.kind not in "biufc", "an array of numbers", a.dtype.name, name)
     return a.astype(a.dtype.newbyteorder("="), copy=False)
+
+
+def decode(path: Path, slice: int | None = None) -> Raster:
+    """The image [H, W] in a file of results or of fastMRI, or one of [slices, H, W], on a scale of its own.
+
+    Raises:
+        Refused: there is none, several slices and none is chosen, or h5py is not installed.
+        OSError: the file is damaged.
+    """
+    with opened(path) as file:
+        found = [name for name in IMAGES if name in file]
+        got = ", ".join(map(repr, list(file)[:9])) or "nothing"
+        refuse(not found, f"a dataset {' or '.join(IMAGES)}", got)
+        dataset = member(file, found[0])
+        shape = getattr(dataset, "shape", ())
+        if len(shape) != 3:
+            chosen(1, slice, found[0])
+            return Raster(array(dataset, found[0]), None, suffix=".h5")
+        k = chosen(shape[0], slice, found[0])
+        notes = [f"slice {k} of {shape[0]}"] if shape[0] > 1 else []
+        return Raster(array(dataset, found[0], k), None, notes=notes, suffix=".h5")
 
 
 def stored(datasets: dict[str, np.ndarray], attributes: dict[str, Any]) -> bytes:

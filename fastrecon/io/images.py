@@ -21,20 +21,24 @@ class GreyImage:
     notes: tuple[str, ...] = ()
 
 
-def read_image(path: str | Path) -> GreyImage:
-    """Reads PNG, TIFF, JPEG, BMP, PBM, PGM, PPM, PFM or .npy as an upright grey image on [0, 1].
+def read_image(path: str | Path, slice: int | None = None) -> GreyImage:
+    """Reads PNG, TIFF, JPEG, BMP, PBM, PGM, PPM, PFM, .npy, NIfTI or DICOM as an upright grey image on [0, 1].
 
     Integers of 1 to 16 bits are divided by their full scale, nothing is lost on the way. Floats are taken as they are:
     on the [0, 1] scale, overshoot allowed. Colour becomes BT.601 luma, palettes are looked up, an opaque alpha channel
     is dropped; `notes` says so. Orientation tags are obeyed. What has no one right reading is refused: several images,
     transparent pixels, signed numbers, colour spaces other than grey, RGB, CMYK and JPEG's YCbCr.
 
+    Args:
+        path: of the file.
+        slice: number of one of several of NIfTI and DICOM, counted from 0; None where there is one.
+
     Raises:
         FileNotFoundError, ValueError: the file is missing, empty, damaged, not one such image, or has more pixels than
             FASTRECON_MAX_PIXELS (by default 2^26).
     """
     with reading(path, "a readable image") as file:
-        raster = decode(file)
+        raster = decode(file, slice=slice)
         return GreyImage(grey(raster), file, tuple(raster.notes))
 
 

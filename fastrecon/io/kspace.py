@@ -12,7 +12,7 @@ from fastrecon.io.arrays import from_npz, is_npz, npz_names, one_of, read_npy, r
 from fastrecon.io.decoders import NPY_MAGIC
 from fastrecon.io.encoders import array_file
 from fastrecon.io.files import atomic, encodable, shown
-from fastrecon.io.limits import Refused, bounded, refuse
+from fastrecon.io.limits import Refused, bounded, chosen, refuse
 from fastrecon.io.masks import binary
 from fastrecon.io.pictures import Form
 from fastrecon.io.reading import reading
@@ -109,18 +109,6 @@ def _one_slice(a: np.ndarray, slice: int | None, entry: str = "") -> np.ndarray:
         return a[chosen(len(a), slice, entry)]
     chosen(1, slice, entry)
     return a.reshape(-1, *a.shape[-2:])
-
-
-def chosen(count: int, slice: int | None, entry: str = "") -> int:
-    """The number of the slice to be read, of `count`.
-
-    Raises:
-        Refused: there are several and none is chosen, or there is no such slice.
-    """
-    choose = "slice to be 0" if count == 1 else f"slice to be one of 0 to {count - 1}"
-    refuse(slice is None and count > 1, choose, f"none chosen of {count} slices", entry)
-    refuse(slice is not None and slice not in range(count), choose, slice, entry)
-    return slice or 0
 
 
 def _npz(path: Path, slice: int | None, array: str | None) -> KSpace:

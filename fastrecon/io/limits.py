@@ -39,3 +39,15 @@ def bounded(*shape: int, what: str = "pixels", entry: str = "") -> None:
     size = " x ".join(map(str, shape))
     refuse(count < 1 or min(shape, default=1) < 1, f"at least 1 x 1 {what}", f"{size} (shape {tuple(shape)})", entry)
     refuse(count > max_pixels(), f"at most {max_pixels()} {what} (set FASTRECON_MAX_PIXELS for more)", size, entry)
+
+
+def chosen(count: int, slice: int | None, entry: str = "") -> int:
+    """The number of the slice to be read, of `count`.
+
+    Raises:
+        Refused: there are several and none is chosen, or there is no such slice.
+    """
+    choose = "slice to be 0" if count == 1 else f"slice to be one of 0 to {count - 1}"
+    refuse(slice is None and count > 1, choose, f"none chosen of {count} slices", entry)
+    refuse(slice is not None and slice not in range(count), choose, slice, entry)
+    return slice or 0

@@ -14,7 +14,7 @@ from fastrecon.io.reading import reading
 LEVELS = 3  # values of a mask that a message lists
 
 
-def read_mask(path: str | Path, size: Sequence[int] | None = None) -> np.ndarray:
+def read_mask(path: str | Path, size: Sequence[int] | None = None, slice: int | None = None) -> np.ndarray:
     """A mask [H, W], bool, True where known: of an image (white, or opaque where it has alpha), .npy or .npz.
 
     Values are 0 and 1, 0 and 255 (or another full scale), or False and True; [W] is one row for all.
@@ -22,19 +22,20 @@ def read_mask(path: str | Path, size: Sequence[int] | None = None) -> np.ndarray
     Args:
         path: of the file; in a .npz the array `mask`, or the only one, or FILE.npz:NAME.
         size: (H, W) that it must have, None for any.
+        slice: number of one of several of NIfTI and DICOM.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or damaged, has other values or another size, or masks all.
     """
     file, array = split_member(path)
     with reading(file, "a mask"):
-        return binary(_values(file, array), size)
+        return binary(_values(file, array, slice), size)
 
 
-def _values(path: Path, array: str | None) -> np.ndarray:
+def _values(path: Path, array: str | None, slice: int | None) -> np.ndarray:
     if is_npz(path):
         return from_npz(path, ("mask",), "a mask", array)
-    raster = decode(path)
+    raster = decode(path, numbers=True, slice=slice)
     a = raster.pixels if raster.orientation == 1 else upright(raster.pixels, raster.orientation)
     if a.ndim == 3 and a.shape[2] in (2, 4):
         alpha = a[..., -1]

@@ -14,18 +14,22 @@ from fastrecon.io.files import atomic, shown
 from fastrecon.io.raster import Raster, beyond, luma, scaled, separated
 from fastrecon.io.reading import reading
 
+FAINT = 0.1  # floats up to here are on a scale of their own too, as attenuation per millimetre is
+
 
 @dataclass(frozen=True)
 class Form:
     """The kind of a file, in which results are written.
 
     Attributes:
-        suffix: .png, .tif, .npy, .h5 (dataset `reconstruction`) or .cfl (with its .hdr).
+        suffix: .png, .tif, .npy, .nii, .nii.gz, .h5 (dataset `reconstruction`) or .cfl (with its .hdr).
         dtype: of the numbers in it: uint8, uint16 (on their full scale), float32, float64, complex64 or complex128.
+        affine: of NIfTI, rows of [4, 4]: millimetres right, anterior, superior from (i, j, 0, 1); None where unknown.
     """
 
     suffix: str = ".png"
     dtype: str = "uint8"
+    affine: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def bits(self) -> int:
@@ -68,25 +72,31 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def read_picture(path: str | Path, colour: bool = True, holes: bool = False) -> Picture:
-    """The picture in a PNG, TIFF, JPEG, BMP, PBM, PGM, PPM, PFM or .npy file, upright, as it is.
+def read_picture(path: str | Path, colour: bool = True, holes: bool = False, slice: int | None = None) -> Picture:
+    """The picture in a PNG, TIFF, JPEG, BMP, PBM, PGM, PPM, PFM, .npy, NIfTI, DICOM or HDF5 file, as it is.
 
     Unsigned integers of 1 to 16 bits are divided by their full scale. Floats, and signed or wider integers,
     are taken as they are, on any scale; complex numbers too, from .npy. Equal colour channels are read as grey,
-    palettes looked up, an opaque alpha channel dropped; `notes` says so.
+    palettes looked up, an opaque alpha channel dropped; `notes` says so. NIfTI and DICOM (extra `medical`) have a scale
+    of their own, rescaled as their headers say; so has HDF5 (extra `mri`: `reconstruction`, `reconstruction_rss`,
+    `reconstruction_esc` or `image`). Pixel [i, j] of NIfTI is its voxel [i, j, slice].
+
+    Results of DICOM are written as NIfTI: floats of the same unit, with the place in the patient and the spacing, which
+    TIFF cannot say; a DICOM file would claim an acquisition and a patient's identity that a result must not make up.
 
     Args:
         path: of the file.
         colour: False for the luma (BT.601) of colours.
         holes: whether pixels of alpha 0, and NaN among floats, are holes; without it such images are refused.
+        slice: number of one of several of NIfTI, DICOM or HDF5, counted from 0; None where there is one.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, empty, damaged, not one such image, or has more pixels than
             FASTRECON_MAX_PIXELS (by default 2^26).
     """
     with reading(path, "a readable image") as file:
-        raster = decode(file, numbers=True)
-        form = Form(raster.suffix, _dtype(raster))
+        raster = decode(file, numbers=True, slice=slice)
+        form = Form(raster.suffix, _dtype(raster), raster.affine)
         a, known = separated(raster, holes)
         pixels = scaled(a if colour else luma(a, raster.notes), raster)
         white = _white(pixels if known is None else pixels[known], raster)
@@ -111,7 +121,7 @@ def _white(known: np.ndarray, raster: Raster) -> float | None:
         raster.notes.append(f"complex, up to {np.abs(known).max():.3g} in magnitude, as they are")
         return None
     low, high = float(known.min()), float(known.max())
-    if raster.full is not None and not beyond(low, high):
+    if raster.full is not None and high > FAINT and not beyond(low, high):
         return 1
     raster.notes.append(f"values on [{low:.3g}, {high:.3g}], a scale of their own, as they are")
     return None
@@ -135,7 +145,7 @@ def write_picture(prefix: str | Path, pixels: np.ndarray, form: Form, inputs: It
     path = form.path(prefix)
     if any(path.exists() and source.exists() and os.path.samefile(path, source) for source in inputs):
         raise ValueError(f"{shown(path)}: expected another file than what was read, got the same")
-    data = encoded(pixels, form.suffix, form.dtype, shown(path))
+    data = encoded(pixels, form.suffix, form.dtype, shown(path), form.affine)
     if second := companion(pixels, form.suffix):
         with atomic(path.with_suffix(second[0])) as f:
             f.write(second[1])

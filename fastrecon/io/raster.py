@@ -23,7 +23,7 @@ class Raster:
         premultiplied: whether colours were multiplied by alpha.
         bits: of the integers in the file, where they became floats on the way; else 0.
         suffix: of files that results are written to.
-        affine: [4, 4] of NIfTI, of the one slice.
+        affine: rows of [4, 4], as NIfTI has it, of the one slice.
     """
 
     pixels: np.ndarray
@@ -33,7 +33,7 @@ class Raster:
     premultiplied: bool = False
     bits: int = 0
     suffix: str = ".png"
-    affine: np.ndarray | None = None
+    affine: tuple[tuple[float, ...], ...] | None = None
 
 
 def upright(a: np.ndarray, orientation: int) -> np.ndarray:
