@@ -56,6 +56,7 @@ def fista(operator: fr.operators.LinearOperator) -> Callable[[], Tensor]:
 
 def lda() -> Callable[[], Tensor]:
     model = fr.load("lda-cs-25")
+    assert model.operator is not None
     y = model.operator(image())
     return lambda: model(y).x
 

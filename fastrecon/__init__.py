@@ -8,23 +8,23 @@ startup.guard()
 
 from importlib.metadata import version
 
-from fastrecon import masks, metrics, operators, ops, problems, solvers, terms
+from fastrecon import masks, metrics, models, operators, ops, problems, solvers, terms
 from fastrecon.certificates import Result
 from fastrecon.engine import Engine
-from fastrecon.models import Reconstructor, load, pretrained
+from fastrecon.models import load, pretrained
 from fastrecon.registry import backends
 
 __version__ = version("fastrecon")
 
 __all__ = [
     "Engine",
-    "Reconstructor",
     "Result",
     "__version__",
     "backends",
     "load",
     "masks",
     "metrics",
+    "models",
     "operators",
     "ops",
     "pretrained",

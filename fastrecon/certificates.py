@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,19 @@ class Result(NamedTuple):
     report: Any
 
 
-def answer(model: Any, y: Any, **options: Any) -> Result:
+class Answers(Protocol):
+    """What can answer for measurements: it looks at them once, and computes."""
+
+    def check(self, y: Tensor) -> None:
+        """Raises ValueError unless y fits."""
+        ...
+
+    def compute(self, y: Tensor, **options: Any) -> "tuple[Tensor, Certificate]":
+        """What it makes of y [B, ...], and the certificates."""
+        ...
+
+
+def answer(model: Answers, y: Any, **options: Any) -> Result:
     """What `model.compute` makes of y, a tensor or an array, once `model.check` has looked at it."""
     reports: list[Any] = []
 
@@ -260,6 +272,25 @@ class SplittingReport(Certificate):
     gap: Tensor
     accepted: Tensor
     iterations: Tensor
+    converged: Tensor
+    status: Status
+    history: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class MisfitReport(Certificate):
+    """The certificate of each image that no objective stands behind: how far it is from its measurements.
+
+    Attributes:
+        misfit: [B] |A x - y|, float64.
+        relative_misfit: [B] |A x - y| / |y|.
+        converged: [B] false: there is nothing to converge to.
+        status: why each image stopped.
+        history: None.
+    """
+
+    misfit: Tensor
+    relative_misfit: Tensor
     converged: Tensor
     status: Status
     history: dict[str, Tensor] | None = None

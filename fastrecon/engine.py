@@ -5,35 +5,55 @@ import copy
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastrecon.certificates import Certificate, Result, answer
+from fastrecon import products
+from fastrecon.certificates import Answers, Certificate, Result, answer
 from fastrecon.checks import choice, expect, flag, in_kind, integer
-from fastrecon.models.sparse_coding import SparseCoder
-from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.models import Model
 
-_backends: Any = torch.backends
-if hasattr(_backends.cuda.matmul, "fp32_precision"):  # from torch 2.9 on; mixing it with the older switch raises
-    _places = (_backends.cuda.matmul, _backends.cudnn.conv, _backends.mkldnn.matmul, _backends.mkldnn.conv)
-    PRODUCTS = [(place, "fp32_precision", "ieee") for place in _places]  # vendor products, and what makes them exact
-    MATMUL_TF32 = (_backends.cuda.matmul, "fp32_precision", "tf32")
-else:
-    PRODUCTS = [(_backends.cuda.matmul, "allow_tf32", False), (_backends.cudnn, "allow_tf32", False)]
-    MATMUL_TF32 = (_backends.cuda.matmul, "allow_tf32", True)
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_GRAPHS = 32  # shapes that are captured: a graph keeps its workspace; further ones run without
 MOST_THREADS = 1024  # the system refuses some thousands, in the middle of the first computation
 WARM_UP = 3  # runs before a capture: kernels are compiled, plans made, caches filled
 
 
+class Runs(Answers, Protocol):
+    """What an engine runs: a Model, or a solver that answers for measurements of its own operator."""
+
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Raises ValueError unless y fits, on the module's device or `anywhere`."""
+        ...
+
+    def capturable(self, **options: Any) -> bool:
+        """Whether `compute` with these options asks the host nothing."""
+        ...
+
+    def parameters(self) -> Iterator[Tensor]:
+        """As of nn.Module."""
+        ...
+
+    def buffers(self) -> Iterator[Tensor]:
+        """As of nn.Module."""
+        ...
+
+
+class Replays(Protocol):
+    """A torch.cuda.CUDAGraph."""
+
+    def replay(self) -> None:
+        """Runs it again."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Graph:
     """A captured run from y to x and report, which lie where they are."""
 
-    graph: Any
+    graph: Replays
     y: Tensor
     x: Tensor
     report: Certificate
@@ -57,16 +77,16 @@ class Engine:
     The engine has a copy of the model: later changes of the original do not show. It serves one thread at a time.
 
     Args:
-        model: a Reconstructor, SparseCoder, PatchDenoiser, ISTA, FISTA or SGP, on the device that shall compute. A
-            solver is captured where its `lipschitz` is given.
+        model: a Model, ISTA, FISTA or SGP, on the device that shall compute. A solver is captured where its `lipschitz`
+            is given; a call with an operator of its own is not.
         precision: of products in steps that decide nothing. "float32". "tf32", on a GPU: the regulariser's gradient in
             the steps of LDA, GD-Net and AGD-Net, and the products of D-LADMM. "bfloat16": the former only. Mean PSNR of
             the shipped LDA models over Set11 changes by less than 0.001 dB: measured for bfloat16 on the CPU, for both
             with a GPU's rounding emulated. What is reported is never rounded so, whatever torch may do, and no
             decision either, except that on a CPU LDA chooses by bfloat16 where that is clear by ten times its error.
         graph: whether to capture graphs.
-        max_batch: larger batches are computed in parts; solvers, whose operator may hold a mask for each image, take
-            every batch whole.
+        max_batch: larger batches are computed in parts; solvers, and models whose operator comes with the call, take
+            every batch whole: the operator may hold a mask for each image.
         threads: of the CPU while the engine computes, 1 to 1024; None leaves their number as it is.
 
     Raises:
@@ -74,25 +94,25 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, precision: str = "float32", graph: bool = True, max_batch: int = 64,
+        self, model: Runs, precision: str = "float32", graph: bool = True, max_batch: int = 64,
         threads: int | None = None,
     ):  # fmt: skip
-        answers = isinstance(model, torch.nn.Module) and hasattr(model, "compute") and hasattr(model, "check")
+        answers = isinstance(model, nn.Module) and all(hasattr(model, k) for k in ("check", "compute", "capturable"))
         expect(answers, "Engine", "model", "a model or a solver of fastrecon", type(model).__name__)
         choice(precision, PRECISIONS, "Engine", "precision")
         graph = flag(graph, "Engine", "graph")
         max_batch = integer(max_batch, "Engine", "max_batch", least=1)
         threads = threads if threads is None else integer(threads, "Engine", "threads", least=1, most=MOST_THREADS)
-        self.model: Any = copy.deepcopy(model).eval()
+        self.model = copy.deepcopy(model)
         self.graph, self.max_batch, self.threads = graph, max_batch, threads
+        if isinstance(self.model, nn.Module):
+            self.model.eval()
+        if isinstance(self.model, Model):
+            self.model.set_precision(precision)
+        else:
+            expect(precision == "float32", type(model).__name__, "precision", "float32", repr(precision))
         tensors = [*self.model.parameters(), *self.model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
-        regularisers = [part for part in self.model.modules() if isinstance(part, FeatureNorm)]
-        for part in regularisers:
-            part.precision = precision
-        self._tf32 = precision == "tf32" and isinstance(self.model, SparseCoder)
-        able = precision == "float32" or bool(regularisers) or self._tf32
-        expect(able, "Engine", "precision", f"float32 for a {type(model).__name__}", repr(precision))
         self._graphs: dict[Any, _Graph] = {}
         self._streams: list[Any] = []
         self._pool: Any = None
@@ -129,18 +149,22 @@ class Engine:
         """As the model."""
         self.model.check(y, anywhere)
 
+    @property
+    def independent(self) -> bool:
+        """Whether batches may be cut and filled up."""
+        return isinstance(self.model, Model) and self.model.independent
+
     @torch.no_grad()
-    def compute(self, y: Tensor, **options: Any) -> tuple[Tensor, Any]:
+    def compute(self, y: Tensor, **options: Any) -> tuple[Tensor, Certificate]:
         """As the model, for input that passed `check`."""
         with self._settings():
-            whole = not getattr(self.model, "independent", False)
-            parts = [self._run(part, options) for part in ([y] if whole else y.split(self.max_batch))]
+            parts = [self._run(part, options) for part in (y.split(self.max_batch) if self.independent else [y])]
         (x, report), others = parts[0], parts[1:]
         if others:
             return torch.cat([x, *(part[0] for part in others)]), report.joined([part[1] for part in others])
         return x, report
 
-    def _run(self, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Any]:
+    def _run(self, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Certificate]:
         if not self._captures(y, options):
             return self.model.compute(y, **options)
         key = (self._bucket(len(y)), y.shape[1:], y.dtype, tuple(sorted(options.items())))
@@ -167,7 +191,7 @@ class Engine:
 
     def _bucket(self, count: int) -> int:
         """The size of the batch in which `count` inputs ride."""
-        if not getattr(self.model, "independent", False):
+        if not self.independent:
             return count
         return min(1 << (count - 1).bit_length(), self.max_batch)
 
@@ -214,19 +238,14 @@ class Engine:
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        """The engine's threads, and exact products (TF32 where asked for); the caller's afterwards."""
-        threads, kept = torch.get_num_threads(), [(place, name, getattr(place, name)) for place, name, _ in PRODUCTS]
+        """The engine's threads, and exact products where the model asks for no others; the caller's afterwards."""
+        threads = torch.get_num_threads()
         try:
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
-            for place, name, exact in PRODUCTS:
-                setattr(place, name, exact)
-            if self._tf32:
-                setattr(*MATMUL_TF32)
-            yield
+            with products.exact():
+                yield
         finally:
-            for place, name, value in kept:
-                setattr(place, name, value)
             torch.set_num_threads(threads)
 
 

@@ -296,22 +296,20 @@ def _solvers() -> dict[str, Callable[[], Case]]:
 def _model(name: str) -> Callable[[], Case]:
     def make() -> Case:
         model = models.load(name)
-        task = model.meta["task"]
-        if isinstance(model, models.Reconstructor):
+        if isinstance(model, models.BlockSensingModel):
             y = model.operator(scenes(IMAGES, 40, 33))
             return Case(lambda y, model: model(y, size=(40, 33)), (y,), (model,), smooth=False)
-        if task == "salt-and-pepper":
+        if model.problem == "impulse":
             x = torch.where(
                 some(IMAGES, 1, 45, 70, share=0.2) > 0, some(IMAGES, 1, 45, 70, seed=1), scenes(IMAGES, 45, 70)
             )
             return Case(lambda x, model: model(x), (x,), (model,), smooth=False)
-        operator: Any = {"inpaint": Inpainting, "fourier": Fourier}[task]
+        operator: Any = {"inpaint": Inpainting, "mri": Fourier}[model.problem]
         own = some(IMAGES, 1, 64, 64)
         y = operator(own)(scenes(IMAGES, 64, 64))
 
         def run(y: Tensor, own: Tensor, model: Any) -> Any:
-            solver = SGP(operator(own) @ Wavelet("sym4", 3).T, 0.01, 1.0, network=model)
-            return solver(y, iterations=3, history=True)
+            return model(y, operator=operator(own), lam=0.01, lipschitz=1.0, iterations=3, history=True)
 
         return Case(run, (y, own), (model,), smooth=False)
 

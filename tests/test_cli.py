@@ -42,8 +42,8 @@ def save_model(path: Path, m: int = 32, kind=LDA, seed: int = 0) -> None:
     i, j = np.mgrid[:BLOCK, :BLOCK].reshape(2, -1)
     covariance = torch.from_numpy(0.98 ** np.hypot(i[:, None] - i, j[:, None] - j))
     q = covariance @ phi.T @ torch.linalg.inv(phi @ covariance @ phi.T)
-    meta = {"task": "block-cs", "ratio": 100 * m / BLOCK**2, "name": f"tv-{m}", "phi_seed": seed}
-    fr.Reconstructor(operator, solver, q.float(), meta).save(path)
+    meta = {"ratio": 100 * m / BLOCK**2, "name": f"tv-{m}", "phi_seed": seed}
+    fr.models.BlockSensingModel(operator, solver, q.float(), meta).save(path)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fastrecon as fr
 from fastrecon import engine as engines
+from fastrecon import products
 from fastrecon.models import load
 from fastrecon.models.sparse_coding import SparseCoder
 
@@ -92,7 +93,7 @@ def test_later_changes_of_the_model_do_not_show():
 
 
 def settings():
-    return torch.get_num_threads(), [getattr(place, name) for place, name, _ in engines.PRODUCTS]
+    return torch.get_num_threads(), [getattr(place, name) for place, name, _ in products.EXACT]
 
 
 def test_settings_are_the_engines_within_and_the_callers_outside(monkeypatch):
@@ -114,7 +115,7 @@ def test_settings_are_the_engines_within_and_the_callers_outside(monkeypatch):
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.set_num_threads(threads)
-    assert seen == [(1, [exact for _, _, exact in engines.PRODUCTS])] * 2
+    assert seen == [(1, [exact for _, _, exact in products.EXACT])] * 2
     assert before != seen[0]
 
 
@@ -124,7 +125,7 @@ def test_precision_is_that_of_the_steps(precision):
     x = torch.rand(1, 1, 33, 33, generator=torch.Generator().manual_seed(0))
     y = r.operator(x)
     expected = copy.deepcopy(r)
-    expected.solver.regulariser.precision = precision
+    expected.set_precision(precision)
     assert_same(fr.Engine(r, precision)(y), expected(y))
     assert r.solver.regulariser.precision == "float32"
 
@@ -142,7 +143,7 @@ def test_what_does_not_fit_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             fr.Engine(small_model(), **arguments)
-    with pytest.raises(ValueError, match="Engine: precision: expected float32 for a SparseCoder, got 'bfloat16'"):
+    with pytest.raises(ValueError, match="SparseCoder: precision: expected float32 or tf32, got 'bfloat16'"):
         fr.Engine(small_coder(SparseCoder), "bfloat16")
     with pytest.raises(ValueError, match="Engine: model: expected a model or a solver of fastrecon, got Linear"):
         fr.Engine(torch.nn.Linear(2, 2))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The layers, lowest first. A module may import modules of its own layer (in no circle) and of those below.
 LAYERS = (
     {"checks", "kernels", "startup"},
-    {"options", "registry"},
+    {"options", "products", "registry"},
     {"threads"},
     {"ops"},
     {"certificates", "io", "masks", "metrics", "networks", "noise", "operators"},

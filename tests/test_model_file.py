@@ -1,16 +1,19 @@
 """Model files: whatever is wrong with one, the answer is one line that names it."""
 
+import dataclasses
 import json
 import struct
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as to_bytes
 
 from fastrecon import load
 from fastrecon.models import file as model_file
+from fastrecon.models.file import Header
 
-META = {"format": 1, "method": "lda"}
+META = {"format": 2, "method": "lda", "problem": "block-cs"}
 
 
 def raw(header, data=b"", length=None):
@@ -50,10 +53,21 @@ DAMAGES = {
     "settings are deep": (described("[" * 10**5 + "]" * 10**5), "expected JSON as metadata"),
     "settings are a list": (described([1]), "expected a JSON object as metadata, got list"),
     "settings are null": (described("null"), "expected a JSON object as metadata, got NoneType"),
-    "settings are empty": (described({}), "expected format 1, got None"),
+    "settings are empty": (described({}), "expected format 1 or 2, got None"),
     "no method": (described({"format": 1}), "expected the name of a method, got None"),
     "method is a list": (described({"format": 1, "method": ["lda"]}), "expected the name of a method"),
-    "unknown method": (described({"format": 1, "method": "x"}), INCOMPLETE),
+    "unknown method": (described({"format": 2, "method": "x"}), "method: expected one of lda, "),
+    "hyperparameters are a list": (
+        described(META | {"hyperparameters": []}),
+        "hyperparameters: expected a JSON object",
+    ),
+    "settings of format 1 are a list": (
+        described({"format": 1, "method": "sgp-step", "settings": [1]}),
+        "hyperparameters: expected a JSON object",
+    ),
+    "problem is a number": (described(META | {"problem": 3}), "problem: expected a text, got int"),
+    "task of format 1 is a list": (described({"format": 1, "method": "lda", "task": []}), "problem: expected a text"),
+    "format 1 without anything": (described({"format": 1, "method": "lda"}), INCOMPLETE),
     "no tensors": (described(META), INCOMPLETE),
     "q is no matrix": (described(META, q=tensor()), INCOMPLETE),
 }
@@ -63,7 +77,7 @@ DAMAGES = {
 def test_damage_is_one_line(tmp_path, name):
     data, words = DAMAGES[name]
     (tmp_path / "m.safetensors").write_bytes(data)
-    with pytest.raises(ValueError, match=r"m\.safetensors: expected ") as e:
+    with pytest.raises(ValueError, match=r"m\.safetensors: (.+: )?expected ") as e:
         load(tmp_path / "m.safetensors")
     assert words in str(e.value)
     assert "\n" not in str(e.value)
@@ -73,16 +87,17 @@ def test_damage_is_one_line(tmp_path, name):
     "changes", [{"block": -1}, {"block": "five"}, {"layers": []}, {"phases": None}, {"channels": 0}]
 )
 def test_settings_that_do_not_fit(tmp_path, changes):
-    from fastrecon.models import Reconstructor
+    from fastrecon.models import BlockSensingModel
     from fastrecon.operators import BlockSensing, random_phi
     from fastrecon.solvers import LDA
 
     operator = BlockSensing(random_phi(4, 9, 0), 3)
-    model = Reconstructor(operator, LDA(operator, phases=1, channels=2), torch.zeros(9, 4), {"phi_seed": 0})
+    model = BlockSensingModel(operator, LDA(operator, phases=1, channels=2), torch.zeros(9, 4), {"phi_seed": 0})
     model.save(tmp_path / "good.safetensors")
-    assert isinstance(load(tmp_path / "good.safetensors"), Reconstructor)
-    meta, tensors = model_file.read(tmp_path / "good.safetensors")
-    model_file.write(tmp_path / "m.safetensors", meta.pop("method"), tensors, meta | changes)
+    assert isinstance(load(tmp_path / "good.safetensors"), BlockSensingModel)
+    head, tensors = model_file.read(tmp_path / "good.safetensors")
+    damaged = dataclasses.replace(head, hyperparameters=head.hyperparameters | changes)
+    model_file.write(tmp_path / "m.safetensors", damaged, tensors)
     with pytest.raises(ValueError, match=r"m\.safetensors: expected a complete model") as e:
         load(tmp_path / "m.safetensors")
     assert "\n" not in str(e.value)
@@ -90,17 +105,48 @@ def test_settings_that_do_not_fit(tmp_path, changes):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_model_of_nan_is_none(tmp_path, value):
-    model_file.write(tmp_path / "m.safetensors", "lda", {"q": torch.tensor([1.0, value])}, {})
+    model_file.write(tmp_path / "m.safetensors", Header("lda"), {"q": torch.tensor([1.0, value])})
     with pytest.raises(ValueError, match=r"m\.safetensors: q: expected finite numbers, got NaN or Inf"):
         load(tmp_path / "m.safetensors")
 
 
 def test_names_that_are_no_text(tmp_path):
     path = tmp_path / "m\udcff\n.safetensors"
-    model_file.write(path, "lda", {"q": torch.tensor([1.0, 2.0])}, {"name": "x"})
-    meta, tensors = model_file.read(path)
-    assert meta == {"method": "lda", "name": "x"}
+    model_file.write(path, Header("lda", name="x"), {"q": torch.tensor([1.0, 2.0])})
+    head, tensors = model_file.read(path)
+    assert head == Header("lda", name="x")
     assert tensors["q"].tolist() == [1, 2]
     path.write_bytes(b"text")
     with pytest.raises(ValueError, match=r"m\\xff\\n\.safetensors: expected a model file"):
         load(path)
+
+
+def as_format_1(path, flat, **meta):
+    """Rewrites a model file as it was laid out before."""
+    head, tensors = model_file.read(path)
+    meta |= head.operator | {"name": head.name, "training": head.training, "format": 1, "method": head.method}
+    meta |= head.hyperparameters if flat is None else {flat: head.hyperparameters}
+    path.write_bytes(to_bytes(tensors, {"fastrecon": json.dumps(meta)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "flat", "task"),
+    [
+        ("lda-cs-10", None, "block-cs"),
+        ("dladmm-saltpepper", "hyperparameters", "salt-and-pepper"),
+        ("sgp-diag-fourier", "settings", "fourier"),
+    ],
+)
+def test_both_formats_give_one_model(tmp_path, name, flat, task):
+    path, shipped = tmp_path / "m.safetensors", load(name)
+    shipped.save(path)
+    new = load(path)
+    as_format_1(path, flat, task=task)
+    old = load(path)
+    for model in (new, old):
+        assert (type(model), model.method, model.problem) == (type(shipped), shipped.method, shipped.problem)
+        assert model.meta == shipped.meta
+        assert model.hyperparameters() == shipped.hyperparameters()
+        assert model.card() == shipped.card()
+        for key, tensor in shipped.state_dict().items():
+            assert torch.equal(model.state_dict()[key], tensor), key

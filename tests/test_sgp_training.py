@@ -14,7 +14,7 @@ import fastrecon as fr
 from fastrecon import models
 from fastrecon.cli import tables
 from fastrecon.cli.main import main
-from fastrecon.models import sgp as step_models
+from fastrecon.models import StepModel
 from fastrecon.networks.unet import LIMITS, DirectNet, StepNet, UNet
 from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import FISTA, ISTA, SGP
@@ -264,7 +264,7 @@ def test_commands_train_and_reconstruct(images, tmp_path, capsys):
         assert main([*command, "--rate", "0.3", "0.5", "--out", str(tmp_path / method)]) == 0
     model = str(tmp_path / "sgp/model.safetensors")
     net = fr.load(model)
-    assert (net.meta["method"], net.meta["task"], net.training) == ("sgp-step", "fourier", False)
+    assert (net.method, net.problem, net.training) == ("sgp-step", "mri", False)
     assert "fr.load" in (tmp_path / "sgp/sgp-step-mri.md").read_text()
     runs = {"sgp-step": model, "unet": str(tmp_path / "unet/model.safetensors"), "fista": None, "ista": None}
     capsys.readouterr()
@@ -300,14 +300,14 @@ def test_bad_input_is_one_line(images, tmp_path, capsys, arguments, message):
 
 def test_one_reader_for_all_models(tmp_path):
     net, path = random_net("diag", True).float(), tmp_path / "x.safetensors"
-    net.meta = {"method": "sgp-diag", "task": "fourier", "name": "x"}
-    step_models.save(path, net)
+    model = StepModel(net, "mri", {"name": "x"})
+    model.save(path)
     again = fr.load(path)
     x, g = torch.randn(2, 1, 1, 16, 16, dtype=torch.complex64)
-    assert torch.equal(again(x, g), net.eval()(x, g))
-    assert again.meta == net.meta
+    assert torch.equal(again.network(x, g), net.eval()(x, g))
+    assert (again.method, again.problem, again.meta) == ("sgp-diag", "mri", {"name": "x"})
     net.settings["width"] = 8
-    step_models.save(path, net)
+    model.save(path)
     with pytest.raises(ValueError, match=r"load: .*expected a complete model, got a damaged file"):
         fr.load(path)
 
@@ -326,8 +326,7 @@ def test_one_reader_for_all_models(tmp_path):
 )  # fmt: skip
 def test_wrong_kinds_are_one_line(images, tmp_path, capsys, command, message):
     net = StepNet(width=4)
-    net.meta = {"method": "sgp-step", "task": "inpaint"}
-    step_models.save(tmp_path / "net.safetensors", net)
+    StepModel(net, "inpaint").save(tmp_path / "net.safetensors")
     places = {"IMAGE": images / "0.png", "OUT": tmp_path / "out", "NET": tmp_path / "net.safetensors"}
     assert main([str(places.get(word, word)) for word in command.split()]) == 2
     said = capsys.readouterr().err
@@ -339,8 +338,7 @@ def test_the_table(images, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tables, "FISTA", (10, 30))
     monkeypatch.setattr(models, "pretrained", list)  # no others than ours
     net = random_net("step").float()
-    net.meta = {"method": "sgp-step", "task": "inpaint"}
-    step_models.save(tmp_path / "net.safetensors", net)
+    StepModel(net, "inpaint").save(tmp_path / "net.safetensors")
     out, chosen = tmp_path / "tables", [str(images / f"{k}.png") for k in (0, 1)]
     common = ["evaluate", "--data", *chosen, "--side", "32"]
     command = [*common, "--task", "inpaint", "--networks", str(tmp_path / "net.safetensors"), "--out", str(out)]

@@ -23,8 +23,7 @@ def cosines(side=4, atoms=24):
 def model(kind=PatchDenoiser, **options):
     torch.manual_seed(0)
     solver = DLADMM(cosines(), 0.4, layers=4, noise=0.05, **options)
-    task = "salt-and-pepper" if kind is PatchDenoiser else "synthetic"
-    return kind(solver, {"name": "small", "task": task}).eval()
+    return kind(solver, {"name": "small"}).eval()
 
 
 def smooth(h=30, w=41):
@@ -107,7 +106,8 @@ def test_a_file_with_missing_weights_is_told(tmp_path):
     net.save(path)
     tensors = load_file(path)
     del tensors["raw_beta"]
-    meta = net.meta | {"hyperparameters": net.solver.hyperparameters(), "format": 1, "method": "d-ladmm"}
+    settings = {"hyperparameters": net.hyperparameters(), "task": "salt-and-pepper"}
+    meta = net.meta | settings | {"format": 1, "method": "d-ladmm"}
     save_file(tensors, path, {"fastrecon": json.dumps(meta)})
     with pytest.raises(ValueError, match=r"expected a complete model.*raw_beta"):
         fr.load(path)
@@ -130,7 +130,7 @@ def test_says_what_is_wrong(kind, y, message):
 
 def test_needs_square_patches():
     with pytest.raises(ValueError, match="expected a dictionary of square patches, got 15 pixels"):
-        PatchDenoiser(DLADMM(torch.eye(15), layers=1), {"task": "salt-and-pepper"})
+        PatchDenoiser(DLADMM(torch.eye(15), layers=1), {})
 
 
 def test_shipped_model_denoises_a_photograph():

@@ -154,7 +154,7 @@ def device(args: argparse.Namespace) -> torch.device:
     return torch.device(name)
 
 
-def any_model(args: argparse.Namespace, name: str | None = None) -> Any:
+def any_model(args: argparse.Namespace, name: str | None = None) -> models.Model:
     """The model `name`, or that of --model, of any task, on the device of --device."""
     place, wanted = device(args), name or args.model
     try:
@@ -163,19 +163,20 @@ def any_model(args: argparse.Namespace, name: str | None = None) -> Any:
         raise ValueError(console.named(wanted, e)) from e
 
 
-def model(args: argparse.Namespace, name: str | None = None) -> models.Reconstructor:
+def model(args: argparse.Namespace, name: str | None = None) -> models.BlockSensingModel:
     """The model `name`, or that of --model, on the device of --device, blockwise or not as --blockwise says.
 
     Raises:
         ValueError: it is a model for another task.
     """
     found = any_model(args, name)
-    if not isinstance(found, models.Reconstructor):
-        task = found.meta.get("task")
-        raise ValueError(f"--model: expected a model for compressed sensing, got {name or args.model}, for {task}")
+    if not isinstance(found, models.BlockSensingModel):
+        raise ValueError(
+            f"--model: expected a model for compressed sensing, got {name or args.model}, for {found.problem}"
+        )
     if getattr(args, "blockwise", None) is not None:
         found.blockwise = args.blockwise
-    found.solver.regulariser.precision = getattr(args, "precision", "float32")
+    found.set_precision(getattr(args, "precision", "float32"))
     return found
 
 

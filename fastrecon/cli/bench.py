@@ -16,7 +16,7 @@ from fastrecon.cli import arguments, batch, eager
 from fastrecon.cli.progress import Progress
 from fastrecon.cli.results import backend
 from fastrecon.engine import Engine
-from fastrecon.models import Reconstructor
+from fastrecon.models import BlockSensingModel
 from fastrecon.operators import BlockSensing, measurements, random_phi
 from fastrecon.ops.group_soft_threshold import group_soft_threshold_fwd_ref
 from fastrecon.ops.prox_lp import prox_lp_fwd_ref
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         arguments.answer(args, {"setting": title, "rounds": rounds, "rows": rows}, "")
 
 
-def cases(model: Reconstructor, side: int, device: torch.device, whole: int) -> Iterator[Case]:
+def cases(model: BlockSensingModel, side: int, device: torch.device, whole: int) -> Iterator[Case]:
     """The ops on one image's features, the regulariser forward and in training, and reconstructions of side `whole`."""
 
     def normal(*shape: int) -> Tensor:
@@ -154,7 +154,7 @@ def training(
     return torch.autograd.grad(op(leaves[0], leaves[1:], eps)[1].square().sum() / 2, leaves)[1:]
 
 
-def untrained() -> Reconstructor:
+def untrained() -> BlockSensingModel:
     """The published network at 25% with random weights, small enough that its iterates stay bounded."""
     torch.manual_seed(0)
     phi = random_phi(measurements(25)).float()
@@ -163,7 +163,7 @@ def untrained() -> Reconstructor:
     with torch.no_grad():
         for w in solver.regulariser.weights:
             w.mul_(0.5)
-    return Reconstructor(operator, solver, phi.T.contiguous(), {"task": "block-cs", "ratio": 25, "name": "untrained"})
+    return BlockSensingModel(operator, solver, phi.T.contiguous(), {"ratio": 25, "name": "untrained"})
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fastrecon import metrics
 from fastrecon.certificates import Report
 from fastrecon.checks import expect
 from fastrecon.io import GreyImage, Measurements
-from fastrecon.models import Reconstructor
+from fastrecon.models import BlockSensingModel
 
 SSIM_SIDE = 7  # pixels: the window of SSIM
 
@@ -27,7 +27,7 @@ class Reconstruction:
     seconds: float
 
 
-def simulate(model: Reconstructor, pixels: np.ndarray, noise: float = 0.0, seed: int = 0) -> Measurements:
+def simulate(model: BlockSensingModel, pixels: np.ndarray, noise: float = 0.0, seed: int = 0) -> Measurements:
     """y = A x + noise of an image [H, W] on [0, 1].
 
     Args:
@@ -45,7 +45,7 @@ def simulate(model: Reconstructor, pixels: np.ndarray, noise: float = 0.0, seed:
     return Measurements(y.numpy(), (pixels.shape[0], pixels.shape[1]), facts)
 
 
-def fingerprint(model: Reconstructor, count: int = 8) -> str:
+def fingerprint(model: BlockSensingModel, count: int = 8) -> str:
     """What A makes of a fixed image: numbers that differ between sampling matrices, but not between machines."""
     side = 66
     x = torch.cos(torch.arange(side * side, dtype=torch.float64) ** 2 / side).view(side, side).numpy()
@@ -54,7 +54,7 @@ def fingerprint(model: Reconstructor, count: int = 8) -> str:
     return " ".join(f"{v:.4f}" for v in y.tolist())
 
 
-def reconstruct(model: Reconstructor, m: Measurements, rigorous: bool = False, **options: Any) -> Reconstruction:
+def reconstruct(model: BlockSensingModel, m: Measurements, rigorous: bool = False, **options: Any) -> Reconstruction:
     """The image that the model finds for measurements.
 
     Args:
@@ -88,7 +88,7 @@ def reconstruct(model: Reconstructor, m: Measurements, rigorous: bool = False, *
     return Reconstruction(image, _pixels(model.start(y, m.size)), result.report, seconds)
 
 
-def _check_operator(model: Reconstructor, m: Measurements) -> None:
+def _check_operator(model: BlockSensingModel, m: Measurements) -> None:
     theirs, ours = m.facts.get("operator"), fingerprint(model)
     if theirs is None:
         return
@@ -115,7 +115,7 @@ def scores(pixels: np.ndarray, reference: np.ndarray) -> dict[str, float | None]
 
 
 def evaluate(
-    model: Reconstructor,
+    model: BlockSensingModel,
     image: GreyImage,
     noise: float = 0.0,
     seed: int = 0,
@@ -147,7 +147,7 @@ def mean(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     return {name: None if None in column else float(np.mean(column)) for name, column in columns.items()}
 
 
-def _batch(model: Reconstructor, pixels: np.ndarray) -> Tensor:
+def _batch(model: BlockSensingModel, pixels: np.ndarray) -> Tensor:
     reference = next(model.parameters())
     return torch.from_numpy(pixels)[None, None].to(reference.device, reference.dtype)
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, relu
 
-from fastrecon.models import Reconstructor
+from fastrecon.models import BlockSensingModel
+from fastrecon.solvers import LDA
 
 
 def regulariser(x: Tensor, weights: Sequence[Tensor], eps: Tensor, delta: float = 0.01) -> Tensor:
@@ -32,9 +33,10 @@ def feature_gradient(
 
 
 @torch.no_grad()
-def lda(model: Reconstructor, y: Tensor, size: tuple[int, int]) -> Tensor:
+def lda(model: BlockSensingModel, y: Tensor, size: tuple[int, int]) -> Tensor:
     """The trained phases of `model` for measurements y [B, rows, cols, m]: images [B, 1, H, W]."""
     operator, solver = model.operator, model.solver
+    assert isinstance(solver, LDA)
     weights, delta = list(solver.regulariser.weights), solver.regulariser.delta
     x = model.start(y, size)
     eps = solver.eps0.expand(len(y))

@@ -51,12 +51,16 @@ def information() -> dict[str, Any]:
         "instruction set": build.get("isa", "the compiled extension is missing"),
         "forced": [f"{k}={os.environ[k]}" for k in ("FASTRECON_BACKEND", "FASTRECON_ISA") if k in os.environ],
         "backends": registry.backends(),
-        "models": {name: models.load(name).meta for name in models.pretrained()},
+        "models": {name: _facts(models.load(name)) for name in models.pretrained()},
     }
 
 
+def _facts(model: models.Model) -> dict[str, Any]:
+    return {"method": model.method, "problem": model.problem} | model.meta
+
+
 def _describe(meta: dict[str, Any]) -> str:
-    known = (f"{key} {meta[key]}" for key in ("method", "task", "ratio") if key in meta)
+    known = (f"{key} {meta[key]}" for key in ("method", "problem", "ratio") if key in meta)
     return ", ".join(known)
 
 

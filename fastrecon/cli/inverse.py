@@ -16,10 +16,12 @@ from fastrecon import figures, io, masks, metrics, models
 from fastrecon.checks import expect
 from fastrecon.cli import arguments, batch, cs
 from fastrecon.cli.progress import Progress
-from fastrecon.models import sgp as step_models
+from fastrecon.models import DirectModel, StepModel
 from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import FISTA, ISTA, SGP
 
+NETWORKS = ("sgp-step", "sgp-diag", "unet")
+PROBLEMS = {"fourier": "mri"}  # what models call a task, where it is another name
 METHODS = ("fista", "ista", "sgp-step", "sgp-diag", "unet")
 MULTIPLE = 1 << problems.LEVEL
 
@@ -67,16 +69,17 @@ def network_of(args: argparse.Namespace, method: str, name: str | None) -> Any:
     shipped = f"{method}-{args.task}"
     expected = f"a network for {method}, task {args.task}"
     expect(name is not None or shipped in models.pretrained(), "reconstruct", "--model", expected, "none")
-    network = arguments.any_model(args, name or shipped)
-    right = (network.meta.get("method"), network.meta.get("task")) == (method, args.task)
-    expect(right, "reconstruct", "--model", expected, f"{name}, task {network.meta.get('task')}")
-    return network
+    found = arguments.any_model(args, name or shipped)
+    right = (found.method, found.problem) == (method, PROBLEMS.get(args.task, args.task))
+    expect(right, "reconstruct", "--model", expected, f"{name}, task {found.problem}")
+    assert isinstance(found, StepModel | DirectModel)
+    return found.network
 
 
 def run(args: argparse.Namespace) -> None:
     """Simulates, reconstructs and scores each image; writes image, figure and report."""
     device = arguments.device(args)
-    network = network_of(args, args.method, args.model) if args.method in step_models.METHODS else None
+    network = network_of(args, args.method, args.model) if args.method in NETWORKS else None
     image = "_reconstruction.tif" if args.bits == 32 else "_reconstruction.png"
     ends = [image, *(["_figure.png"] if args.figure else []), "_report.json"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastrecon import io
 from fastrecon.cli import arguments, batch, cs, inverse, results, saltpepper
 from fastrecon.cli.progress import Progress
-from fastrecon.models import Reconstructor
+from fastrecon.models import BlockSensingModel
 from fastrecon.problems import wavelet_l1 as problems
 
 # tasks beside block compressed sensing, which is this module
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _read(
     path: Path, args: argparse.Namespace, model: Any
-) -> tuple[io.Measurements, np.ndarray | None, tuple, Reconstructor]:
+) -> tuple[io.Measurements, np.ndarray | None, tuple, BlockSensingModel]:
     """Measurements, the true image if known, remarks, and the model to use."""
     if path.suffix.lower() in io.MEASUREMENT_SUFFIXES:
         m = io.read_measurements(path)

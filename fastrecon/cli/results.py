@@ -14,7 +14,7 @@ from fastrecon.certificates import Report
 from fastrecon.cli import arguments, cs
 from fastrecon.cli.progress import Progress
 from fastrecon.metrics import psnr
-from fastrecon.models import Reconstructor
+from fastrecon.models import BlockSensingModel
 from fastrecon.solvers.convergent import reductions_left
 from fastrecon.solvers.descent import State
 
@@ -42,7 +42,7 @@ class Options:
 
 
 def produce(
-    model: Reconstructor,
+    model: BlockSensingModel,
     m: io.Measurements,
     prefix: Path,
     options: Options,
@@ -99,7 +99,7 @@ def ends(options: Options) -> list[str]:
 
 
 def _figures(
-    model: Reconstructor, found: cs.Reconstruction, history: "Curves", psnr_history: list[float],
+    model: BlockSensingModel, found: cs.Reconstruction, history: "Curves", psnr_history: list[float],
     scores: dict[str, Any] | None, name: str, options: Options, reference: np.ndarray | None, notes: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     drawn: dict[str, Any] = {}
@@ -131,7 +131,7 @@ class Watch:
         psnr: dB, clipped to [0, 1], one value per iteration after the trained phases; empty without a reference.
     """
 
-    model: Reconstructor
+    model: BlockSensingModel
     m: io.Measurements
     reference: np.ndarray | None
     tol: float
@@ -166,9 +166,9 @@ def certificate(report: Report) -> dict[str, Any]:
     return report.to_dict(0) | {"merit_never_increased": never}
 
 
-def name_of(model: Reconstructor) -> str:
+def name_of(model: BlockSensingModel) -> str:
     """The model's name, or its method."""
-    return str(model.meta.get("name") or type(model.solver).__name__)
+    return model.name
 
 
 def backend(device: torch.device) -> str:

@@ -20,7 +20,7 @@ from fastrecon import figures, io, models
 from fastrecon.checks import expect
 from fastrecon.cli import arguments, batch, inverse
 from fastrecon.cli.progress import Progress
-from fastrecon.models import sgp as step_models
+from fastrecon.models import DirectModel, StepModel
 from fastrecon.problems import wavelet_l1 as problems
 
 FISTA = (100, 1200)  # iterations: the rival, and what stands for the minimiser
@@ -126,14 +126,15 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def networks_of(args: argparse.Namespace) -> dict[str, nn.Module]:
     """One network for each method: shipped ones, and those of --networks and --model, the last of each."""
-    shipped = [n for m in step_models.METHODS if (n := f"{m}-{args.task}") in models.pretrained()]
+    shipped = [n for m in inverse.NETWORKS if (n := f"{m}-{args.task}") in models.pretrained()]
     found = {}
     for name in [*shipped, *args.networks, *([args.model] if args.model else [])]:
-        network = arguments.any_model(args, name)
-        method, task = network.meta.get("method"), network.meta.get("task")
-        fits = method in step_models.METHODS and task == args.task
-        expect(fits, "evaluate", "--networks", f"a network for task {args.task}", f"{name}, task {task}")
-        found[method] = network
+        model = arguments.any_model(args, name)
+        fits = isinstance(model, StepModel | DirectModel) and model.problem == inverse.PROBLEMS.get(
+            args.task, args.task
+        )
+        expect(fits, "evaluate", "--networks", f"a network for task {args.task}", f"{name}, task {model.problem}")
+        found[model.method] = model.network
     return {m: found[m] for m in ("unet", "sgp-step", "sgp-diag") if m in found}
 
 

@@ -1,5 +1,19 @@
 """Trained methods, a family a file; `load` gives one by its name."""
 
-from fastrecon.models.base import METHODS, Reconstructor, load, pretrained
+from fastrecon.models.base import MODELS, Model, load, pretrained, register
+from fastrecon.models.block_sensing import BlockSensingModel
+from fastrecon.models.sgp import DirectModel, StepModel
+from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
 
-__all__ = ["METHODS", "Reconstructor", "load", "pretrained"]
+__all__ = [
+    "MODELS",
+    "BlockSensingModel",
+    "DirectModel",
+    "Model",
+    "PatchDenoiser",
+    "SparseCoder",
+    "StepModel",
+    "load",
+    "pretrained",
+    "register",
+]

@@ -1,146 +1,136 @@
-"""Trained models: measurements in, images with their certificates out; saved as safetensors."""
+"""What every trained model offers, whatever its method; the registry of families; models by name or file."""
 
-import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from fastrecon import io
-from fastrecon.certificates import Report, Result, answer
-from fastrecon.checks import expect, expect_finite, flag, named, size_2d
+from fastrecon.certificates import Certificate, Result, answer
+from fastrecon.checks import choice, expect, named
 from fastrecon.models import file as model_file
-from fastrecon.models import sgp as step_models
-from fastrecon.models import sparse_coding as sparse
-from fastrecon.operators import BlockSensing, random_phi
-from fastrecon.operators.block_sensing import product_per_image
-from fastrecon.solvers import LDA, AGDNet, GDNet
-from fastrecon.solvers.descent import UnrolledDescent
+from fastrecon.operators.base import LinearOperator
 
-METHODS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
+M = TypeVar("M", bound="Model")
 
 
-class Reconstructor(nn.Module):
-    """A trained method for one sampling matrix: x0 = Q y for every block, then the solver.
+class Model(nn.Module, ABC):
+    """A trained method: measurements in, images with their certificates out.
 
-    Args:
-        operator: the sampling A; it must be the solver's.
-        solver: LDA, GDNet or AGDNet.
-        q: least-squares start [block * block, m], A Q = I.
-        meta: facts to keep with the model: `task`, `ratio`, `name`, `training`, and `phi_seed` if random_phi made Phi.
-        blockwise: whether every block is an image of its own, as in the paper; else the regulariser sees the whole
-            image, which leaves no block edges.
+    A family is a subclass that `register`s the names of its methods; from then on `load` reads its files.
+
+    Attributes:
+        method: its name in files and in the registries.
+        problem: name of the problem it was trained for, as in the registry of problems.
+        operator: A; None: it is taken with each call.
+        meta: facts to keep with the model: `name`, `training`, and those of the measurements, such as `ratio`.
     """
 
-    q: Tensor
+    method: str
+    problem: str
+    operator: LinearOperator | None
+    meta: dict[str, Any]
 
-    def __init__(self, operator: BlockSensing, solver: Any, q: Tensor, meta: dict[str, Any], blockwise: bool = False):
+    def __init__(self, meta: Mapping[str, Any] | None = None):
         super().__init__()
-        n, m = operator.phi.shape[::-1]
-        expect(q.shape == (n, m), "Reconstructor", "q", f"a matrix ({n}, {m})", q)
-        expect(
-            solver.fidelity.operator is operator, "Reconstructor", "operator", "the operator of the solver", "another"
-        )
-        self.operator, self.solver, self.blockwise = operator, solver, blockwise
-        self.register_buffer("q", q)
-        self.meta = dict(meta)
-
-    def start(self, y: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """x0 [B, 1, H, W] from y [B, rows, cols, m], cropped to `size`."""
-        return self.operator.to_image(product_per_image(y, self.q.T), size)
-
-    def forward(self, y: Any, size: tuple[int, int] | None = None, rigorous: bool = False, **options: Any) -> Result:
-        """Reconstructs images from their measurements.
-
-        Args:
-            y: [B, rows, cols, m], a tensor on the model's device or an array; computed in the model's precision.
-            size: (H, W) of the images, to which the last blocks are cropped; else whole blocks.
-            rigorous: whether to continue from the trained phases to convergence (LDA.solve, balanced).
-            options: of LDA.solve, or `history` and `progress` of the trained phases.
-
-        Raises:
-            ValueError: y has another number of measurements per block, another device, NaN or Inf; size does not fit;
-                the method has no rigorous mode.
-        """
-        return answer(self, y, size=size, rigorous=rigorous, **options)
-
-    @torch.no_grad()
-    def compute(
-        self, y: Tensor, size: tuple[int, int] | None = None, rigorous: bool = False, **options: Any
-    ) -> tuple[Tensor, Report]:
-        """As `forward` for measurements that passed `check`. Unless rigorous, the host never waits for the device."""
-        rigorous, size = flag(rigorous, "reconstruct", "rigorous"), size and size_2d(size, "reconstruct", "size")
-        able = not rigorous or hasattr(self.solver, "solve")
-        expect(
-            able, "reconstruct", "rigorous", "a method with a convergence guarantee (LDA)", type(self.solver).__name__
-        )
-        return (self._blocks if self.blockwise else self._image)(y.to(self.q.dtype), size, rigorous, options)
+        self.meta = dict(meta or {})
 
     @property
-    def independent(self) -> bool:
-        """Whether no result depends on the others of its batch, so that batches may be cut and filled up."""
-        return self.solver.eps_mode != "batch"
+    def name(self) -> str:
+        """Its name, or that of its method."""
+        return str(self.meta.get("name") or self.method)
 
-    def capturable(self, rigorous: bool = False, **options: Any) -> bool:
-        """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
-        return not rigorous and options.get("progress") is None
+    def forward(self, y: Any, operator: LinearOperator | None = None, **options: Any) -> Result:
+        """Images of measurements, and the certificate of each.
 
-    def _image(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
-        x0 = self.start(y, size)
-        if not rigorous:
-            return self.solver(y, x0, **options)
-        return self.solver.solve(y, x0, **{"balance": not self.solver.regulariser.final_activation} | options)
+        Args:
+            y: measurements [B, ...], a tensor on the model's device or an array, whose kind is the answer's; computed
+                in the model's precision.
+            operator: A, where the model has none of its own.
+            options: of `compute`.
 
-    def _blocks(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
-        count, rows, cols, m = y.shape
-        x, report = self._image(y.reshape(-1, 1, 1, m), None, rigorous, options)
-        return self.operator.to_image(x.reshape(count, rows, cols, -1), size), report.merged(rows * cols)
+        Raises:
+            ValueError: y or an option does not fit, or y holds NaN or Inf.
+        """
+        return answer(self, y, operator=operator, **options)
 
+    @abstractmethod
     def check(self, y: Tensor, anywhere: bool = False) -> None:
         """Looks at measurements, on the model's device or `anywhere`.
 
         Raises:
             ValueError: they have another shape, type or device, NaN or Inf.
         """
-        m = self.q.shape[1]
-        expect(
-            y.ndim == 4 and y.is_floating_point(),
-            "reconstruct",
-            "y",
-            f"real measurements [B, rows, cols, {m}]",
-            y,
-        )
-        ratio = f" (ratio {self.meta['ratio']:g}%)" if "ratio" in self.meta else ""
-        got = f"{y.shape[3]} ({100 * y.shape[3] / len(self.q):.0f}% of the {len(self.q)} pixels)"
-        expect(y.shape[1] * y.shape[2] > 0, "reconstruct", "y", "at least one block an image", y)
-        expect(y.shape[3] == m, "reconstruct", "y", f"{m} measurements per block{ratio}", got)
-        here = anywhere or y.device == self.q.device
-        expect(here, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
-        expect_finite(y, "reconstruct", "finite measurements", "image")
+
+    @abstractmethod
+    def compute(self, y: Tensor, operator: LinearOperator | None = None, **options: Any) -> tuple[Tensor, Certificate]:
+        """As `forward`, for measurements that passed `check`."""
+
+    def capturable(self, **options: Any) -> bool:
+        """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
+        return False
+
+    @property
+    def independent(self) -> bool:
+        """Whether no result depends on the others of its batch, so that batches may be cut and filled up."""
+        return False
+
+    def set_precision(self, precision: str) -> None:
+        """Sets what products of steps that decide nothing are computed in.
+
+        Raises:
+            ValueError: the model has no such steps.
+        """
+        expect(precision == "float32", type(self).__name__, "precision", "float32", repr(precision))
+
+    def problem_options(self) -> dict[str, Any]:
+        """What its problem has to be told to simulate measurements for this model."""
+        return {}
+
+    @abstractmethod
+    def hyperparameters(self) -> dict[str, Any]:
+        """What its parts are made with, ready for JSON."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What its file holds."""
+        return self.state_dict()
+
+    def header(self) -> model_file.Header:
+        """What its file says beside them."""
+        return model_file.header(self.method, self.problem, self.hyperparameters(), self.meta)
 
     def save(self, path: str | Path) -> None:
-        """Writes weights, start and metadata as one safetensors file; it appears complete or not at all.
+        """Writes the model as one safetensors file; it appears complete or not at all."""
+        model_file.write(path, self.header(), self.tensors())
 
-        A sampling matrix that `random_phi(m, n, meta["phi_seed"])` makes is left out and made again by `load`.
+    @classmethod
+    @abstractmethod
+    def from_file(cls: type[M], head: model_file.Header, tensors: dict[str, Tensor]) -> M:
+        """The model of what a file holds. Whatever it raises is told as a damaged file."""
+
+    def card(self) -> str:
+        """What the model is, how it was made and how well it does, as Markdown.
+
+        Raises:
+            ValueError: nothing is known of its training.
         """
-        names = {kind: name for name, kind in METHODS.items()}
-        meta = self.meta | self.solver.hyperparameters()
-        meta |= {"block": self.operator.block, "blockwise": self.blockwise}
-        tensors = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("fidelity.")} | {"q": self.q}
-        phi, seed = self.operator.phi.detach(), meta.get("phi_seed")
-        if seed is None or not torch.equal(random_phi(phi.shape[0], phi.shape[1], seed).to(phi), phi):
-            tensors["phi"] = phi
-        else:
-            meta["phi_sample"] = _sample(phi)
-        model_file.write(path, names[type(self.solver)], tensors, meta)
+        raise NotImplementedError(f"{type(self).__name__} has no card")
 
 
-def _sample(phi: Tensor) -> list[float]:
-    """A few entries that tell whether a matrix made from its seed is the one of the training."""
-    return phi.flatten()[:: max(1, phi.numel() // 7)].tolist()
+MODELS: dict[str, type[Model]] = {}
+
+
+def register(*methods: str) -> Callable[[type[M]], type[M]]:
+    """Makes the class that it decorates the family of models of these methods."""
+
+    def add(family: type[M]) -> type[M]:
+        MODELS.update(dict.fromkeys(methods, family))
+        return family
+
+    return add
 
 
 def pretrained() -> list[str]:
@@ -152,11 +142,8 @@ def _shipped() -> Any:
     return resources.files("fastrecon.weights")
 
 
-def load(name: str | Path) -> Any:
+def load(name: str | Path) -> Model:
     """The model of that name (see `pretrained`), or of that file, on the CPU in evaluation mode.
-
-    By what the file holds it is a Reconstructor, a sparse.SparseCoder, a sparse.PatchDenoiser, a network for
-    solvers.SGP or a direct U-Net; `meta` has its facts.
 
     Raises:
         FileNotFoundError: no such file.
@@ -167,45 +154,16 @@ def load(name: str | Path) -> Any:
         with resources.as_file(_shipped() / f"{name}.safetensors") as path:
             return _read(path)
     is_path = isinstance(name, Path) or name.endswith(".safetensors") or Path(name).exists()
-    expect(
-        is_path,
-        "load",
-        "name",
-        f"one of {', '.join(pretrained()) or '(none shipped)'} or a .safetensors file",
-        repr(name),
-    )
+    known = ", ".join(pretrained()) or "(none shipped)"
+    expect(is_path, "load", "name", f"one of {known} or a .safetensors file", repr(name))
     return _read(io.existing(name))
 
 
-def _read(path: Path) -> Any:
-    meta, tensors = model_file.read(path)
+def _read(path: Path) -> Model:
+    head, tensors = model_file.read(path)
+    family = MODELS[choice(head.method, MODELS, "load", f"{io.shown(path)}: method")]
     try:
-        return _builder(meta["method"])(meta, tensors)
+        return family.from_file(head, tensors).eval()
     except Exception as e:  # whatever settings or tensors that do not fit make the parts trip over
         reason = f"{type(e).__name__}: {io.reason(e)}"
         raise ValueError(f"load: {io.shown(path)}: expected a complete model, got a damaged file ({reason})") from e
-
-
-def _builder(method: str) -> Callable[[dict[str, Any], dict[str, Tensor]], Any]:
-    if method == sparse.METHOD:
-        return sparse.rebuild
-    return step_models.rebuild if method in step_models.METHODS else _rebuild
-
-
-def _rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Reconstructor:
-    method, q = METHODS[meta["method"]], tensors.pop("q")
-    phi = tensors.pop("phi", None)
-    if phi is None:
-        phi = random_phi(q.shape[1], q.shape[0], meta["phi_seed"]).to(q)
-        same = all(math.isclose(a, b, abs_tol=1e-5) for a, b in zip(_sample(phi), meta.pop("phi_sample"), strict=True))
-        if not same:
-            raise RuntimeError(f"the sampling matrix of seed {meta['phi_seed']} comes out differently on this machine")
-    operator = BlockSensing(phi, meta["block"])
-    names = method(operator, phases=1).hyperparameters()
-    solver = method(operator, **{k: meta[k] for k in names}).to(q.dtype)
-    found = solver.load_state_dict(tensors, strict=False)
-    missing = [k for k in found.missing_keys if not k.startswith("fidelity.")]
-    if missing or found.unexpected_keys:
-        raise RuntimeError(f"parameters missing: {missing}, unknown: {found.unexpected_keys}")
-    kept = {k: v for k, v in meta.items() if k not in {*names, "method", "block", "blockwise"}}
-    return Reconstructor(operator, solver, q, kept, meta["blockwise"]).eval()

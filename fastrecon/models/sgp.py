@@ -1,30 +1,252 @@
-"""Trained networks for SGP and the direct U-Net as models."""
+"""SGP with a trained network as a model, and the direct U-Net it is compared with: images of measurements by any A.
 
-from pathlib import Path
-from typing import Any
+Images are sparse in wavelets: SGP minimises |A W* c - y|^2 / 2 + lam |c|_1 over their coefficients c.
+Source: Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using Convolutional Neural
+Networks for Inverse Problems in Image Processing.
+"""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from fastrecon.models import file as model_file
-from fastrecon.networks.unet import DirectNet, StepNet
+from fastrecon.certificates import TRAINED_ONLY, MisfitReport, ProximalReport, Status
+from fastrecon.checks import expect, expect_finite
+from fastrecon.models import card
+from fastrecon.models.base import Model, register
+from fastrecon.models.file import Header
+from fastrecon.networks.unet import MULTIPLE, DirectNet, StepNet
+from fastrecon.operators import LinearOperator, Radon, Wavelet
+from fastrecon.ops import squares
+from fastrecon.problems.wavelet_l1 import LAM as TASKS
+from fastrecon.problems.wavelet_l1 import LEVEL, WAVELET
+from fastrecon.solvers import SGP
 
-METHODS: dict[str, Any] = {"sgp-step": StepNet, "sgp-diag": StepNet, "unet": DirectNet}
+ITERATIONS = 20
+LAM = {"mri": TASKS["fourier"]} | TASKS  # the paper's weights, for images on [0, 1] and |A| = 1
+OPERATORS = {  # of the examples on cards
+    "inpaint": "Inpainting(mask)",
+    "mri": "Fourier(mask)",
+    "deblur": "Blur(kernel)",
+    "ct": "Radon(image.shape[-2:], views)",
+}
+N = TypeVar("N", StepNet, DirectNet)
 
 
-def save(path: str | Path, network: StepNet | DirectNet) -> None:
-    """Writes a network whose `meta` names at least `method` and `task`; the file appears complete or not at all."""
-    meta = network.meta | {"settings": network.settings}
-    model_file.write(path, network.meta["method"], network.state_dict(), meta)
+class _NetworkModel(Model, Generic[N]):
+    """A network for a kind of measurements, whose operator comes with each call.
 
-
-def rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> StepNet | DirectNet:
-    """The network of a file's metadata and tensors, in evaluation mode, its facts as `meta`.
-
-    Raises:
-        KeyError, TypeError, RuntimeError: something is missing or does not fit.
+    Args:
+        network: trained.
+        problem: inpaint, mri, deblur or ct.
+        meta: facts to keep with the model: `name`, `training`.
     """
-    network = METHODS[meta["method"]](**meta["settings"])
+
+    network: N
+
+    def __init__(self, network: N, problem: str, meta: Mapping[str, Any] | None = None):
+        super().__init__(meta)
+        self.network, self.problem, self.operator = network, problem, None
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the network, whose type and device are the model's."""
+        return next(self.network.parameters())
+
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at measurements, on the model's device or `anywhere`; their shape is the operator's to judge.
+
+        Raises:
+            ValueError: they have another type or device, NaN or Inf.
+        """
+        name, device = type(self).__name__, self.like.device
+        fits = y.ndim > 0 and (y.is_floating_point() or y.is_complex())
+        expect(fits, name, "y", "real or complex measurements [B, ...]", y)
+        expect(anywhere or y.device == device, name, "y", f"a tensor on {device}", f"one on {y.device}")
+        expect_finite(y, name, "finite measurements", "image")
+
+    def _given(self, y: Tensor, operator: LinearOperator | None) -> tuple[Tensor, LinearOperator]:
+        """y in the network's precision, and A."""
+        name, kind = type(self).__name__, self.like.dtype
+        known = isinstance(operator, LinearOperator)
+        expect(known, name, "operator", "a LinearOperator, from images to y", type(operator).__name__)
+        assert operator is not None
+        return y.to(kind.to_complex() if y.is_complex() else kind), operator
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Of the network."""
+        return self.network.settings
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Of the network."""
+        return self.network.state_dict()
+
+    def _page(self, what: str, code: Sequence[str], data: str, trained: str) -> str:
+        training, settings = card.training_of(self.meta)
+        page = [
+            f"A U-Net of width {settings['width']} that {what}; problem {self.problem}.",
+            "Method: Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using"
+            " Convolutional Neural Networks for Inverse Problems in Image Processing.",
+        ]
+        psnr, nmse = training["validation_psnr"], training["validation_nmse"]
+        quality = "none" if psnr is None else f"{settings['held']} images, PSNR {psnr} dB, NMSE {nmse:.2f} dB"
+        facts = {
+            "training data": f"{', '.join(training['data'])}: luminance, {training['images']} central squares of"
+            f" {settings['side']}x{settings['side']} pixels",
+            "problems": data,
+            "validation": quality,
+            "trained": trained,
+            "steps": f"{training['steps']}, batch {settings['batch']}",
+            "seed": f"{settings['seed']}",
+        }
+        operator = f"A = fr.operators.{OPERATORS[self.problem]}  # image [B, 1, H, W] on [0, 1]"
+        return card.page(self.meta, page, [operator, *code], facts)
+
+    def _measured(self) -> list[str]:
+        """What the measurements of the training were, in words."""
+        settings = card.training_of(self.meta)[1]
+        known = f"{settings['views']} views" if self.problem == "ct" else f"rate {_listed(settings['rate'])}"
+        return ([] if self.problem == "deblur" else [known]) + [f"noise {_listed(settings['noise'])} of 255"]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " or ".join(f"{v:g}" for v in values)
+
+
+def first_image(operator: LinearOperator, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """The image to start from: the adjoint at y; of a scan the filtered back-projection."""
+    return operator.fbp(y, "hann") if isinstance(operator, Radon) else operator.adjoint(y, size)
+
+
+def _rebuilt(network: N, tensors: dict[str, Tensor]) -> N:
     network.to(next(t.dtype for t in tensors.values() if t.is_floating_point()))  # made in torch's default dtype
     network.load_state_dict(tensors)
-    network.meta = {k: v for k, v in meta.items() if k != "settings"}
-    return network.eval()
+    return network
+
+
+@register("sgp-step", "sgp-diag")
+class StepModel(_NetworkModel[StepNet]):
+    """SGP with the step sizes of a network.
+
+    Attributes:
+        network: what `solvers.SGP` takes.
+    """
+
+    def __init__(self, network: StepNet, problem: str, meta: Mapping[str, Any] | None = None):
+        super().__init__(network, problem, meta)
+        self.method = f"sgp-{network.settings['variant']}"  # a step size for each image, or for each coefficient
+
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """As of Model; measurements are complex where the network was trained for such."""
+        super().check(y, anywhere)
+        kind = "complex" if self.network.settings["complex_input"] else "real"
+        expect(y.is_complex() == (kind == "complex"), "StepModel", "y", f"{kind} measurements [B, ...]", y)
+
+    @torch.no_grad()
+    def compute(
+        self, y: Tensor, operator: LinearOperator | None = None, x0: Tensor | None = None,
+        size: Sequence[int] | None = None, iterations: int = ITERATIONS, lam: float | Tensor | None = None,
+        lipschitz: float | Tensor | None = None, **options: Any,
+    ) -> tuple[Tensor, ProximalReport]:  # fmt: skip
+        """Images [B, 1, H, W] of measurements, complex where these are, and certificates in wavelet coefficients.
+
+        Args:
+            y: measurements [B, ...] that passed `check`, of images that lie about in [0, 1].
+            operator: A, from images [B, 1, H, W]; for each image of the batch its own, or one for all.
+            x0: images [B, 1, H, W] to start from; None: see `first_image`.
+            size: (H, W) of the images, where neither A nor x0 tells.
+            iterations: at most so many.
+            lam: weight of the coefficients, as of SGP; None: the paper's, times |A|^2.
+            lipschitz: >= |A|^2; None: it is found out.
+            options: of SGP's call: `tol`, `check_every`, `history`, `callback`.
+
+        Raises:
+            ValueError: an argument does not fit.
+        """
+        y, a = self._given(y, operator)
+        back_projected = x0 is None and not isinstance(a, Radon)
+        x0 = first_image(a, y, size) if x0 is None else x0.to(y)
+        wavelet = Wavelet(WAVELET, LEVEL, x0.shape[-2:])
+        c0 = wavelet(x0.to(y.dtype))
+        if lipschitz is None:
+            lipschitz = (a @ wavelet.T).norm((1, *c0.shape[1:]), tol=1e-9) ** 2
+        lam = LAM[self.problem] * lipschitz if lam is None else lam
+        solver = SGP(a @ wavelet.T, lam, lipschitz, self.network)
+        c, report = solver(y, c0, iterations=iterations, **options)
+        return wavelet.adjoint(c), replace(report, adjoint_calls=report.adjoint_calls + int(back_projected))
+
+    @classmethod
+    def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "StepModel":
+        """The model of what a file holds."""
+        model = cls(_rebuilt(StepNet(**head.hyperparameters), tensors), head.problem, head.meta)
+        if model.method != head.method:
+            raise ValueError(f"a network for {model.method}")
+        return model
+
+    def card(self) -> str:
+        """As of Model."""
+        settings = card.training_of(self.meta)[1]
+        step, whole = self.method == "sgp-step", settings["unroll"]
+        what = f"chooses a step size for each {'image' if step else 'coefficient'} in each iteration of SGP"
+        trained = (
+            f"end to end through {settings['unroll']} iterations, towards the true images"
+            if whole
+            else f"{settings['stages']} greedy stages, towards {settings['target_iterations']} iterations of FISTA"
+        )
+        data = [*self._measured(), f"lam {_listed(settings['lam_factor'])} times the paper's"]
+        code = ["result = model(A(image), operator=A)  # result.x [B, 1, H, W], result.report"]
+        return self._page(what, code, ", ".join(data), trained)
+
+
+@register("unet")
+class DirectModel(_NetworkModel[DirectNet]):
+    """A U-Net that corrects the image of `first_image`. Nothing is promised: its certificate is the misfit."""
+
+    method = "unet"
+
+    @torch.no_grad()
+    def compute(
+        self, y: Tensor, operator: LinearOperator | None = None, x0: Tensor | None = None,
+        size: Sequence[int] | None = None,
+    ) -> tuple[Tensor, MisfitReport]:  # fmt: skip
+        """Real images [B, 1, H, W] of measurements, and how far A x is from these.
+
+        Args:
+            y: measurements [B, ...] that passed `check`, of images that lie about in [0, 1].
+            operator: A, from images [B, 1, H, W]; for each image of the batch its own, or one for all.
+            x0: images [B, 1, H, W] to correct; None: see `first_image`.
+            size: (H, W) of the images, where neither A nor x0 tells.
+
+        Raises:
+            ValueError: an argument does not fit.
+        """
+        y, a = self._given(y, operator)
+        x0 = first_image(a, y, size) if x0 is None else x0.to(y)
+        x0 = x0.real if x0.is_complex() else x0
+        h, w = x0.shape[-2:]
+        whole = pad(x0, (0, -w % MULTIPLE, 0, -h % MULTIPLE), mode="replicate")
+        x = self.network(whole)[..., :h, :w].contiguous()
+        return x, _misfit(a(x), y)
+
+    @classmethod
+    def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "DirectModel":
+        """The model of what a file holds."""
+        return cls(_rebuilt(DirectNet(**head.hyperparameters), tensors), head.problem, head.meta)
+
+    def card(self) -> str:
+        """As of Model."""
+        what = "maps the zero-filled image, or the filtered back-projection, to the image"
+        return self._page(
+            what, ["x = model(A(image), operator=A).x"], ", ".join(self._measured()), "mean squared error"
+        )
+
+
+def _misfit(image: Tensor, y: Tensor) -> MisfitReport:
+    """Of A x and y."""
+    distance, size = squares(image, y).sqrt(), squares(y).sqrt()
+    finite = torch.isfinite(distance)
+    status = Status(TRAINED_ONLY, torch.zeros_like(finite), finite)
+    return MisfitReport(distance, distance / size.clamp_min(1e-300), torch.zeros_like(finite), status)

@@ -1,69 +1,86 @@
-"""Trained D-LADMM as a model: sparse codes of vectors, or images freed from salt-and-pepper noise patch by patch."""
+"""Trained D-LADMM as a model: sparse codes of vectors, or images freed from salt-and-pepper noise patch by patch.
 
-from collections.abc import Sequence
+Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM, arXiv:1905.06179.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
-from fastrecon.certificates import Result, SplittingReport, answer
-from fastrecon.checks import expect, expect_finite
+from fastrecon import products
+from fastrecon.certificates import SplittingReport
+from fastrecon.checks import choice, expect, expect_finite
+from fastrecon.models import card
 from fastrecon.models import file as model_file
+from fastrecon.models.base import Model, register
 from fastrecon.operators import Dictionary
+from fastrecon.operators.base import LinearOperator
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
 
-METHOD = "d-ladmm"
 
-
-class SparseCoder(nn.Module):
-    """D-LADMM: data [B, m] to codes [B, d], with the certificate of every sample.
+@register("d-ladmm")
+class SparseCoder(Model):
+    """D-LADMM: codes [B, d] of data [B, m] that are A z + sparse errors, with the certificate of every sample.
 
     Args:
         solver: D-LADMM with B = I.
-        meta: facts to keep with the model: `task`, `name`, `training`.
+        meta: facts to keep with the model: `name`, `training`.
     """
 
-    independent = True  # no result depends on the others of its batch: batches may be cut and filled up
+    problem = "sparse-coding"
+    method = "d-ladmm"
 
-    def __init__(self, solver: DLADMM, meta: dict[str, Any]):
-        super().__init__()
+    def __init__(self, solver: DLADMM, meta: Mapping[str, Any]):
+        super().__init__(meta)
         expect(solver.b is None, type(self).__name__, "solver", "a DLADMM with B = I", "a general B")
-        self.solver, self.meta = solver, dict(meta)
+        self.solver, self.precision = solver, "float32"
 
     @property
-    def operator(self) -> Dictionary:
+    def operator(self) -> Dictionary:  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody sets it
         """A."""
         return self.solver.a
 
-    def forward(self, y: Any, rigorous: bool = False, **options: Any) -> Result:
-        """Codes z of y ~ A z + sparse errors.
+    @torch.no_grad()
+    def compute(
+        self, y: Tensor, operator: LinearOperator | None = None, rigorous: bool = False, **options: Any
+    ) -> tuple[Tensor, SplittingReport]:
+        """Codes z of data y. Unless rigorous, the host never waits for the device.
 
         Args:
-            y: [B, m], a tensor on the model's device or an array; computed in the model's precision.
+            y: data [B, m] that passed `check`.
+            operator: None; the model has its own.
             rigorous: whether to continue from the learned layers, each safeguarded, until the duality gap is small
                 (DLADMM.solve).
             options: of DLADMM.forward, or of DLADMM.solve.
-
-        Raises:
-            ValueError: y does not fit, or holds NaN or Inf.
         """
-        return answer(self, y, rigorous=rigorous, **options)
-
-    @torch.no_grad()
-    def compute(self, y: Tensor, rigorous: bool = False, **options: Any) -> tuple[Tensor, SplittingReport]:
-        """As `forward` for data that passed `check`. Unless rigorous, the host never waits for the device."""
-        s, report = self._solve(y.to(self.operator.atoms.dtype), rigorous, options)
+        s, report = self._solve(y.to(self.operator.atoms.dtype), operator, rigorous, options)
         return s.z, report
 
+    def _solve(
+        self, x: Tensor, operator: LinearOperator | None, rigorous: bool, options: dict[str, Any]
+    ) -> tuple[Splitting, SplittingReport]:
+        expect(operator is None, "restore", "operator", "none: the model has its own", type(operator).__name__)
+        with products.tf32() if self.precision == "tf32" else contextlib.nullcontext():
+            return self.solver.solve(x, **options) if rigorous else self.solver(x, **options)
+
+    @property
+    def independent(self) -> bool:
+        """True."""
+        return True
+
     def capturable(self, rigorous: bool = False, **options: Any) -> bool:
-        """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
+        """Whether the learned layers alone are computed."""
         return not rigorous
 
-    def _solve(self, x: Tensor, rigorous: bool, options: dict[str, Any]) -> tuple[Splitting, SplittingReport]:
-        return self.solver.solve(x, **options) if rigorous else self.solver(x, **options)
+    def set_precision(self, precision: str) -> None:
+        """Of the products with dictionaries: float32, or tf32 on a GPU."""
+        self.precision = choice(precision, ("float32", "tf32"), type(self).__name__, "precision")
 
     def check(self, y: Tensor, anywhere: bool = False) -> None:
         """Looks at data, on the model's device or `anywhere`.
@@ -80,18 +97,59 @@ class SparseCoder(nn.Module):
     def _shape(self) -> str:
         return f"[B, {self.operator.atoms.shape[0]}]"
 
-    def save(self, path: str | Path, half: bool = False) -> None:
-        """Writes weights and metadata as one safetensors file; it appears complete or not at all.
+    def hyperparameters(self) -> dict[str, Any]:
+        """Of the solver."""
+        return self.solver.hyperparameters()
 
-        Args:
-            path: of the file.
-            half: whether matrices are stored as float16.
-        """
-        meta = self.meta | {"hyperparameters": self.solver.hyperparameters()}
-        tensors = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("classical.")}
+    def tensors(self) -> dict[str, Tensor]:
+        """Of the solver, but for the classical weights that follow from A."""
+        return {k: v for k, v in self.solver.state_dict().items() if not k.startswith("classical.")}
+
+    def save(self, path: str | Path, half: bool = False) -> None:
+        """As of Model; `half`: matrices are stored as float16."""
+        tensors = self.tensors()
         if half:
             tensors = {k: v.half() if min(v.shape) > self.solver.layers else v for k, v in tensors.items()}
-        model_file.write(path, METHOD, tensors, meta)
+        model_file.write(path, self.header(), tensors)
+
+    @classmethod
+    def from_file(cls, head: model_file.Header, tensors: dict[str, Tensor]) -> "SparseCoder":
+        """The model of what a file holds: a PatchDenoiser, where it was trained for images."""
+        tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
+        solver = DLADMM(Dictionary(tensors["a.atoms"]), **head.hyperparameters)
+        solver = solver.to(tensors["a.atoms"].dtype)
+        found = solver.load_state_dict(tensors, strict=False)
+        missing = [k for k in found.missing_keys if not k.startswith("classical.")]
+        if missing or found.unexpected_keys:
+            raise RuntimeError(f"parameters missing: {missing}, unknown: {found.unexpected_keys}")
+        kinds = {kind.problem: kind for kind in (SparseCoder, PatchDenoiser)}
+        return kinds[head.problem](solver, head.meta)
+
+    def card(self) -> str:
+        """As of Model."""
+        training, settings = card.training_of(self.meta)
+        quality = training.get("validation_psnr")  # minus the NMSE, once
+        quality = training["validation_nmse"] if quality is None else -quality
+        data = f"{settings['samples']} samples, drawn with seed {settings['seed']}"
+        size = f"{settings['rows']}x{settings['columns']}"
+        what, code = f"finds sparse codes of data with sparse errors, {size}", "result = model(x)  # x [B, m]"
+        return self._page(what, code, data, "none" if quality is None else f"NMSE {quality} dB")
+
+    def _page(self, what: str, code: str, data: str, validation: str) -> str:
+        training, settings = card.training_of(self.meta)
+        page = [
+            f"D-LADMM with {settings['layers']} layers {what}: min {self.solver.lam:g} |Z|_1 + |X - A Z|_1.",
+            "Method: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM, arXiv:1905.06179.",
+        ]
+        layers = f"each layer {settings['deep']:g} of the next" if settings["deep"] else "last layer"
+        facts = {
+            "training data": data,
+            "validation": validation,
+            "loss": f"{settings['loss']}, {layers}",
+            "steps": f"{training['steps']} of {settings['steps']}, batch {settings['batch']}",
+            "seed": f"{settings['seed']}",
+        }
+        return card.page(self.meta, page, [code], facts)
 
 
 class PatchDenoiser(SparseCoder):
@@ -102,25 +160,21 @@ class PatchDenoiser(SparseCoder):
         meta: see SparseCoder.
     """
 
-    def __init__(self, solver: DLADMM, meta: dict[str, Any]):
+    problem = "impulse"
+
+    def __init__(self, solver: DLADMM, meta: Mapping[str, Any]):
         super().__init__(solver, meta)
         pixels = self.operator.atoms.shape[0]
         self.side = round(pixels**0.5)
         expect(self.side**2 == pixels, "PatchDenoiser", "solver", "a dictionary of square patches", f"{pixels} pixels")
 
-    def forward(self, y: Any, rigorous: bool = False, **options: Any) -> Result:
-        """Restores noisy images y [B, 1, H, W] of any size; rigorous and options as SparseCoder.
-
-        Raises:
-            ValueError: y is no batch of grey images, or holds NaN or Inf.
-        """
-        return answer(self, y, rigorous=rigorous, **options)
-
     @torch.no_grad()
-    def compute(self, y: Tensor, rigorous: bool = False, **options: Any) -> tuple[Tensor, SplittingReport]:
-        """As `forward` for images that passed `check`. Unless rigorous, the host never waits for the device."""
+    def compute(
+        self, y: Tensor, operator: LinearOperator | None = None, rigorous: bool = False, **options: Any
+    ) -> tuple[Tensor, SplittingReport]:
+        """Images like the noisy ones y [B, 1, H, W], of any size; arguments as of SparseCoder."""
         patches = self.to_patches(y.to(self.operator.atoms.dtype))
-        s, report = self._solve(patches, rigorous, options)
+        s, report = self._solve(patches, operator, rigorous, options)
         return self.to_image(s.az, y.shape[-2:]), report.merged(len(patches) // len(y))
 
     def to_patches(self, y: Tensor) -> Tensor:
@@ -145,20 +199,14 @@ class PatchDenoiser(SparseCoder):
     def _shape(self) -> str:
         return "[B, 1, H, W]"
 
-
-def rebuild(meta: dict[str, Any], tensors: dict[str, Tensor]) -> SparseCoder:
-    """The model of a file's metadata and tensors, in evaluation mode.
-
-    Raises:
-        KeyError, TypeError, RuntimeError: something is missing or does not fit.
-    """
-    tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
-    solver = DLADMM(Dictionary(tensors["a.atoms"]), **meta["hyperparameters"])
-    solver = solver.to(tensors["a.atoms"].dtype)
-    found = solver.load_state_dict(tensors, strict=False)
-    missing = [k for k in found.missing_keys if not k.startswith("classical.")]
-    if missing or found.unexpected_keys:
-        raise RuntimeError(f"parameters missing: {missing}, unknown: {found.unexpected_keys}")
-    kept = {k: v for k, v in meta.items() if k not in ("hyperparameters", "method")}
-    kind = PatchDenoiser if meta["task"] == "salt-and-pepper" else SparseCoder
-    return kind(solver, kept).eval()
+    def card(self) -> str:
+        """As of Model."""
+        training, settings = card.training_of(self.meta)
+        side, quality = settings["patch"], training.get("validation_psnr")
+        what = f"removes salt-and-pepper noise from images by {side}x{side} patches, with a dictionary of"
+        data = f"{', '.join(training['data'])}: luminance, {training['images']['training']} images"
+        return self._page(
+            f"{what} {settings['atoms']} atoms", "result = model(noisy)  # noisy [B, 1, H, W] on [0, 1]",
+            f"{data}, {100 * settings['noise']:g}% of the pixels black or white",
+            "none" if quality is None else f"PSNR {quality} dB",
+        )  # fmt: skip

@@ -15,7 +15,8 @@ from fastrecon.checks import expect, flag, integer
 from fastrecon.ops.by_image import each_image
 from fastrecon.threads import together
 
-LEVELS = 4  # widths w, 2w, 4w, 8w: sides must be divisible by 8
+LEVELS = 4  # widths w, 2w, 4w, 8w
+MULTIPLE = 1 << (LEVELS - 1)  # sides must be divisible by 8
 NORMS = ("batch", "group", "none")
 GROUP = 8  # channels of a group
 SWIFT = 30.0  # Adam moves all parameters alike: numbers that must change by several units are stored divided by this
@@ -63,8 +64,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features like x."""
-        fits = x.ndim == 4 and x.shape[2] % 8 == 0 and x.shape[3] % 8 == 0
-        expect(fits, "UNet", "x", "[B, C, H, W] with H and W divisible by 8", x)
+        fits = x.ndim == 4 and x.shape[2] % MULTIPLE == 0 and x.shape[3] % MULTIPLE == 0
+        expect(fits, "UNet", "x", f"[B, C, H, W] with H and W divisible by {MULTIPLE}", x)
         x, kept = x.contiguous(memory_format=torch.channels_last), []
         for k, block in enumerate(self.down):
             x = block(x if k == 0 else self.pool(x))
@@ -117,7 +118,7 @@ class StepNet(nn.Module):
 
     Attributes:
         limits: of the step sizes, for SGP.
-        meta: facts of a trained network: `method`, `task`, `name`, `training`.
+        settings: the arguments.
     """
 
     dimensionless = True
@@ -134,7 +135,6 @@ class StepNet(nn.Module):
         self.settings: dict[str, Any] = {
             "variant": variant, "complex_input": complex_input, "width": width, "norm": norm, "iterations": iterations,
         }  # fmt: skip
-        self.meta: dict[str, Any] = {}
         self.unet = UNet(6 if complex_input else 4, width, norm)
         self.head = nn.Linear(width, 1) if variant == "step" else nn.Conv2d(width, 1, 1)
         for p in self.head.parameters():
@@ -163,13 +163,12 @@ class DirectNet(nn.Module):
         width, norm: of the U-Net.
 
     Attributes:
-        meta: facts of a trained network: `method`, `task`, `name`, `training`.
+        settings: the arguments.
     """
 
     def __init__(self, width: int = 64, norm: str = "batch"):
         super().__init__()
         self.settings: dict[str, Any] = {"width": width, "norm": norm}
-        self.meta: dict[str, Any] = {}
         self.unet = UNet(1, width, norm)
         self.head = nn.Conv2d(width, 1, 1)
         for p in self.head.parameters():

@@ -197,7 +197,7 @@ def _resumed(call: Run) -> Trainer:
         if call.world.rank == 0 and damaged.exists():  # else the next checkpoint would take the good one's place
             os.replace(damaged, call.folder / checkpoint.DAMAGED)
     call.say(f"continues after step {trainer.step} of {trainer.schedule.steps}" + "".join(f"; {c}" for c in changes))
-    if call.world.rank == 0 and not mend(call.folder / MODEL, *trainer.objective.card()):
+    if call.world.rank == 0 and not mend(call.folder / MODEL, trainer.objective.card()):
         trainer.best, trainer.exported = float("-inf"), False  # the model is gone: the next one is the best
     return trainer
 

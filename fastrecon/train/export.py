@@ -1,12 +1,10 @@
 """A model and its card: two files that belong together."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from fastrecon import io
+from fastrecon import io, models
 
 
 def write_pair(weights: Path, save: Callable[[Path], object], card: Path, text: str) -> None:
@@ -21,14 +19,11 @@ def write_pair(weights: Path, save: Callable[[Path], object], card: Path, text: 
         save(weights)
 
 
-def mend(weights: Path, card: Path, page: Callable[[dict[str, Any]], str]) -> bool:
-    """Writes the card anew unless it is what `page` says of the weights' metadata; false if they cannot be read."""
-    from safetensors import SafetensorError, safe_open
-
+def mend(weights: Path, card: Path) -> bool:
+    """Writes the card anew unless it is that of the weights; false if they cannot be read."""
     try:
-        with safe_open(weights, framework="pt") as file:
-            text = page(json.loads((file.metadata() or {})["fastrecon"]))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        text = models.load(weights).card()
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     if not card.is_file() or card.read_bytes() != _bytes(text):
         with io.atomic(card) as file:

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,7 +15,6 @@ from fastrecon import threads
 from fastrecon.train.world import World
 
 Network = TypeVar("Network", bound=nn.Module)
-Page = Callable[[dict[str, Any]], str]  # the text of a model card, of the model's metadata
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,8 @@ class Objective(ABC, Generic[Network]):
         """Writes the model and its card into the run's folder, with what is known of its training."""
 
     @abstractmethod
-    def card(self) -> tuple[Path, Page]:
-        """The card's file in the run's folder, and what makes its text of a model's metadata."""
+    def card(self) -> Path:
+        """The card's file in the run's folder."""
 
     def finish(self) -> None:
         """Called once, at the end of a whole run, in the first process: figures and tables."""

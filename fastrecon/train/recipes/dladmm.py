@@ -11,7 +11,7 @@ from torch import Tensor
 from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
-from fastrecon.models.sparse_coding import PatchDenoiser
+from fastrecon.models import PatchDenoiser, SparseCoder
 from fastrecon.noise import salt_and_pepper
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
@@ -47,7 +47,7 @@ class Denoise(Layers[Tensor]):
         self.held = [i[None, None].to(world.device, dtype) for i in cropped]
         start = self._start(config, world) if fresh else None
         atoms = torch.eye(config.patch**2, config.atoms) if start is None else start.a.atoms
-        facts = {"task": "salt-and-pepper", "noise": config.noise, "patch": config.patch}
+        facts = {"noise": config.noise, "patch": config.patch}
         super().__init__(config, world, folder, fresh, atoms, PatchDenoiser, facts)
         if start is not None and config.init:
             self.module.solver.load_state_dict(start.state_dict())
@@ -55,11 +55,13 @@ class Denoise(Layers[Tensor]):
     def _start(self, config: Config, world: World) -> DLADMM:
         """The dictionary, or the network of config.init."""
         if config.init:
-            solver = models.load(config.init).solver
-            shape = (config.patch**2, config.atoms, config.layers)
-            fits = isinstance(solver, DLADMM) and (*solver.a.atoms.shape, solver.layers) == shape
-            expect(fits, "train", "--init", f"a D-LADMM model of --patch, --atoms, --layers {shape}", config.init)
-            return solver
+            source, shape = models.load(config.init), (config.patch**2, config.atoms, config.layers)
+            expected = f"a D-LADMM model of --patch, --atoms, --layers {shape}"
+            expect(isinstance(source, SparseCoder), "train", "--init", expected, config.init)
+            assert isinstance(source, SparseCoder)
+            fits = (*source.solver.a.atoms.shape, source.solver.layers) == shape
+            expect(fits, "train", "--init", expected, config.init)
+            return source.solver
         sampler = copy.copy(self.crops)  # the same images, another sequence
         sampler.generator = torch.Generator().manual_seed(config.seed)
         if world.rank == 0:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
-from fastrecon.models.card import dladmm_card
 from fastrecon.models.sparse_coding import SparseCoder
 from fastrecon.options import check, option
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
 from fastrecon.train.commandline import command, settings_of
 from fastrecon.train.export import write_pair
-from fastrecon.train.objective import Objective, Page
+from fastrecon.train.objective import Objective
 from fastrecon.train.recipes.dladmm_loss import LOSSES, gap, gap_literal, weighted
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
@@ -132,7 +131,7 @@ class Layers(Objective[SparseCoder], Generic[Truth]):
     ):  # fmt: skip
         super().__init__(config, world, folder, fresh)
         self.dtype = getattr(torch, config.dtype)
-        self._model, self._facts = model, {"name": self.name, "lam": config.lam} | facts
+        self._model, self._facts = model, {"name": self.name} | facts
         self.module = self.network(atoms)
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         self.squared_error = config.loss == "supervised"
@@ -208,12 +207,11 @@ class Layers(Objective[SparseCoder], Generic[Truth]):
         self.after_step()  # averages of projected weights need not be near the classical ones
         told = {"command": command(self.config, "dladmm", ("problem",)), "settings": settings_of(self.config)}
         self.module.meta["training"] = facts | self.facts() | told
-        card, page = self.card()
-        write_pair(self.folder / "model.safetensors", self.save, card, page(self.module.meta))
+        write_pair(self.folder / "model.safetensors", self.save, self.card(), self.module.card())
 
-    def card(self) -> tuple[Path, Page]:
-        """The card's file, and what makes its text."""
-        return self.folder / f"{self.name}.md", dladmm_card
+    def card(self) -> Path:
+        """The card's file."""
+        return self.folder / f"{self.name}.md"
 
     def state_dict(self) -> dict[str, Any]:
         """Network and generator."""

@@ -17,7 +17,6 @@ from torch import Tensor
 from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
-from fastrecon.models.card import model_card
 from fastrecon.operators import BlockSensing, measurements, random_phi
 from fastrecon.options import check, option
 from fastrecon.solvers import LDA
@@ -25,7 +24,7 @@ from fastrecon.train import images
 from fastrecon.train.block_start import block_covariance, least_squares_start
 from fastrecon.train.commandline import command, last_names, settings_of
 from fastrecon.train.export import write_pair
-from fastrecon.train.objective import Objective, Page, Score
+from fastrecon.train.objective import Objective, Score
 from fastrecon.train.progress import say
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.warm_start import Stage, default_stages, parse_stages
@@ -114,7 +113,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class LdaCs(Objective[models.Reconstructor]):
+class LdaCs(Objective[models.BlockSensingModel]):
     """LDA for block compressed sensing, its crops, and the stage of its warm start; see `Objective`.
 
     `fresh` computes the least-squares start and reads config.init.
@@ -137,7 +136,7 @@ class LdaCs(Objective[models.Reconstructor]):
         self.select = False
         self.module = self._network(fresh)
 
-    def _network(self, fresh: bool) -> models.Reconstructor:
+    def _network(self, fresh: bool) -> models.BlockSensingModel:
         config, n = self.config, self.config.block**2
         torch.manual_seed(config.seed)
         phi = random_phi(measurements(config.ratio, n), n, config.phi_seed)
@@ -154,9 +153,15 @@ class LdaCs(Objective[models.Reconstructor]):
             sigma=config.sigma, gamma=config.gamma, eps_mode=config.eps_mode,
         )  # fmt: skip
         if fresh and config.init:
-            _copy_network(models.load(config.init), solver)
-        meta = {"task": "block-cs", "ratio": config.ratio, "name": self.name, "phi_seed": config.phi_seed}
-        network = models.Reconstructor(operator, solver, q.to(self.dtype), meta, blockwise=config.patch == config.block)
+            source = models.load(config.init)
+            fits = isinstance(source, models.BlockSensingModel)
+            expect(fits, "train", "--init", "a model for block-cs", f"one for {source.problem}")
+            assert isinstance(source, models.BlockSensingModel)
+            _copy_network(source, solver)
+        meta = {"ratio": config.ratio, "name": self.name, "phi_seed": config.phi_seed}
+        network = models.BlockSensingModel(
+            operator, solver, q.to(self.dtype), meta, blockwise=config.patch == config.block
+        )
         return network.to(self.world.device, self.dtype)
 
     @property
@@ -209,12 +214,11 @@ class LdaCs(Objective[models.Reconstructor]):
             "stages": list(map(str, self.stages)),
             "settings": settings_of(config),
         }
-        card, page = self.card()
-        write_pair(self.folder / "model.safetensors", self.module.save, card, page(self.module.meta))
+        write_pair(self.folder / "model.safetensors", self.module.save, self.card(), self.module.card())
 
-    def card(self) -> tuple[Path, Page]:
-        """The card's file, and what makes its text."""
-        return self.folder / f"{self.name}.md", model_card
+    def card(self) -> Path:
+        """The card's file."""
+        return self.folder / f"{self.name}.md"
 
     def describe(self) -> str:
         """The stage in a few words."""
@@ -259,7 +263,7 @@ class LdaCs(Objective[models.Reconstructor]):
         self.crops.load_state_dict(state["crops"])
 
 
-def _copy_network(source: models.Reconstructor, target: LDA) -> None:
+def _copy_network(source: models.BlockSensingModel, target: LDA) -> None:
     """Copies trained parameters; phases that the source does not have copy its last one."""
     solver = copy.deepcopy(source.solver)
     expect(

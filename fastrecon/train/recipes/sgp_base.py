@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from fastrecon.checks import expect
 from fastrecon.metrics import nmse_db, psnr
-from fastrecon.models import sgp as step_models
-from fastrecon.models.card import sgp_card
+from fastrecon.models import DirectModel, StepModel
 from fastrecon.networks.unet import GROUP, LEVELS, DirectNet, StepNet
 from fastrecon.options import check, option
 from fastrecon.problems import wavelet_l1 as problems
@@ -21,7 +19,7 @@ from fastrecon.solvers import SGP
 from fastrecon.train import images
 from fastrecon.train.commandline import command, last_names, settings_of
 from fastrecon.train.export import write_pair
-from fastrecon.train.objective import Objective, Page, Score
+from fastrecon.train.objective import Objective, Score
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
@@ -30,7 +28,7 @@ VALIDATION_ITERATIONS = 20
 
 
 def task_of(problem: str) -> str:
-    """The problem as `wavelet_l1` and the model's file call it."""
+    """The problem as `wavelet_l1` calls it."""
     return "fourier" if problem == "mri" else problem
 
 
@@ -207,14 +205,13 @@ class Networks(Objective[StepNet | DirectNet]):
             "validation_nmse": nmse, "data": last_names(c.data), "images": self.count, "settings": settings_of(c),
             "command": command(c, c.method, ("problem",), ("method",)),
         }  # fmt: skip
-        self.module.meta = {"method": c.kind, "task": task_of(c.problem), "name": self.name, "training": training}
-        card, page = self.card()
-        save = partial(step_models.save, network=self.module)
-        write_pair(self.folder / "model.safetensors", save, card, page(self.module.meta))
+        net, meta = self.module, {"name": self.name, "training": training}
+        model = StepModel(net, c.problem, meta) if isinstance(net, StepNet) else DirectModel(net, c.problem, meta)
+        write_pair(self.folder / "model.safetensors", model.save, self.card(), model.card())
 
-    def card(self) -> tuple[Path, Page]:
-        """The card's file, and what makes its text."""
-        return self.folder / f"{self.name}.md", sgp_card
+    def card(self) -> Path:
+        """The card's file."""
+        return self.folder / f"{self.name}.md"
 
     def describe(self) -> str:
         """The stage in a few words."""

@@ -61,7 +61,7 @@ class Synthetic(Layers[Samples]):
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         atoms = random_dictionary(config.rows, config.columns, config.seed)
-        super().__init__(config, world, folder, fresh, atoms, SparseCoder, {"task": "synthetic"})
+        super().__init__(config, world, folder, fresh, atoms, SparseCoder, {})
         generator = torch.Generator().manual_seed(config.seed + 2)
         kinds = (draw(atoms, count, generator) for count in (config.samples, config.test_samples))
         self.train, self.test = (Samples(*(t.to(world.device, self.dtype) for t in vars(s).values())) for s in kinds)
@@ -102,6 +102,7 @@ class Synthetic(Layers[Samples]):
     def finish(self) -> None:
         """Writes nmse.csv and nmse.png: NMSE of every layer, and of every iteration of LADMM for several lam."""
         best = models.load(self.folder / "model.safetensors").to(self.world.device)  # as exported
+        assert isinstance(best, SparseCoder)
         found = curves(best, self.test)
         io.write_csv(self.folder / "nmse.csv", table(found))
         title = f"{self.config.rows} x {self.config.columns}, {self.config.test_samples} samples"

@@ -1,0 +1,207 @@
+"""LDA, GD-Net and AGD-Net for block compressed sensing: x0 = Q y for every block, then the trained phases.
+
+Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction,
+arXiv:2007.11245.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrecon.certificates import Report
+from fastrecon.checks import expect, expect_finite, flag, size_2d
+from fastrecon.models import card
+from fastrecon.models.base import Model, register
+from fastrecon.models.file import Header
+from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.block_sensing import BlockSensing, product_per_image, random_phi
+from fastrecon.solvers import LDA, AGDNet, GDNet
+from fastrecon.solvers.descent import UnrolledDescent
+
+SOLVERS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
+SAME = 1e-5  # sampling matrices that differ by less are one, made on two machines
+
+
+@register(*SOLVERS)
+class BlockSensingModel(Model):
+    """A trained method for one sampling matrix.
+
+    Args:
+        operator: the sampling A; it must be the solver's.
+        solver: LDA, GDNet or AGDNet.
+        q: least-squares start [block * block, m], A Q = I.
+        meta: facts to keep with the model: `ratio`, `name`, `training`, and `phi_seed` if random_phi made Phi.
+        blockwise: whether every block is an image of its own, as in the paper; else the regulariser sees the whole
+            image, which leaves no block edges.
+    """
+
+    problem = "block-cs"
+    operator: BlockSensing
+    q: Tensor
+
+    def __init__(
+        self, operator: BlockSensing, solver: UnrolledDescent, q: Tensor, meta: Mapping[str, Any],
+        blockwise: bool = False,
+    ):  # fmt: skip
+        super().__init__(meta)
+        n, m = operator.phi.shape[::-1]
+        own, name = solver.fidelity.operator is operator, type(self).__name__
+        expect(q.shape == (n, m), name, "q", f"a matrix ({n}, {m})", q)
+        expect(own, name, "operator", "the operator of the solver", "another")
+        self.method = next(method for method, kind in SOLVERS.items() if type(solver) is kind)
+        self.operator = operator  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody sets another kind
+        self.solver, self.blockwise = solver, blockwise
+        self.register_buffer("q", q)
+
+    def start(self, y: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """x0 [B, 1, H, W] from y [B, rows, cols, m], cropped to `size`."""
+        return self.operator.to_image(product_per_image(y, self.q.T), size)
+
+    @torch.no_grad()
+    def compute(
+        self, y: Tensor, operator: LinearOperator | None = None, size: tuple[int, int] | None = None,
+        rigorous: bool = False, **options: Any,
+    ) -> tuple[Tensor, Report]:  # fmt: skip
+        """Images [B, 1, H, W] of measurements [B, rows, cols, m]. Unless rigorous, the host never waits for the device.
+
+        Args:
+            y: measurements that passed `check`.
+            operator: the model's own, or None.
+            size: (H, W) of the images, to which the last blocks are cropped; else whole blocks.
+            rigorous: whether to continue from the trained phases to convergence (LDA.solve, balanced).
+            options: of LDA.solve, or `history` and `progress` of the trained phases.
+
+        Raises:
+            ValueError: size or operator does not fit; the method has no rigorous mode.
+        """
+        rigorous, size = flag(rigorous, "reconstruct", "rigorous"), size and size_2d(size, "reconstruct", "size")
+        able, name = not rigorous or hasattr(self.solver, "solve"), type(self.solver).__name__
+        expect(able, "reconstruct", "rigorous", "a method with a convergence guarantee (LDA)", name)
+        if operator is not None and operator is not self.operator:
+            expect(self.measures(operator), "reconstruct", "operator", "the model's own sampling matrix", "another")
+        return (self._blocks if self.blockwise else self._image)(y.to(self.q.dtype), size, rigorous, options)
+
+    def _image(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
+        x0, solver = self.start(y, size), self.solver
+        if not (rigorous and isinstance(solver, LDA)):
+            return solver(y, x0, **options)
+        chosen: dict[str, Any] = {"balance": not solver.regulariser.final_activation} | options
+        return solver.solve(y, x0, **chosen)
+
+    def _blocks(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
+        count, rows, cols, m = y.shape
+        x, report = self._image(y.reshape(-1, 1, 1, m), None, rigorous, options)
+        return self.operator.to_image(x.reshape(count, rows, cols, -1), size), report.merged(rows * cols)
+
+    def measures(self, operator: LinearOperator) -> bool:
+        """Whether an operator is the model's own, but for rounding."""
+        if not isinstance(operator, BlockSensing) or operator.block != self.operator.block:
+            return False
+        ours, theirs = self.operator.phi, operator.phi
+        return ours.shape == theirs.shape and torch.allclose(ours, theirs.to(ours), rtol=0, atol=SAME)
+
+    @property
+    def independent(self) -> bool:
+        """Whether each image decides about its own eps."""
+        return self.solver.eps_mode != "batch"
+
+    def capturable(self, rigorous: bool = False, **options: Any) -> bool:
+        """Whether the trained phases alone are computed, and nobody is told of them."""
+        return not rigorous and options.get("progress") is None
+
+    def set_precision(self, precision: str) -> None:
+        """Of the regulariser's gradient in the steps; see FeatureNorm."""
+        self.solver.regulariser.precision = precision
+
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at measurements, on the model's device or `anywhere`.
+
+        Raises:
+            ValueError: they have another shape, type or device, NaN or Inf.
+        """
+        m = self.q.shape[1]
+        fits = y.ndim == 4 and y.is_floating_point()
+        expect(fits, "reconstruct", "y", f"real measurements [B, rows, cols, {m}]", y)
+        ratio = f" (ratio {self.meta['ratio']:g}%)" if "ratio" in self.meta else ""
+        got = f"{y.shape[3]} ({100 * y.shape[3] / len(self.q):.0f}% of the {len(self.q)} pixels)"
+        expect(y.shape[1] * y.shape[2] > 0, "reconstruct", "y", "at least one block an image", y)
+        expect(y.shape[3] == m, "reconstruct", "y", f"{m} measurements per block{ratio}", got)
+        here = anywhere or y.device == self.q.device
+        expect(here, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
+        expect_finite(y, "reconstruct", "finite measurements", "image")
+
+    def problem_options(self) -> dict[str, Any]:
+        """Ratio, seed of the sampling matrix and side of the blocks, as far as they are known."""
+        known = {k: self.meta[k] for k in ("ratio", "phi_seed") if k in self.meta}
+        return known | {"block": self.operator.block}
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Of the solver, and of the blocks."""
+        own: dict[str, Any] = {"block": self.operator.block, "blockwise": self.blockwise}
+        return self.solver.hyperparameters() | own | ({"phi_sample": _sample(self._phi)} if self._from_seed else {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and start. A sampling matrix that `random_phi` makes of `meta["phi_seed"]` is left out, and made
+        again by `load`.
+        """
+        own = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("fidelity.")} | {"q": self.q}
+        return own if self._from_seed else own | {"phi": self._phi}
+
+    @property
+    def _phi(self) -> Tensor:
+        return self.operator.phi.detach()
+
+    @property
+    def _from_seed(self) -> bool:
+        seed, phi = self.meta.get("phi_seed"), self._phi
+        return seed is not None and torch.equal(random_phi(phi.shape[0], phi.shape[1], seed).to(phi), phi)
+
+    @classmethod
+    def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "BlockSensingModel":
+        """The model of what a file holds."""
+        settings, kind = head.hyperparameters, SOLVERS[head.method]
+        q, phi = tensors.pop("q"), tensors.pop("phi", None)
+        if phi is None:
+            seed = head.operator["phi_seed"]
+            phi = random_phi(q.shape[1], q.shape[0], seed).to(q)
+            pairs = zip(_sample(phi), settings["phi_sample"], strict=True)
+            if not all(math.isclose(a, b, abs_tol=SAME) for a, b in pairs):
+                raise RuntimeError(f"the sampling matrix of seed {seed} comes out differently on this machine")
+        operator = BlockSensing(phi, settings["block"])
+        names = kind(operator, phases=1).hyperparameters()
+        solver = kind(operator, **{k: settings[k] for k in names}).to(q.dtype)
+        found = solver.load_state_dict(tensors, strict=False)
+        missing = [k for k in found.missing_keys if not k.startswith("fidelity.")]
+        if missing or found.unexpected_keys:
+            raise RuntimeError(f"parameters missing: {missing}, unknown: {found.unexpected_keys}")
+        return cls(operator, solver, q, head.meta, settings["blockwise"])
+
+    def card(self) -> str:
+        """As of Model."""
+        training, settings = card.training_of(self.meta)
+        what = [
+            f"LDA for block compressed sensing at {self.meta['ratio']:g}% ({settings['block']}x{settings['block']}"
+            f" blocks): {settings['phases']} phases, {settings['channels']} channels, {settings['layers']}"
+            " convolutions.",
+            "Method: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction,"
+            " arXiv:2007.11245.",
+        ]
+        code = ["result = model(model.operator(image), size=image.shape[-2:])  # image [B, 1, H, W] on [0, 1]"]
+        images, quality = training["images"], training["validation_psnr"]
+        facts = {
+            "training data": f"{', '.join(training['data'])}: luminance, {images['training']} images",
+            "validation": "none" if quality is None else f"{images['validation']} images, PSNR {quality} dB",
+            "steps": f"{training['steps']} of {settings['steps']}",
+            "stages": "; ".join(training["stages"]),
+            "optimiser": f", batch {settings['batch']} of {settings['patch']}x{settings['patch']} pixels",
+            "seeds": f"network and data {settings['seed']}, sampling matrix {settings['phi_seed']}",
+        }
+        return card.page(self.meta, what, code, facts)
+
+
+def _sample(phi: Tensor) -> list[float]:
+    """A few entries that tell whether a matrix made from its seed is the one of the training."""
+    return phi.flatten()[:: max(1, phi.numel() // 7)].tolist()
