@@ -12,6 +12,7 @@ from fastrecon import masks, metrics, models, operators, ops, problems, solvers,
 from fastrecon.certificates import Result
 from fastrecon.engine import Engine
 from fastrecon.models import load, pretrained
+from fastrecon.reconstruction import reconstruct
 from fastrecon.registry import backends
 
 __version__ = version("fastrecon")
@@ -29,6 +30,7 @@ __all__ = [
     "ops",
     "pretrained",
     "problems",
+    "reconstruct",
     "solvers",
     "terms",
 ]

@@ -6,6 +6,7 @@ Images are arrays [H, W] on the [0, 1] scale; curves are sequences with one valu
 import contextlib
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import cycle
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastrecon import io
 
 # Okabe & Ito: told apart with any colour vision
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+SHADES = (BLUE, GREEN, ORANGE, RED, "#56B4E9", "#CC79A7")
 CELL = 3.0  # inches: width of an image
 CURVES = 2.1  # inches: height of a row of curves
 FEW = 40  # points: up to here each is marked
@@ -29,59 +31,80 @@ AS_IT_IS: dict[str, Any] = {"parse_math": False, "usetex": False}  # of texts fr
 Curves = Mapping[str, Sequence[float]]
 
 
-def reconstruction(
-    start: np.ndarray,
-    result: np.ndarray,
-    reference: np.ndarray | None,
-    title: str,
-    captions: Sequence[str],
-    history: Curves,
-) -> Figure:
-    """Reference, start, reconstruction and error side by side; below, objective, gradient norm and eps in each phase.
+def picture(images: Sequence[np.ndarray], captions: Sequence[str], title: str, history: Mapping[str, Any]) -> Figure:
+    """Start and reconstruction, with the truth also that and the error; below, what every iteration did.
 
     Args:
-        start: initial image [H, W].
-        result: reconstruction [H, W].
-        reference: the true image [H, W]; without it, only start and result are shown.
+        images: start and result, or reference, start and result: [H, W] or [H, W, 3] on [0, 1], of complex ones the
+            magnitude is shown.
+        captions: of the images.
         title: heading.
-        captions: of start and result.
-        history: `phi_eps`, `merit`, `grad_norm` and `eps`, one value for each phase from the start on.
+        history: rows of the report by name, one value for each iteration from the start on; `quality` holds
+            iteration, seconds and nmse_db.
     """
-    images = [(start, captions[0]), (result, captions[1])]
-    if reference is not None:
-        images.insert(0, (reference, "reference\n"))
-    columns = 4
-    height = float(np.clip(CELL * result.shape[0] / result.shape[1], 1, 2 * CELL))
-    figure = Figure(figsize=(CELL * columns, height + CURVES + 1.1), layout="constrained")
+    images = [np.abs(a) if np.iscomplexobj(a) else a for a in images]
+    panels = _panels(history)
+    columns = 4 if len(images) == 3 else max(2, len(images))
+    height = float(np.clip(CELL * images[0].shape[0] / images[0].shape[1], 1, 2 * CELL))
+    figure = Figure(figsize=(CELL * columns, height + (CURVES if panels else 0) + 1.1), layout="constrained")
     _heading(figure, title)
-    top, bottom = cast(Any, figure.subfigures(2, 1, height_ratios=[height + 0.6, CURVES]))
-    axes = top.subplots(1, columns) if reference is not None else top.subplots(1, 2)
-    for ax, (pixels, caption) in zip(axes, images, strict=False):
+    top, bottom = figure, None
+    if panels:
+        top, bottom = cast(Any, figure.subfigures(2, 1, height_ratios=[height + 0.6, CURVES]))
+    axes = cast(Any, top.subplots(1, columns, squeeze=False))[0]
+    for ax, pixels, caption in zip(axes, images, captions, strict=False):
         _image(ax, pixels, caption)
-    if reference is not None:
-        error = np.abs(result.clip(0, 1) - reference)
+    for ax in axes[len(images) :]:
+        ax.set_axis_off()
+    if len(images) == 3:
+        error = np.abs(images[2].clip(0, 1) - images[0])
+        error = error.mean(-1) if error.ndim == 3 else error
         limit = _limit(error, 0.998, 1e-6)
         _colorbar(top, axes[3], _image(axes[3], error, "|reconstruction - reference|\n", "magma", limit))
-    phases = np.arange(len(history["phi_eps"]))
-    objective, gradient, radius = bottom.subplots(1, 3)
-    _bounds(objective, phases, history)
-    _curve(gradient, phases, history["grad_norm"], RED)
-    _curve(radius, phases, history["eps"], GREEN)
-    names = ("objective", r"$\|\nabla\phi_\varepsilon\|$", r"smoothing radius $\varepsilon$")
-    for ax, name in zip((objective, gradient, radius), names, strict=True):
-        _axes(ax, "phase" if len(phases) <= FEW else "iteration", name, log=len(phases) > FEW)
+    if bottom is not None:
+        places = cast(Any, bottom.subplots(1, len(panels), squeeze=False))[0]
+        for ax, draw in zip(places, panels, strict=True):
+            draw(ax)
     return figure
 
 
-def before_after(images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> Figure:
-    """Images [H, W] of one size side by side, on the [0, 1] scale."""
-    height = float(np.clip(CELL * images[0].shape[0] / images[0].shape[1], 1, 2 * CELL))
-    figure = Figure(figsize=(CELL * len(images), height + 0.9), layout="constrained")
-    _heading(figure, title)
-    axes = cast(Any, figure.subplots(1, len(images), squeeze=False))[0]
-    for ax, pixels, caption in zip(axes, images, captions, strict=True):
-        _image(ax, pixels, caption)
-    return figure
+LABELS = {  # of the rows of reports
+    "objective": "objective", "grad_norm": r"$\|\nabla\phi_\varepsilon\|$", "eps": r"smoothing radius $\varepsilon$",
+    "step_norm": "length of the step", "gap": "duality gap", "primal_residual": "primal residual",
+}  # fmt: skip
+
+
+def _panels(history: Mapping[str, Any]) -> list[Any]:
+    """What draws each curve of a report, at most four."""
+    found: list[Any] = []
+    rows = {k: v for k, v in history.items() if k != "quality" and len(v) > 1}
+    long = any(len(v) > FEW for v in rows.values())
+    unit = "iteration" if long else "phase" if "phi_eps" in rows else "iteration"
+
+    def curve(name: str, values: Sequence[float]) -> Any:
+        def draw(ax: Axes) -> None:
+            _curve(ax, np.arange(len(values)), values, RED if name != "eps" else GREEN)
+            _axes(ax, unit, LABELS.get(name, name.replace("_", " ")), log=long and name != "objective")
+
+        return draw
+
+    if "phi_eps" in rows and "merit" in rows:
+
+        def bounds(ax: Axes) -> None:
+            _bounds(ax, np.arange(len(rows["phi_eps"])), rows)
+            _axes(ax, unit, "objective", log=long)
+
+        found.append(bounds)
+    found += [curve(k, v) for k, v in rows.items() if k not in ("phi_eps", "merit")]
+    quality = history.get("quality")
+    if quality and len(quality["iteration"]) > 1:
+
+        def error(ax: Axes) -> None:
+            _curve(ax, quality["iteration"], quality["nmse_db"], BLUE)
+            _axes(ax, unit, "NMSE (dB)")
+
+        found.append(error)
+    return found[:4]
 
 
 def layers(curves: Mapping[str, Sequence[float]], ylabel: str, title: str) -> Figure:
@@ -98,103 +121,29 @@ def layers(curves: Mapping[str, Sequence[float]], ylabel: str, title: str) -> Fi
     return figure
 
 
-def convergence(history: Curves, threshold: float, trained: int, psnr: Sequence[float], title: str) -> Figure:
-    """A run to convergence: objective and merit, gradient norm and its threshold, eps, and PSNR against iterations.
-
-    Args:
-        history: `phi_eps`, `merit`, `grad_norm` and `eps`, one value for each iteration from the start on.
-        threshold: sigma gamma: eps is reduced where the gradient norm is below `threshold` * eps.
-        trained: trained phases; the guarantee holds from there on.
-        psnr: dB after each iteration beyond them; may be empty.
-        title: heading.
-    """
-    iterations = np.arange(len(history["eps"]))
-    figure = Figure(figsize=(11, 6.6), layout="constrained")
-    _heading(figure, title)
-    (objective, gradient), (radius, quality) = figure.subplots(2, 2)
-    _bounds(objective, iterations, history)
-    _axes(objective, "iteration", "objective", log=True)
-    _curve(gradient, iterations, history["grad_norm"], RED, r"$\|\nabla\phi_\varepsilon(x_k)\|$")
-    limits = threshold * np.asarray(history["eps"])
-    _curve(
-        gradient, iterations, limits, GREY, r"$\sigma\gamma\varepsilon$: below it $\varepsilon$ shrinks", linestyle="--"
-    )
-    _axes(gradient, "iteration", "gradient norm", log=True)
-    _curve(radius, iterations, history["eps"], GREEN)
-    _axes(radius, "iteration", r"smoothing radius $\varepsilon$", log=True)
-    if len(psnr):
-        _curve(quality, trained + 1 + np.arange(len(psnr)), psnr, BLUE)
-        _axes(quality, "iteration", "PSNR (dB)")
-        quality.set_xlim(radius.get_xlim())
-    else:
-        quality.set_axis_off()
-    gradient.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def curves(
-    start: np.ndarray, result: np.ndarray, reference: np.ndarray, title: str, captions: Sequence[str],
-    methods: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-) -> Figure:  # fmt: skip
-    """Reference, start, reconstruction and error; below, NMSE against iteration and against time.
-
-    Args:
-        start: initial image [H, W].
-        result: reconstruction [H, W].
-        reference: the true image [H, W].
-        title: heading.
-        captions: of start and result.
-        methods: seconds and NMSE in dB of each method, one value for each iteration from the start on.
-    """
-    height = float(np.clip(CELL * result.shape[0] / result.shape[1], 1, 2 * CELL))
-    figure = Figure(figsize=(4 * CELL, height + 2 * CURVES), layout="constrained")
-    _heading(figure, title)
-    top, bottom = cast(Any, figure.subfigures(2, 1, height_ratios=[height + 0.6, 1.5 * CURVES]))
-    axes = top.subplots(1, 4)
-    images = [(reference, "reference\n"), (start, captions[0]), (result, captions[1])]
-    for ax, (pixels, caption) in zip(axes, images, strict=False):
-        _image(ax, pixels, caption)
-    error = np.abs(result.clip(0, 1) - reference)
-    limit = _limit(error, 0.998, 1e-6)
-    _colorbar(top, axes[3], _image(axes[3], error, "|reconstruction - reference|\n", "magma", limit))
-    iterations, times = bottom.subplots(1, 2)
-    for (name, (seconds, nmse)), color in zip(methods.items(), (BLUE, ORANGE, GREEN, RED), strict=False):
-        _curve(iterations, np.arange(len(nmse)), nmse, color, name)
-        _curve(times, 1e3 * np.asarray(seconds), nmse, color, name)
-    _axes(iterations, "iteration", "NMSE (dB)")
-    _axes(times, "milliseconds", "NMSE (dB)")
-    iterations.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def panels(
-    methods: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], limits: Mapping[str, float],
-    title: str, limit: str,
-) -> Figure:  # fmt: skip
+def panels(methods: Mapping[str, Mapping[str, tuple[Any, Any, Any]]], title: str) -> Figure:
     """NMSE against iteration, and below against time: a column for each problem, a curve for each method.
 
     Args:
-        methods: of each problem, by name: seconds and NMSE in dB of each method, one value for each iteration from the
-            start on; a method with one value only is drawn as a level.
-        limits: NMSE of each problem that iterations tend to.
+        methods: of each problem, by name: iterations, seconds and NMSE in dB of each method; one with a single value
+            is drawn as a level.
         title: heading.
-        limit: name of that.
     """
-    figure = Figure(figsize=(3.1 * len(methods) + 0.8, 6.4), layout="constrained")
+    figure = Figure(figsize=(3.1 * max(1, len(methods)) + 0.8, 6.4), layout="constrained")
     _heading(figure, title)
-    grid = cast(Any, figure.subplots(2, len(methods), squeeze=False))
+    grid = cast(Any, figure.subplots(2, max(1, len(methods)), squeeze=False))
     for (name, found), upper, lower in zip(methods.items(), *grid, strict=True):
-        for (method, (seconds, nmse)), color in zip(found.items(), (BLUE, GREEN, ORANGE, RED), strict=False):
-            for ax, x in ((upper, np.arange(len(nmse))), (lower, 1e3 * np.asarray(seconds))):
+        for (method, (iterations, seconds, nmse)), color in zip(found.items(), cycle(SHADES), strict=False):
+            for ax, x in ((upper, iterations), (lower, 1e3 * np.asarray(seconds))):
                 if len(nmse) == 1:
                     ax.axhline(nmse[0], color=color, label=method, linewidth=1.2)
                 else:
                     ax.plot(x, _drawable(nmse), color=color, label=method, linewidth=1.5)
         for ax, xlabel in ((upper, "iteration"), (lower, "milliseconds")):
-            ax.axhline(limits[name], color=GREY, label=limit, linewidth=1, linestyle="--")
             _axes(ax, xlabel, "NMSE (dB)")
         upper.set_title(plain(name), fontsize=9.5, **AS_IT_IS)
-    grid[0, 0].legend(fontsize=7.5, frameon=False)
+    if methods:
+        grid[0, 0].legend(fontsize=7.5, frameon=False)
     return figure
 
 
@@ -272,6 +221,7 @@ def _heading(figure: Figure, title: str) -> None:
 def _image(
     ax: Axes, pixels: np.ndarray, title: str, cmap: str = "gray", limit: float = 1, parse_math: bool = False
 ) -> Any:
+    pixels = pixels.clip(0, limit) if pixels.ndim == 3 else pixels  # colours are not clipped by the colour map
     shown = ax.imshow(pixels, cmap=cmap, vmin=0, vmax=limit, interpolation="nearest")
     ax.set_title(title if parse_math else plain(title), fontsize=9.5, **({} if parse_math else AS_IT_IS))
     ax.set_axis_off()

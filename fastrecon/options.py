@@ -80,13 +80,18 @@ def make(kind: Callable[..., C], values: Mapping[str, Any], op: str) -> C:
     return kind(**values)
 
 
+def options_of(config: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a configuration that are options; others are for callers in Python alone."""
+    return [field for field in dataclasses.fields(config) if "help" in field.metadata]
+
+
 def check(config: Any, op: str) -> None:
     """Checks every field of a configuration of `op`: kind, range, choices, names.
 
     Raises:
         ValueError: one line that names the option.
     """
-    for field in dataclasses.fields(config):
+    for field in options_of(config):
         value = getattr(config, field.name)
         expected = _wrong(field, value)
         expect(not expected, op, flag_of(field.name), expected, _short(value))
@@ -108,7 +113,7 @@ def _wrong(field: dataclasses.Field[Any], value: Any) -> str:
         good = value == field.default or (bool(values) and all(v in choices for v in values))
         return "" if good else f"one of {', '.join(map(str, choices))}"
     if kind in (int, float):
-        return "" if values and all(_is(kind, v) and math.isfinite(v) for v in values) else _NOUNS[kind]
+        return "" if values and all(_is(kind, v) and math.isfinite(float(v or 0)) for v in values) else _NOUNS[kind]
     if several:  # an empty name would mean the current folder
         return "" if all(isinstance(v, str) and v for v in values) else "names of folders or files"
     if not isinstance(value, str):
@@ -149,7 +154,7 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[st
         group: the heading of these options in the help; "": none of their own.
     """
     target = parser.add_argument_group(group) if group else parser
-    for field in dataclasses.fields(kind):
+    for field in options_of(kind):
         if field.name in without:
             continue
         parser_options = {k: v for k, v in field.metadata.items() if k not in ("of", "file_name")}
@@ -174,4 +179,4 @@ def _plain(value: Any) -> str:
 
 def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
     """The fields of a configuration that the command line named."""
-    return {f.name: getattr(args, f.name) for f in dataclasses.fields(kind) if hasattr(args, f.name)}
+    return {f.name: getattr(args, f.name) for f in options_of(kind) if hasattr(args, f.name)}

@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 
 import fastrecon as fr
 from fastrecon import io
-from fastrecon.cli import bench, cs, evaluate, info, reconstruct
+from fastrecon.cli import bench, info
 from fastrecon.cli import main as cli
+from fastrecon.models import BlockSensingModel
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.solvers import LDA, GDNet
 
@@ -43,7 +44,7 @@ def save_model(path: Path, m: int = 32, kind=LDA, seed: int = 0) -> None:
     covariance = torch.from_numpy(0.98 ** np.hypot(i[:, None] - i, j[:, None] - j))
     q = covariance @ phi.T @ torch.linalg.inv(phi @ covariance @ phi.T)
     meta = {"ratio": 100 * m / BLOCK**2, "name": f"tv-{m}", "phi_seed": seed}
-    fr.models.BlockSensingModel(operator, solver, q.float(), meta).save(path)
+    BlockSensingModel(operator, solver, q.float(), meta).save(path)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_noise_has_its_deviation_and_its_seed(place):
 
 
 def test_reconstruct_writes_everything(run, tmp_path):
-    text = ok(run("reconstruct @images --model @tv.safetensors --maps --out", tmp_path))
+    text = ok(run("reconstruct @images --simulate --model @tv.safetensors --maps --out", tmp_path))
     kinds = ("figure.png", "maps.png", "reconstruction.png", "report.json")
     assert names(tmp_path) == [f"{stem}_{kind}" for stem in ("colour", "disc") for kind in kinds]
     assert "RGB converted to grey" in text
@@ -161,7 +162,7 @@ def test_reconstruct_writes_everything(run, tmp_path):
 
 def test_reconstruct_json_is_the_report(run, tmp_path):
     (told,) = json.loads(
-        ok(run("reconstruct @images/disc.png --model @tv.safetensors --no-figure --json --out", tmp_path))
+        ok(run("reconstruct @images/disc.png --simulate --model @tv.safetensors --no-figure --json --out", tmp_path))
     )
     assert names(tmp_path) == ["disc_reconstruction.png", "disc_report.json"]
     written = json.loads((tmp_path / "disc_report.json").read_text())
@@ -169,7 +170,7 @@ def test_reconstruct_json_is_the_report(run, tmp_path):
 
 
 def test_rigorous_run_converges_and_says_so(run, tmp_path):
-    command = "reconstruct @images/disc.png --model @tv.safetensors --rigorous --tol 0.05 --out"
+    command = "reconstruct @images/disc.png --simulate --model @tv.safetensors --rigorous --tol 0.05 --out"
     text = ok(run(command, tmp_path))
     assert "converged" in text
     assert "merit never increased" in text
@@ -185,14 +186,18 @@ def test_rigorous_run_converges_and_says_so(run, tmp_path):
 
 
 def test_rigorous_run_may_reach_its_limit(run, tmp_path):
-    text = ok(run("reconstruct @images/disc.png --model @tv.safetensors --rigorous --max-iterations 2 --out", tmp_path))
+    text = ok(
+        run("reconstruct @images/disc.png --simulate --model @tv.safetensors --rigorous --iterations 2 --out", tmp_path)
+    )
     assert "iteration limit (5 iterations)" in text
 
 
 def test_blockwise_is_another_problem(run, tmp_path):
     psnr = {}
     for flag in ("--blockwise", "--no-blockwise"):
-        command = f"reconstruct @images/disc.png --model @tv.safetensors --rigorous --tol 0.5 {flag} --json --out"
+        command = (
+            f"reconstruct @images/disc.png --simulate --model @tv.safetensors --rigorous --tol 0.5 {flag} --json --out"
+        )
         (report,) = json.loads(ok(run(command, tmp_path / flag)))
         assert report["certificate"]["converged"]
         psnr[flag] = report["scores"]["reconstruction"]["psnr"]
@@ -292,7 +297,7 @@ def test_divergence_is_not_written_as_an_image(fails, place, tmp_path):
     with torch.no_grad():
         model.solver.raw_alpha.fill_(1e30)
     model.save(tmp_path / "wild.safetensors")
-    command = "reconstruct @images/disc.png --out"
+    command = "reconstruct @images/disc.png --simulate --out"
     fails(command, tmp_path / "out", "--model", tmp_path / "wild.safetensors", words=("diverged",))
     assert names(tmp_path / "out") == []
 
@@ -418,9 +423,9 @@ def test_what_exists_is_kept_replaced_or_skipped(run, fails, several, tmp_path):
     [
         ("simulate @images/disc.png --model @tv.safetensors --out {}", "disc.npz"),
         ("demo --image coins --model @tv.safetensors --out {}", "coins_figure.png"),
-        ("reconstruct @images/disc.png --model @tv.safetensors --maps --out {}", "disc_maps.png"),
-        ("reconstruct @images/disc.png --task saltpepper --out {}", "disc_figure.png"),
-        ("reconstruct @images/disc.png --task inpaint --bits 32 --out {}", "disc_reconstruction.tif"),
+        ("reconstruct @images/disc.png --simulate --model @tv.safetensors --maps --out {}", "disc_maps.png"),
+        ("reconstruct @images/disc.png --simulate --task saltpepper --out {}", "disc_figure.png"),
+        ("reconstruct @images/disc.png --simulate --task inpaint --bits 32 --out {}", "disc_reconstruction.tif"),
         ("evaluate --data @images --model @tv.safetensors --csv {}/t.csv", "t.csv"),
         ("evaluate --data @images --task saltpepper --csv {}/t.csv", "t.csv"),
         ("evaluate --data @images --task inpaint --out {}", "curves.png"),
@@ -649,7 +654,9 @@ def test_odd_metadata_names_the_file(fails, tmp_path, text):
 
 def test_unknown_model(fails, tmp_path):
     known = ", ".join(fr.pretrained())
-    fails("reconstruct @images --model lda-cs-26 --out", tmp_path / "out", words=("lda-cs-26", "one of", known))
+    fails(
+        "reconstruct @images --simulate --model lda-cs-26 --out", tmp_path / "out", words=("lda-cs-26", "one of", known)
+    )
     fails("demo --ratio 26 --out", tmp_path / "out", words=("lda-cs-26", "one of", known))
     assert names(tmp_path) == []
 
@@ -690,7 +697,7 @@ def test_two_inputs_one_output(fails, place, tmp_path):
 
 
 def test_only_lda_has_a_rigorous_mode(fails, tmp_path):
-    command = "reconstruct @images/disc.png --model @gd-net.safetensors --rigorous --out"
+    command = "reconstruct @images/disc.png --simulate --model @gd-net.safetensors --rigorous --out"
     fails(command, tmp_path, words=("rigorous", "GDNet"))
 
 
@@ -700,9 +707,9 @@ def test_only_lda_has_a_rigorous_mode(fails, tmp_path):
         ("", ("COMMAND",)),
         ("polish", ("polish", "demo")),
         ("simulate @images", ("--out", "fastrecon simulate --help")),
-        ("reconstruct @images --out x --bits 12", ("--bits", "12")),
-        ("reconstruct @images --out x --tol -1", ("--tol", "> 0")),
-        ("reconstruct @images --out x --max-iterations many", ("--max-iterations", "many")),
+        ("reconstruct @images --simulate --out x --bits 12", ("--bits", "12")),
+        ("reconstruct @images --simulate --out x --tol -1", ("--tol", "> 0")),
+        ("reconstruct @images --simulate --out x --iterations many", ("--iterations", "many")),
         ("evaluate --data @images --model @tv.safetensors --device tpu", ("--device", "tpu", "cpu")),
         ("evaluate --data @images --model @tv.safetensors --device cuda:97", ("--device", "cuda:97", "cpu")),
         ("evaluate --data @images --device cuda:\u00b2", ("--device", "cuda:\u00b2", "cpu")),
@@ -741,7 +748,7 @@ def test_long_values_are_cut(run):
 
 COMMANDS = {
     "simulate": "simulate @images --out x",
-    "reconstruct": "reconstruct @images --out x",
+    "reconstruct": "reconstruct @images --simulate --out x",
     "evaluate": "evaluate --data @images",
     "demo": "demo --out x",
     "bench": "bench",
@@ -753,13 +760,13 @@ NUMBERS = {  # (command, option): what it must refuse
     ("simulate", "--noise"): ("0", *WORDS), ("simulate", "--seed"): ("1.5", *WORDS), ("simulate", "--threads"): COUNTS,
     ("reconstruct", "--noise"): ("0", *WORDS), ("reconstruct", "--seed"): ("1.5", *WORDS),
     ("reconstruct", "--threads"): COUNTS, ("reconstruct", "--tol"): ("0", *WORDS),
-    ("reconstruct", "--max-iterations"): COUNTS, ("reconstruct", "--bits"): ("12", *COUNTS),
+    ("reconstruct", "--iterations"): COUNTS, ("reconstruct", "--bits"): ("12", *COUNTS),
     ("reconstruct", "--rate"): ("0", "1.1", *WORDS),
     ("reconstruct", "--views"): COUNTS, ("reconstruct", "--iterations"): COUNTS,
     ("reconstruct", "--lam-factor"): ("0", "1e-300", *WORDS), ("evaluate", "--noise"): ("0", *WORDS),
     ("evaluate", "--seed"): ("1.5", *WORDS), ("evaluate", "--threads"): COUNTS,
     ("evaluate", "--side"): ("7", *COUNTS), ("demo", "--ratio"): ("0", "101", *WORDS), ("demo", "--threads"): COUNTS,
-    ("demo", "--tol"): ("0", *WORDS), ("demo", "--max-iterations"): COUNTS, ("demo", "--bits"): COUNTS,
+    ("demo", "--tol"): ("0", *WORDS), ("demo", "--iterations"): COUNTS, ("demo", "--bits"): COUNTS,
     ("bench", "--rounds"): COUNTS, ("bench", "--threads"): COUNTS, ("tune", "--channels"): COUNTS,
     ("tune", "--threads"): COUNTS,
 }  # fmt: skip
@@ -828,7 +835,7 @@ def test_interruption(run, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cs, "reconstruct", interrupted)
-    status, out, err = run("reconstruct @images --model @tv.safetensors --out", tmp_path)
+    status, out, err = run("reconstruct @images --simulate --model @tv.safetensors --out", tmp_path)
     assert (status, out, err) == (130, "", "fastrecon: interrupted\n")
     assert names(tmp_path) == []
 

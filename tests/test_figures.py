@@ -35,13 +35,13 @@ def shown(ax):
     return np.asarray(ax.images[0].get_array())
 
 
-def test_reconstruction_shows_images_error_and_phases():
+def test_a_picture_stands_beside_its_error_and_what_every_phase_did():
     h = history(10)
-    axes = figures.reconstruction(START, RESULT, REFERENCE, "camera", ["start\n20 dB", "result\n30 dB"], h).axes
-    (reference,) = (ax for ax in axes if ax.get_title() == "reference\n")
-    np.testing.assert_array_equal(shown(reference), REFERENCE)
-    np.testing.assert_array_equal(shown(labelled(axes, "start\n20 dB")), START)
-    np.testing.assert_array_equal(shown(labelled(axes, "result\n30 dB")), RESULT)
+    images, captions = [REFERENCE, START, RESULT], ["reference\n", "start\n20 dB", "result\n30 dB"]
+    axes = figures.picture(images, captions, "camera", h).axes
+    for pixels, caption in zip(images, captions, strict=True):
+        (ax,) = (ax for ax in axes if ax.get_title() == caption)
+        np.testing.assert_array_equal(shown(ax), pixels)
     error = labelled(axes, "|reconstruction")
     np.testing.assert_allclose(shown(error), abs(RESULT.clip(0, 1) - REFERENCE))
     assert error.images[0].norm.vmax <= shown(error).max()
@@ -50,27 +50,31 @@ def test_reconstruction_shows_images_error_and_phases():
     assert {ax.get_xlabel() for ax in axes} == {"", "phase"}
 
 
-def test_reconstruction_without_a_reference():
-    axes = figures.reconstruction(START, RESULT, None, "scan", ["start", "result"], history(3)).axes
+def test_without_a_reference_or_a_history():
+    axes = figures.picture([START, RESULT], ["start", "result"], "scan", {}).axes
     assert [ax.get_title() for ax in axes if ax.images] == ["start", "result"]
 
 
 @pytest.mark.parametrize("rows", [12, 200])
-def test_convergence_shows_the_whole_run(rows):
-    h = history(rows)
-    psnr = np.linspace(30, 31, rows - 4)
-    axes = figures.convergence(h, 900.0, 3, psnr, "house").axes
-    np.testing.assert_array_equal(curves(labelled(axes, "objective")), [h["merit"], h["phi_eps"]])
-    np.testing.assert_allclose(curves(labelled(axes, "gradient")), [h["grad_norm"], 900 * h["eps"]])
-    quality = labelled(axes, "PSNR").lines[0]
-    np.testing.assert_array_equal(quality.get_ydata(), psnr)
-    assert quality.get_xdata()[0] == 4  # the first iteration after three phases
-    assert quality.get_xdata()[-1] == rows - 1  # the last row, row 0 being the start
-    assert {ax.get_yscale() for ax in axes} == {"log", "linear"}
+def test_every_row_of_a_report_is_drawn(rows):
+    h = {"objective": np.linspace(9, 1, rows), "step_norm": 0.9 ** np.arange(rows)}
+    quality = {"iteration": [1, 2, rows - 1], "seconds": [0.1, 0.2, 3], "nmse_db": [-3.0, -5.0, -9.0]}
+    axes = figures.picture([START, RESULT], ["a", "b"], "x", h | {"quality": quality}).axes
+    np.testing.assert_array_equal(curves(labelled(axes, "objective")), [h["objective"]])
+    np.testing.assert_array_equal(curves(labelled(axes, "length of the step")), [h["step_norm"]])
+    error = labelled(axes, "NMSE").lines[0]
+    np.testing.assert_array_equal(error.get_xdata(), quality["iteration"])
+    np.testing.assert_array_equal(error.get_ydata(), quality["nmse_db"])
+    assert ("log" in {ax.get_yscale() for ax in axes}) == (rows > figures.FEW)
 
 
-def test_convergence_without_a_reference():
-    assert not any("PSNR" in ax.get_ylabel() for ax in figures.convergence(history(5), 900.0, 3, [], "x").axes)
+def test_colours_are_shown_as_colours_and_complex_pictures_by_magnitude():
+    colour = np.stack([START, RESULT, REFERENCE], -1)
+    axes = figures.picture([colour, colour, colour], ["r", "s", "t"], "x", {}).axes
+    np.testing.assert_array_equal(shown(axes[1]), colour.clip(0, 1))
+    assert shown(labelled(axes, "|reconstruction")).shape == START.shape
+    axes = figures.picture([START * 1j, RESULT * 1j], ["s", "t"], "x", {}).axes
+    np.testing.assert_array_equal(shown(axes[0]), abs(START))
 
 
 def test_feature_maps_stand_beside_differences():
@@ -81,13 +85,13 @@ def test_feature_maps_stand_beside_differences():
 
 
 def test_panels_show_every_method_of_every_problem():
-    curve, level = ([0.0, 0.5, 1.0], [-1.0, -2.0, -3.0]), ([0.2], [-2.5])
-    figure = figures.panels({"a": {"m": curve, "n": level}, "b": {"m": curve}}, {"a": -4, "b": -5}, "title", "limit")
+    curve, level = ([1, 2, 5], [0.0, 0.5, 1.0], [-1.0, -2.0, -3.0]), ([1], [0.2], [-2.5])
+    figure = figures.panels({"a": {"m": curve, "n": level}, "b": {"m": curve}}, "title")
     upper_a, upper_b, lower_a, _ = figure.axes
     assert [upper_a.get_title(), upper_b.get_title()] == ["a", "b"]
-    m, n, limit = upper_a.lines
-    np.testing.assert_array_equal(m.get_xydata(), [[0, -1], [1, -2], [2, -3]])
-    assert (set(n.get_ydata()), set(limit.get_ydata())) == ({-2.5}, {-4})
+    m, n = upper_a.lines
+    np.testing.assert_array_equal(m.get_xydata(), [[1, -1], [2, -2], [5, -3]])
+    assert set(n.get_ydata()) == {-2.5}
     np.testing.assert_array_equal(lower_a.lines[0].get_xdata(), [0, 500, 1000])
 
 
@@ -113,7 +117,7 @@ def test_speed_tells_faster_from_slower():
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7)])
 def test_any_image_shape_is_written(tmp_path, shape):
     x = np.full(shape, 0.5)
-    io.write_figure(tmp_path / "a.png", figures.reconstruction(x, x, x, "x", ["a\nb", "c\nd"], history(2)), dpi=50)
+    io.write_figure(tmp_path / "a.png", figures.picture([x, x, x], ["r", "a\nb", "c\nd"], "x", history(2)), dpi=50)
     io.write_figure(tmp_path / "b.png", figures.feature_maps(x, x, "x"), dpi=50)
     for name in ("a.png", "b.png"):
         with Image.open(tmp_path / name) as image:
@@ -135,7 +139,7 @@ ODD_NAMES = {
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_of_files_are_no_formulas(tmp_path, name):
     title, x = ODD_NAMES[name], np.full((4, 6), 0.5)
-    figure = figures.before_after([x], [title], title)
+    figure = figures.picture([x, x], [title, title], title, {})
     io.write_figure(tmp_path / "x.png", figure, dpi=20)  # a warning would be an error
     assert figure.get_suptitle() == figures.plain(title)
 
@@ -143,11 +147,9 @@ def test_names_of_files_are_no_formulas(tmp_path, name):
 def test_only_our_own_formulas_are_read_as_such():
     title, x = "x$\\frac{$ _^", np.full((4, 6), 0.5)
     for figure in (
-        figures.reconstruction(START, RESULT, REFERENCE, title, [title, title], history(3)),
-        figures.convergence(history(5), 900.0, 3, [], title), figures.feature_maps(x, x, title),
-        figures.layers({"m": [1, 2]}, "y", title), figures.before_after([x], ["a"], title),
-        figures.panels({title: {"m": ([0], [1])}}, {title: 1}, title, "limit"),
-        figures.curves(x, x, x, title, [title, title], {"m": ([0, 1], [1, 0])}),
+        figures.picture([REFERENCE, START, RESULT], [title] * 3, title, history(3)),
+        figures.feature_maps(x, x, title), figures.layers({"m": [1, 2]}, "y", title),
+        figures.panels({title: {"m": ([0], [0], [1])}}, title),
         figures.speed([{"name": "a", "ratio": 4.0, "seconds": 1, "baseline_seconds": 4}], title),
     ):  # fmt: skip
         found = [text for text in figure.findobj(Text) if "frac" in text.get_text()]
@@ -166,5 +168,5 @@ def test_headings_show_what_the_font_has():
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 0.0])
 def test_numbers_that_went_astray_are_drawn_all_the_same(tmp_path, value):
     x, h = np.full((4, 6), value), {k: np.full(50, value) for k in history(1)}
-    io.write_figure(tmp_path / "x.png", figures.reconstruction(x, x, RESULT[:4, :6], "x", ["a", "b"], h), dpi=20)
+    io.write_figure(tmp_path / "x.png", figures.picture([RESULT[:4, :6], x, x], ["r", "a", "b"], "x", h), dpi=20)
     io.write_figure(tmp_path / "x.png", figures.feature_maps(x, x, "x"), dpi=20)

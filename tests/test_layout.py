@@ -24,7 +24,7 @@ LAYERS = (
     {"problems"},
     {"models", "weights"},
     {"engine", "figures", "reconstruction", "verification", "zoo"},
-    {"adapters", "train"},
+    {"adapters", "plugins", "train"},
     {"cli", "serving"},
     {"__main__"},
 )

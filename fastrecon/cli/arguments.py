@@ -5,17 +5,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastrecon import io, models
+from fastrecon import io
 from fastrecon.cli import console
-from fastrecon.ops.feature_gradient import PRECISIONS
 
-DEFAULT_MODEL = "lda-cs-25"
 BUNDLED_HELP = "skimage:NAME, an image that comes inside scikit-image (camera, phantom, ...)"
 LONGEST = 40  # characters of a wrong value in a message
 
@@ -58,57 +56,11 @@ def short(text: str) -> str:
     return io.shown(repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}..."))
 
 
-def own_options(args: argparse.Namespace, task: str, own: Mapping[str, Set[str]]) -> None:
-    """Raises ValueError where an option of another task is given; `own` names those that not all tasks have."""
-    for option in sorted(set().union(*own.values()) - own[task]):
-        if getattr(args, option) != args.usual[option]:
-            fits = ", ".join(name for name in own if option in own[name])
-            raise ValueError(f"--{option.replace('_', '-')}: expected with --task {fits} only, got --task {task}")
-
-
-def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, more: str = "") -> None:
-    """--model."""
-    parser.add_argument(
-        "--model",
-        type=name,
-        metavar="NAME",
-        default=default,
-        help=f"shipped model ({', '.join(models.pretrained()) or 'none yet'}) or path of a .safetensors file"
-        f" (default: {more or default})",
-    )
-
-
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device and --threads."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, or auto: cuda if there is one (default)")
     most = max(16, 4 * (os.cpu_count() or 1))  # beyond, they only wait for each other
     parser.add_argument("--threads", type=integer(1, most), metavar="N", help="CPU threads (default: all)")
-
-
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """--precision."""
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="float32",
-        help="products in the network's steps: bfloat16 is faster where the processor has it, tf32 on a GPU,"
-        " direct is without Winograd's transforms; what is decided and reported is that of float32 (default: float32)",
-    )  # fmt: skip
-
-
-def add_task(parser: argparse.ArgumentParser, *others: str) -> None:
-    """--task: cs or one of the others."""
-    parser.add_argument(
-        "--task", choices=("cs", *others), default="cs",
-        help="what was measured: cs, block compressed sensing (default); saltpepper, images with impulse noise"
-        " (--noise is the share of the pixels then); others by name",
-    )  # fmt: skip
-
-
-def add_noise(parser: argparse.ArgumentParser) -> None:
-    """--noise and --seed."""
-    parser.add_argument(
-        "--noise", type=real(0, 1e3, above=True), metavar="STD", help="add Gaussian noise to simulated measurements"
-    )
-    parser.add_argument("--seed", type=integer(0, 2**62), default=0, help="of the noise (default: 0)")
 
 
 def add_out(parser: argparse.ArgumentParser, what: str, **options: Any) -> None:
@@ -152,32 +104,6 @@ def device(args: argparse.Namespace) -> torch.device:
             f"--device: expected one of auto, {', '.join(known)} on this machine, got {short(args.device)}"
         )
     return torch.device(name)
-
-
-def any_model(args: argparse.Namespace, name: str | None = None) -> models.Model:
-    """The model `name`, or that of --model, of any task, on the device of --device."""
-    place, wanted = device(args), name or args.model
-    try:
-        return models.load(wanted).to(place)
-    except Exception as e:  # whatever a damaged or foreign file makes its reader trip over
-        raise ValueError(console.named(wanted, e)) from e
-
-
-def model(args: argparse.Namespace, name: str | None = None) -> models.BlockSensingModel:
-    """The model `name`, or that of --model, on the device of --device, blockwise or not as --blockwise says.
-
-    Raises:
-        ValueError: it is a model for another task.
-    """
-    found = any_model(args, name)
-    if not isinstance(found, models.BlockSensingModel):
-        raise ValueError(
-            f"--model: expected a model for compressed sensing, got {name or args.model}, for {found.problem}"
-        )
-    if getattr(args, "blockwise", None) is not None:
-        found.blockwise = args.blockwise
-    found.set_precision(getattr(args, "precision", "float32"))
-    return found
 
 
 def answer(args: argparse.Namespace, value: Any, text: str) -> None:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fastrecon import io, ops
-from fastrecon.cli import arguments, batch, eager
+from fastrecon.checks import expect
+from fastrecon.cli import arguments, batch, choice, eager
+from fastrecon.cli.output import backend
 from fastrecon.cli.progress import Progress
-from fastrecon.cli.results import backend
 from fastrecon.engine import Engine
 from fastrecon.models import BlockSensingModel
 from fastrecon.operators import BlockSensing, measurements, random_phi
@@ -57,14 +58,17 @@ class Case:
     exact: Callable[..., Any] | None = None
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
     """The options."""
     parser.epilog = EPILOG
     parser.add_argument("--quick", action="store_true", help="smaller images, fewer rounds")
     parser.add_argument(
         "--rounds", type=arguments.integer(1, 10_000), metavar="N", help="repetitions (default: 15; quick: 3)"
     )
-    arguments.add_model(parser, None, "an untrained network of the published size; only its results differ")
+    parser.add_argument(
+        "--model", type=arguments.name, metavar="NAME",
+        help="an LDA model (default: an untrained network of the published size; only its results differ)",
+    )  # fmt: skip
     parser.add_argument("--figure", type=arguments.name, metavar="FILE", help="draw the ratios there (PNG)")
     arguments.add_overwrite(parser)
     arguments.add_device(parser)
@@ -75,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints a row for each case as soon as it is measured."""
     device = arguments.device(args)
     batch.outputs(args, args.figure)
-    model = arguments.model(args) if args.model else untrained().to(device)
+    model = _model(args.model).to(device) if args.model else untrained().to(device)
     side = SIDE // 2 if args.quick else SIDE
     rounds = args.rounds or (3 if args.quick else 15)
     every = list(cases(model, side, device, side // 2 if args.quick else side))
@@ -95,6 +99,13 @@ def run(args: argparse.Namespace) -> None:
         io.write_figure(args.figure, figures.speed(rows, title))
     if args.json:
         arguments.answer(args, {"setting": title, "rounds": rounds, "rows": rows}, "")
+
+
+def _model(name: str) -> BlockSensingModel:
+    found = choice.load(name)
+    expect(isinstance(found, BlockSensingModel), "bench", "--model", "a model for block-cs", f"one for {found.problem}")
+    assert isinstance(found, BlockSensingModel)
+    return found
 
 
 def cases(model: BlockSensingModel, side: int, device: torch.device, whole: int) -> Iterator[Case]:

@@ -1,66 +1,82 @@
-"""`fastrecon demo`: a real image, shipped weights, one figure."""
+"""`fastrecon demo`: a real picture, shipped weights, one figure."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fastrecon import io
-from fastrecon.cli import arguments, batch, cs, reconstruct, results
+from fastrecon.cli import arguments, batch, choice, output, reconstruct
 from fastrecon.cli.progress import Progress
 
 EPILOG = """examples:
   fastrecon demo
   fastrecon demo --image astronaut --ratio 10 --out somewhere
-  fastrecon demo --ratio 50 --maps"""
+  fastrecon demo --model lda-cs-50 --maps
+  fastrecon demo --problem inpaint --image cat"""
+
+RATIO = 25
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """The options, those of the problem among them: block compressed sensing unless another is named."""
     parser.epilog = EPILOG
     add = parser.add_argument
     add("--image", type=arguments.name, default="camera", metavar="NAME", help="in scikit-image (default: camera)")
     add(
-        "--ratio", type=arguments.real(0, 100, above=True), default=25, metavar="R",
-        help="measurements in percent of the pixels (default: 25)",
-    )  # fmt: skip
-    arguments.add_model(parser, None, "lda-cs-RATIO")
-    add(
         "--out", type=arguments.name, default="fastrecon-demo", metavar="DIR",
         help="folder for the results (default: %(default)s)",
     )  # fmt: skip
+    found = choice.choose([*words, *_default(words)], inputs=False)
+    parser.set_defaults(choice=found, simulate=True)
     arguments.add_overwrite(parser)
-    reconstruct.add_options(parser)
+    reconstruct.add_seed(parser)
+    reconstruct.add_writing(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
+    choice.add(parser, found, simulates=True)
+
+
+def _default(words: Sequence[str]) -> list[str]:
+    """The shipped model of --ratio, where neither problem nor model is named."""
+    if choice.value_of(words, "--problem") or choice.value_of(words, "--model"):
+        return []
+    return ["--model", f"lda-cs-{choice.value_of(words, '--ratio') or RATIO}"]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Reconstructs the image twice, the first time to warm up, and prints what came out."""
+    """Reconstructs the picture twice, the first time to warm up, and prints what came out."""
     name = args.image.removeprefix(io.BUNDLED)
-    image = io.read_image(io.bundled(name, "--image"))
-    model = arguments.model(args, args.model or f"lda-cs-{args.ratio:g}")
-    options, prefix = reconstruct.options(args), Path(args.out) / name
-    batch.free((f"{prefix}{end}" for end in results.ends(options)), args.overwrite)
+    path = io.bundled(name, "--image")
+    work = reconstruct.job(args)
+    m = reconstruct.measured(work.problem, path, args.choice.problem_options(args, True), args.seed)
+    prefix = Path(args.out) / name
+    batch.free((f"{prefix}{end}" for end in work.ends(work.writing.form(m))), args.overwrite)
     io.output_folder(args.out)
     with Progress(1) as progress:
         progress.item(name)
-        m = cs.simulate(model, image.pixels)
-        cs.reconstruct(model, m)
-        report = results.produce(model, m, prefix, options, image.pixels, progress, input=image.path, notes=image.notes)
+        with torch.no_grad():
+            work.runner(work.problem.inverse(m.to(work.device)))
+        report = work.produce(m, prefix, path, progress)
+    arguments.answer(args, report, arguments.facts(_facts(name, report, work, m)))
+
+
+def _facts(name: str, report: dict[str, Any], work: output.Job, m: Any) -> list[tuple[str, str]]:
     start, found = report["scores"]["start"], report["scores"]["reconstruction"]
-    text = arguments.facts([
-        ("image", f"{name} of scikit-image{arguments.remarks(image.notes)}"),
-        ("measurements", cs.describe(m)),
-        ("model", f"{report['model']}, {model.solver.phases} phases, {parameters(model)} parameters"),
+    model = report["model"] and choice.load(report["model"])
+    rows = [
+        ("image", f"{name} of scikit-image{arguments.remarks(report['notes'])}"),
+        ("measurements", work.problem.describe(m)),
+        ("method", report["method"] + (f", model {report['model']}, {parameters(model)} parameters" if model else "")),
         ("backend", f"{report['backend']}, {torch.get_num_threads()} threads on {report['device']}"),
         ("PSNR", f"{found['psnr']:.2f} dB (start: {start['psnr']:.2f} dB)"),
-        ("SSIM", f"{found['ssim']:.4f} (start: {start['ssim']:.4f})"),
-        ("time", f"{report['seconds']:.3f} s"),
-        ("certificate", results.summary(report["certificate"])),
-        *((what, str(path)) for what, path in report["files"].items()),
-    ])  # fmt: skip
-    arguments.answer(args, report, text)
+    ]
+    if found["ssim"] is not None:
+        rows.append(("SSIM", f"{found['ssim']:.4f} (start: {start['ssim']:.4f})"))
+    rows += [("time", f"{report['seconds']:.3f} s"), ("certificate", output.summary(report["certificate"]))]
+    return rows + [(what, str(path)) for what, path in report["files"].items()]
 
 
 def parameters(model: torch.nn.Module) -> str:

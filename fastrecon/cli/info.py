@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ EPILOG = """examples:
   FASTRECON_BACKEND=reference fastrecon info"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
     """--json."""
     parser.epilog = EPILOG
     add_json(parser)

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import fastrecon
-from fastrecon import io, startup
+from fastrecon import io, plugins, startup
 from fastrecon.cli import console
 
 # command: (module with add_arguments(parser) and run(args), what it does); a module is imported when its command is run
 COMMANDS = {
     "demo": ("fastrecon.cli.demo", "reconstruct a real image with shipped weights and draw the figure"),
-    "simulate": ("fastrecon.cli.simulate", "make measurements of images"),
-    "reconstruct": ("fastrecon.cli.reconstruct", "images from measurements, with figure and per-image certificate"),
-    "evaluate": ("fastrecon.cli.evaluate", "PSNR, SSIM, relative error and time over a folder of images"),
+    "simulate": ("fastrecon.cli.simulate", "make measurements of pictures"),
+    "reconstruct": ("fastrecon.cli.reconstruct", "pictures from measurements, with figure and certificate"),
+    "evaluate": ("fastrecon.cli.evaluate", "methods compared on a set of pictures: PSNR, SSIM, error, time"),
     "train": ("fastrecon.cli.train", "train a model"),
     "bench": ("fastrecon.cli.bench", "throughput on this machine against eager PyTorch"),
     "tune": ("fastrecon.cli.tune", "measure the best tiles of the GPU kernels and keep them"),
@@ -30,13 +30,19 @@ COMMANDS = {
 
 EPILOG = """examples:
   fastrecon demo
-  fastrecon reconstruct photo.png --model lda-cs-25 --out results
+  fastrecon reconstruct photo.png --problem inpaint --mask mask.png --out results
+  fastrecon reconstruct photo.png --model lda-cs-25 --simulate --out results
   fastrecon evaluate --data set11 --model lda-cs-25
 
 `fastrecon COMMAND --help` explains each command. FASTRECON_BACKEND=reference|cpu|triton|cuda and
 FASTRECON_ISA=baseline|avx2|avx512|avx512bf16|amx force kernels; FASTRECON_DEBUG=1 shows where an error arose."""
 
 LONGEST = 500  # characters of a message about the command line
+
+
+def short(message: str) -> str:
+    """A message, cut if long."""
+    return message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
 
 
 class UsageError(ValueError):
@@ -48,9 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError with the command to ask for help."""
-        if len(message) > LONGEST:
-            message = f"{message[:LONGEST]}..."
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        raise UsageError(f"{short(message)} (see {self.prog} --help)")
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -61,8 +65,8 @@ class Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help or ''} [{limits}]" if limits else action.help
 
 
-def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser, with the arguments of `command` filled in."""
+def parser(command: str | None = None, words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser, with the arguments of `command` filled in; which these are may depend on its `words`."""
     top = Parser(
         prog="fastrecon",
         description="Learned image reconstruction that is fast and provably converges.",
@@ -75,8 +79,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary, formatter_class=Help)
         if name == command:
             loaded = importlib.import_module(module)
-            loaded.add_arguments(sub)
-            sub.set_defaults(run=loaded.run, usual={a.dest: a.default for a in sub._actions})
+            loaded.add_arguments(sub, words)
+            sub.set_defaults(run=loaded.run)
     return top
 
 
@@ -85,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         console.prepare()
+        plugins.load()
         args = _parsed(argv)
         with startup.signals():
             status = 0 if args is None else int(args.run(args) or 0)
@@ -110,7 +115,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parsed(argv: list[str]) -> argparse.Namespace | None:
     """The command line; None where it asked for help or the version, which are printed."""
     try:
-        return parser(next((a for a in argv if a in COMMANDS), None)).parse_args(argv)
+        at = next((k for k, word in enumerate(argv) if word in COMMANDS), len(argv))
+        args, unknown = parser(*argv[at : at + 1], words=argv[at + 1 :]).parse_known_args(argv)
+        if unknown:
+            raise UsageError(
+                f"unrecognized arguments: {short(' '.join(unknown))} (see fastrecon {args.command} --help)"
+            )
+        return args
     except SystemExit:
         return None
 

@@ -1,154 +1,115 @@
-"""`fastrecon reconstruct`: images from measurements, each with a figure and its certificate."""
+"""`fastrecon reconstruct`: pictures from measurements, each with a figure and its certificate."""
 
 import argparse
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastrecon import io
-from fastrecon.cli import arguments, batch, cs, inverse, results, saltpepper
+from fastrecon.cli import arguments, batch, choice, output
 from fastrecon.cli.progress import Progress
-from fastrecon.models import BlockSensingModel
-from fastrecon.problems import wavelet_l1 as problems
-
-# tasks beside block compressed sensing, which is this module
-TASKS = {"saltpepper": saltpepper.reconstruct} | dict.fromkeys(problems.LAM, inverse.run)
-_DESCENT, _INVERSE = {"rigorous", "tol", "max_iterations"}, {"method", "iterations", "lam_factor"}
-OWN = {  # options that not all tasks have
-    "cs": _DESCENT | {"blockwise", "maps", "precision"}, "saltpepper": _DESCENT,
-    "inpaint": _INVERSE | {"rate", "mask"}, "fourier": _INVERSE | {"rate", "mask"}, "deblur": _INVERSE,
-    "ct": _INVERSE | {"views"},
-}  # fmt: skip
+from fastrecon.problems import file
+from fastrecon.problems.base import Measurement, Problem
 
 EPILOG = """examples:
-  fastrecon reconstruct photo.png --model lda-cs-25 --out results
-  fastrecon reconstruct scans/ measurements/one.npz --out results --bits 16 --json
-  fastrecon reconstruct house.tif --model lda-cs-50 --rigorous --out results
-  fastrecon reconstruct noisy.png --task saltpepper --out results
-  fastrecon reconstruct clean.png --task saltpepper --noise 0.1 --out results
-  fastrecon reconstruct photo.png --task inpaint --method fista --rate 0.3 --out results
-  fastrecon reconstruct photo.png --task fourier --method sgp-step --mask radial --out results
-  fastrecon reconstruct skimage:phantom --task ct --views 60 --out results
+  fastrecon reconstruct photo.png --problem inpaint --mask mask.png --out results
+  fastrecon reconstruct blurred.jpg --problem deblur --kernel kernel.npy --out results
+  fastrecon reconstruct kspace.h5 --problem mri --out results
+  fastrecon reconstruct sinogram.tif --problem ct --angles 0:180:60 --out results
+  fastrecon reconstruct noisy.png --problem impulse --out results
+  fastrecon reconstruct measured/ --out results                       # what `fastrecon simulate` wrote
+  fastrecon reconstruct photo.png --model lda-cs-25 --simulate --out results
+  fastrecon reconstruct house.tif --model lda-cs-50 --simulate --rigorous --out results
+  fastrecon reconstruct skimage:camera --problem mri --simulate --sampling radial --method sgp-step --out results
+  fastrecon reconstruct --problem deblur --help                       # the options of a problem
 
-Of an image the sensing is simulated, and the result is scored against it. For an input NAME.png DIR receives
-  NAME_reconstruction.png  the image (.tif with --bits 32: float32, not clipped)
-  NAME_figure.png          reference, start, reconstruction, error, convergence
-  NAME_convergence.png     with --rigorous: objective, merit, gradient, eps and PSNR in every iteration
-  NAME_maps.png            with --maps: feature norms next to the gradient norm of the image
-  NAME_report.json         scores, certificate (objective, gradient norm, eps, converged or why not, ...) and history"""
+With --simulate inputs are pictures, which are measured first; the result is then scored against them. For an input
+NAME.png DIR receives
+  NAME_reconstruction.png  the picture, in the kind of the input (--bits: PNG or TIFF of 8, 16, float TIFF of 32)
+  NAME_figure.png          start, reconstruction, the truth and the error where known, and every iteration
+  NAME_maps.png            with --maps, of method lda: feature norms next to the gradient norm of the picture
+  NAME_report.json         scores, certificate (objective, ..., converged or why not) and history; see docs/report.md"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """The options, those of the problem and the method that `words` choose among them."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "inputs",
-        nargs="+",
-        type=arguments.name,
-        metavar="INPUT",
-        help=f"image files, measurement files (.npz, .safetensors), folders of them, or {arguments.BUNDLED_HELP}",
-    )
-    arguments.add_task(parser, *TASKS)
-    arguments.add_model(parser, None, f"that of the measurements; {arguments.DEFAULT_MODEL} for images")
+        "inputs", nargs="+", type=arguments.name, metavar="INPUT",
+        help=f"measurements: files, or folders of them; pictures with --simulate, also {arguments.BUNDLED_HELP}",
+    )  # fmt: skip
+    found = choice.choose(words)
+    parser.set_defaults(choice=found)
     arguments.add_out(parser, "the results", required=True)
-    add_options(parser)
-    arguments.add_noise(parser)
-    arguments.add_precision(parser)
+    add_simulate(parser)
+    add_writing(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
-    inverse.add_options(parser)
+    choice.add(parser, found, simulates=True)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What to compute and write: see results.Options."""
-    o = results.Options()
-    parser.add_argument("--rigorous", action="store_true", help="iterate to convergence after the trained phases")
+def add_simulate(parser: argparse.ArgumentParser) -> None:
+    """--simulate and --seed."""
+    parser.add_argument("--simulate", action="store_true", help="measure pictures first, and score the result")
+    add_seed(parser)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """--seed."""
     parser.add_argument(
-        "--tol",
-        type=arguments.real(0, 1e3, above=True),
-        default=o.tol,
-        help=f"--rigorous: until sigma eps < TOL (default: {o.tol})",
+        "--seed", type=arguments.integer(0, 2**32 - 1), default=0, help="of simulated masks and noise (default: 0)"
     )
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    """What to write: see output.Writing."""
     parser.add_argument(
-        "--max-iterations", type=arguments.integer(1, 10**9), default=o.max_iterations, metavar="N",
-        help=f"--rigorous: at most N (default: {o.max_iterations})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--blockwise", action=argparse.BooleanOptionalAction,
-        help="treat every block as an image of its own, as in the paper (default: as the model says)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--bits",
-        type=arguments.integer(8, 32),
-        choices=(8, 16, 32),
-        default=o.bits,
-        help=f"of the image (default: {o.bits})",
+        "--bits", type=arguments.integer(8, 32), choices=(8, 16, 32), help="of the picture (default: as the input)"
     )
-    parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=o.figure, help="draw the figures")
-    parser.add_argument("--maps", action="store_true", help="draw the feature maps")
+    parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=True, help="draw the figure")
 
 
-def options(args: argparse.Namespace) -> results.Options:
-    """Those of the command line."""
-    return results.Options(args.rigorous, args.tol, args.max_iterations, args.bits, args.figure, args.maps)
+def job(args: argparse.Namespace) -> output.Job:
+    """What is done with every input."""
+    chosen: choice.Choice = args.choice
+    problem, device = choice.need(chosen), arguments.device(args)
+    assert chosen.method is not None
+    options, settings = chosen.problem_options(args, args.simulate), chosen.method_options(args)
+    about = {
+        "problem_options": output.plain(options), "seed": args.seed if args.simulate else None,
+        "method": chosen.method.name, "method_options": output.plain(settings),
+        "model": getattr(settings, "model", None) or (chosen.model and chosen.model.meta.get("name")),
+    }  # fmt: skip
+    runner = chosen.method.prepare(settings, device)
+    return output.Job(problem, runner, output.Writing(args.bits, args.figure), device, about)
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
-    arguments.own_options(args, args.task, OWN)
-    if args.task != "cs":
-        TASKS[args.task](args)
-        return
-    paths = arguments.images(args.inputs, (*io.IMAGE_SUFFIXES, *io.MEASUREMENT_SUFFIXES))
-    model = cache(lambda name: arguments.model(args, name))
-    if args.model:
-        model(args.model)  # a wrong name is told before anything is written
-    chosen = options(args)
+    work = job(args)
+    options = args.choice.problem_options(args, args.simulate)
+    own = io.IMAGE_SUFFIXES if args.simulate or work.problem.suffixes is None else work.problem.suffixes
+    known = own if args.simulate else tuple(dict.fromkeys((*own, *io.MEASUREMENT_SUFFIXES)))
+    paths = arguments.images(args.inputs, known)
 
     def produce(path: Path, prefix: Path, progress: Progress) -> dict[str, Any]:
-        m, reference, notes, net = _read(path, args, model)
-        return results.produce(net, m, prefix, chosen, reference, progress, input=path, notes=notes)
+        m = measured(work.problem, path, options, args.seed if args.simulate else None)
+        return work.produce(m, prefix, path, progress)
 
-    batch.write_each(args, paths, results.ends(chosen), produce, line)
-
-
-def _read(
-    path: Path, args: argparse.Namespace, model: Any
-) -> tuple[io.Measurements, np.ndarray | None, tuple, BlockSensingModel]:
-    """Measurements, the true image if known, remarks, and the model to use."""
-    if path.suffix.lower() in io.MEASUREMENT_SUFFIXES:
-        m = io.read_measurements(path)
-        if args.noise:
-            raise ValueError(f"--noise: expected images to measure, got measurements: {path}")
-        named = m.facts.get("model")
-        if named is not None and not (isinstance(named, str) and named.strip()):
-            raise ValueError(f"{path}: model: expected a name, got {arguments.short(str(named))}")
-        return m, None, assumed(m, args), model(args.model or named or arguments.DEFAULT_MODEL)
-    image, chosen = io.read_image(path), model(args.model or arguments.DEFAULT_MODEL)
-    return cs.simulate(chosen, image.pixels, args.noise or 0.0, args.seed), image.pixels, image.notes, chosen
+    batch.write_each(args, paths, work.ends(), produce, output.line)
 
 
-def assumed(m: io.Measurements, args: argparse.Namespace) -> tuple[str, ...]:
-    """What a measurement file leaves open, and what stands in for it: remarks for line and report."""
-    name = args.model or m.facts.get("model") or arguments.DEFAULT_MODEL
-    found = []
-    if m.facts.get("operator") is None:
-        origin = "of --model" if args.model else "named by the file" if m.facts.get("model") else "the default"
-        found.append(f"assumed: made with the sampling matrix of {io.shown(name)}, {origin}; the file has no operator")
-    if m.size is None:
-        found.append("assumed: whole blocks; the file has no size")
-    return tuple(found)
+def measured(problem: Problem[Any], path: Path, options: Any, seed: int | None) -> Measurement:
+    """The measurements in a file; with a seed those of the picture in it."""
+    if seed is None:
+        _no_picture(problem, path)
+        return file.measured(problem, path, options)
+    return problem.simulate(io.read_picture(path), options, seed)
 
 
-def line(report: dict[str, Any]) -> str:
-    """A report in one line."""
-    scores = report["scores"] and report["scores"]["reconstruction"]
-    names = f"{io.shown(report['input'])} -> {io.shown(report['files']['reconstruction'])}"
-    quality = f"PSNR {scores['psnr']:.2f} dB, " if scores else ""
-    quality += f"SSIM {scores['ssim']:.4f}, " if scores and scores["ssim"] is not None else ""
-    return (
-        f"{names}: {quality}{report['seconds']:.3f} s;"
-        f" {results.summary(report['certificate'])}{arguments.remarks(report['notes'])}"
-    )
+def _no_picture(problem: Problem[Any], path: Path) -> None:
+    """Raises ValueError where measurements of a problem are no pictures, and a picture came."""
+    pictures = {s for s in io.IMAGE_SUFFIXES if s not in (problem.suffixes or io.IMAGE_SUFFIXES)}
+    if path.suffix.lower() in pictures:
+        expected = f"measurements ({', '.join(problem.suffixes or ())}), or --simulate to measure a picture first"
+        raise ValueError(f"{io.shown(path)}: expected {expected}, got a picture")

@@ -1,48 +1,55 @@
-"""`fastrecon simulate`: measurements of images."""
+"""`fastrecon simulate`: measurements of pictures, with all that makes their operator, in one file each."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastrecon import io
-from fastrecon.cli import arguments, batch, cs
+from fastrecon.cli import arguments, batch, choice, reconstruct
 from fastrecon.cli.progress import Progress
+from fastrecon.problems import file
 
 EPILOG = """examples:
-  fastrecon simulate photo.png --model lda-cs-25 --out measurements
-  fastrecon simulate photo.png scans/ --noise 0.01 --format safetensors --out measurements
-  fastrecon reconstruct measurements --out results"""
+  fastrecon simulate photo.png --problem mri --sampling radial --rate 0.2 --noise 0.01 --out measured
+  fastrecon simulate photos/ --model lda-cs-25 --out measured
+  fastrecon simulate skimage:phantom --problem ct --angles 0:180:60 --noise 0.02 --out measured
+  fastrecon simulate --problem deblur --help                          # the options of a problem
+
+The file holds measurements, what makes their operator, and the true picture, against which `fastrecon reconstruct`
+scores its own."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """The options, those of the chosen problem among them."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "inputs", nargs="+", type=arguments.name, metavar="IMAGE",
-        help=f"image files, folders of them, or {arguments.BUNDLED_HELP}",
+        "inputs", nargs="+", type=arguments.name, metavar="INPUT",
+        help=f"pictures, folders of them, or {arguments.BUNDLED_HELP}",
     )  # fmt: skip
-    arguments.add_model(parser)
-    arguments.add_out(parser, "the measurement files", required=True)
+    found = choice.choose(words, inputs=False)
+    parser.set_defaults(choice=found)
+    arguments.add_out(parser, "the measurements", required=True)
     parser.add_argument("--format", choices=("npz", "safetensors"), default="npz", help="of the files (default: npz)")
-    arguments.add_noise(parser)
-    arguments.add_device(parser)
+    reconstruct.add_seed(parser)
     arguments.add_json(parser)
+    choice.add(parser, found, simulates=True, method=False)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes DIR/<name of the image>.npz (or .safetensors) for each image."""
-    paths, model = arguments.images(args.inputs), arguments.model(args)
-    end = f".{args.format}"
+    """Writes DIR/<name of the picture>.npz (or .safetensors) for each picture."""
+    chosen: choice.Choice = args.choice
+    problem = choice.need(chosen)
+    options = chosen.problem_options(args, simulate=True)
+    paths, end = arguments.images(args.inputs), f".{args.format}"
 
     def produce(path: Path, prefix: Path, _: Progress) -> dict[str, Any]:
-        image = io.read_image(path)
-        m = cs.simulate(model, image.pixels, args.noise or 0.0, args.seed)
-        m.facts.update(model=io.shown(args.model), source=io.shown(path.name))
+        m = reconstruct.measured(problem, path, options, args.seed)
         target = prefix.with_name(prefix.name + end)
-        io.write_measurements(target, m)
+        file.write(target, m)
         return {
-            "input": path, "notes": image.notes, "size": m.size, "shape": m.y.shape, "output": target,
-            "measurements": cs.describe(m),
+            "input": path, "notes": m.notes, "problem": problem.name, "size": m.size, "shape": tuple(m.y.shape),
+            "output": target, "measurements": problem.describe(m),
         }  # fmt: skip
 
     batch.write_each(args, paths, [end], produce, line)

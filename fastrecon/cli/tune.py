@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from statistics import median
 from typing import Any
@@ -28,7 +28,7 @@ PRODUCTS = {"float32": "ieee", "tf32": "tf32", "bfloat16": "bf16"}
 CANDIDATES = {"pixels": (32, 64, 128, 256), "depth": (16, 32), "warps": (4, 8), "stages": (2, 3, 4)}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
     """The options."""
     parser.epilog = EPILOG
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
@@ -18,7 +19,7 @@ and their adjoints must match; kernels must be about as near to float64 as plain
 differs: please report it with the output of `fastrecon info`."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
     """The options."""
     parser.epilog = EPILOG
     parser.add_argument(

@@ -27,6 +27,7 @@ from fastrecon.io.kernels import read_kernel
 from fastrecon.io.kspace import KSpace, mask_from_zeros, read_kspace, read_maps, write_kspace
 from fastrecon.io.limits import max_pixels
 from fastrecon.io.masks import read_mask
+from fastrecon.io.matrices import read_matrix
 from fastrecon.io.measurements import Measurements, read_measurements, write_measurements
 from fastrecon.io.pictures import Form, Picture, read_picture, write_picture
 from fastrecon.io.raster import LUMA
@@ -67,6 +68,7 @@ __all__ = [
     "read_kspace",
     "read_maps",
     "read_mask",
+    "read_matrix",
     "read_measurements",
     "read_picture",
     "reason",

@@ -119,7 +119,7 @@ class Problem(ABC, Generic[O]):
 
     @abstractmethod
     def read(self, path: Path, options: O) -> Measurement:
-        """Measurements from a file.
+        """Measurements from a file as people have them; those of `simulate` are read by `problems.file`.
 
         Raises:
             FileNotFoundError, ValueError: the file is none of such, or an option does not fit it.
@@ -184,13 +184,13 @@ def quality(x: Tensor, truth: Tensor) -> dict[str, float | None]:
     whole = [t.transpose(0, 1) for t in (x, truth)]  # [1, B, H, W]: a picture is judged as one
     error = [t.to(torch.complex128 if x.is_complex() else torch.float64) for t in whole]
     magnitudes = truth.is_complex()
-    wide = [(t.abs() if magnitudes else t.real if t.is_complex() else t).double() for t in whole]
-    wide[0] = wide[0].clamp(0, 1)
+    found, true = ((t.abs() if magnitudes else t.real if t.is_complex() else t).double() for t in whole)
+    found = found.clamp(0, 1)
     large = min(x.shape[-2:]) >= SSIM_SIDE
     return {
-        "psnr": metrics.psnr(*wide).item(),
-        "ssim": metrics.ssim(*wide).item() if large else None,
-        "relative_error": metrics.relative_error(*wide).item(),
+        "psnr": metrics.psnr(found, true).item(),
+        "ssim": metrics.ssim(found, true).item() if large else None,
+        "relative_error": metrics.relative_error(found, true).item(),
         "nmse_db": metrics.nmse_db(*error).item(),
     }
 
@@ -201,7 +201,8 @@ P = TypeVar("P", bound=type[Problem[Any]])
 
 def problem(kind: P) -> P:
     """Registers a problem, whose class it decorates."""
-    PROBLEMS[kind.name] = kind()
+    made: Any = kind()
+    PROBLEMS[kind.name] = made
     return kind
 
 

@@ -1,7 +1,7 @@
 """Block compressed sensing: y = Phi x for every block of a picture."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,20 @@ from fastrecon.checks import expect
 from fastrecon.io import Picture
 from fastrecon.operators import BlockSensing, LinearOperator, measurements, random_phi
 from fastrecon.options import check, option
-from fastrecon.problems import file
 from fastrecon.problems.base import Measurement, Problem, add_noise, channels, problem, unit_scale
 
 BLOCK = 33  # pixels: of ISTA-Net and LDA
 
 
 @dataclass(frozen=True)
-class Options:
+class BlockCSOptions:
     """Options of block compressed sensing."""
 
     ratio: float = option(
         "measurements in percent of the pixels, with the Gaussian matrix of --phi-seed", 25.0, within="(0, 100]",
         type=float,
     )  # fmt: skip
-    phi: Any = option("file with a sampling matrix [m, block * block] of your own: .npy, .npz or .mat", "")
+    phi: str = option("file with a sampling matrix [m, block * block] of your own: .npy, .npz or .mat", "")
     phi_seed: int = option("of the Gaussian matrix", 0, within="[0, 4294967295]", type=int)
     block: int = option("side of the blocks in pixels", BLOCK, within="[1, 1024]", type=int)
     size: str = option("HEIGHTxWIDTH of the picture; default: what the file says, else whole blocks", "")
@@ -37,21 +36,23 @@ class Options:
         " it is added", None, within="[0, 1000]", type=float,
     )  # fmt: skip
 
+    matrix: Tensor | None = None  # [m, block * block], instead of a file
+
     def __post_init__(self):
-        check(replace(self, phi="") if isinstance(self.phi, Tensor) else self, "block-cs")
+        check(self, "block-cs")
 
 
 @problem
-class BlockCS(Problem[Options]):
+class BlockCS(Problem[BlockCSOptions]):
     """y = Phi x, block by block."""
 
     name = "block-cs"
     summary = "block compressed sensing"
-    Options = Options
+    Options = BlockCSOptions
     methods = ("lda", "fista", "ista")
     suffixes = (".npz", ".safetensors", ".npy")
 
-    def simulate(self, picture: Picture, options: Options, seed: int = 0) -> Measurement:
+    def simulate(self, picture: Picture, options: BlockCSOptions, seed: int = 0) -> Measurement:
         """Measurements of a picture."""
         scale = unit_scale(picture)
         truth = channels(picture) / scale
@@ -62,14 +63,12 @@ class BlockCS(Problem[Options]):
         size = (truth.shape[-2], truth.shape[-1])
         return Measurement(self.name, y, size, facts, sigma, scale, truth, None, picture.form, notes)
 
-    def read(self, path: Path, options: Options) -> Measurement:
-        """What `simulate` wrote, or an array y [rows, cols, m] with facts beside it."""
-        if path.suffix.lower() != ".npy" and (found := file.read(path, self.name)) is not None:
-            return found
+    def read(self, path: Path, options: BlockCSOptions) -> Measurement:
+        """An array y [rows, cols, m], with facts beside it."""
         m = io.read_measurements(path)
         y = torch.from_numpy(m.y)[None].float()
         n = options.block**2
-        own = isinstance(options.phi, Tensor) or bool(options.phi)
+        own = options.matrix is not None or bool(options.phi)
         facts: dict[str, Any] = self._matrix(options) if own else {"phi_seed": options.phi_seed, "count": y.shape[3]}
         facts |= {"block": options.block}
         facts |= {k: v for k, v in m.facts.items() if k in ("model", "operator") and isinstance(v, str)}
@@ -90,13 +89,12 @@ class BlockCS(Problem[Options]):
         noise = options.noise if options.noise is not None else _noise(m.facts)
         return Measurement(self.name, y, size, facts, noise, notes=notes)
 
-    def _matrix(self, options: Options) -> dict[str, Any]:
+    def _matrix(self, options: BlockCSOptions) -> dict[str, Any]:
         """The facts that make the sampling matrix."""
         n = options.block**2
-        if isinstance(options.phi, str) and not options.phi:
+        if options.matrix is None and not options.phi:
             return {"phi_seed": options.phi_seed, "count": measurements(options.ratio, n), "block": options.block}
-        own = isinstance(options.phi, Tensor)
-        phi = (options.phi if own else torch.as_tensor(io.read_matrix(options.phi))).float()
+        phi = torch.as_tensor(io.read_matrix(options.phi) if options.matrix is None else options.matrix).float()
         fits = phi.ndim == 2 and phi.shape[1] == n
         expect(fits, self.name, "--phi", f"a matrix [m, {n}] for {options.block}x{options.block} blocks", phi)
         return {"phi": phi, "block": options.block}

@@ -14,7 +14,6 @@ from fastrecon.io import Form, Picture
 from fastrecon.io.arrays import npz_names
 from fastrecon.operators import LinearOperator, Radon
 from fastrecon.options import check, option
-from fastrecon.problems import file
 from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
 from fastrecon.problems.inpaint import COMPARED, paper_tables
 from fastrecon.problems.scan import Scan, axis_of, looks_like_counts, views_first
@@ -131,9 +130,7 @@ class CT(Problem[CTOptions]):
         )
 
     def read(self, path: Path, options: CTOptions) -> Measurement:
-        """A sinogram from a file, or what `simulate` wrote."""
-        if (found := file.read(path, self.name)) is not None:
-            return found
+        """A sinogram from a file."""
         sinogram = io.read_array(path)
         angles, notes = self._views(path, sinogram.data.shape[1], options)
         skimage = options.geometry == "skimage"

@@ -11,7 +11,6 @@ from fastrecon.checks import expect
 from fastrecon.io import Picture
 from fastrecon.operators import Blur, Crop, LinearOperator, gaussian_kernel
 from fastrecon.options import check, option
-from fastrecon.problems import file
 from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.inpaint import COMPARED, paper_tables
@@ -22,7 +21,7 @@ BOUNDARIES = ("free", "circular", "zero")
 
 
 @dataclass(frozen=True)
-class Options:
+class DeblurOptions:
     """Options of deblurring."""
 
     kernel: str = option(
@@ -45,15 +44,15 @@ class Options:
 
 
 @problem
-class Deblur(Problem[Options]):
+class Deblur(Problem[DeblurOptions]):
     """y = k * x."""
 
     name = "deblur"
     summary = "blurred photographs whose blur is known"
-    Options = Options
+    Options = DeblurOptions
     methods = ("fista", "ista", "sgp-step", "sgp-diag", "unet")
 
-    def simulate(self, picture: Picture, options: Options, seed: int = 0) -> Measurement:
+    def simulate(self, picture: Picture, options: DeblurOptions, seed: int = 0) -> Measurement:
         """A picture blurred."""
         x = channels(picture)
         scale = unit_scale(picture)
@@ -84,10 +83,8 @@ class Deblur(Problem[Options]):
         y = add_noise(y, sigma, seed)
         return _with(m, y=y, truth=truth, notes=(*m.notes, *kernel_notes, *_colour(y)))
 
-    def read(self, path: Path, options: Options) -> Measurement:
-        """A blurred photograph, or what `simulate` wrote."""
-        if (found := file.read(path, self.name)) is not None:
-            return found
+    def read(self, path: Path, options: DeblurOptions) -> Measurement:
+        """A blurred photograph."""
         expect(options.kernel != "", self.name, "--kernel", "the blur, a file", "none")
         picture = io.read_picture(path)
         y = channels(picture)

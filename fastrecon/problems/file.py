@@ -5,7 +5,7 @@ A text `fastrecon` holds JSON: problem, size, numbers and texts; every tensor is
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from fastrecon import io
 from fastrecon.io import Form, shown
 from fastrecon.io.arrays import read_npz
 from fastrecon.io.limits import Refused, refuse
-from fastrecon.problems.base import PROBLEMS, Measurement
+from fastrecon.problems.base import PROBLEMS, Measurement, Problem
 
 FORMAT = "fastrecon measurement 1"
+O = TypeVar("O")  # noqa: E741
 KEY = "fastrecon"  # of the JSON text
 FACT = "fact."  # before the names of tensors among the facts
 PLAIN = ("problem", "size", "noise", "scale", "window", "notes")
@@ -38,7 +39,8 @@ def write(path: str | Path, m: Measurement) -> None:
             file.write(save(tensors, metadata={KEY: text}))
         else:
             arrays: dict[str, Any] = {k: t.numpy() for k, t in tensors.items()}
-            np.savez(file, **arrays, **{KEY: np.array(text)})
+            arrays[KEY] = np.array(text)
+            np.savez(file, allow_pickle=False, **arrays)
 
 
 def problem_of(path: Path) -> str | None:
@@ -47,6 +49,16 @@ def problem_of(path: Path) -> str | None:
         return _header(path).get("problem")
     except (OSError, ValueError):
         return None
+
+
+def measured(problem: Problem[O], path: Path, options: O) -> Measurement:
+    """The measurements in a file, be it one of `write` or of the kinds that the problem reads.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, damaged, of another problem or of another kind.
+    """
+    found = read(path, problem.name) if path.suffix.lower() in io.MEASUREMENT_SUFFIXES else None
+    return problem.read(path, options) if found is None else found
 
 
 def read(path: Path, problem: str) -> Measurement | None:

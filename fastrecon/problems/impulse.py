@@ -10,12 +10,11 @@ from fastrecon.io import Picture
 from fastrecon.noise import salt_and_pepper
 from fastrecon.operators import Identity, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems import file
 from fastrecon.problems.base import Measurement, Problem, channels, problem, unit_scale
 
 
 @dataclass(frozen=True)
-class Options:
+class ImpulseOptions:
     """Options of impulse noise."""
 
     share: float = option(
@@ -27,15 +26,15 @@ class Options:
 
 
 @problem
-class Impulse(Problem[Options]):
+class Impulse(Problem[ImpulseOptions]):
     """y = x, but for some pixels."""
 
     name = "impulse"
     summary = "photographs with salt-and-pepper noise"
-    Options = Options
+    Options = ImpulseOptions
     methods = ("d-ladmm",)
 
-    def simulate(self, picture: Picture, options: Options, seed: int = 0) -> Measurement:
+    def simulate(self, picture: Picture, options: ImpulseOptions, seed: int = 0) -> Measurement:
         """A picture with impulses."""
         scale = unit_scale(picture)
         truth = channels(picture) / scale
@@ -45,10 +44,8 @@ class Impulse(Problem[Options]):
             picture.notes + _colour(len(y)),
         )  # fmt: skip
 
-    def read(self, path: Path, options: Options) -> Measurement:
-        """A photograph, or what `simulate` wrote."""
-        if (found := file.read(path, self.name)) is not None:
-            return found
+    def read(self, path: Path, options: ImpulseOptions) -> Measurement:
+        """A photograph."""
         picture = io.read_picture(path)
         scale = unit_scale(picture)
         y = channels(picture) / scale

@@ -11,7 +11,6 @@ from fastrecon.checks import choice, expect
 from fastrecon.io import Picture
 from fastrecon.operators import Inpainting, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems import file
 from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.wavelet_l1 import LAM, SCALE
@@ -21,7 +20,7 @@ RATES = (0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
-class Options:
+class InpaintOptions:
     """Options of inpainting."""
 
     mask: str = option(
@@ -40,16 +39,16 @@ class Options:
 
 
 @problem
-class Inpaint(Problem[Options]):
+class Inpaint(Problem[InpaintOptions]):
     """y = m x."""
 
     name = "inpaint"
     summary = "photographs of which some pixels are known"
-    Options = Options
+    Options = InpaintOptions
     methods = ("fista", "ista", "sgp-step", "sgp-diag", "unet")
     norm = 1.0
 
-    def simulate(self, picture: Picture, options: Options, seed: int = 0) -> Measurement:
+    def simulate(self, picture: Picture, options: InpaintOptions, seed: int = 0) -> Measurement:
         """Pixels left out of a picture."""
         x = channels(picture)
         size = (x.shape[-2], x.shape[-1])
@@ -64,10 +63,8 @@ class Inpaint(Problem[Options]):
         y = mask * add_noise(truth, (options.noise or 0.0) / scale, seed)
         return self._measured(picture, y, mask, options.noise or 0.0, scale, truth)
 
-    def read(self, path: Path, options: Options) -> Measurement:
-        """A photograph and its mask, or what `simulate` wrote."""
-        if (found := file.read(path, self.name)) is not None:
-            return found
+    def read(self, path: Path, options: InpaintOptions) -> Measurement:
+        """A photograph and its mask."""
         picture = io.read_picture(path, holes=not options.mask)
         x = channels(picture)
         size = (x.shape[-2], x.shape[-1])

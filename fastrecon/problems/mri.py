@@ -16,7 +16,7 @@ from fastrecon.checks import expect
 from fastrecon.io import KSpace, Picture
 from fastrecon.operators import Fourier, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems import coils, file
+from fastrecon.problems import coils
 from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
 from fastrecon.problems.inpaint import COMPARED, RATES, paper_tables
 from fastrecon.problems.wavelet_l1 import LAM
@@ -96,9 +96,7 @@ class MRI(Problem[MRIOptions]):
         return Measurement(self.name, y, size, facts, sigma, scale, truth, None, picture.form, notes)
 
     def read(self, path: Path, options: MRIOptions) -> Measurement:
-        """k-space from a file, with its mask and coil sensitivities, or what `simulate` wrote."""
-        if (found := file.read(path, self.name)) is not None:
-            return found
+        """k-space from a file, with its mask and coil sensitivities."""
         k = io.read_kspace(path, options.slice)
         size = (k.data.shape[-2], k.data.shape[-1])
         centre, layout_notes = _layout(k, options.centre)

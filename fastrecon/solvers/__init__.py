@@ -1,5 +1,6 @@
 """Reconstruction methods, one a file."""
 
+from fastrecon.solvers import wavelet_methods
 from fastrecon.solvers.dladmm import DLADMM
 from fastrecon.solvers.gd_net import AGDNet, GDNet
 from fastrecon.solvers.ista import FISTA, ISTA
@@ -8,4 +9,4 @@ from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.lda import LDA
 from fastrecon.solvers.sgp import SGP
 
-__all__ = ["DLADMM", "FISTA", "ISTA", "LADMM", "LDA", "SGP", "AGDNet", "GDNet", "detail_weights"]
+__all__ = ["DLADMM", "FISTA", "ISTA", "LADMM", "LDA", "SGP", "AGDNet", "GDNet", "detail_weights", "wavelet_methods"]

@@ -18,7 +18,7 @@ from fastrecon.solvers.ista import FISTA, ISTA
 from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
-WEIGHT = 1.0  # lam of the details in units of the noise
+WEIGHT = 0.3  # lam of the details in units of the noise: best, or within 0.5 dB, for masks, k-space and blur
 FAINT = 0.1 / 255  # lam where neither noise nor a paper tells one, for images on [0, 1]
 PAPER_LAM = "paper_lam"  # the fact that says the paper's
 
@@ -72,7 +72,7 @@ def _prepare(solver: Any) -> Callable[[WaveletOptions, torch.device], Runner]:
 
             def tell(k: int, s: Any) -> None:
                 if watch is not None:
-                    watch(k, options.iterations, lambda: wavelet.adjoint(s.x, inverse.size))
+                    watch(k, options.iterations, lambda: wavelet.adjoint(getattr(s, "x", s), inverse.size))
 
             c, report = solver(inverse.operator @ wavelet.T, lam, bound)(
                 inverse.y, c0, iterations=options.iterations, tol=options.tol, history=True, callback=tell

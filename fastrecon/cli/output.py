@@ -1,0 +1,223 @@
+"""One picture and everything that is written about it: the picture, figures, the report. One schema for all problems.
+
+The report is described in docs/report.md; `SCHEMA` changes where a key goes or means something else.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastrecon
+from fastrecon import io, registry
+from fastrecon.certificates import Certificate
+from fastrecon.cli import arguments
+from fastrecon.cli.progress import Progress
+from fastrecon.problems.base import Measurement, Problem
+from fastrecon.solvers.methods import Runner
+
+SCHEMA = "fastrecon report 1"
+DENSE, SPARSE = 100, 50  # of every iteration up to DENSE the quality is recorded, later about SPARSE of each 1,000
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What to write beside the report.
+
+    Attributes:
+        bits: of the picture: 8, 16, 32; None: as the input.
+        figure: whether to draw the figures.
+    """
+
+    bits: int | None = None
+    figure: bool = True
+
+    def form(self, m: Measurement) -> io.Form:
+        """The kind of file of the picture."""
+        return m.form if self.bits is None else m.form.with_bits(self.bits)
+
+
+@dataclass
+class Watch:
+    """Follows a method: tells the progress, and records the quality of the picture where the truth is known.
+
+    Attributes:
+        spent: seconds of the watching itself.
+        quality: iterations, seconds of the method until then, and NMSE in dB.
+    """
+
+    problem: Problem[Any]
+    m: Measurement
+    progress: Progress | None
+    began: float = field(default_factory=time.perf_counter)
+    spent: float = 0.0
+    quality: dict[str, list[float]] = field(default_factory=lambda: {"iteration": [], "seconds": [], "nmse_db": []})
+    calls: int = 0
+
+    def __call__(self, done: float, total: float, x: Callable[[], Tensor], what: str = "iterations") -> None:
+        """After every iteration."""
+        self.calls += 1
+        if self.progress is not None:
+            self.progress.part(done, total, what)
+        every = 1 if self.calls <= DENSE else max(1, self.calls // SPARSE)
+        if self.m.truth is None or self.calls % every:
+            return
+        begin = time.perf_counter()
+        synchronise(self.m.y.device)
+        seconds = begin - self.began - self.spent
+        found, truth = (self.problem.images(t, self.m) for t in (x(), self.m.truth))
+        ratio = (found - truth).abs().square().sum(dtype=torch.float64) / truth.abs().square().sum(dtype=torch.float64)
+        for name, value in (("iteration", self.calls), ("seconds", seconds), ("nmse_db", 10 * ratio.log10().item())):
+            self.quality[name].append(float(value))
+        self.spent += time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with every input: problem, method and how they were asked for, and what to write."""
+
+    problem: Problem[Any]
+    runner: Runner
+    writing: Writing
+    device: torch.device
+    about: Mapping[str, Any]
+
+    def ends(self, form: io.Form | None = None) -> list[str]:
+        """How the names of the files of one input end, the report last; without a form, of those that are the same."""
+        picture = [] if form is None else [f"_reconstruction{form.suffix}"]
+        return [*picture, *(["_figure.png"] if self.writing.figure else []), "_report.json"]
+
+    def produce(self, m: Measurement, prefix: Path, source: object, progress: Progress | None = None) -> dict[str, Any]:
+        """Reconstructs a picture and writes it with figures and report, whose contents without histories come back.
+
+        Raises:
+            RuntimeError: the iterations diverged.
+        """
+        m = m.to(self.device)
+        with torch.no_grad():
+            inverse = self.problem.inverse(m)
+            watch = Watch(self.problem, m, progress)
+            outcome = self.runner(inverse, watch)
+            synchronise(self.device)
+            seconds = time.perf_counter() - watch.began - watch.spent
+            first = inverse.first() if outcome.start is None else outcome.start
+        if not bool(torch.isfinite(outcome.x).all()):
+            largest = f"|y| up to {m.y.abs().max().item():.3g}"
+            raise RuntimeError(f"reconstruct: the iterations diverged: the method is not made for this ({largest})")
+        scores = None
+        if m.truth is not None:
+            scores = {"start": self.problem.scores(first, m), "reconstruction": self.problem.scores(outcome.x, m)}
+        pixels, form = self.problem.pixels(outcome.x, m), self.writing.form(m)
+        files = {"reconstruction": io.write_picture(prefix.with_name(f"{prefix.name}_reconstruction"), pixels, form)}
+        histories = _history(outcome.report)
+        if watch.quality["iteration"]:
+            histories["quality"] = watch.quality
+        title = " · ".join(str(t) for t in (prefix.name, self.about["model"] or self.about["method"]))
+        if self.writing.figure:
+            drawn = _figure(self.problem, m, first, outcome.x, scores, histories, title)
+            files["figure"] = prefix.with_name(f"{prefix.name}_figure.png")
+            io.write_figure(files["figure"], drawn)
+        for name, values in outcome.extras.items():
+            from fastrecon import figures
+
+            files[name] = prefix.with_name(f"{prefix.name}_{name}.png")
+            picture = np.abs(pixels) if pixels.ndim == 2 else np.abs(pixels).mean(-1)
+            io.write_figure(files[name], figures.feature_maps(picture, values[0].float().cpu().numpy(), title))
+        files["report"] = prefix.with_name(f"{prefix.name}_report.json")
+        report = {
+            "schema": SCHEMA, "fastrecon": fastrecon.__version__, "input": source, "notes": list(m.notes),
+            "problem": self.problem.name, **self.about, "simulated": m.truth is not None,
+            "size": list(pixels.shape[:2]), "channels": len(m.y),
+            "noise": None if m.noise is None else m.noise * m.scale, "scale": m.scale, "device": str(self.device),
+            "backend": backend(self.device), "seconds": seconds, "scores": scores,
+            "certificate": certificate(outcome.report, len(m.y)), "files": files,
+        }  # fmt: skip
+        io.write_json(files["report"], report | {"history": histories})
+        return report
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits for a device, before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def backend(device: torch.device) -> str:
+    """What computes on this device."""
+    return registry.backends()["feature_gradient_fwd"][device.type]
+
+
+def certificate(report: Certificate | None, channels: int) -> dict[str, Any] | None:
+    """The certificate of a picture as plain numbers, and whether its merit never increased where that is promised."""
+    if report is None:
+        return None
+    found = report.merged(channels).to_dict(0)
+    merit = (report.history or {}).get("merit")
+    if merit is not None:
+        after = merit[getattr(report, "trained_phases", 0) :]
+        found["merit_never_increased"] = bool((after.diff(dim=0) <= 0).all()) if len(after) > 1 else None
+    return found
+
+
+def summary(c: Mapping[str, Any] | None) -> str:
+    """A certificate in one line."""
+    if c is None:
+        return "no certificate: a network's answer"
+    words = [f"objective {arguments.number(c.get('phi', c.get('objective')), '.6g')}"]
+    if "grad_norm" in c:
+        words.append(f"gradient norm {arguments.number(c['grad_norm'], '.3g')} at eps {c['eps']:.3g}")
+    if "gap" in c:
+        words.append(f"duality gap {arguments.number(c['gap'], '.3g')}")
+    if "relative_step" in c:
+        words.append(f"relative step {arguments.number(c['relative_step'], '.2g')}")
+    monotone = {None: "", True: "merit never increased", False: "merit increased"}[c.get("merit_never_increased")]
+    text = ", ".join([*words, *([monotone] if monotone else [])])
+    return f"{c['status']} ({c['iterations']} iterations): {text}"
+
+
+def line(report: Mapping[str, Any]) -> str:
+    """A report in one line."""
+    scores = report["scores"] and report["scores"]["reconstruction"]
+    quality = f"PSNR {scores['psnr']:.2f} dB, " if scores else ""
+    quality += f"SSIM {scores['ssim']:.4f}, " if scores and scores["ssim"] is not None else ""
+    names = f"{io.shown(report['input'])} -> {io.shown(report['files']['reconstruction'])}"
+    told = f"{quality}{report['method']}, {report['seconds']:.3f} s; {summary(report['certificate'])}"
+    return f"{names}: {told}{arguments.remarks(report['notes'])}"
+
+
+def _history(report: Certificate | None) -> dict[str, Any]:
+    """Rows of every iteration, sums or norms over channels left to the reader: the first channel's."""
+    found = {} if report is None else report.history or {}
+    return {name: values[:, 0].tolist() for name, values in found.items()}
+
+
+def _figure(
+    problem: Problem[Any], m: Measurement, first: Tensor, x: Tensor, scores: Any, history: Mapping[str, Any], title: str
+) -> Any:
+    from fastrecon import figures
+
+    shown = [problem.pixels(t, m) / m.scale for t in ((first, x) if m.truth is None else (m.truth, first, x))]
+    names = ["start", "reconstruction"]
+    captions = [name + _caption(scores and scores[name]) for name in names]
+    if m.truth is not None:
+        captions.insert(0, "reference\n")
+    notes = "".join(f"\n{note}" for note in m.notes if note.startswith("assumed"))
+    return figures.picture(shown, captions, title + notes, history)
+
+
+def _caption(s: Mapping[str, Any] | None) -> str:
+    if s is None:
+        return ""
+    return f"\n{s['psnr']:.2f} dB" + ("" if s["ssim"] is None else f"  SSIM {s['ssim']:.4f}")
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """Options as plain values for the report."""
+    found = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
+    return {k: v if v is None or isinstance(v, str | int | float | list | tuple) else "given" for k, v in found.items()}

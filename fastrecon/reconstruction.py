@@ -1,0 +1,79 @@
+"""Images from measurements in one line: `fastrecon.reconstruct`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrecon.certificates import Certificate, Result
+from fastrecon.checks import expect, expect_finite, in_kind, number, size_2d
+from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.callables import Callables
+from fastrecon.solvers import methods
+from fastrecon.solvers.methods import Inverse
+
+AUTO = "fista"  # for any linear operator
+Pair = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Sequence[int]]
+
+
+def reconstruct(
+    y: Any, operator: LinearOperator | Pair, method: str = "auto", noise: float | None = None, prior: str | None = None,
+    size: Sequence[int] | None = None, *, start: Any = None, norm: float | None = None, **options: Any,
+) -> Result:  # fmt: skip
+    """Images x from measurements y = A x + noise.
+
+    Args:
+        y: measurements [B, ...], a tensor or an array; the images should lie about in [0, 1].
+        operator: A, from images [B, C, H, W]: one of `fastrecon.operators`, a composition of them, or a triple of two
+            functions of tensors, A and its adjoint, and the shape (C, H, W) of an image.
+        method: of `fastrecon.solvers.methods.METHODS`; "auto" chooses.
+        noise: standard deviation of each real number of y, in its unit; None: not known.
+        prior: name of a learned prior; none is there yet.
+        size: (H, W) of the images, where y and A alone do not tell.
+        start: images to start from, like x; None: the adjoint of A at y.
+        norm: a bound of |A|; None: it is found out.
+        options: of the method: iterations, tol, lam, model, ...
+
+    Returns:
+        x of the kind of y, and the certificate of every image.
+
+    Raises:
+        ValueError: an argument does not fit, or y holds NaN or Inf.
+    """
+    op = "reconstruct"
+    a = operator if isinstance(operator, LinearOperator) else _pair(operator)
+    expect(prior is None, op, "prior", "None: no learned prior is shipped yet", repr(prior))
+    noise = None if noise is None else number(noise, op, "noise", least=0)
+    norm = None if norm is None else number(norm, op, "norm", above=0)
+    chosen = methods.named(AUTO if method == "auto" else method, "", op)
+    where = size_2d(size, op, "size") if size is not None else None
+    reports: list[Certificate | None] = []
+
+    def run(y: Tensor) -> Tensor:
+        expect(y.ndim > 1 and len(y) > 0, op, "y", "measurements [B, ...]", y)
+        expect(y.is_floating_point() or y.is_complex(), op, "y", "real or complex numbers", y)
+        expect_finite(y, op, "finite measurements", "image")
+        with torch.no_grad():
+            first = start if start is None or isinstance(start, Tensor) else torch.from_dlpack(start)
+            inverse = Inverse(y, a, where or _size(a, y), noise, first, norm)
+            found = chosen.ready(y.device, **options)(inverse)
+        reports.append(found.report)
+        return found.x
+
+    x = in_kind(y, run, op, "y")
+    return Result(x, reports[0])
+
+
+def _pair(operator: Any) -> LinearOperator:
+    triple = isinstance(operator, tuple) and len(operator) == 3 and callable(operator[0]) and callable(operator[1])
+    expected = "an operator, or (A, adjoint, shape) with two functions and (C, H, W)"
+    expect(triple, "reconstruct", "operator", expected, type(operator).__name__)
+    return Callables(*operator)
+
+
+def _size(a: LinearOperator, y: Tensor) -> tuple[int, int]:
+    """(H, W) of the images."""
+    known = a.input_size(tuple(y.shape[-2:]) if y.ndim == 4 else None)
+    shape = a.adjoint(y[:1]).shape[-2:] if known is None else known
+    return int(shape[0]), int(shape[1])
