@@ -56,6 +56,11 @@ def test_shown():
     assert io.encodable("a\nb\udcff\ud800") == "a\nb\\xff\\ud800"
 
 
+def test_reasons_are_cut():
+    assert io.reason(ValueError("a\n b")) == "a b"
+    assert io.reason(ValueError("x" * 10**6)) == "x" * 250 + "..."
+
+
 def test_threads_on_one_path(tmp_path):
     path, values, faults = tmp_path / "x.json", [[k] * 2000 for k in range(4)], []
 

@@ -100,6 +100,10 @@ def test_bad_nifti(nibabel, tmp_path, capfd):
             io.read_picture(tmp_path / f"{name}.nii", slice=4 if name not in ("time", "colours") else 0)
         assert words in str(e.value), name
         assert "\n" not in str(e.value)
+    odd = bytearray(whole)
+    odd[80:84] = np.array([-1], "<f4").tobytes()  # a size of voxels
+    (tmp_path / "odd.nii").write_bytes(odd)
+    np.testing.assert_array_equal(io.read_picture(tmp_path / "odd.nii", slice=4).pixels, VOLUME[:, :, 4])
     assert capfd.readouterr().err == ""
 
 

@@ -40,7 +40,7 @@ def sorted_lines(group: Any, slice: int | None) -> tuple[np.ndarray, np.ndarray,
     size, final = encoding.encodedSpace.matrixSize, encoding.reconSpace.matrixSize
     refuse(size.z > 1, "two-dimensional encoding", f"a matrix of {size.x} x {size.y} x {size.z}", "xml")
     lines = member(group, "data")
-    bounded(*lines.shape, what="acquisitions", entry="data")
+    bounded(*lines.shape, lines.dtype.itemsize, what="bytes of headers", entry="data")
     heads = lines["head"]
     aside = np.uint64(sum(1 << (getattr(constants, f"ACQ_IS_{name}") - 1) for name in ASIDE))
     wanted = ((heads["flags"] & aside) == 0) & (heads["encoding_space_ref"] == 0)

@@ -11,6 +11,7 @@ from typing import IO
 
 BUNDLED = "skimage:"  # before the name of an image that comes inside scikit-image
 LONGEST = 40  # characters of a wrong name in a message
+LONGEST_REASON = 250
 IMAGE_SUFFIXES = (
     ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".npy",
     ".nii", ".nii.gz", ".dcm",
@@ -40,11 +41,12 @@ def _escaped(c: str) -> str:
 
 
 def reason(e: BaseException) -> str:
-    """What an exception says, on one line."""
+    """What an exception says, on one line, cut where it quotes half a file."""
     while isinstance(e, OSError) and not e.strerror and isinstance(e.__cause__, OSError):
         e = e.__cause__  # what the system said, without what was said of it on the way
     text = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-    return shown(" ".join(text.split())) or type(e).__name__
+    text = shown(" ".join(text[: 4 * LONGEST_REASON].split()))
+    return (text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}...") or type(e).__name__
 
 
 def existing(path: str | Path) -> Path:

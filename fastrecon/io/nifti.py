@@ -35,8 +35,12 @@ def decode(file: IO[bytes], slice: int | None = None) -> Raster:
     if start.startswith(GZIP) or not recognised(start):
         raise ValueError("no header of NIfTI")
     kind = nibabel.Nifti1Image if start[ONE[0] :].startswith(ONE[1]) else nibabel.Nifti2Image
-    with nibabel.imageglobals.LoggingOutputSuppressor():  # remarks on odd headers go to stderr
+    logger = nibabel.imageglobals.logger
+    before, logger.disabled = logger.disabled, True  # remarks on odd headers go to stderr
+    try:
         image = kind.from_stream(stream)
+    finally:
+        logger.disabled = before
     shape = image.shape
     refuse(len(shape) < 2 or any(n != 1 for n in shape[3:]), "a volume [i, j, slice]", f"shape {shape}")
     refuse(image.get_data_dtype().names is not None, "numbers", "colours")
