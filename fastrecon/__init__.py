@@ -1,19 +1,19 @@
 """fastrecon: the fast engine for learned image reconstruction that provably converges."""
 
-# ruff: noqa: E402
 # guard comes first: run as a program, an interruption of the imports below is one line and no traceback
 from fastrecon import startup
 
 startup.guard()
 
-from importlib.metadata import version
+with startup.without_collection():
+    from importlib.metadata import version
 
-from fastrecon import masks, metrics, models, operators, ops, problems, solvers, terms
-from fastrecon.certificates import Result
-from fastrecon.engine import Engine
-from fastrecon.models import load, pretrained
-from fastrecon.reconstruction import reconstruct
-from fastrecon.registry import backends
+    from fastrecon import masks, metrics, models, operators, ops, problems, solvers, terms
+    from fastrecon.certificates import Result
+    from fastrecon.engine import Engine
+    from fastrecon.models import load, pretrained
+    from fastrecon.reconstruction import reconstruct
+    from fastrecon.registry import backends
 
 __version__ = version("fastrecon")
 

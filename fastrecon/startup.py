@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -22,6 +23,18 @@ class Terminated(BaseException):
     def __init__(self, number: int):
         super().__init__(WORDS[signal.Signals(number)])
         self.status = 128 + number
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Puts garbage collection off: a pass over all that torch keeps alive lasts longer than our imports."""
+    usual = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if usual:
+            gc.enable()
 
 
 def is_program() -> bool:
