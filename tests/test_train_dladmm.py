@@ -92,7 +92,7 @@ def test_nmse_is_the_formula():
 def test_gap_losses():
     network, classical, x = problem()
     lam, atoms = network.lam, network.a.atoms
-    s, _ = classical.solve(x, tol=1e-7, max_iterations=5000)
+    s, _ = classical.solve(x, tol=1e-7, iterations=5000)
     total = 0.0
     for z, e, dual, one in zip(s.z, s.e, s.dual, x, strict=True):
         total += lam * z.abs().sum() + e.abs().sum() + dual @ one
