@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from typing_extensions import Self
 
 from fastrecon.certificates import TRAINED_ONLY, Report, Status
 from fastrecon.checks import expect, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import shrink_eps
-from fastrecon.solvers.base import Callback, Row, Run, iterate
+from fastrecon.solvers.base import Callback, Row, Run, iterate, with_parts
 from fastrecon.terms.feature_norm import Evaluation, FeatureNorm
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.threads import alone
@@ -138,6 +139,10 @@ class UnrolledDescent(nn.Module):
             "phases": self.phases, "channels": channels, "layers": len(r.weights), "delta": r.delta,
             "final_activation": r.final_activation, "sigma": self.sigma, "gamma": self.gamma, "eps_mode": self.eps_mode,
         } | ({} if in_channels == 1 else {"in_channels": in_channels})  # fmt: skip
+
+    def take(self, which: Tensor) -> Self:
+        """The same network for the images `which` of a batch: an operator with parts of each image's own follows."""
+        return with_parts(self, fidelity=LeastSquares(self.fidelity.operator.take(which)))
 
     @torch.no_grad()
     def grow(self, phases: int) -> None:

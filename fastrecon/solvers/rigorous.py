@@ -75,7 +75,8 @@ class RigorousDescent(UnrolledDescent):
         assert s.r is not None
         assert s.merit is not None
         at_x, grad = s.r, s.grad_f + s.r.grad
-        slope_f, slope, curvature = inner(s.grad_f, grad), sum_of_squares(grad), sum_of_squares(f.operator.apply(grad))
+        slope_f, slope = inner(s.grad_f, grad), sum_of_squares(grad)
+        curvature = sum_of_squares(f.operator.forward(grad))
         v, at_v, change_v = s.x, at_x, torch.zeros_like(alpha)
 
         def accept(step: Tensor, which: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ class RigorousDescent(UnrolledDescent):
         return iterate(
             step_of(self, y), RigorousState(alpha, torch.full_like(s.x, float("nan")), torch.zeros_like(s.passed), s),
             iterations, done=lambda t: self.done(t.at, tol) | t.stuck, check_every=check_every,
-            narrow=lambda which: step_of(self, y[which]),
+            narrow=lambda which: step_of(self.take(which), y[which]),
             row=None if phases.history is None else lambda t: row(t.at),
             callback=None if callback is None else lambda k, t: callback(k, t.at),
         )  # fmt: skip

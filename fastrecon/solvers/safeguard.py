@@ -25,7 +25,12 @@ def choose(good: Tensor, candidate: S, fallback: S | Callable[[], S]) -> S:
         fallback: like it, or a function that computes it for all images, which is asked only where some image needs it;
             on a GPU and in a traced graph, where looking makes the host wait, always.
     """
-    if not (good.is_cuda or torch.compiler.is_compiling()) and bool(good.all()):
+    if everywhere(good):
         return candidate
     other = cast(S, fallback() if callable(fallback) else fallback)
     return where(good, candidate, other)
+
+
+def everywhere(good: Tensor) -> bool:
+    """Whether all images passed their test `good` [B]; False where the host would have to wait to know."""
+    return not (good.is_cuda or torch.compiler.is_compiling()) and bool(good.all())
