@@ -19,12 +19,12 @@ from typing_extensions import Self
 
 from fastrecon.certificates import ITERATION_LIMIT, Report
 from fastrecon.checks import choice, expect, integer, number
+from fastrecon.ops.reductions import inner, sum_of_squares
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.solvers.base import Callback, Run, column, iterate, put, take, where
 from fastrecon.solvers.descent import DescentState, UnrolledDescent, row
 from fastrecon.solvers.search import FIRST_STEPS, Search, backtrack, first_step
 from fastrecon.terms.feature_norm import Evaluation
-from fastrecon.terms.least_squares import inner, sum_of_squares
 from fastrecon.threads import alone
 
 SUFFICIENT = 0.35  # c of the descent condition, the paper's value

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import integer, number
-from fastrecon.terms.least_squares import inner, sum_of_squares
+from fastrecon.ops.reductions import inner, sum_of_squares
 
 TRIALS, FIXED_TRIALS = 60, 16  # at most; the trained models take at most 7
 FIRST_STEPS = ("barzilai-borwein", "grow")
