@@ -233,7 +233,7 @@ def _descent(kind: Any, solve: bool = False, safeguard: bool = False) -> Callabl
         def run(y: Tensor, net: Any) -> Any:
             x0 = net.fidelity.operator.adjoint(y, (33, 29))
             if solve:
-                return net.solve(y, x0, max_iterations=12)
+                return net.solve(y, x0, iterations=12)
             with torch.no_grad():
                 return net(y, x0, history=True)
 
@@ -286,9 +286,9 @@ def _solvers() -> dict[str, Callable[[], Case]]:
         "SGP, network": _proximal(SGP, Fourier, True, network=bold),
         "SGP, paper's rule": _proximal(SGP, Inpainting, True, network=bold, rule="paper"),
         "LADMM": _splitting(LADMM, iterations=30, history=True),
-        "LADMM.solve": _splitting(LADMM, "solve", max_iterations=40),
-        "LADMM.solve, general B": _splitting(LADMM, "solve", general=True, max_iterations=50),
-        "DLADMM": _splitting(DLADMM, history=True), "DLADMM.solve": _splitting(DLADMM, "solve", max_iterations=40),
+        "LADMM.solve": _splitting(LADMM, "solve", iterations=40),
+        "LADMM.solve, general B": _splitting(LADMM, "solve", general=True, iterations=50),
+        "DLADMM": _splitting(DLADMM, history=True), "DLADMM.solve": _splitting(DLADMM, "solve", iterations=40),
         "DLADMM, safeguarded": _splitting(DLADMM, safeguard=True),
     }  # fmt: skip
 

@@ -71,32 +71,6 @@ def test_gradient_of_every_parameter(e_update, with_b):
         torch.testing.assert_close((g * direction).sum(), slope, rtol=1e-5, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("per_row", [False, True])
-@pytest.mark.parametrize("e_update", ["general", "residual"])
-def test_layers_as_one_node_differentiate_as_their_half_steps(e_update, per_row, last):
-    network, _, x = problem(e_update, layers=3, per_row=per_row)
-    spoil(network, 0.02)
-    x.requires_grad_()
-    inputs = [x, network.a.atoms.requires_grad_(), *network.parameters()]
-    half_steps = list(network.chain(x, network.weights()))
-    found, grads = [], []
-    for states in (network.states(x, last=last), half_steps[-1:] if last else half_steps):
-        values = [t for s in states for t in (s.z, s.e, s.dual, s.az)]
-        loss = sum((t * torch.linspace(-1, 2, t.numel(), dtype=t.dtype).view_as(t)).sum() for t in values)
-        found.append(values)
-        grads.append(torch.autograd.grad(loss, inputs))
-    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-11)
-
-
-def test_layers_that_no_loss_looks_at_take_part():
-    """Only the dual variable of the second of three layers counts: nothing of the third does."""
-    network, _, x = problem("residual", layers=3, per_row=True)
-    network.states(x)[1].dual.square().sum().backward()
-    assert [p.grad.abs().max() > 0 for p in network.scaled_w1] == [True, True, False]
-
-
 def test_learns():
     network, _, x = problem(layers=4)
     target = LADMM(dictionary(), LAM, e_update="residual")(x, 200)[0]
@@ -128,8 +102,8 @@ def test_samples_do_not_depend_on_the_batch():
 def test_converges_with_any_weights(e_update, with_b, amount):
     network, classical, x = problem(e_update, with_b, per_row=True)
     spoil(network, amount)
-    _, best = classical.solve(x, tol=1e-7, max_iterations=5000)
-    _, report = network.solve(x, tol=1e-7, max_iterations=5000)
+    _, best = classical.solve(x, tol=1e-7, iterations=5000)
+    _, report = network.solve(x, tol=1e-7, iterations=5000)
     assert report.status == ["converged"] * 4
     torch.testing.assert_close(report.objective, best.objective, rtol=1e-6, atol=0)
     assert (report.accepted <= 6).all()
@@ -154,8 +128,8 @@ def test_safeguard_takes_good_layers_and_refuses_bad_ones():
     iterations = classical(x, 3)[0]
     torch.testing.assert_close(bad[0].z, iterations.z)
     assert bad[1].accepted.tolist() == [0] * 4
-    network.solved = classical.solve(x, tol=1e-9, max_iterations=5000)[0]
-    network.iterate = lambda s, x, arg, w, beta: (network.solved, arg)
+    network.solved = classical.solve(x, tol=1e-9, iterations=5000)[0]
+    network.iteration = lambda s, x, arg, w, beta: (network.solved, arg)
     good = network(x, safeguard=True)
     assert good[1].accepted.tolist()[0] >= 1
     torch.testing.assert_close(good[0].z, network.solved.z, rtol=1e-4, atol=1e-5)
@@ -208,7 +182,7 @@ def test_refuses_numbers_out_of_range(argument, value):
         DLADMM(**{"a": torch.eye(4, 6), "layers": 2} | {argument: value})
 
 
-@pytest.mark.parametrize("options", [{"delta": 1.0}, {"tol": 0.0}, {"max_iterations": -1}, {"safeguard": 2}], ids=str)
+@pytest.mark.parametrize("options", [{"delta": 1.0}, {"tol": 0.0}, {"iterations": -1}, {"safeguard": 2}], ids=str)
 def test_solve_refuses_numbers_out_of_range(options):
     with pytest.raises(ValueError, match=f"DLADMM: {next(iter(options))}: expected "):
         DLADMM(torch.eye(4, 6), layers=2).solve(torch.ones(2, 4), **options)

@@ -54,7 +54,7 @@ def test_batches_are_cut_and_joined():
     y = r.operator(images(5)).detach()
     engine = fr.Engine(r, max_batch=2)
     assert_same(engine(y, size=(13, 9), history=True), r(y, size=(13, 9), history=True))
-    assert_same(engine(y, rigorous=True, max_iterations=5), r(y, rigorous=True, max_iterations=5))
+    assert_same(engine(y, rigorous=True, iterations=5), r(y, rigorous=True, iterations=5))
     blockwise = small_model(blockwise=True)
     assert_same(fr.Engine(blockwise, max_batch=2)(y), blockwise(y))
 
@@ -196,7 +196,7 @@ def test_what_is_not_captured(monkeypatch):
     y = r.operator(images()).detach()
     engine = fr.Engine(r)
     recorder = Recorder(monkeypatch, engine)
-    assert_same(engine(y, rigorous=True, max_iterations=3), r(y, rigorous=True, max_iterations=3))
+    assert_same(engine(y, rigorous=True, iterations=3), r(y, rigorous=True, iterations=3))
     assert recorder.captures == []
     monkeypatch.setattr(engines, "MOST_GRAPHS", 1)
     assert_same(engine(y), r(y))

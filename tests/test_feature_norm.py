@@ -77,24 +77,24 @@ def test_zero_image_and_zero_weights_give_finite_zeros():
     assert torch.equal(net.nonsmooth_value(x), value)
 
 
-def test_renewing_touches_only_what_changed():
+def test_refreshing_touches_only_what_changed():
     net, x = make(), images()
     eps = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
     old = net.evaluate(x, eps)
     changed = torch.tensor([False, True, False])
     new_eps = torch.where(changed, 0.5 * eps, eps)
-    new = net.renew(old, x, new_eps, changed)
+    new = net.refresh(old, x, new_eps, changed)
     fresh = net.evaluate(x, new_eps)
     torch.testing.assert_close(new.value, fresh.value)
     torch.testing.assert_close(new.grad, fresh.grad)
     assert not torch.equal(new.value, old.value)
-    assert net.renew(old, x, eps, torch.zeros(3, dtype=torch.bool)) is old
+    assert net.refresh(old, x, eps, torch.zeros(3, dtype=torch.bool)) is old
 
 
-def test_choice_is_per_image():
+def test_refreshing_at_other_images_is_a_choice():
     net, x, eps = make(), images(), torch.full((3,), 0.1).double()
     a, b = net.evaluate(x, eps), net.evaluate(-x, eps)
-    chosen = net.choose(torch.tensor([True, False, True]), a, -x, eps)
+    chosen = net.refresh(a, -x, eps, torch.tensor([False, True, False]))
     torch.testing.assert_close(chosen.value, torch.stack((a.value[0], b.value[1], a.value[2])))
     torch.testing.assert_close(chosen.grad, torch.stack((a.grad[0], b.grad[1], a.grad[2])))
 

@@ -49,7 +49,7 @@ def test_reaches_the_optimum_of_the_linear_programme(e_update, with_b):
     b = general_b() if with_b else None
     x = samples(a, b=b)
     best = optimum(x, a, torch.eye(30, dtype=torch.float64) if b is None else b)
-    _, report = LADMM(a, LAM, b, e_update=e_update).solve(x, tol=1e-7, max_iterations=5000)
+    _, report = LADMM(a, LAM, b, e_update=e_update).solve(x, tol=1e-7, iterations=5000)
     assert report.status == ["converged"] * 4
     torch.testing.assert_close(report.objective, best, rtol=1e-6, atol=0)
     assert (report.primal_residual < 1e-6).all()
@@ -79,7 +79,7 @@ def test_gap_bounds_the_distance_to_the_optimum_from_anywhere(with_b):
         assert (found["gap"] >= found["feasible"] - best - 1e-9).all()
         assert (found["feasible"] >= best - 1e-9).all()
     few = samples(a, b=b)
-    found = solver.values(solver.solve(few, tol=1e-7, max_iterations=5000)[0], few)
+    found = solver.values(solver.solve(few, tol=1e-7, iterations=5000)[0], few)
     assert (found["gap"] <= 1e-7 * found["feasible"].clamp_min(1)).all()  # and it closes
 
 
@@ -145,7 +145,7 @@ def test_a_sample_does_not_depend_on_its_batch():
 def test_fixed_point_is_where_a_step_stays():
     a = dictionary()
     solver, x = LADMM(a, LAM), samples(a)
-    s, _ = solver.solve(x, tol=1e-10, max_iterations=5000)
+    s, _ = solver.solve(x, tol=1e-10, iterations=5000)
     start = solver.start(x)
     assert (distance(s, solver.step(s, x)) < 1e-6 * distance(start, solver.step(start, x))).all()
 
@@ -219,8 +219,8 @@ def test_refuses_what_is_out_of_range(arguments):
 
 @pytest.mark.parametrize(
     ("call", "options"),
-    [("solve", {"max_iterations": -5}), ("solve", {"max_iterations": 1.5}), ("solve", {"tol": 0}),
-     ("solve", {"tol": math.nan}), ("solve", {"progress": 3}), ("forward", {"iterations": 0}),
+    [("solve", {"iterations": -5}), ("solve", {"iterations": 1.5}), ("solve", {"tol": 0}),
+     ("solve", {"tol": math.nan}), ("solve", {"callback": 3}), ("forward", {"iterations": 0}),
      ("forward", {"iterations": True}), ("forward", {"tol": -1}), ("forward", {"history": 2})],
     ids=str,
 )  # fmt: skip
@@ -230,7 +230,7 @@ def test_refuses_options_out_of_range(call, options):
 
 
 def test_solve_of_no_iterations_is_the_start():
-    s, report = LADMM(torch.eye(4, 6)).solve(torch.ones(2, 4), max_iterations=0)
+    s, report = LADMM(torch.eye(4, 6)).solve(torch.ones(2, 4), iterations=0)
     assert not s.z.any()
     assert report.status == ["iteration limit"] * 2
 

@@ -12,8 +12,8 @@ from fastrecon.certificates import Report, Status
 from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.registry import backends
 from fastrecon.solvers import LDA, AGDNet, GDNet
-from fastrecon.solvers.convergent import reductions_left
-from fastrecon.solvers.search import BLIND_TRIALS, backtrack
+from fastrecon.solvers.rigorous import reductions_left
+from fastrecon.solvers.search import FIXED_TRIALS, backtrack
 from fastrecon.terms import feature_norm as regulariser
 from fastrecon.terms.feature_norm import Evaluation
 
@@ -114,10 +114,10 @@ def test_what_bfloat16_leaves_unclear_is_computed_again(monkeypatch):
     r, eps = net.regulariser, torch.full((3,), 0.01)
     u, v = x0, x0 * torch.tensor([1 + 1e-5, 3.0, 1 - 1e-5])[:, None, None, None]
     off = Evaluation(1.005 * r.value(u, eps), r.evaluate(u, eps).grad, torch.ones(3, dtype=torch.bool))
-    at_u, r_v = r.settle(off, 0.995 * r.value(v, eps), torch.zeros(3), u, v, eps)
-    assert at_u.rough is not None
-    assert at_u.rough.tolist() == [False, True, False]
-    assert torch.equal(at_u.value, torch.where(at_u.rough, off.value, r.value(u, eps)))
+    at_u, r_v = r.confirm_order(off, 0.995 * r.value(v, eps), torch.zeros(3), u, v, eps)
+    assert at_u.estimated is not None
+    assert at_u.estimated.tolist() == [False, True, False]
+    assert torch.equal(at_u.value, torch.where(at_u.estimated, off.value, r.value(u, eps)))
     assert torch.equal(at_u.value <= r_v, r.value(u, eps) <= r.value(v, eps))
 
 
@@ -167,7 +167,7 @@ def test_phases_are_iterations_of_step():
     y, x0 = problem(net)
     with torch.no_grad():
         s = net.start(y, x0)
-        for sizes in zip(*net.sizes(), strict=True):
+        for sizes in zip(*net.step_sizes(), strict=True):
             s = net.step(s, y, True, *sizes)
         assert torch.equal(s.x, net(y, x0)[0])
 
@@ -217,7 +217,7 @@ def test_an_image_without_a_good_step_keeps_its_place():
         assert torch.equal(net(y, x0)[0], x0)
     with torch.no_grad():
         x, report = net(y, x0)
-    assert report.trials.min() > BLIND_TRIALS
+    assert report.trials.min() > FIXED_TRIALS
     assert (x != x0).flatten(1).any(1).all()
 
 
@@ -264,7 +264,7 @@ def test_rigorous_mode_descends_and_terminates():
     net = network(scale=0.35, eps0=1.4e-2, phases=2)
     y, x0 = problem(net, 2)
     tol, states = 1.5e-5, []
-    x, report = net.solve(y, x0, tol=tol, progress=lambda k, s: states.append((k, s)))
+    x, report = net.solve(y, x0, tol=tol, callback=lambda k, s: states.append((k, s)))
 
     assert report.status == ["converged"] * 2
     assert report.converged.all()
@@ -284,10 +284,10 @@ def test_rigorous_mode_descends_and_terminates():
     torch.testing.assert_close(report.grad_norm, norm, rtol=1e-8, atol=0)
     torch.testing.assert_close(report.phi, net.fidelity.value(x, y) + net.regulariser.feature_norms(x).sum((1, 2)))
     assert ((report.phi_eps <= report.phi) & (report.phi <= report.merit)).all()
-    assert [k for k, _ in states] == list(range(len(states)))
+    assert [k for k, _ in states] == list(range(1, len(states) + 1))
     for k, s in states[::97]:
         value, _ = phi_eps_and_gradient(net, y, s.x, s.eps)
-        torch.testing.assert_close(report.history["phi_eps"][net.phases + 1 + k], value, rtol=1e-12, atol=0)
+        torch.testing.assert_close(report.history["phi_eps"][net.phases + k], value, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("steps", ["barzilai-borwein", "grow"])
@@ -295,7 +295,7 @@ def test_every_iteration_decreases_the_fresh_objective(steps):
     net = network(eps0=0.3, sigma=30.0, phases=1)
     y, x0 = problem(net)
     states = []
-    net.solve(y, x0, tol=1e-2, max_iterations=60, steps=steps, progress=lambda k, s: states.append(s))
+    net.solve(y, x0, tol=1e-2, iterations=60, steps=steps, callback=lambda k, s: states.append(s))
     reduced = 0
     for a, b in itertools.pairwise(states):
         # Lemma 3.4: phi_eps(x) + m eps / 2 across an iteration and, before it, a reduction of eps
@@ -308,12 +308,12 @@ def test_every_iteration_decreases_the_fresh_objective(steps):
 def test_iteration_limit_is_reported():
     net = network(phases=2)
     y, x0 = problem(net)
-    _, report = net.solve(y, x0, max_iterations=3)
+    _, report = net.solve(y, x0, iterations=3)
     assert report.status == ["iteration limit"] * 3
     assert report.iterations.tolist() == [5, 5, 5]
     assert not report.converged.any()
     assert len(report.history["merit"]) == 6
-    torch.testing.assert_close(net.solve(y, x0, max_iterations=0)[0], net(y, x0)[0].detach())
+    torch.testing.assert_close(net.solve(y, x0, iterations=0)[0], net(y, x0)[0].detach())
 
 
 def test_rigorous_mode_keeps_the_kind_and_the_network():
@@ -321,7 +321,7 @@ def test_rigorous_mode_keeps_the_kind_and_the_network():
     y, x0 = (t.float() for t in problem(net.double()))
     net.float()
     before = copy.deepcopy(net.state_dict())
-    x, report = net.solve(y, x0, max_iterations=2)
+    x, report = net.solve(y, x0, iterations=2)
     assert x.dtype == torch.float32
     assert report.phi.dtype == torch.float64
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
@@ -333,7 +333,7 @@ def test_image_has_the_same_bits_alone_and_in_any_batch(dtype):
     net = network(sigma=4.0, tau=1.0, eps0=0.3).to(dtype)
     y, x0 = (t.to(dtype) for t in problem(net.double(), 5))
     net.to(dtype)
-    for run in (net.forward, lambda y, x0: net.solve(y, x0, tol=1.0, max_iterations=20)):
+    for run in (net.forward, lambda y, x0: net.solve(y, x0, tol=1.0, iterations=20)):
         with torch.no_grad():
             x, report = run(y, x0)
             for which in ([0], [3], [4, 1], [2, 2, 2, 0]):
@@ -378,10 +378,10 @@ def test_growing_copies_the_last_phase(kind):
     net = network(kind)
     with torch.no_grad():
         net.raw_alpha.copy_(torch.tensor([0.1, 0.2, 0.3]))
-    first = [t.detach().clone() for t in net.sizes()]
+    first = [t.detach().clone() for t in net.step_sizes()]
     net.grow(5)
     assert net.phases == 5
-    for old, new in zip(first, net.sizes(), strict=True):
+    for old, new in zip(first, net.step_sizes(), strict=True):
         assert torch.equal(new, torch.cat((old, old[-1:], old[-1:])))
     y, x0 = problem(net)
     net(y, x0)[0].sum().backward()
@@ -458,7 +458,7 @@ def test_reductions_left():
         (lambda: network().solve(*problem(network()), tol=0), "solve: tol: expected a number > 0"),
         (
             lambda: network().solve(*problem(network()), steps="bb"),
-            "solve: steps: expected one of barzilai-borwein, grow",
+            "solve: steps: expected barzilai-borwein or grow",
         ),
     ],
 )
@@ -520,7 +520,7 @@ def test_refuses_numbers_out_of_range(argument, value):
 
 @pytest.mark.parametrize(
     "options",
-    [{"tol": 0.0}, {"tol": math.nan}, {"tol": True}, {"max_iterations": -1}, {"max_iterations": 2.0}],
+    [{"tol": 0.0}, {"tol": math.nan}, {"tol": True}, {"iterations": -1}, {"iterations": 2.0}],
     ids=str,
 )
 def test_solve_refuses_numbers_out_of_range(options):

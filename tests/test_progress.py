@@ -98,5 +98,5 @@ def test_phases_are_told():
     solver = LDA(Inpainting(torch.ones(1, 1, 8, 8)), 3, 2, 2)
     seen = []
     with torch.no_grad():
-        solver(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8), progress=lambda k, s: seen.append((k, tuple(s.x.shape))))
+        solver(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8), callback=lambda k, s: seen.append((k, tuple(s.x.shape))))
     assert seen == [(k, (2, 1, 8, 8)) for k in (1, 2, 3)]

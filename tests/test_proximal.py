@@ -90,7 +90,7 @@ def test_reaches_the_minimiser(method, kind):
 def test_the_objective_never_increases(method, kind):
     a, y, lam = problem(kind)
     solver, seen = METHODS[method](a, lam), []
-    _, report = solver(y, iterations=150, history=True, callback=lambda k, x: seen.append(solver.objective(x, y)))
+    _, report = solver(y, iterations=150, history=True, callback=lambda k, s: seen.append(solver.objective(s.x, y)))
     exact = torch.stack(seen)
     assert (exact.diff(dim=0) <= 1e-13 * exact[:-1]).all()
     torch.testing.assert_close(report.history["objective"][1:], exact, rtol=1e-11, atol=0)  # carried along, not drifted

@@ -19,9 +19,9 @@ from fastrecon.models.file import Header
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, product_per_image, random_phi
 from fastrecon.solvers import LDA, AGDNet, GDNet
-from fastrecon.solvers.descent import UnrolledDescent
+from fastrecon.solvers.rigorous import RigorousDescent
 
-SOLVERS: dict[str, type[UnrolledDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
+SOLVERS: dict[str, type[RigorousDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
 SAME = 1e-5  # sampling matrices that differ by less are one, made on two machines
 
 
@@ -43,7 +43,7 @@ class BlockSensingModel(Model):
     q: Tensor
 
     def __init__(
-        self, operator: BlockSensing, solver: UnrolledDescent, q: Tensor, meta: Mapping[str, Any],
+        self, operator: BlockSensing, solver: RigorousDescent, q: Tensor, meta: Mapping[str, Any],
         blockwise: bool = False,
     ):  # fmt: skip
         super().__init__(meta)
@@ -71,22 +71,20 @@ class BlockSensingModel(Model):
             y: measurements that passed `check`.
             operator: the model's own, or None.
             size: (H, W) of the images, to which the last blocks are cropped; else whole blocks.
-            rigorous: whether to continue from the trained phases to convergence (LDA.solve, balanced).
-            options: of LDA.solve, or `history` and `progress` of the trained phases.
+            rigorous: whether to continue from the trained phases to convergence (`solve` of the solver, balanced).
+            options: of the solver's `solve`, or `history` and `callback` of the trained phases.
 
         Raises:
-            ValueError: size or operator does not fit; the method has no rigorous mode.
+            ValueError: size or operator does not fit.
         """
         rigorous, size = flag(rigorous, "reconstruct", "rigorous"), size and size_2d(size, "reconstruct", "size")
-        able, name = not rigorous or hasattr(self.solver, "solve"), type(self.solver).__name__
-        expect(able, "reconstruct", "rigorous", "a method with a convergence guarantee (LDA)", name)
         if operator is not None and operator is not self.operator:
             expect(self.measures(operator), "reconstruct", "operator", "the model's own sampling matrix", "another")
         return (self._blocks if self.blockwise else self._image)(y.to(self.q.dtype), size, rigorous, options)
 
     def _image(self, y: Tensor, size: Any, rigorous: bool, options: dict[str, Any]) -> tuple[Tensor, Report]:
         x0, solver = self.start(y, size), self.solver
-        if not (rigorous and isinstance(solver, LDA)):
+        if not rigorous:
             return solver(y, x0, **options)
         chosen: dict[str, Any] = {"balance": not solver.regulariser.final_activation} | options
         return solver.solve(y, x0, **chosen)
@@ -110,7 +108,7 @@ class BlockSensingModel(Model):
 
     def capturable(self, rigorous: bool = False, **options: Any) -> bool:
         """Whether the trained phases alone are computed, and nobody is told of them."""
-        return not rigorous and options.get("progress") is None
+        return not rigorous and options.get("callback") is None
 
     def set_precision(self, precision: str) -> None:
         """Of the regulariser's gradient in the steps; see FeatureNorm."""

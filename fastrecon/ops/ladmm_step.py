@@ -262,7 +262,7 @@ _step_bwd = define(
     cpu=_step_bwd_cpu,
     fake=_step_bwd_fake,
 )
-define(
+_iterations_ = define(
     "ladmm_iterations_(Tensor x, Tensor a, Tensor(a!) z, Tensor(b!) e, Tensor(c!) dual, Tensor(d!) q, Tensor(e!) arg,"
     " Tensor[] w1, float l1, Tensor tau1, Tensor beta, Tensor w2, Tensor tau2, int iterations, int update) -> ()",
     FAMILY,
@@ -418,3 +418,24 @@ def ladmm_step(
     code = UPDATES.index(update)
     q, e_next, dual_next, arg = LadmmStep.call(z, a, x, e, dual, *parameters, code)
     return q, e if code == GIVEN else e_next, dual_next, arg
+
+
+@torch.no_grad()
+def ladmm_iterations_(
+    x: Tensor, a: Tensor, z: Tensor, e: Tensor, dual: Tensor, q: Tensor, w1: list[Tensor], l1: float, tau1: Tensor,
+    beta: Tensor, w2: Tensor, tau2: Tensor, iterations: int, update: str,
+) -> None:  # fmt: skip
+    """So many iterations with B = I, a shrinkage and a step each, in the memory of z, e, dual and q; no gradients.
+
+    Args:
+        x: data [N, M], contiguous as are the next four.
+        a: A [M, D].
+        z: codes [N, D], overwritten.
+        e, dual, q: errors, multipliers and A z, like x, overwritten.
+        w1, l1: matrices L1 W1 [M, D] of each iteration, or one for all, and L1.
+        tau1, beta, w2, tau2: rows [K, 1 or D] and [K, 1 or M] of each iteration, or one for all.
+        update: of e, "general" or "residual", see `ladmm_step`.
+    """
+    vectors = (p.expand(-1, n) for p, n in zip((tau1, beta, w2, tau2), (z.shape[1], *[x.shape[1]] * 3), strict=True))
+    arg = dual + beta[0] * (q + e - x)
+    _iterations_(x, a, z, e, dual, q, arg, w1, l1, *vectors, iterations, UPDATES.index(update))

@@ -1,39 +1,39 @@
 """What LDA, GD-Net and AGD-Net share: parameters, the rule for eps, the loop over trained phases, the certificate."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from typing_extensions import Self
 
 from fastrecon.certificates import TRAINED_ONLY, Report, Status
 from fastrecon.checks import expect, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import shrink_eps
+from fastrecon.solvers.base import Callback, Row, Run, iterate, with_parts
 from fastrecon.terms.feature_norm import Evaluation, FeatureNorm
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.threads import alone
 
 FLOOR = 1e-6  # the least value of a step size or of eps_0
 EPS_MODES = ("sample", "batch", "schedule")
-S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class State:
+class DescentState:
     """Where an iteration stands, per image: the iterate, and the objective there at radius eps.
 
     r, f, merit and norm are None while nobody asks for them: in training with x = u.
     """
 
-    x: Tensor  # [B, 1, H, W]
-    previous: Tensor  # [B, 1, H, W] the iterate before
+    x: Tensor  # [B, C, H, W]
+    previous: Tensor  # like x: the iterate before
     eps: Tensor  # [B]
     next_eps: Tensor  # [B] radius of the next iteration: eps, or gamma * eps where the test was passed
     passed: Tensor  # [B] bool: |grad phi_eps(x)| < sigma * gamma * eps
-    grad_f: Tensor  # [B, 1, H, W] gradient of f at x
+    grad_f: Tensor  # like x: gradient of f at x
     r: Evaluation | None  # r_eps and its gradient at x, without graph
     f: Tensor | None  # [B] f(x), float64
     merit: Tensor | None  # [B] phi_eps(x) + m eps / 2, float64
@@ -43,40 +43,22 @@ class State:
     reductions: Tensor
 
 
-def take(s: S, which: Tensor) -> S:
-    """The images `which` of a dataclass of batches."""
-    return _each(lambda t: t[which], s)
-
-
-def put(s: S, which: Tensor, part: S) -> S:
-    """`s` with the images `which` replaced by those of `part`."""
-    return _each(lambda t, p: t.index_copy(0, which, p), s, part)
-
-
-def mix(which: Tensor, new: S, old: S) -> S:
-    """`new` for the images where `which` [B] holds, `old` for the others."""
-    return _each(lambda a, b: torch.where(which.view(-1, *[1] * (a.ndim - 1)), a, b), new, old)
-
-
-def _each(function: Callable[..., Tensor], *parts: Any) -> Any:
-    first = parts[0]
-    if isinstance(first, State | Evaluation):
-        names = [field.name for field in fields(first)]
-        return replace(first, **{name: _each(function, *(getattr(p, name) for p in parts)) for name in names})
-    return None if first is None else function(*parts)
+def smoothing(eps: Tensor, x: Tensor) -> Tensor:
+    """m eps / 2 [B] in float64, m the number of pixels of an image of x: what phi exceeds phi_eps by at most."""
+    return x.shape[-2] * x.shape[-1] / 2 * eps.detach().double()
 
 
 def merit(f: Tensor, r: Evaluation, eps: Tensor, x: Tensor) -> Tensor:
-    """phi_eps(x) + m eps / 2 [B] in float64, m the number of pixels: an upper bound of phi(x)."""
-    return f + r.value.double() + x[0, 0].numel() / 2 * eps.detach().double()
+    """phi_eps(x) + m eps / 2 [B] in float64: an upper bound of phi(x)."""
+    return f + r.value.double() + smoothing(eps, x)
 
 
-def row(s: State) -> dict[str, Tensor]:
+def row(s: DescentState) -> Row:
     """What the history keeps of a state, [B] each."""
     if s.merit is None or s.norm is None:
         return {}
-    eps = s.eps.detach().double()
-    return {"phi_eps": s.merit - s.x[0, 0].numel() / 2 * eps, "merit": s.merit, "grad_norm": s.norm, "eps": eps}
+    phi_eps = s.merit - smoothing(s.eps, s.x)
+    return {"phi_eps": phi_eps, "merit": s.merit, "grad_norm": s.norm, "eps": s.eps.detach().double()}
 
 
 def raw_from(value: Tensor) -> Tensor:
@@ -99,12 +81,12 @@ def positive(raw: Tensor) -> Tensor:
 class UnrolledDescent(nn.Module):
     """A fixed number of trained phases on phi_eps(x) = |A x - y|^2 / 2 + r_eps(x), each with step sizes of its own.
 
-    Subclasses name their step sizes in `raw_*` parameters [phases] and give `sizes` and `step`.
+    Subclasses name their step sizes in `raw_*` parameters [phases] and give `step_sizes` and `step`.
 
     Args:
         operator: A.
         phases: trained phases K.
-        channels, layers, delta, final_activation: of the regulariser, see FeatureNorm.
+        channels, layers, in_channels, delta, final_activation: of the regulariser, see FeatureNorm.
         alpha: initial step size of the gradient steps, > 1e-6.
         eps0: initial smoothing radius, > 1e-6.
         sigma, gamma: > 0 and in (0, 1): eps becomes gamma * eps once |grad phi_eps(x)| < sigma * gamma * eps.
@@ -117,8 +99,8 @@ class UnrolledDescent(nn.Module):
 
     def __init__(
         self, operator: LinearOperator, phases: int = 9, channels: int = 32, layers: int = 4, *,
-        delta: float = 0.01, final_activation: bool = False, alpha: float = 1.0, eps0: float = 0.01,
-        sigma: float = 1e3, gamma: float = 0.9, eps_mode: str = "sample",
+        in_channels: int = 1, delta: float = 0.01, final_activation: bool = False, alpha: float = 1.0,
+        eps0: float = 0.01, sigma: float = 1e3, gamma: float = 0.9, eps_mode: str = "sample",
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__
@@ -130,7 +112,7 @@ class UnrolledDescent(nn.Module):
         # Python's floats: a NumPy number would promote float32 tensors
         self.sigma, self.gamma, self.eps_mode = float(sigma), float(gamma), eps_mode
         self.fidelity = LeastSquares(operator)
-        self.regulariser = FeatureNorm(channels, layers, 1, delta, final_activation)
+        self.regulariser = FeatureNorm(channels, layers, in_channels, delta, final_activation)
         self.raw_alpha = raw_of(alpha, phases)
         self.raw_eps0 = raw_of(eps0)
 
@@ -152,10 +134,15 @@ class UnrolledDescent(nn.Module):
     def hyperparameters(self) -> dict[str, Any]:
         """The arguments that rebuild this network around an operator."""
         r = self.regulariser
+        channels, in_channels = r.weights[0].shape[:2]
         return {
-            "phases": self.phases, "channels": r.weights[0].shape[0], "layers": len(r.weights), "delta": r.delta,
+            "phases": self.phases, "channels": channels, "layers": len(r.weights), "delta": r.delta,
             "final_activation": r.final_activation, "sigma": self.sigma, "gamma": self.gamma, "eps_mode": self.eps_mode,
-        }  # fmt: skip
+        } | ({} if in_channels == 1 else {"in_channels": in_channels})  # fmt: skip
+
+    def take(self, which: Tensor) -> Self:
+        """The same network for the images `which` of a batch: an operator with parts of each image's own follows."""
+        return with_parts(self, fidelity=LeastSquares(self.fidelity.operator.take(which)))
 
     @torch.no_grad()
     def grow(self, phases: int) -> None:
@@ -166,66 +153,57 @@ class UnrolledDescent(nn.Module):
             if raw.ndim == 1:
                 setattr(self, name, nn.Parameter(torch.cat((raw, raw[-1:].expand(phases - len(raw))))))
 
-    def sizes(self) -> tuple[Tensor, ...]:
-        """The step sizes of all phases, [K] each, as `step` takes them."""
+    def step_sizes(self) -> tuple[Tensor, ...]:
+        """The step sizes of all phases, [K] each, alpha first, as `step` takes them."""
         raise NotImplementedError
 
-    def step(self, s: State, y: Tensor, select: bool, *sizes: Tensor) -> State:
-        """One phase."""
+    def step(self, s: DescentState, y: Tensor, select: bool, *sizes: Tensor) -> DescentState:
+        """One phase, with its step sizes."""
         raise NotImplementedError
 
     def forward(
-        self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False,
-        progress: Callable[[int, State], object] | None = None,
-    ) -> tuple[Tensor, Report]:  # fmt: skip
+        self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False, callback: Callback | None = None
+    ) -> tuple[Tensor, Report]:
         """The trained phases.
 
         Args:
             y: measurements [B, ...].
-            x0: initial images [B, 1, H, W].
+            x0: initial images [B, in_channels, H, W].
             select: whether each phase chooses between its candidates and tests eps; else the learned step is always
                 taken, eps shrinks after every phase, and nothing else is computed (the first epochs of training).
             history: whether to record every phase in the report.
-            progress: called after every phase with its number 1, 2, ... and the state.
+            callback: called after every phase with its number 1, 2, ... and the state.
 
         Returns:
             The images, differentiable in all parameters where gradients are enabled, and their report.
         """
-        s, rows = self.run(y, x0, select, history, progress)
-        return s.x, self.report(s, rows, torch.zeros_like(s.passed))
+        found = self.run(y, x0, select, history, callback)
+        return found.state.x, self.report(found.state, found.history, torch.zeros_like(found.done))
 
     @alone
     def run(
-        self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False,
-        progress: Callable[[int, State], object] | None = None,
-    ) -> tuple[State, list[dict[str, Tensor]]]:  # fmt: skip
-        """The state after the trained phases, and the rows of the history from the start on if `history`."""
-        s = self.start(y, x0, select)
-        rows = [row(s)] if history else []
-        for k, sizes in enumerate(zip(*self.sizes(), strict=True), 1):
-            s = self.step(s, y, select, *sizes)
-            if history:
-                rows.append(row(self.exact(s)))
-            if progress is not None:
-                progress(k, s)
-        return self.exact(s), rows
+        self, y: Tensor, x0: Tensor, select: bool = True, history: bool = False, callback: Callback | None = None
+    ) -> Run[DescentState]:
+        """The trained phases as `forward` makes them, as a run of iterations."""
+        sizes = list(zip(*self.step_sizes(), strict=True))
+        found = iterate(
+            lambda s, k: self.step(s, y, select, *sizes[k]), self.start(y, x0, select), len(sizes),
+            row=(lambda s: row(self.exact(s))) if history else None, callback=callback,
+        )  # fmt: skip
+        return replace(found, state=self.exact(found.state))
 
-    def start(self, y: Tensor, x0: Tensor, select: bool = True) -> State:
+    def start(self, y: Tensor, x0: Tensor, select: bool = True) -> DescentState:
         """The state at x0. No test of eps precedes the first phase."""
         op = type(self).__name__
         for argument, t in (("y", y), ("x0", x0)):
             expect(isinstance(t, Tensor) and t.ndim > 0, op, argument, "a batch, a tensor", t)
-        expect(
-            x0.ndim == 4 and x0.shape[1] == 1 and x0.shape[0] == y.shape[0],
-            op,
-            "x0",
-            f"images [{y.shape[0]}, 1, H, W]",
-            x0,
-        )
+        channels = self.regulariser.weights[0].shape[1]
+        fits = x0.ndim == 4 and x0.shape[:2] == (y.shape[0], channels)
+        expect(fits, op, "x0", f"images [{y.shape[0]}, {channels}, H, W]", x0)
         expect(x0.dtype == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", x0)
         eps = self.eps0.expand(x0.shape[0])
         zero, never = (torch.zeros(x0.shape[0], dtype=t, device=x0.device) for t in (torch.int64, torch.bool))
-        s = State(x0, x0, eps, eps, never, self.fidelity.grad(x0, y), None, None, None, None, zero, zero, zero)
+        s = DescentState(x0, x0, eps, eps, never, self.fidelity.grad(x0, y), None, None, None, None, zero, zero, zero)
         if not select:
             return s
         with torch.no_grad():
@@ -233,18 +211,20 @@ class UnrolledDescent(nn.Module):
             norm = shrink_eps(s.grad_f, r.grad, eps, self.sigma, self.gamma)[1]
             return replace(s, r=r, f=f, merit=merit(f, r, eps, x0), norm=norm)
 
-    def enter(self, s: State) -> State:
+    def begin_phase(self, s: DescentState) -> DescentState:
         """The same iterate with the radius of the next iteration."""
         if s.r is None or s.merit is None:
             return replace(s, eps=s.next_eps, reductions=s.reductions + s.passed)
         with torch.no_grad():
-            r = self.regulariser.renew(s.r, s.x, s.next_eps, s.passed)
+            r = self.regulariser.refresh(s.r, s.x, s.next_eps, s.passed)
             # r_eps rises when eps falls, by at most m times half the fall: anything beyond is rounding
-            most = s.x[0, 0].numel() / 2 * (s.eps.double() - s.next_eps.double())
+            most = smoothing(s.eps.double() - s.next_eps.double(), s.x)
             rise = (r.value.double() - s.r.value.double()).clamp_min(0).minimum(most)
             return replace(s, eps=s.next_eps, r=r, merit=s.merit + (rise - most), reductions=s.reductions + s.passed)
 
-    def leave(self, s: State, x: Tensor, grad_f: Tensor, r: Evaluation, f: Tensor, took_u: Tensor) -> State:
+    def accept(
+        self, s: DescentState, x: Tensor, grad_f: Tensor, r: Evaluation, f: Tensor, took_u: Tensor
+    ) -> DescentState:
         """The state at the new iterate x, with the test that decides the next radius."""
         _, norm, next_eps, passed = shrink_eps(grad_f, r.grad, s.eps, self.sigma, self.gamma)
         if self.eps_mode != "sample":
@@ -257,15 +237,15 @@ class UnrolledDescent(nn.Module):
         )  # fmt: skip
 
     @torch.no_grad()
-    def exact(self, s: State) -> State:
+    def exact(self, s: DescentState) -> DescentState:
         """The same state, with what was decided, reported in full precision."""
-        if s.r is None or s.r.rough is None or s.f is None:
+        if s.r is None or s.r.estimated is None or s.f is None:
             return s
-        r = replace(self.regulariser.renew(s.r, s.x, s.eps, s.r.rough), rough=None)
+        r = replace(self.regulariser.refresh(s.r, s.x, s.eps, s.r.estimated), estimated=None)
         norm = shrink_eps(s.grad_f, r.grad, s.eps, self.sigma, self.gamma)[1]
         return replace(s, r=r, merit=merit(s.f, r, s.eps, s.x), norm=norm)
 
-    def leave_untested(self, s: State, x: Tensor, y: Tensor) -> State:
+    def accept_learned(self, s: DescentState, x: Tensor, y: Tensor) -> DescentState:
         """The state at the new iterate x of a phase without choices, where eps shrinks always."""
         always = torch.ones_like(s.passed)
         return replace(
@@ -275,7 +255,7 @@ class UnrolledDescent(nn.Module):
 
     @torch.no_grad()
     def report(
-        self, s: State, rows: Sequence[Mapping[str, Tensor]], converged: Tensor, iterations: Tensor | None = None,
+        self, s: DescentState, history: Row | None, converged: Tensor, iterations: Tensor | None = None,
         unfinished: str = TRAINED_ONLY, stalled: Tensor | None = None,
     ) -> Report:  # fmt: skip
         """The certificate of state s: everything at x and eps, as they stand. Nothing is asked of the device."""
@@ -292,6 +272,5 @@ class UnrolledDescent(nn.Module):
             iterations=torch.full_like(s.trials, self.phases) if iterations is None else iterations,
             trials=s.trials, took_u=s.took_u, reductions=s.reductions,
             converged=converged & finite, status=Status(unfinished, converged, finite, stalled),
-            history={k: torch.stack([r[k] for r in rows]) for k in rows[0]} if rows else None,
-            trained_phases=self.phases,
+            history=history, trained_phases=self.phases,
         )  # fmt: skip

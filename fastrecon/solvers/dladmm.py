@@ -9,7 +9,7 @@ Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM (arXiv:1905.06
 Chen, Wang & Yin, Safeguarded Learned Convex Optimization (arXiv:2003.01880).
 """
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,9 +19,11 @@ from fastrecon.certificates import TRAINED_ONLY, SplittingReport
 from fastrecon.checks import flag, integer, number
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.function import transformed
+from fastrecon.ops.ladmm_layers import ladmm_layers
+from fastrecon.solvers.base import Callback
 from fastrecon.solvers.descent import positive, raw_from
-from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Stack, Weights, distance
-from fastrecon.solvers.ladmm_layers import LadmmLayers
+from fastrecon.solvers.ladmm import LADMM, SplitProblem, Splitting, Stack, Weights, curves, distance
+from fastrecon.solvers.safeguard import choose
 from fastrecon.threads import alone
 
 STABLE = 0.999  # largest |W1^T diag(beta) A| that `project` leaves: below 1, as L1 > beta |A|^2 asks of LADMM
@@ -105,10 +107,9 @@ class DLADMM(SplitProblem):
             states = list(self.chain(x, self.weights()))
             return states[-1:] if last else states
         x = self.checked(x)
-        w1, l1, *vectors = self.stack()
-        found = LadmmLayers.apply(x, self.a.atoms, l1, self.e_update, last, *vectors, *w1)
-        rows = (found[k : k + 4] for k in range(0, len(found), 4))
-        return [Splitting(z, e, dual, az, e) for z, e, dual, az in rows]
+        w = self.stack()
+        found = ladmm_layers(x, self.a.atoms, w.w1, w.l1, w.tau1, w.beta, w.w2, w.tau2, self.e_update, last)
+        return [Splitting(z, e, dual, az, e) for z, e, dual, az in found]
 
     @alone
     def forward(
@@ -126,61 +127,62 @@ class DLADMM(SplitProblem):
         number(tol, "DLADMM", "tol", above=0)
         safeguard, history = flag(safeguard, "DLADMM", "safeguard"), flag(history, "DLADMM", "history")
         with torch.no_grad():
-            rows = [] if history else None
-            accepted: Tensor | int = self.layers
             if safeguard:
-                s, accepted = self._safeguarded(x, 0.1, rows)
-            elif rows is None:
-                s = self.run(x, self.layers)
+                s, accepted, rows = self._safeguarded(x, 0.1, history)
             else:
-                s = self.recorded(x, self.weights(), rows)
+                s, rows = self.recorded(x, self.weights()) if history else (self.run(x, self.layers), None)
+                accepted = self.layers
             return s, self.report(s, x, self.layers, accepted, tol, TRAINED_ONLY, rows)
 
     @torch.no_grad()
     @alone
     def solve(
-        self, x: Tensor, tol: float = 1e-4, max_iterations: int = 20_000, safeguard: bool = True, delta: float = 0.1,
-        progress: Callable[[int, Tensor], None] | None = None,
+        self, x: Tensor, iterations: int = 20_000, tol: float = 1e-4, *, safeguard: bool = True, delta: float = 0.1,
+        check_every: int = 10, history: bool = False, callback: Callback | None = None,
     ) -> tuple[Splitting, SplittingReport]:  # fmt: skip
         """The learned layers, then LADMM until the duality gap is at most tol max(1, objective): this converges to a
         minimiser whatever the weights are, as long as the layers' output is finite, which the safeguard ensures.
 
         Args:
             x: data [N, m].
-            tol, max_iterations, progress: see LADMM.solve.
+            iterations, tol, check_every, history, callback: of what follows the layers, see LADMM.solve.
             safeguard: as in forward.
             delta: in (0, 1): a layer is accepted where |w - T(w)| <= (1 - delta) mu, T an iteration of LADMM and mu a
                 running mean of the accepted values.
         """
         number(delta, "DLADMM", "delta", above=0, below=1)
         number(tol, "DLADMM", "tol", above=0)
-        integer(max_iterations, "DLADMM", "max_iterations", least=0)
-        safeguard = flag(safeguard, "DLADMM", "safeguard")
-        accepted: Tensor | int = self.layers
-        if safeguard:
-            s, accepted = self._safeguarded(x, delta, None)
+        integer(iterations, "DLADMM", "iterations", least=0)
+        if flag(safeguard, "DLADMM", "safeguard"):
+            s, accepted, _ = self._safeguarded(x, delta)
         else:
             s = self.run(x, self.layers)
-        return self.classical.solve(x, s, tol, max_iterations, self.layers, accepted, progress)
+            accepted = torch.full((len(x),), self.layers, device=x.device)
+        s, report = self.classical.solve(
+            x, s, iterations, tol, check_every=check_every, history=history, callback=callback
+        )
+        return s, replace(report, iterations=report.iterations + self.layers, accepted=accepted)
 
-    def _safeguarded(self, x: Tensor, delta: float, rows: list[dict[str, Tensor]] | None) -> tuple[Splitting, Tensor]:
-        """The state after K layers, each accepted or replaced by an iteration T of LADMM per sample, and the counts."""
-        s = self.start(x)
+    def _safeguarded(
+        self, x: Tensor, delta: float, history: bool = False
+    ) -> tuple[Splitting, Tensor, dict[str, Tensor] | None]:
+        """The state after K layers, each accepted or replaced by an iteration T of LADMM per sample, the numbers
+        accepted, and the history."""
+        s, rows = self.start(x), []
         after = self.classical.step(s, x)  # T(s)
         mu, accepted = distance(s, after), torch.zeros(len(x), dtype=torch.int64, device=x.device)
         for w in self.weights():
-            tried = self.iterate(s, x, self.argument(s, x, w.beta), w, w.beta)[0]
+            tried = self.iteration(s, x, self.argument(s, x, w.beta), w, w.beta)[0]
             beyond = self.classical.step(tried, x)
             residual = distance(tried, beyond)
             good = residual <= (1 - delta) * mu  # a NaN is refused
-            s = tried.where(good, after)
-            settled = not good.is_cuda and bool(good.all())  # looking is free on the CPU and stalls a GPU
-            after = beyond if settled else beyond.where(good, self.classical.step(s, x))
+            s = choose(good, tried, after)
+            after = choose(good, beyond, lambda s=s: self.classical.step(s, x))
             mu = torch.where(good, 0.5 * mu + 0.5 * residual, mu)
             accepted += good
-            if rows is not None:
+            if history:
                 rows.append(self.values(s, x))
-        return s, accepted
+        return s, accepted, curves(rows) if history else None
 
     @torch.no_grad()
     def project(self) -> None:

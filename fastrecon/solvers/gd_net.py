@@ -9,30 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.operators.base import LinearOperator
-from fastrecon.solvers.descent import State, UnrolledDescent
+from fastrecon.solvers.base import column
+from fastrecon.solvers.descent import DescentState
+from fastrecon.solvers.rigorous import RigorousDescent
 
 
-class GDNet(UnrolledDescent):
+class GDNet(RigorousDescent):
     """Gradient descent with learned steps: x+ = x - alpha grad phi_eps(x)."""
 
-    def sizes(self) -> tuple[Tensor, ...]:
+    def step_sizes(self) -> tuple[Tensor, ...]:
         """alpha."""
         return (self.alpha,)
 
-    def step(self, s: State, y: Tensor, select: bool, *sizes: Tensor) -> State:
+    def step(self, s: DescentState, y: Tensor, select: bool, *sizes: Tensor) -> DescentState:
         """One phase."""
-        s = self.enter(s)
+        s = self.begin_phase(s)
         kept = s.r is not None and not torch.is_grad_enabled()
         grad_r = s.r.grad if s.r is not None and kept else self.regulariser.grad(s.x, s.eps)
         x = self.move(s, s.x - sizes[0] * (s.grad_f + grad_r), *sizes[1:])
         if s.r is None or not select:
-            return self.leave_untested(s, x, y)
+            return self.accept_learned(s, x, y)
         residual = self.fidelity.residual(x, y)
         value = self.fidelity.value_of(residual.detach())
         none = torch.zeros_like(s.took_u)
-        return self.leave(s, x, self.fidelity.grad_of(residual, x), self.regulariser.evaluate(x, s.eps), value, none)
+        return self.accept(s, x, self.fidelity.grad_of(residual, x), self.regulariser.evaluate(x, s.eps), value, none)
 
-    def move(self, s: State, v: Tensor, *sizes: Tensor) -> Tensor:
+    def move(self, s: DescentState, v: Tensor, *sizes: Tensor) -> Tensor:
         """The new iterate from the gradient step v."""
         return v
 
@@ -44,10 +46,14 @@ class AGDNet(GDNet):
         super().__init__(operator, phases, channels, layers, **options)
         self.raw_theta = nn.Parameter(torch.zeros(phases))
 
-    def sizes(self) -> tuple[Tensor, ...]:
+    def step_sizes(self) -> tuple[Tensor, ...]:
         """alpha and theta."""
         return self.alpha, self.raw_theta
 
-    def move(self, s: State, v: Tensor, *sizes: Tensor) -> Tensor:
+    def move(self, s: DescentState, v: Tensor, *sizes: Tensor) -> Tensor:
         """v plus the momentum."""
         return v + sizes[0] * (s.x - s.previous)
+
+    def candidate(self, s: DescentState, v: Tensor, step: Tensor, alpha: Tensor, *sizes: Tensor) -> Tensor:
+        """v plus the momentum of the last phase."""
+        return v + column(sizes[0], v) * (s.x - s.previous)

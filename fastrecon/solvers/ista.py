@@ -14,7 +14,9 @@ from fastrecon import ops
 from fastrecon.checks import behind, expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
-from fastrecon.solvers.lasso import Iterate, Lasso, column
+from fastrecon.solvers.base import column
+from fastrecon.solvers.lasso import Lasso, LassoState
+from fastrecon.solvers.safeguard import choose, everywhere
 
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
 
@@ -22,14 +24,14 @@ RULES = ("fixed", "backtracking")
 
 
 @dataclass(frozen=True)
-class State(Iterate):
+class IstaState(LassoState):
     """The iterate and its trial step."""
 
     step: Tensor  # [B] 1 / L_k, float64
 
 
 @dataclass(frozen=True)
-class Momentum(State):
+class FistaState(IstaState):
     """With the point where FISTA takes its gradient."""
 
     y: Tensor
@@ -38,7 +40,7 @@ class Momentum(State):
     theta: Tensor  # [B] t_k of the paper, float64
 
 
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=IstaState)
 
 
 class _Backtracking(Lasso[S]):
@@ -75,42 +77,38 @@ class _Backtracking(Lasso[S]):
         unit = torch.finfo(real_dtype(image)).eps
         size, bound = squares(image, before), square / step * (1 + 64 * unit)
         good = size <= bound
-        # the host may look for free on the CPU; elsewhere the selection is made always
-        if not good.is_cuda and bool(good.all()):
-            return None
-        if whole is None:
+        if whole is None or everywhere(good):
             return good
-        good = size <= bound + (8 * unit) ** 2 * squares(whole)  # what rounding makes of a difference must not count
-        return None if not good.is_cuda and bool(good.all()) else good
+        return size <= bound + (8 * unit) ** 2 * squares(whole)  # what rounding makes of a difference must not count
 
 
-class ISTA(_Backtracking[State]):
+class ISTA(_Backtracking[IstaState]):
     """x+ = soft(x - step grad f(x), step lam)."""
 
-    def start(self, x: Tensor, y: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor) -> IstaState:
         """The state at x."""
-        return State(**vars(self.first(x, y)), step=self.first_step(x))
+        return IstaState(**vars(self.first(x, y)), step=self.first_step(x))
 
-    def step(self, s: State, k: int) -> State:
+    def step(self, s: IstaState, k: int) -> IstaState:
         """One iteration. F never increases."""
         grad = self.operator.apply_adjoint(s.residual)
         z, _, square, l1 = prox_gradient_step(s.x, grad, s.step.to(real_dtype(s.x)), self.lam)
         image = self.operator.forward(z)
         x, residual = s.x + z, s.residual + image
         good = self.accepted(s.step, square, image)
-        new = State(x, residual, squares(residual) / 2 + l1, square, s.used, s.step)
-        return new if good is None else _where(good, new, replace(s, step=s.step / 2))
+        new = IstaState(x, residual, squares(residual) / 2 + l1, square, s.used, s.step)
+        return new if good is None else choose(good, new, replace(s, step=s.step / 2))
 
 
-class FISTA(_Backtracking[Momentum]):
+class FISTA(_Backtracking[FistaState]):
     """x+ = soft(v - step grad f(v), step lam), v+ = x+ + (t - 1) / t+ (x+ - x), t+ = (1 + sqrt(1 + 4 t^2)) / 2."""
 
-    def start(self, x: Tensor, y: Tensor) -> Momentum:
+    def start(self, x: Tensor, y: Tensor) -> FistaState:
         """The state at x, without momentum."""
         s, step = self.first(x, y), self.first_step(x)
-        return Momentum(**vars(s), step=step, y=y, v=s.x, residual_v=s.residual, theta=torch.ones_like(step))
+        return FistaState(**vars(s), step=step, y=y, v=s.x, residual_v=s.residual, theta=torch.ones_like(step))
 
-    def step(self, s: Momentum, k: int) -> Momentum:
+    def step(self, s: FistaState, k: int) -> FistaState:
         """One iteration. F may increase."""
         grad = self.operator.apply_adjoint(s.residual_v)
         z, _, square, l1 = prox_gradient_step(s.v, grad, s.step.to(real_dtype(s.x)), self.lam)
@@ -121,11 +119,5 @@ class FISTA(_Backtracking[Momentum]):
         weight = 1 + (s.theta - 1) / theta
         v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
         good = self.accepted(s.step, square, residual, s.residual_v, image)
-        new = Momentum(x, residual, squares(residual) / 2 + l1, square, s.used, s.step, s.y, v, residual_v, theta)
-        return new if good is None else _where(good, new, replace(s, step=s.step / 2))
-
-
-def _where(good: Tensor, new: S, old: S) -> S:
-    """The new state of the images `good` [B], the old one of the others."""
-    mixed = {k: torch.where(good.view(-1, *[1] * (v.ndim - 1)), v, getattr(old, k)) for k, v in vars(new).items()}
-    return replace(new, **mixed)
+        new = FistaState(x, residual, squares(residual) / 2 + l1, square, s.used, s.step, s.y, v, residual_v, theta)
+        return new if good is None else choose(good, new, replace(s, step=s.step / 2))

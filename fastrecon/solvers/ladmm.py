@@ -11,7 +11,7 @@ Lin, Differentiable Linearized ADMM (arXiv:1905.06179), eq. (3).
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,12 +22,13 @@ from fastrecon.checks import expect, flag, integer, kind, number
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.block_product import row_product
 from fastrecon.ops.function import transformed
-from fastrecon.ops.ladmm_step import UPDATES, ladmm_shrink, ladmm_step
+from fastrecon.ops.ladmm_step import ladmm_iterations_, ladmm_shrink, ladmm_step
+from fastrecon.solvers.base import Callback, iterate
 from fastrecon.threads import alone
 
 E_UPDATES = ("general", "residual")
 MARGIN = 1.01  # L1 / (beta |A|^2) and L2 / (beta |B|^2)
-CHECK = 10  # iterations between two looks at the duality gap
+CURVES = ("objective", "primal_residual", "gap")  # of the certificate, what the history keeps
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,19 @@ class Splitting:
     az: Tensor
     be: Tensor
 
-    def __getitem__(self, which: Tensor) -> "Splitting":
-        return Splitting(*(getattr(self, f.name)[which] for f in fields(self)))
 
-    def where(self, condition: Tensor, other: "Splitting") -> "Splitting":
-        """This state for the samples where `condition` [N] holds, the other elsewhere."""
-        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return Splitting(*(torch.where(condition[:, None], a, b) for a, b in pairs))
+@dataclass(frozen=True)
+class Certified(Splitting):
+    """The same with what `SplitProblem.values` says about it, [N] float64 each."""
 
-    def put(self, which: Tensor, part: "Splitting") -> "Splitting":
-        """This state with the samples `which` replaced by those of `part`."""
-        pairs = ((getattr(self, f.name), getattr(part, f.name)) for f in fields(self))
-        return Splitting(*(a.index_copy(0, which, b) for a, b in pairs))
+    objective: Tensor
+    primal_residual: Tensor
+    gap: Tensor
+    feasible: Tensor
+
+    def done(self, tol: float) -> Tensor:
+        """Whether the gap is at most tol max(1, objective of the feasible point), or will never be known, [N] bool."""
+        return ~(self.gap > tol * self.feasible.clamp_min(1))  # a NaN does not come back
 
 
 def distance(a: Splitting, b: Splitting) -> Tensor:
@@ -84,6 +86,11 @@ class Stack(NamedTuple):
     beta: Tensor
     w2: Tensor
     tau2: Tensor
+
+
+def curves(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The history [rows, N] of certificates as `SplitProblem.values` gives them."""
+    return {name: torch.stack([row[name] for row in rows]) for name in CURVES}
 
 
 class SplitProblem(nn.Module):
@@ -140,7 +147,9 @@ class SplitProblem(nn.Module):
         """dual + beta (A Z + B E - X), what the product of the Z step takes."""
         return s.dual + beta * (s.az + s.be - x)
 
-    def iterate(self, s: Splitting, x: Tensor, arg: Tensor, w: Weights, beta_next: Tensor) -> tuple[Splitting, Tensor]:
+    def iteration(
+        self, s: Splitting, x: Tensor, arg: Tensor, w: Weights, beta_next: Tensor
+    ) -> tuple[Splitting, Tensor]:
         """One iteration from s and its argument; also the argument of the next one, whose penalty is beta_next."""
         z = ladmm_shrink(s.z, arg, w.w1, w.tau1)
         a = self.a.atoms
@@ -158,7 +167,7 @@ class SplitProblem(nn.Module):
         s = self.start(x) if s is None else s
         arg = self.argument(s, x, weights[0].beta)
         for k, w in enumerate(weights):
-            s, arg = self.iterate(s, x, arg, w, weights[min(k + 1, len(weights) - 1)].beta)
+            s, arg = self.iteration(s, x, arg, w, weights[min(k + 1, len(weights) - 1)].beta)
             yield s
 
     def sequence(self, iterations: int) -> Sequence[Weights]:
@@ -171,27 +180,34 @@ class SplitProblem(nn.Module):
 
     @torch.no_grad()
     def advance(self, s: Splitting, x: Tensor, iterations: int) -> Splitting:
-        """The state so many iterations after s, in whose memory it may lie."""
+        """The state so many iterations after s."""
         if self.b is not None or transformed():
             return deque(self.chain(x, self.sequence(iterations), s), maxlen=1).pop()
-        x, stack = x.contiguous(), self.stack()
-        vectors = (p.expand(-1, n) for p, n in zip(stack[2:], (s.z.shape[1], *[x.shape[1]] * 3), strict=True))
-        torch.ops.fastrecon.ladmm_iterations_(
-            x, self.a.atoms, s.z, s.e, s.dual, s.az, self.argument(s, x, stack.beta[0]), stack.w1, stack.l1, *vectors,
-            iterations, UPDATES.index(self.e_update),
+        own = Splitting(s.z.clone(), s.e.clone(), s.dual.clone(), s.az.clone(), s.be)
+        return self._advance_(own, x, iterations)
+
+    def _advance_(self, s: Splitting, x: Tensor, iterations: int) -> Splitting:
+        """The same for B = I, in the memory of s."""
+        w = self.stack()
+        ladmm_iterations_(
+            x.contiguous(), self.a.atoms, s.z, s.e, s.dual, s.az, w.w1, w.l1, w.tau1, w.beta, w.w2, w.tau2, iterations,
+            self.e_update,
         )  # fmt: skip
         return Splitting(s.z, s.e, s.dual, s.az, s.e)
 
+    @torch.no_grad()
     def run(self, x: Tensor, iterations: int) -> Splitting:
         """The state so many iterations after zero, for x [N, m]."""
-        return self.advance(self.start(x), x, iterations)
+        one_by_one, s = self.b is not None or transformed(), self.start(x)
+        return self.advance(s, x, iterations) if one_by_one else self._advance_(s, x, iterations)
 
-    def recorded(self, x: Tensor, weights: Sequence[Weights], rows: list[dict[str, Tensor]]) -> Splitting:
-        """The last state of `chain`; the certificate after every iteration is added to `rows`."""
-        s = self.start(x)
-        for s in self.chain(x, weights):
+    def recorded(self, x: Tensor, weights: Sequence[Weights]) -> tuple[Splitting, dict[str, Tensor]]:
+        """The last state of `chain`, and the history: the certificate after every iteration."""
+        s, rows = self.start(x), []
+        for after in self.chain(x, weights, s):
+            s = after
             rows.append(self.values(s, x))
-        return s
+        return s, curves(rows)
 
     @torch.no_grad()
     def values(self, s: Splitting, x: Tensor) -> dict[str, Tensor]:
@@ -224,7 +240,7 @@ class SplitProblem(nn.Module):
 
     def report(
         self, s: Splitting, x: Tensor, iterations: int | Tensor, accepted: int | Tensor, tol: float, unfinished: str,
-        history: list[dict[str, Tensor]] | None = None,
+        history: dict[str, Tensor] | None = None,
     ) -> SplittingReport:  # fmt: skip
         """The certificate of s; `unfinished` says why samples stopped that have not converged."""
         found = self.values(s, x)
@@ -234,11 +250,9 @@ class SplitProblem(nn.Module):
         )
         finite = torch.isfinite(found["objective"] + found["primal_residual"]) & ~found["gap"].isnan()
         converged &= finite
-        names = ("objective", "primal_residual", "gap")
-        rows = None if history is None else {n: torch.stack([h[n] for h in history]) for n in names}
         return SplittingReport(
             found["objective"], found["primal_residual"], found["gap"], taken, count, converged,
-            Status(unfinished, converged, finite), rows,
+            Status(unfinished, converged, finite), history,
         )  # fmt: skip
 
 
@@ -299,7 +313,7 @@ class LADMM(SplitProblem):
 
     def step(self, s: Splitting, x: Tensor) -> Splitting:
         """One iteration."""
-        return self.iterate(s, x, self.argument(s, x, self.beta), self.weights, self.beta)[0]
+        return self.iteration(s, x, self.argument(s, x, self.beta), self.weights, self.beta)[0]
 
     @torch.no_grad()
     @alone
@@ -309,50 +323,48 @@ class LADMM(SplitProblem):
         """A fixed number of iterations from zero for x [N, m]; the report says whether gap <= tol max(1, objective)."""
         iterations, tol = integer(iterations, "LADMM", "iterations", least=1), number(tol, "LADMM", "tol", above=0)
         flag(history, "LADMM", "history")
-        rows: list[dict[str, Tensor]] | None = [] if history else None
-        s = self.run(x, iterations) if rows is None else self.recorded(x, self.sequence(iterations), rows)
+        s, rows = self.recorded(x, self.sequence(iterations)) if history else (self.run(x, iterations), None)
         return s, self.report(s, x, iterations, 0, tol, f"{iterations} iterations only", rows)
 
     @torch.no_grad()
     @alone
     def solve(
-        self, x: Tensor, s: Splitting | None = None, tol: float = 1e-4, max_iterations: int = 20_000,
-        done: Tensor | int = 0, accepted: Tensor | int = 0, progress: Callable[[int, Tensor], None] | None = None,
+        self, x: Tensor, s: Splitting | None = None, iterations: int = 20_000, tol: float = 1e-4, *,
+        check_every: int = 10, history: bool = False, callback: Callback | None = None,
     ) -> tuple[Splitting, SplittingReport]:  # fmt: skip
         """Iterates each sample until its duality gap is at most tol max(1, objective).
 
         Args:
             x: data [N, m].
             s: where to start; default zero.
+            iterations: >= 0: at most this many.
             tol: > 0.
-            max_iterations: >= 0: at most that many, and a few more up to the next look at the gap (every 10).
-            done, accepted: iterations and accepted learned layers to report on top.
-            progress: called after every look with the iteration and the gaps [N].
+            check_every: iterations between two looks at the gap.
+            history: whether to record the certificate of every look in the report; row 0: the start.
+            callback: called at every look with the number of iterations and the state, `Certified`.
 
         Raises:
             ValueError: x does not fit, or a number is out of range.
         """
-        tol, max_iterations = (
+        tol, iterations = (
             number(tol, "LADMM", "tol", above=0),
-            integer(max_iterations, "LADMM", "max_iterations", least=0),
+            integer(iterations, "LADMM", "iterations", least=0),
         )
-        expect(progress is None or callable(progress), "LADMM", "progress", "a function or None", progress)
+        check_every = integer(check_every, "LADMM", "check_every", least=1)
+        flag(history, "LADMM", "history")
+        expect(callback is None or callable(callback), "LADMM", "callback", "a function or None", callback)
         x = self.checked(x)
-        s = self.start(x) if s is None else s
-        found = self.values(s, x)
-        gap, count = found["gap"], torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        open_ = (gap > tol * found["feasible"].clamp_min(1)).nonzero().flatten()
-        for k in range(0, max_iterations, CHECK):
-            if len(open_) == 0:
-                break
-            data = x[open_]
-            part = self.advance(s[open_], data, CHECK)
-            s, found = s.put(open_, part), self.values(part, data)
-            gap, count = (
-                gap.index_copy(0, open_, found["gap"]),
-                count.index_add(0, open_, torch.full_like(open_, CHECK)),
-            )
-            if progress:
-                progress(k + CHECK, gap)
-            open_ = open_[found["gap"] > tol * found["feasible"].clamp_min(1)]  # a NaN does not come back
-        return s, self.report(s, x, count + done, accepted, tol, ITERATION_LIMIT)
+
+        def certified(s: Splitting, x: Tensor) -> Certified:
+            return Certified(s.z, s.e, s.dual, s.az, s.be, **self.values(s, x))
+
+        def step_of(x: Tensor) -> Callable[[Certified, int], Certified]:
+            return lambda s, k: certified(self.advance(s, x, min(check_every, iterations - k)), x)
+
+        found = iterate(
+            step_of(x), certified(self.start(x) if s is None else s, x), iterations,
+            done=lambda s: s.done(tol), narrow=lambda which: step_of(x[which]), check_every=check_every,
+            stride=check_every, callback=callback,
+            row=(lambda s: {n: getattr(s, n) for n in CURVES}) if history else None,
+        )  # fmt: skip
+        return found.state, self.report(found.state, x, found.count, 0, tol, ITERATION_LIMIT, found.history)

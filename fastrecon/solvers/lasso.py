@@ -4,12 +4,13 @@ Everything is per image. The residual A x - y is carried along by linearity, so 
 adjoint once, and the objective comes for free. The loop asks the host nothing between two checks of convergence.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from fastrecon import ops
 from fastrecon.certificates import ITERATION_LIMIT, ProximalReport, Status
@@ -17,20 +18,14 @@ from fastrecon.checks import behind, expect, expect_finite, flag, integer, numbe
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype, spread_over
+from fastrecon.solvers.base import Callback, Run, iterate, with_parts
 from fastrecon.threads import alone
 
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
 
-Callback = Callable[[int, Tensor], object]
-
-
-def column(t: Tensor, like: Tensor) -> Tensor:
-    """Numbers [B] as [B, 1, ...] of the real type of `like` [B, ...]."""
-    return t.to(real_dtype(like)).view(-1, *[1] * (like.ndim - 1))
-
 
 @dataclass(frozen=True)
-class Iterate:
+class LassoState:
     """Where an iteration stands, per image."""
 
     x: Tensor  # [B, ...]
@@ -40,7 +35,7 @@ class Iterate:
     used: Tensor  # [B] iterations that took a network's direction, int64
 
 
-S = TypeVar("S", bound=Iterate)
+S = TypeVar("S", bound=LassoState)
 
 
 class Lasso(nn.Module, Generic[S]):
@@ -56,9 +51,6 @@ class Lasso(nn.Module, Generic[S]):
     Raises:
         ValueError: an argument is of another kind or out of range.
     """
-
-    adjoint_calls = 1  # of each iteration, as are operator_calls
-    operator_calls = 1
 
     def __init__(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None):
         super().__init__()
@@ -77,6 +69,16 @@ class Lasso(nn.Module, Generic[S]):
         else:
             known = None if lipschitz is None else float(number(lipschitz, name, "lipschitz", above=0))
             self.lipschitz: float | Tensor | None = known
+
+    @property
+    def operator_calls(self) -> int:
+        """Applications of A in an iteration."""
+        return 1
+
+    @property
+    def adjoint_calls(self) -> int:
+        """Applications of the adjoint of A in an iteration."""
+        return 1
 
     def steps(self, x: Tensor) -> Tensor:
         """1 / L of each image, float64 [B]."""
@@ -107,14 +109,14 @@ class Lasso(nn.Module, Generic[S]):
         """Iteration k = 0, 1, ..."""
         raise NotImplementedError
 
-    def first(self, x: Tensor, y: Tensor) -> Iterate:
+    def first(self, x: Tensor, y: Tensor) -> LassoState:
         """The part of the state at x that all methods have."""
         image = self.operator.forward(x)
         expect(image.shape == y.shape, type(self).__name__, "y", image, y)  # what broadcasts would be another problem
         residual = image - y
         objective = squares(residual) / 2 + self.l1(x)
         none = torch.zeros_like(objective, dtype=torch.int64)
-        return Iterate(x, residual, objective, torch.full_like(objective, float("inf")), none)
+        return LassoState(x, residual, objective, torch.full_like(objective, float("inf")), none)
 
     @torch.no_grad()
     @alone
@@ -128,10 +130,11 @@ class Lasso(nn.Module, Generic[S]):
             y: measurements [B, ...].
             x0: start [B, ...]; None takes the adjoint of A at y.
             iterations: at most this many, >= 0.
-            tol: >= 0: an image is done once |z| <= tol |x|, z its proximal gradient step with step 1 / L; 0: never.
+            tol: >= 0: an image is done, and leaves the batch, once |z| <= tol |x|, z its proximal gradient step with
+                step 1 / L; 0: never.
             check_every: >= 1, iterations between two looks at that; only then the host waits for the device.
             history: whether to record F and |z| of every iteration in the report.
-            callback: called after every iteration with its number 1, 2, ... and x.
+            callback: called after every iteration with its number 1, 2, ... and the state.
 
         Returns:
             x [B, ...], without gradients, and the report: certificates made anew at x by one more A and
@@ -149,28 +152,22 @@ class Lasso(nn.Module, Generic[S]):
         x = self.operator.apply_adjoint(y) if x0 is None else x0
         fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
         expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
-        s = self.start(x, y)
-        rows = [(s.objective, s.move.sqrt())] if history else []
-        done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        result, used = x, count
-        for k in range(iterations):
-            s = self.step(s, k)
-            if history:
-                rows.append((s.objective, s.move.sqrt()))
-            if callback is not None:
-                callback(k + 1, s.x)
-            if tol > 0 and ((k + 1) % check_every == 0 or k + 1 == iterations):
-                small = ~done & (s.move <= tol**2 * squares(s.x))
-                if bool(small.any()):  # their images are kept from here on: later iterations of others do not show
-                    result = torch.where(column(small, x).bool(), s.x, result)
-                    count, used = torch.where(small, k + 1, count), torch.where(small, s.used, used)
-                    done = done | small
-                    if bool(done.all()):
-                        break
-        result = torch.where(column(done, x).bool(), result, s.x) if tol > 0 else s.x
-        count, used = torch.where(done, count, iterations), torch.where(done, used, s.used)
-        return result, self.certificate(result, y, done, count, used, rows, started=x0 is None)
+        found = iterate(
+            self.step, self.start(x, y), iterations, check_every=check_every, callback=callback,
+            done=(lambda s: s.move <= tol**2 * squares(s.x)) if tol > 0 else None,
+            narrow=lambda which: self.take(which, x).step,
+            row=(lambda s: {"objective": s.objective, "step_norm": s.move.sqrt()}) if history else None,
+        )  # fmt: skip
+        return found.state.x, self.certificate(found, y, started=x0 is None)
+
+    def take(self, which: Tensor, x: Tensor) -> Self:
+        """The same problem of the images `which` of a batch like x: an operator and weights of their own follow."""
+        lam = self.lam
+        if isinstance(lam, Tensor) and lam.ndim > 0:
+            each = lam.ndim == 1 and lam.shape[0] == x.shape[0]
+            lam = lam.view(-1, *[1] * (x.ndim - 1)) if each else lam.view((1,) * (x.ndim - lam.ndim) + lam.shape)
+            lam = lam[which] if lam.shape[0] > 1 else lam
+        return with_parts(self, operator=self.operator.take(which), lam=lam)
 
     def check(self, y: Tensor, anywhere: bool = False) -> None:
         """Looks at measurements; their shape and device are the operator's to judge.
@@ -190,23 +187,20 @@ class Lasso(nn.Module, Generic[S]):
         """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
         return tol == 0 and callback is None and self.lipschitz is not None
 
-    def certificate(
-        self, x: Tensor, y: Tensor, done: Tensor, count: Tensor, used: Tensor, rows: list[Any], started: bool
-    ) -> ProximalReport:
-        """What the report says about x, computed from x, y and the problem alone."""
+    def certificate(self, found: Run[S], y: Tensor, started: bool) -> ProximalReport:
+        """What the report says about the end of a run, computed from x, y and the problem alone."""
+        x, count = found.state.x, found.count
         residual = self.operator.forward(x) - y
         step = self.steps(x)
         grad = self.operator.apply_adjoint(residual)
         square = prox_gradient_step(x, grad, step.to(real_dtype(x)), self.lam)[2]
         objective = squares(residual) / 2 + self.l1(x)
         finite = torch.isfinite(objective + square)
-        names = ("objective", "step_norm")
         return ProximalReport(
             objective=objective, step_norm=square.sqrt(), relative_step=(square / squares(x).clamp_min(1e-300)).sqrt(),
             iterations=count, operator_calls=2 + self.operator_calls * count,
-            adjoint_calls=1 + int(started) + self.adjoint_calls * count, network_iterations=used,
-            converged=done & finite, status=Status(ITERATION_LIMIT, done, finite),
-            history={n: torch.stack(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)} if rows else None,
+            adjoint_calls=1 + int(started) + self.adjoint_calls * count, network_iterations=found.state.used,
+            converged=found.done & finite, status=Status(ITERATION_LIMIT, found.done, finite), history=found.history,
         )  # fmt: skip
 
 

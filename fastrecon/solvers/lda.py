@@ -5,22 +5,22 @@ Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconv
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from fastrecon.certificates import Report
 from fastrecon.checks import expect, flag, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.select_descent import select_descent
-from fastrecon.solvers import convergent
-from fastrecon.solvers.descent import FLOOR, State, UnrolledDescent, positive, raw_from, raw_of
+from fastrecon.solvers.base import column
+from fastrecon.solvers.descent import FLOOR, DescentState, positive, raw_from, raw_of
+from fastrecon.solvers.rigorous import RigorousDescent
 
 
-class LDA(UnrolledDescent):
+class LDA(RigorousDescent):
     """Each phase keeps the lower of u (split step, own learned size) and v (plain gradient step, the safeguard):
 
         z = x - alpha grad f(x),  u = z - tau grad r_eps(z),  v = z - alpha grad r_eps(x) = x - alpha grad phi_eps(x),
@@ -70,7 +70,7 @@ class LDA(UnrolledDescent):
         net.raw_eps0.copy_(raw_from(self.eps0 * c))
         return net
 
-    def sizes(self) -> tuple[Tensor, ...]:
+    def step_sizes(self) -> tuple[Tensor, ...]:
         """alpha and tau."""
         return self.alpha, self.tau
 
@@ -78,28 +78,27 @@ class LDA(UnrolledDescent):
         """The arguments that rebuild this network around an operator."""
         return super().hyperparameters() | {"safeguard": self.safeguard}
 
-    def step(self, s: State, y: Tensor, select: bool, *sizes: Tensor) -> State:
+    def step(self, s: DescentState, y: Tensor, select: bool, *sizes: Tensor) -> DescentState:
         """One phase; see the class. In training the graph holds u, and v only for the images that took it."""
         f, r, (a, t) = self.fidelity, self.regulariser, sizes
         training = torch.is_grad_enabled()
-        s = self.enter(s)
+        s = self.begin_phase(s)
         if self.safeguard and select and not training:
             alpha, tau = (size.double().expand(s.x.shape[0]) for size in (a, t))
-            ask = not (s.x.is_cuda or torch.compiler.is_compiling())
-            return convergent.descend(self, s, y, alpha, tau, ask)[0]
+            return self.descend(s, y, not (s.x.is_cuda or torch.compiler.is_compiling()), alpha, tau)[0]
         z = s.x - a * s.grad_f
         u = z - t * r.grad(z, s.eps)
         if s.r is None or not select:
-            return self.leave_untested(s, u, y)
+            return self.accept_learned(s, u, y)
         with torch.no_grad():
             v = z - a * s.r.grad
-            rough = not training and self.eps_mode == "sample" and r.roughly(u)
-            evaluate, value = (r.estimate, r.estimate_value) if rough else (r.evaluate, r.value)
+            estimated = not training and self.eps_mode == "sample" and r.can_estimate(u)
+            evaluate, value = (r.estimate, r.estimate_value) if estimated else (r.evaluate, r.value)
             at_u, r_v = evaluate(u, s.eps), value(v, s.eps)
             residual_u, residual_v = f.residual(u, y), f.residual(v, y)
             f_u, f_v = f.value_of(residual_u), f.value_of(residual_v)
-            if rough:
-                at_u, r_v = r.settle(at_u, r_v, f_u - f_v, u, v, s.eps)
+            if estimated:
+                at_u, r_v = r.confirm_order(at_u, r_v, f_u - f_v, u, v, s.eps)
         x, took_u = select_descent(u, v, f_u + at_u.value, f_v + r_v)
         if training:
             which = (~took_u).nonzero().flatten()
@@ -109,33 +108,16 @@ class LDA(UnrolledDescent):
         else:
             chosen = took_u.view(-1, *[1] * (residual_u.ndim - 1))
             grad_f = f.grad_of(torch.where(chosen, residual_u, residual_v), x)
-        at_x = r.settle_norm(r.choose(took_u, at_u, v, s.eps), grad_f, x, s.eps, self.sigma * self.gamma * s.eps)
-        return self.leave(s, x, grad_f, at_x, torch.where(took_u, f_u, f_v), took_u)
+        at_x = r.refresh(at_u, v, s.eps, ~took_u)
+        at_x = r.confirm_norm(at_x, grad_f, x, s.eps, self.sigma * self.gamma * s.eps)
+        return self.accept(s, x, grad_f, at_x, torch.where(took_u, f_u, f_v), took_u)
 
-    def solve(
-        self, y: Tensor, x0: Tensor, tol: float = 1.5e-5, max_iterations: int = 50_000, *,
-        balance: bool = False, dtype: torch.dtype | None = torch.float64, steps: str = "barzilai-borwein",
-        history: bool = True, progress: Callable[[int, State], object] | None = None,
-    ) -> tuple[Tensor, Report]:  # fmt: skip
-        """Runs the trained phases and then Algorithm 1 with backtracking until its termination test.
+    def candidate(self, s: DescentState, v: Tensor, step: Tensor, alpha: Tensor, *sizes: Tensor) -> Tensor:
+        """u, with both step sizes in the ratio of tau to alpha."""
+        (tau,) = sizes
+        z = s.x - column(step, v) * s.grad_f
+        return z - column(tau * step / alpha, v) * self.regulariser.grad(z, s.eps)
 
-        Args:
-            y: measurements [B, ...].
-            x0: initial images [B, 1, H, W].
-            tol: an image is done once sigma * eps < tol and |grad phi_eps(x)| < sigma * gamma * eps at that eps (one
-                test more than Algorithm 1 asks, so that both hold for what the report states).
-            max_iterations: at most this many after the trained phases.
-            balance: whether to run the network `balanced`, whose phi is the one that the learned steps mean.
-            dtype: precision of the iterations; the result has that of x0. Near convergence the gradient is smaller than
-                the rounding of its float32 terms, hence float64; None keeps the precision of the network.
-            steps: the step that backtracking tries first: "grow", the last one, doubled where it was accepted at once;
-                or "barzilai-borwein", which needs two to four times fewer evaluations. Both accept by the same rule.
-            history: whether to record every iteration in the report.
-            progress: called after every iteration with its number and the state; see `convergent.reductions_left`.
-
-        Returns:
-            The images and their report. phi_eps(x) + m eps / 2 never increases after the trained phases.
-        """
-        return convergent.solve(
-            self.balanced() if balance else self, y, x0, tol, max_iterations, dtype, steps, history, progress
-        )
+    def beyond(self, last: Sequence[Tensor], alpha: Tensor) -> tuple[Tensor, ...]:
+        """tau, in the ratio to alpha of the last phase."""
+        return ((last[1] / last[0]).double() * alpha,)

@@ -1,4 +1,4 @@
-"""Line search of many images at once: each has its own step, its own trials, its own end."""
+"""Line searches of many images at once: each has its own step, its own trials, its own end. They know no solver."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import integer, number
+from fastrecon.ops.reductions import inner, sum_of_squares
 
-BLIND_TRIALS = 16  # the trained models take at most 7
+TRIALS, FIXED_TRIALS = 60, 16  # at most; the trained models take at most 7
+FIRST_STEPS = ("barzilai-borwein", "grow")
 
 
 @dataclass(frozen=True)
@@ -20,54 +22,55 @@ class Search:
     trials: Tensor
 
 
-def _check(op: str, shrink: float, max_trials: int) -> None:
-    number(shrink, op, "shrink", above=0, below=1)
-    integer(max_trials, op, "max_trials", least=1)
-
-
 def backtrack(
-    accept: Callable[[Tensor, Tensor], Tensor], step: Tensor, shrink: float = 0.5, max_trials: int = 60
-) -> Search:
+    accept: Callable[[Tensor, Tensor], Tensor], step: Tensor, shrink: float = 0.5, max_trials: int | None = None,
+    sync: bool = True,
+) -> Search:  # fmt: skip
     """Shrinks each step until it is accepted.
 
     Args:
-        accept: `accept(step, which)` says for the images `which` [P] whether their steps [P] will do, [P] bool. It is
-            asked about an image only until it accepts: what it keeps of its last call belongs to the accepted step.
+        accept: `accept(step, which)` says for the images `which` [P] whether their steps [P] will do, [P] bool. What it
+            keeps of its last call about an image belongs to that image's step.
         step: first steps [B], > 0.
         shrink: factor between trials, in (0, 1).
-        max_trials: an image that accepts none of so many keeps its last step, not accepted.
+        max_trials: an image that accepts none of so many keeps its last step, not accepted. None: TRIALS, and
+            FIXED_TRIALS without `sync`.
+        sync: whether the host may wait for the answers. Then `accept` is asked about an image only until it accepts;
+            else it is asked about all images `max_trials` times, about those that have accepted at the same step again.
 
     Raises:
         ValueError: shrink or max_trials is out of range.
     """
-    _check("backtrack", shrink, max_trials)
-    step, trials = step.clone(), torch.zeros_like(step, dtype=torch.int64)
-    accepted = torch.zeros_like(step, dtype=torch.bool)
-    which = torch.arange(len(step), device=step.device)
-    for trial in range(max_trials):
+    number(shrink, "backtrack", "shrink", above=0, below=1)
+    most = TRIALS if sync else FIXED_TRIALS
+    most = most if max_trials is None else integer(max_trials, "backtrack", "max_trials", least=1)
+    trials, accepted = torch.zeros_like(step, dtype=torch.int64), torch.zeros_like(step, dtype=torch.bool)
+    which = torch.arange(step.shape[0], device=step.device)
+    for trial in range(most):
         if trial:
-            step[which] *= shrink
-        good = accept(step[which], which)
-        trials[which] += 1
-        accepted[which] = good
-        which = which[~good]
+            step = torch.where(accepted, step, shrink * step)
+        trials = trials + ~accepted
+        if not sync:
+            accepted = accepted | accept(step, which)
+            continue
+        accepted = accepted.index_copy(0, which, accept(step[which], which))
+        which = (~accepted).nonzero().flatten()
         if len(which) == 0:
             break
     return Search(step, accepted, trials)
 
 
-def backtrack_blind(
-    accept: Callable[[Tensor, Tensor], Tensor], step: Tensor, shrink: float = 0.5, max_trials: int = BLIND_TRIALS
-) -> Search:
-    """As `backtrack`, asking the host nothing: `accept` is asked about all images `max_trials` times, about those whose
-    step it has accepted at that step again.
+def first_step(rule: str, d: Tensor, change: Tensor, fallback: Tensor, k: int, most: float) -> Tensor:
+    """The step [B] to try first in iteration k, from the last move d and the change of the gradient along it.
+
+    Args:
+        rule: of FIRST_STEPS. "grow": the fallback. "barzilai-borwein": their two steps in turn, at most `most`, and the
+            fallback where the curvature along d is not positive or not known (NaN). Source: Barzilai & Borwein,
+            Two-Point Step Size Gradient Methods, IMA J. Numer. Anal. 8 (1988).
+        fallback: steps [B].
     """
-    _check("backtrack_blind", shrink, max_trials)
-    trials, accepted = torch.zeros_like(step, dtype=torch.int64), torch.zeros_like(step, dtype=torch.bool)
-    everyone = torch.arange(step.shape[0], device=step.device)
-    for trial in range(max_trials):
-        if trial:
-            step = torch.where(accepted, step, shrink * step)
-        trials += ~accepted
-        accepted = accepted | accept(step, everyone)
-    return Search(step, accepted, trials)
+    if rule == "grow":
+        return fallback
+    along = inner(d, change)
+    step = sum_of_squares(d) / along if k % 2 else along / sum_of_squares(change)
+    return torch.where((along > 0) & torch.isfinite(step), step.clamp_max(most), fallback)

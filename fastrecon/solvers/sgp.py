@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon import ops
-from fastrecon.certificates import ProximalReport
 from fastrecon.checks import behind, expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import MOST_TRIALS, armijo
 from fastrecon.ops.layout import real_dtype, spread_over
-from fastrecon.solvers.lasso import Iterate, Lasso, column
+from fastrecon.solvers.base import column
+from fastrecon.solvers.lasso import Lasso, LassoState
+from fastrecon.solvers.safeguard import choose
 
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
 
@@ -38,7 +39,7 @@ def _pair(limits: Any) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class State(Iterate):
+class SGPState(LassoState):
     """The iterate, and how far its network is trusted."""
 
     t: Tensor  # [B] 1 / L, float64
@@ -46,7 +47,7 @@ class State(Iterate):
     trusted: Tensor  # [B] bool: whether the network is still asked
 
 
-class SGP(Lasso[State]):
+class SGP(Lasso[SGPState]):
     """With g = grad f(x), t = 1 / L and d = t network(x, g), each iteration of each image is
 
         x~ = soft(x - d g, lam d),  z1 = soft(x~ - t grad f(x~), lam t) - x,  z2 = soft(x - t g, lam t) - x,
@@ -102,12 +103,12 @@ class SGP(Lasso[State]):
         self.gamma1, self.trials, self.bonettini = gamma1, trials, bonettini
         self.network_iterations = math.inf if network_iterations is None else network_iterations
 
-    def start(self, x: Tensor, y: Tensor) -> State:
+    def start(self, x: Tensor, y: Tensor) -> SGPState:
         """The state at x."""
         t = self.steps(x)
         trusted = torch.full_like(t, self.network is not None, dtype=torch.bool)
         full = torch.full_like(t, self.gamma1)
-        return State(**vars(self.first(x, y)), t=t, gamma1=full, trusted=trusted)
+        return SGPState(**vars(self.first(x, y)), t=t, gamma1=full, trusted=trusted)
 
     def metric(self, x: Tensor, grad: Tensor, t: Tensor, k: int) -> Tensor:
         """d: step sizes [B, 1, ...], or like the real part of x."""
@@ -131,7 +132,7 @@ class SGP(Lasso[State]):
             low, high = max(low, 1 / bound), min(high, bound)
         return column(t, x) * d.to(real_dtype(x)).nan_to_num(1.0, high, low).clamp(low, high)
 
-    def relaxed(self, s: State, grad: Tensor, z2: Tensor, square2: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def relaxed(self, s: SGPState, grad: Tensor, z2: Tensor, square2: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """z for each image, whether the network is trusted on, and whether z is the network's."""
         t = s.t.to(real_dtype(s.x))
         d = self.metric(s.x, grad, s.t, k)
@@ -147,9 +148,9 @@ class SGP(Lasso[State]):
             promise = armijo(s.x, z, grad, self.lam, torch.zeros_like(s.t), trials=1)
             good &= promise.delta <= -DESCENT * square2 / s.t
             good &= promise.square <= LENGTH**2 * square2
-        return torch.where(column(good, z).bool(), z, z2), trusted, good
+        return choose(good, z, z2), trusted, good
 
-    def step(self, s: State, k: int) -> State:
+    def step(self, s: SGPState, k: int) -> SGPState:
         """One iteration. With the composite rule F never increases."""
         grad = self.operator.apply_adjoint(s.residual)
         z2, _, square2, _ = prox_gradient_step(s.x, grad, s.t.to(real_dtype(s.x)), self.lam)
@@ -167,8 +168,7 @@ class SGP(Lasso[State]):
         else:  # no step of the ladder: x + z2, a plain iteration of ISTA
             image2 = self.operator.forward(z2) if asked else image
             plain = armijo(s.x, z2, grad, self.lam, squares(image2), trials=1, rule="paper")
-            keep = column(found.accepted, z).bool()
-            z, image = torch.where(keep, z, z2), torch.where(column(found.accepted, image).bool(), image, image2)
+            z, image = choose(found.accepted, z, z2), choose(found.accepted, image, image2)
             gamma = torch.where(found.accepted, gamma, 1)
             change = torch.where(found.accepted, change, plain.change)
         shrunk = found.gamma ** (math.log(self.eta1) / math.log(self.eta2))
@@ -179,9 +179,12 @@ class SGP(Lasso[State]):
             trusted=trusted & (found.accepted | ~used), used=s.used + used,
         )  # fmt: skip
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ProximalReport]:
-        """As of Lasso. With a network an iteration takes 2 A (with the paper's rule 3) and 2 adjoints."""
-        asked = self.network is not None
-        self.operator_calls = (3 if self.rule == "paper" else 2) if asked else 1
-        self.adjoint_calls = 2 if asked else 1
-        return super().forward(*args, **kwargs)
+    @property
+    def operator_calls(self) -> int:
+        """Applications of A in an iteration: with a network one more, and with the paper's rule another."""
+        return 1 if self.network is None else 3 if self.rule == "paper" else 2
+
+    @property
+    def adjoint_calls(self) -> int:
+        """Applications of the adjoint of A in an iteration."""
+        return 1 if self.network is None else 2

@@ -26,9 +26,7 @@ class Evaluation:
 
     value: Tensor
     grad: Tensor
-    rough: Tensor | None = (
-        None  # [B] bool: images whose value and gradient are those of bfloat16 products; None: no image
-    )
+    estimated: Tensor | None = None  # [B] bool: images of which these are estimates, by bfloat16 products; None: none
 
 
 class FeatureNorm(Term):
@@ -107,16 +105,16 @@ class FeatureNorm(Term):
         options = list(self.weights), self.delta, self.final_activation
         return torch.linalg.vector_norm(each_image(lambda one: features(one, *options)[-1], _real(x)), dim=1)
 
-    # An iteration asks three things; these alone know what is kept between them.
+    # What an iteration of a solver needs, and what of it may come from products in bfloat16.
 
     @torch.no_grad()
     def evaluate(self, x: Tensor, eps: Tensor) -> Evaluation:
         """Value and gradient at x [B, C, H, W] with radii eps [B]."""
         return Evaluation(*self.value_and_grad(x, eps))
 
-    def roughly(self, x: Tensor) -> bool:
-        """Whether `estimate` saves time at images x: bfloat16 is asked for, is another arithmetic here, and questions
-        about its results may be asked."""
+    def can_estimate(self, x: Tensor) -> bool:
+        """Whether `estimate` saves time at images x: bfloat16 is asked for, is another arithmetic here, and the host
+        may look at results."""
         asked = self.precision == "bfloat16" and real_dtype(x) == torch.float32 and x.device.type == "cpu"
         return asked and not torch.compiler.is_compiling() and bfloat16_here()
 
@@ -131,7 +129,7 @@ class FeatureNorm(Term):
         return self._value(x, eps, self.precision)
 
     @torch.no_grad()
-    def settle(
+    def confirm_order(
         self, at_u: Evaluation, r_v: Tensor, gap: Tensor, u: Tensor, v: Tensor, eps: Tensor
     ) -> tuple[Evaluation, Tensor]:
         """Estimates at u and v [B] as they are where r(u) - r(v) + gap [B] is clearly not 0, and computed in full
@@ -140,21 +138,17 @@ class FeatureNorm(Term):
         which = (~clear).nonzero().flatten()
         if len(which):
             r_v = r_v.index_copy(0, which, self.value(v[which], eps[which]))
-        return self.renew(at_u, u, eps, ~clear), r_v
+        return self.refresh(at_u, u, eps, ~clear), r_v
 
     @torch.no_grad()
-    def settle_norm(self, r: Evaluation, grad_f: Tensor, x: Tensor, eps: Tensor, bound: Tensor) -> Evaluation:
+    def confirm_norm(self, r: Evaluation, grad_f: Tensor, x: Tensor, eps: Tensor, bound: Tensor) -> Evaluation:
         """An estimate at x as it is where |grad_f + grad r| is clearly not `bound` [B], else in full precision."""
-        if r.rough is None:
+        if r.estimated is None:
             return r
         norm, error = (g.flatten(1).norm(dim=1) for g in (grad_f + r.grad, GRADIENT_ERROR * r.grad))
-        return self.renew(r, x, eps, r.rough & ~((norm - bound).abs() > error))
+        return self.refresh(r, x, eps, r.estimated & ~((norm - bound).abs() > error))
 
-    def choose(self, first: Tensor, a: Evaluation, x: Tensor, eps: Tensor) -> Evaluation:
-        """`a` for the images where `first` [B] holds, the evaluation at x for the others, which alone are evaluated."""
-        return self.renew(a, x, eps, ~first)
-
-    def renew(self, evaluation: Evaluation, x: Tensor, eps: Tensor, changed: Tensor) -> Evaluation:
+    def refresh(self, evaluation: Evaluation, x: Tensor, eps: Tensor, changed: Tensor) -> Evaluation:
         """`evaluation` with that at x and eps in its place where `changed` [B] holds."""
         if x.is_cuda or torch.compiler.is_compiling():  # a captured graph cannot ask which images changed
             new = self.evaluate(x, eps)
@@ -167,7 +161,7 @@ class FeatureNorm(Term):
         return Evaluation(
             evaluation.value.index_copy(0, which, part.value),
             evaluation.grad.index_copy(0, which, part.grad),
-            None if evaluation.rough is None else evaluation.rough & ~changed,
+            None if evaluation.estimated is None else evaluation.estimated & ~changed,
         )
 
 

@@ -1,8 +1,10 @@
 """Layers of D-LADMM with B = I as one autograd Function: a node for each half step and each parameter takes longer than
-what lies between the matrix products. Definition: SplitProblem.chain.
+what lies between the matrix products. Definition: `ladmm_shrink` and `ladmm_step` in turn.
 
 Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM (arXiv:1905.06179), eqs. (4)-(6).
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,11 +23,7 @@ def _plus(total: Tensor, term: Tensor | None) -> Tensor:
 
 
 class LadmmLayers(torch.autograd.Function):
-    """z [N, d], e, dual and A z [N, m] after each of K layers from zero, or only after the last; differentiable once.
-
-    Takes x [N, m], a [m, d], L1, the update of E, whether only the last layer's are wanted, tau1 [K, 1 or d], beta, w2,
-    tau2 [K, 1 or m], and K matrices L1 W1 [m, d].
-    """
+    """Takes the arguments of `ladmm_layers`, the matrices last; gives z, e, dual and A z of each layer in one row."""
 
     @staticmethod
     def forward(ctx, x, a, l1, e_update, last, tau1, beta, w2, tau2, *scaled_w1):  # noqa: D102
@@ -78,3 +76,20 @@ class LadmmLayers(torch.autograd.Function):
         found = zip((torch.stack(of_tau1[::-1]), d_beta, d_w2, d_tau2), ctx.sizes, strict=True)
         vectors = (g.sum_to_size(size) for g, size in found)
         return d_x, d_a if a_learned else None, None, None, None, *vectors, *of_w1[::-1]
+
+
+def ladmm_layers(
+    x: Tensor, a: Tensor, w1: Sequence[Tensor], l1: float, tau1: Tensor, beta: Tensor, w2: Tensor, tau2: Tensor,
+    update: str, last: bool = False,
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:  # fmt: skip
+    """z [N, D], e, dual and A z [N, M] after each of K layers from zero, or only after the `last`; differentiable once.
+
+    Args:
+        x: data [N, M].
+        a: A [M, D].
+        w1, l1: K matrices L1 W1 [M, D], and L1.
+        tau1, beta, w2, tau2: [K, 1 or D] and [K, 1 or M].
+        update: of e, "general" or "residual", see `ladmm_step`.
+    """
+    found = LadmmLayers.apply(x, a, l1, update, last, tau1, beta, w2, tau2, *w1)
+    return [found[k : k + 4] for k in range(0, len(found), 4)]
