@@ -1,6 +1,6 @@
 // half.h: bfloat16 numbers in memory, float32 ones in registers.
 #pragma once
-#include "isa.h"
+#include "lanes.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {

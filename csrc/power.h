@@ -4,8 +4,7 @@
 // the error stays near one unit in the last place however large the exponent is. Only logical shifts, integer sums and
 // additions of `kShift` are used where SSE2 and AVX2 lack arithmetic shifts, rounding and 64-bit conversions.
 #pragma once
-#include "isa.h"
-#include "scalar_math.h"
+#include "lanes.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {

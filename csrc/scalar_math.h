@@ -70,12 +70,6 @@ FR_HD T smoothed_norm(T t, T eps) {
   return t <= eps ? t * (t / eps) / 2 : t - eps / 2;
 }
 
-// Soft thresholding of a real number.
-template <typename T>
-FR_HD T shrink(T x, T tau) {
-  return with_sign(at_least(T(0), magnitude(x) - tau), x);
-}
-
 // What soft thresholding multiplies a vector of the given norm by: max(1 - tau / norm, 0), and 0 for norm 0. NaN comes
 // through.
 template <typename T>

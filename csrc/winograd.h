@@ -35,6 +35,10 @@ __attribute__((noinline)) void multiply(int M, int N, int K, const T* A, int lda
   });
 }
 
+// As above with bfloat16 products and float32 sums, B [K / 2, N, 2]; only where the processor has them.
+template <int kN, int kLda>
+void multiply_half(int M, int N, int K, const Half* A, int lda, const Half* B, float* C);
+
 #if defined(__AVX512BF16__)
 // bfloat16 products with float32 sums: B holds pairs of rows side by side, [K / 2, N, 2], and A has rows of lda.
 template <int M, int N>
@@ -219,7 +223,7 @@ void kernels_to_points(const T* taps, bool reversed, int K, int N, T* U) {
 }
 
 // taps[3, 3] = G^T D G of the sums D[p] over points of one channel pair.
-inline __attribute__((always_inline)) void points_to_kernel(const double (&D)[kPoints], double (&taps)[9]) {
+FR_INLINE void points_to_kernel(const double (&D)[kPoints], double (&taps)[9]) {
   const auto& G = kKernelPoints.g;
   double t[3][6];
   for (int y = 0; y < 3; ++y)
