@@ -36,7 +36,7 @@ FR_INLINE void real_rises(const double* x, const double* z, const double* size, 
   for (int j = 0; j < kSteps; ++j) rises[j] = sum_in_order(total[j]);
 }
 
-// The rise of the l1 term along trials [first, last) of step eta^j, and the slope and square of z if there are any wanted.
+// The rise of the l1 term along trials [first, last) of step eta^j, and the slope and square of z if they are wanted.
 template <int kWidth, typename T>
 FR_INLINE void tile(const T* x, const T* z, const T* grad, const double* lam, int64_t n, const double* steps,
                     int64_t trials, double* rises, double* products) {
@@ -94,8 +94,7 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
       const T* const own = as<const T>(lam) + b * lam_image;
       for (int64_t i = 0; i < n; ++i) lams[i] = own[(first + i) * lam_entry];
       double* const to = part + task * each;
-      tile<kWidth>(as<const T>(x) + at, as<const T>(z) + at,
-                   as<const T>(grad) + at, lams, n, steps + from, count, to,
+      tile<kWidth>(as<const T>(x) + at, as<const T>(z) + at, as<const T>(grad) + at, lams, n, steps + from, count, to,
                    first_pass ? to + count : nullptr);
     });
     for (int64_t b = 0; b < B; ++b) {
@@ -130,7 +129,8 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
   decide(0, 1);
   bool all = true;
   for (int64_t b = 0; b < B; ++b) all = all && good[b];
-  if (!all && trials > 1) {  // most images accept the full step: the ladder is for the others, all its rungs in one pass
+  // most images accept the full step: the ladder is for the others, all its rungs in one pass
+  if (!all && trials > 1) {
     pass(1, trials - 1);
     decide(1, trials);
   }
@@ -141,8 +141,8 @@ void armijo(int dtype, Address x, Address z, Address grad, Address lam, Address 
             Address sums, Address accepted, int64_t B, int64_t N, int64_t lam_image, int64_t lam_entry, double beta,
             double eta, int64_t trials, bool composite) {
   by_dtype<kRealOrComplex>(dtype, [&](auto type) {
-    run<type.width, RealOf<decltype(type)>>(x, z, grad, lam, curvature, slack, gamma, sums, accepted, B, N, lam_image, lam_entry,
-                                   beta, eta, trials, composite);
+    run<type.width, RealOf<decltype(type)>>(x, z, grad, lam, curvature, slack, gamma, sums, accepted, B, N, lam_image,
+                                            lam_entry, beta, eta, trials, composite);
   });
 }
 }  // namespace FASTRECON_ISA

@@ -1,4 +1,4 @@
-// broadcast.h: fields [R, M, S] that meet a parameter [M] along the middle dimension, forward and with sums over r and s.
+// broadcast.h: fields [R, M, S] that meet a parameter [M] along the middle dimension, and sums over the other two.
 #pragma once
 #include "tiles.h"
 
@@ -24,10 +24,10 @@ FR_INLINE void spread(const T* parameter, std::int64_t M, std::int64_t S, std::i
   }
 }
 
-// d_parameter[m] = the sum over r and s of field [R, M, S], which body(first, n, part) writes for the n <= kTile numbers
-// from `first` on, and whole(first, n) adds up where they have one m. Each task sums a block of at most `rows` rows r,
-// `groups` values m and `length` numbers s in double, tile by tile; blocks start at a number s that is a multiple of
-// `length`, so neighbours along m have no influence.
+// d_parameter[m] = the sum over r and s of field [R, M, S], which body(first, n, part) writes for the n <= kTile
+// numbers from `first` on, and whole(first, n) adds up where they have one m. Each task sums a block of at most `rows`
+// rows r, `groups` values m and `length` numbers s in double, tile by tile; blocks start at a number s that is a
+// multiple of `length`, so neighbours along m have no influence.
 template <typename T, typename F, typename G>
 FR_INLINE void sum_to_parameter(std::int64_t R, std::int64_t M, std::int64_t S, std::int64_t reals, T* d_parameter,
                                 const F& body, const G& whole) {

@@ -1,17 +1,17 @@
 // dwt2.cpp: orthonormal periodised wavelet transform of planes, Mallat layout (CPU). Definition: fastrecon/ops/dwt2.py
 //   x, c [P, H, W] real or complex   taps [L] double, lowpass filter g in the order of correlation, L even
 // One level: a_k = sum_i g_i x_(2k+i-s), d_k = sum_i h_i x_(2k+i-s), s = L/2 - 1, h_i = (-1)^i g_(L-1-i), indices
-// modulo the length; along rows first, then along columns. Shifted by s, sample 2k+i is even or odd with i alone, so all
-// loops run over split even and odd samples with unit stride.
+// modulo the length; along rows first, then along columns. Shifted by s, sample 2k+i is even or odd with i alone, so
+// all loops run over split even and odd samples with unit stride.
 #include "tiles.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
 using std::int64_t;
-constexpr int64_t kStrip = 32;        // pairs of rows per task where there are few planes
-constexpr int64_t kManyPlanes = 8;    // from here on a task is a whole plane, whose lower levels stay in its cache
-constexpr int64_t kLongest = 128;     // taps
+constexpr int64_t kStrip = 32;      // pairs of rows per task where there are few planes
+constexpr int64_t kManyPlanes = 8;  // from here on a task is a whole plane, whose lower levels stay in its cache
+constexpr int64_t kLongest = 128;   // taps
 
 FR_INLINE int64_t wrap(int64_t i, int64_t n) {
   i %= n;
@@ -40,7 +40,8 @@ FR_INLINE void store_first(T* p, Vec<T> v, int64_t n) {
     __builtin_memcpy(p, &v, n * sizeof(T));
 }
 
-// Both filters; kL is their length where it is known to the compiler, else 0. Passed as copies: no store can change those.
+// Both filters; kL is their length where it is known to the compiler, else 0. Passed as copies: no store can change
+// those.
 template <typename T, int kL>
 struct Filters {
   T lo[kL ? kL : kLongest], hi[kL ? kL : kLongest];
@@ -186,7 +187,7 @@ FR_INLINE void synthesise(const T* ll, int64_t ll_ld, const T* c, int64_t c_ld, 
 FR_INLINE int64_t between(int64_t reals, int64_t levels) { return levels > 1 ? reals / 4 + reals / 16 : 0; }
 
 // level(plane, l, memory, first, last) for the rows of every level l of every plane, each level after the one it reads:
-// the last one first if `up`. Whole planes are tasks where there are many, strips of a level's rows where there are few.
+// the last one first if `up`. Whole planes are tasks where there are many, strips of a level's rows elsewhere.
 template <typename T, typename Level>
 FR_INLINE void each_level(int64_t P, int64_t H, int64_t reals, int64_t levels, bool up, const Level& level) {
   const int64_t room = between(reals, levels);
@@ -213,7 +214,8 @@ FR_INLINE void each_level(int64_t P, int64_t H, int64_t reals, int64_t levels, b
 }
 
 template <int kWidth, typename T, int kL>
-FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
+FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t H, int64_t W, int64_t L,
+                       int64_t levels) {
   const Filters<T, kL> f(taps, L);
   const int64_t ld = W * kWidth, reals = H * ld;
   each_level<T>(P, H, reals, levels, false, [&](int64_t plane, int64_t l, T* kept, int64_t first, int64_t last) {
@@ -222,13 +224,14 @@ FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t 
     const T* const source = l ? own[(l - 1) % 2] : x + plane * reals;
     T* const target = c + plane * reals;
     const bool end = l + 1 == levels;
-    analyse<kWidth>(source, w * kWidth, h, w, f, end ? target : own[l % 2], end ? ld : w / 2 * kWidth, target, ld, first,
-                    last);
+    analyse<kWidth>(source, w * kWidth, h, w, f, end ? target : own[l % 2], end ? ld : w / 2 * kWidth, target, ld,
+                    first, last);
   });
 }
 
 template <int kWidth, typename T, int kL>
-FR_INLINE void inverse(const T* c, const double* taps, T* x, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
+FR_INLINE void inverse(const T* c, const double* taps, T* x, int64_t P, int64_t H, int64_t W, int64_t L,
+                       int64_t levels) {
   const Filters<T, kL> f(taps, L);
   const int64_t ld = W * kWidth, reals = H * ld;
   each_level<T>(P, H, reals, levels, true, [&](int64_t plane, int64_t l, T* kept, int64_t first, int64_t last) {
@@ -264,15 +267,13 @@ void run_inverse(Address c, Address taps, Address x, int64_t P, int64_t H, int64
 }  // namespace
 
 void dwt2(int dtype, Address x, Address taps, Address c, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
-  by_dtype<kRealOrComplex>(dtype, [&](auto type) {
-    run_forward<type.width, RealOf<decltype(type)>>(x, taps, c, P, H, W, L, levels);
-  });
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { run_forward<type.width, RealOf<decltype(type)>>(x, taps, c, P, H, W, L, levels); });
 }
 
 void idwt2(int dtype, Address c, Address taps, Address x, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
-  by_dtype<kRealOrComplex>(dtype, [&](auto type) {
-    run_inverse<type.width, RealOf<decltype(type)>>(c, taps, x, P, H, W, L, levels);
-  });
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { run_inverse<type.width, RealOf<decltype(type)>>(c, taps, x, P, H, W, L, levels); });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

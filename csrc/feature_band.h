@@ -1,14 +1,14 @@
 // feature_band.h: the chain of convolutions of the learned regulariser on one band of rows of one image.
 //
-// A band keeps its activations in rings of channels-last rows that fit the cache: every layer advances by a few rows as soon
-// as the layer before it has them (feature_stages.h draws it). Bands recompute the rows they share (2L - l of layer l)
-// instead of exchanging them: no thread ever waits for another. The layers of equal width are Winograd F(4x4, 3x3)
-// products. a' is computed from the stored activation. Notation: fastrecon/ops/feature_gradient.py
+// A band keeps its activations in rings of channels-last rows that fit the cache: every layer advances by a few rows as
+// soon as the layer before it has them (feature_stages.h draws it). Bands recompute the rows they share (2L - l of
+// layer l) instead of exchanging them: no thread ever waits for another. The layers of equal width are Winograd F(4x4,
+// 3x3) products. a' is computed from the stored activation. Notation: fastrecon/ops/feature_gradient.py
 //
 // Memory of a band; arrays a = 0, and with a tangent 1:
 //   image_[a]      [Cin, rows, W + 2]  x and the direction, zero-padded
-//   rings_[a][l]   [ring, W + 2 or more, Cp]  layer l, a = 0: h_l, on the way down z_l; a = 1: the tangent of h_l, then s_l
-//   points_        [36, kGroup tiles of each array, Cp]  inputs at Winograd's points, of a group of tiles: V in the paper
+//   rings_[a][l]   [ring, W + 2 or more, Cp]  layer l, a = 0: h_l, on the way down z_l; a = 1: h_l's tangent, then s_l
+//   points_        [36, kGroup tiles of each array, Cp]  inputs at Winograd's points, of a group: V in the paper
 //   products_      [36, the same]  their products with the weights: M in the paper. Direct products: [tiles, 4, 4, Cp]
 //   by_tap_        [W, taps]  one row of z_1 times each tap of w_1
 #pragma once
@@ -18,8 +18,8 @@ namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
 
-constexpr int kGroup = 36;      // tiles a product, at most: 2 x 36 x 36 x 32 floats stay in a 1 MiB cache with the weights
-constexpr int kMinTiles = 48;   // tiles a step of one layer, so that its weights are read for enough of them
+constexpr int kGroup = 36;  // tiles a product, at most: 2 x 36 x 36 x 32 floats stay in a 1 MiB cache with the weights
+constexpr int kMinTiles = 48;  // tiles a step of one layer, so that its weights are read for enough of them
 
 // kC is Cp where the compiler may know it, else 0.
 template <typename T, int kC, Pass kPass, Products kProducts>
@@ -29,8 +29,9 @@ class Band {
 
  public:
   Band(const Shape& shape, const Weights<T>& weights, double delta, bool final_activation, int r0, int r1)
-      : s(shape), w(weights), act(delta), stages(shape, kPass, r0, r1, 4 * ((kMinTiles + shape.tiles - 1) / shape.tiles)),
-        final_(final_activation), own_{r0, r1} {
+      : s(shape), w(weights), act(delta),
+        stages(shape, kPass, r0, r1, 4 * ((kMinTiles + shape.tiles - 1) / shape.tiles)), final_(final_activation),
+        own_{r0, r1} {
     for (int a = 0; a < kArrays; ++a)
       for (int l = 1; l <= s.L; ++l) {
         Rows<T>& h = rings_[a][l];
@@ -62,9 +63,9 @@ class Band {
   }
 
   struct Output {
-    T* grad;          // [Cin, H, W] of this image: the gradient, or d_x; rows of this band are written
-    T* d_weights;     // kTangent: sums over points (or taps) [L - 1, 36, Cp, Cp] and over taps of layer 1 [9 Cin, Cp]
-    double value;     // sum over the rows of this band: the value, or d_eps
+    T* grad;       // [Cin, H, W] of this image: the gradient, or d_x; rows of this band are written
+    T* d_weights;  // kTangent: sums over points (or taps) [L - 1, 36, Cp, Cp] and over taps of layer 1 [9 Cin, Cp]
+    double value;  // sum over the rows of this band: the value, or d_eps
   };
 
   // x and direction: [Cin, H, W] of this image.
@@ -78,7 +79,9 @@ class Band {
 
  private:
   // Groups as even as can be.
-  static int group_of(int tiles) { return (tiles + (tiles + kGroup - 1) / kGroup - 1) / ((tiles + kGroup - 1) / kGroup); }
+  static int group_of(int tiles) {
+    return (tiles + (tiles + kGroup - 1) / kGroup - 1) / ((tiles + kGroup - 1) / kGroup);
+  }
   int c() const { return kC ? kC : s.Cp; }
   int64_t plane() const { return int64_t(kArrays * kGroup + 1) * c(); }  // + 1: planes do not collide in the cache
   static void fill(T* p, int64_t n) {
@@ -116,8 +119,10 @@ class Band {
     }
     if constexpr (kTangent)
       if (to == s.L || !up) {
-        if (to > 1) weight_gradient(to, begin, end);
-        else first_weight_gradient(begin, end);
+        if (to > 1)
+          weight_gradient(to, begin, end);
+        else
+          first_weight_gradient(begin, end);
       }
   }
 
@@ -128,11 +133,13 @@ class Band {
     for (int a = 0; a < kArrays; ++a) inputs_to_points(source[a], begin, g, n, points_ + a * n * c());
     if constexpr (kProducts == Products::kHalf) {
       for (int p = 0; p < kPoints; ++p)
-        multiply_half<kC, kC>(n, c(), c(), half(points_) + p * plane(), c(), half(weights) + int64_t(p) * c() * c(), products_ + p * plane());
+        multiply_half<kC, kC>(n, c(), c(), half(points_) + p * plane(), c(), half(weights) + int64_t(p) * c() * c(),
+                              products_ + p * plane());
       return;
     }
     for (int p = 0; p < kPoints; ++p)
-      multiply<false, false, kC, kC>(kArrays * n, c(), c(), points_ + p * plane(), c(), weights + int64_t(p) * c() * c(), products_ + p * plane());
+      multiply<false, false, kC, kC>(kArrays * n, c(), c(), points_ + p * plane(), c(),
+                                     weights + int64_t(p) * c() * c(), products_ + p * plane());
   }
   void inputs_to_points(const Rows<T>& source, int begin, int g, int n, T* points) {
     for (int t = 0; t < n;) {
@@ -206,7 +213,8 @@ class Band {
         if (i < rows && j < columns) {
           T *h = to[i] + j * c() + k, *dot = tangent[i] + j * c() + k;
           const Vec<T> value = load(h), slope = act.slope(value), qs = load(q + (i * 4 + j) * c() + k), zero{};
-          const Vec<T> curve = act.curvature(value) * load(dot) / (slope > zero ? slope : splat(T(1)));  // a'' times the tangent before a
+          // a'' times the tangent before a
+          const Vec<T> curve = act.curvature(value) * load(dot) / (slope > zero ? slope : splat(T(1)));
           store(h, slope * qs);
           store(dot, slope * r + curve * qs);
         }
@@ -324,7 +332,8 @@ class Band {
         }
       }
       for (int p = 0; p < kPoints; ++p)
-        multiply<true, true, kC, kC>(c(), c(), kArrays * n, points_ + p * plane(), c(), products_ + p * plane(), sums + int64_t(p) * c() * c());
+        multiply<true, true, kC, kC>(c(), c(), kArrays * n, points_ + p * plane(), c(), products_ + p * plane(),
+                                     sums + int64_t(p) * c() * c());
     }
   }
 
@@ -334,7 +343,8 @@ class Band {
     const int64_t width = s.W + 2, image = (rings_[0][1].hi - rings_[0][1].lo + 2) * width;
     for (int r = at_least(begin, own_.lo); r < at_most(end, own_.hi); ++r)
       for (int a = 0; a < kArrays; ++a)
-        correlate_row<kC>(image_[a] + (r - rings_[0][1].lo) * width, image, width, s.Cin, s.W, rings_[1 - a][1].at(r) + c(), c(), sums);
+        correlate_row<kC>(image_[a] + (r - rings_[0][1].lo) * width, image, width, s.Cin, s.W,
+                          rings_[1 - a][1].at(r) + c(), c(), sums);
   }
 
   // h_1 = a(w_1 * x) for rows begin <= r < end.
@@ -344,7 +354,8 @@ class Band {
       for (int a = 0; a < kArrays; ++a) {
         T* to = rings_[a][1].at(r) + c();
         const T* h = rings_[0][1].at(r) + c();
-        convolve_row<kC>(image_[a] + (r - rings_[0][1].lo) * width, image, width, s.Cin, s.W, w.first, c(), to, [](Vec<T> v) { return v; });
+        convolve_row<kC>(image_[a] + (r - rings_[0][1].lo) * width, image, width, s.Cin, s.W, w.first, c(), to,
+                         [](Vec<T> v) { return v; });
         for (int64_t i = 0; i < n; i += kLanes<T>) {
           const Vec<T> v = load(to + i);
           store(to + i, a == 0 ? act(v) : act.slope(load(h + i)) * v);

@@ -3,7 +3,7 @@
 //
 //   x, grad [B, Cin, H, W]   eps, value [B]   weights: w_1 [C, Cin, 3, 3], w_2 .. w_L [C, C, 3, 3] one after the other
 //
-// An image is cut into bands of rows, one a task; see feature_band.h. Sums of a band are in double, bands are added in order.
+// An image is cut into bands of rows, one a task: feature_band.h. Sums are in double, of bands in their order.
 #include "feature_band.h"
 #ifdef FASTRECON_TILES
 #include "feature_tiles.h"
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kSmallImage = 128;  // rows below which an image is one band
 constexpr int kBandRows = 32;     // rows a band has at least
-constexpr int kNarrow = 8;        // side below which float32 images are convolved directly: tiles would be mostly padding
+constexpr int kNarrow = 8;  // side below which float32 images are convolved directly: tiles would be mostly padding
 // Pixels below which packing bfloat16 weights takes longer than their products save: on tiles, and by vectors.
 [[maybe_unused]] constexpr int kTinyOnTiles = 48, kTiny = 256;
 
@@ -84,7 +84,8 @@ void run(const Arguments<T>& a) {
     Worker worker(s, w, a.delta, a.final_activation, rows.lo, rows.hi);
     worker.allocate(own);
     typename Worker::Output out{a.grad ? a.grad + b * image : nullptr, d_weights, 0};
-    worker.run(a.x + b * image, kTangent ? a.d_grad + b * image : nullptr, a.eps[b], kTangent ? a.d_value[b] : T(0), out);
+    worker.run(a.x + b * image, kTangent ? a.d_grad + b * image : nullptr, a.eps[b], kTangent ? a.d_value[b] : T(0),
+               out);
     return out.value;
   };
   if constexpr (kTangent) {
@@ -92,7 +93,8 @@ void run(const Arguments<T>& a) {
     const int workers = int(at_most(int64_t(fastrecon::threads()), tasks));
     double* const partial = memory.take<double>(tasks);
     T* const d_points = memory.take<T>(workers * sums);
-    parallel(workers, work_of(a), [&](int64_t k) {  // tasks to sums by number: the same ones on every run, whoever makes them
+    // tasks to sums by number: the same ones on every run, whoever makes them
+    parallel(workers, work_of(a), [&](int64_t k) {
       T* mine = d_points + k * sums;
       for (int64_t i = 0; i < sums; ++i) mine[i] = 0;
       for (int64_t i = tasks * k / workers; i < tasks * (k + 1) / workers; ++i)
@@ -106,7 +108,9 @@ void run(const Arguments<T>& a) {
   }
 }
 
-[[maybe_unused]] bool direct(Products products, int64_t H, int64_t W) { return products == Products::kDirect || at_most(H, W) < kNarrow; }
+[[maybe_unused]] bool direct(Products products, int64_t H, int64_t W) {
+  return products == Products::kDirect || at_most(H, W) < kNarrow;
+}
 
 #ifdef FASTRECON_TILES
 template <int kC, Pass kPass>
@@ -134,7 +138,8 @@ void run_tiles(const Arguments<float>& a) {
 bool half(int dtype, int products, int64_t H, int64_t W, int64_t C) {
   if (dtype != kFloat32 || Products(products) != Products::kHalf) return false;
 #if defined(FASTRECON_TILES)
-  return C > kTile && C <= kMaxWidth && H * W >= kTinyOnTiles;  // 16 channels would leave three quarters of the tiles idle
+  // 16 channels would leave three quarters of the tiles idle
+  return C > kTile && C <= kMaxWidth && H * W >= kTinyOnTiles;
 #elif defined(__AVX512BF16__)
   return !direct(Products::kHalf, H, W) && H * W >= kTiny;
 #else
@@ -164,8 +169,8 @@ void dispatch(const Arguments<T>& a) {
 }
 
 template <typename T>
-Arguments<T> arguments(int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products,
-                       Address weights, Address eps, Address value) {
+Arguments<T> arguments(int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L, double delta,
+                       bool final_activation, int products, Address weights, Address eps, Address value) {
   Arguments<T> a{};
   a.B = B, a.s = {int(Cin), int(H), int(W), int(C), round_up(int(C), kLanes<T>), int(L), int((W + 3) / 4)};
   a.delta = delta, a.final_activation = final_activation, a.products = Products(products);
@@ -183,12 +188,14 @@ void start(int dtype, bool in_half, const F& make) {
 }
 }  // namespace
 
-void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Address value, Address grad, int64_t B, int64_t Cin,
-                          int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
+void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Address value, Address grad, int64_t B,
+                          int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation,
+                          int products) {
   const bool here = half(dtype, products, H, W, C);
 #ifdef FASTRECON_EXTENDS
   if (!here)
-    return FASTRECON_EXTENDS::feature_gradient_fwd(dtype, x, weights, eps, value, grad, B, Cin, H, W, C, L, delta, final_activation, products);
+    return FASTRECON_EXTENDS::feature_gradient_fwd(dtype, x, weights, eps, value, grad, B, Cin, H, W, C, L, delta,
+                                                   final_activation, products);
 #endif
   start<Pass::kBoth>(dtype, here, [&](auto type) {
     using T = RealOf<decltype(type)>;
@@ -198,12 +205,14 @@ void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Ad
   });
 }
 
-void feature_gradient_value(int dtype, Address x, Address weights, Address eps, Address value, int64_t B, int64_t Cin, int64_t H,
-                            int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
+void feature_gradient_value(int dtype, Address x, Address weights, Address eps, Address value, int64_t B, int64_t Cin,
+                            int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation,
+                            int products) {
   const bool here = half(dtype, products, H, W, C);
 #ifdef FASTRECON_EXTENDS
   if (!here)
-    return FASTRECON_EXTENDS::feature_gradient_value(dtype, x, weights, eps, value, B, Cin, H, W, C, L, delta, final_activation, products);
+    return FASTRECON_EXTENDS::feature_gradient_value(dtype, x, weights, eps, value, B, Cin, H, W, C, L, delta,
+                                                     final_activation, products);
 #endif
   start<Pass::kUp>(dtype, here, [&](auto type) {
     using T = RealOf<decltype(type)>;
@@ -214,9 +223,9 @@ void feature_gradient_value(int dtype, Address x, Address weights, Address eps, 
 }
 
 #ifndef FASTRECON_EXTENDS
-void feature_gradient_vjp(int dtype, Address d_value, Address d_grad, Address x, Address weights, Address eps, Address d_x,
-                          Address d_weights, Address d_eps, int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L,
-                          double delta, bool final_activation, int products) {
+void feature_gradient_vjp(int dtype, Address d_value, Address d_grad, Address x, Address weights, Address eps,
+                          Address d_x, Address d_weights, Address d_eps, int64_t B, int64_t Cin, int64_t H, int64_t W,
+                          int64_t C, int64_t L, double delta, bool final_activation, int products) {
   const auto make = [&](auto type) {
     using T = RealOf<decltype(type)>;
     auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, d_eps);

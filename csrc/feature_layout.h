@@ -1,4 +1,4 @@
-// feature_layout.h: the pieces of the learned regulariser's kernels: activation, rows of images and features, packed weights.
+// feature_layout.h: pieces of the learned regulariser's kernels: activation, rows of images and features, weights.
 #pragma once
 #include <cmath>
 
@@ -18,7 +18,7 @@ constexpr int kMaxWidth = 128;  // channels, with those that fill the vectors
 // Square roots, x >= 0. In float32 by the processor's estimate of 1/sqrt(x), good to e = 4e-4 or 6e-5, and one step of
 // Newton, which leaves e^2 / 2 < 1e-7: the exact instruction takes several times as long. Tiny x gives tiny, 0 gives 0.
 #if defined(__SSE2__)
-FR_INLINE Vec<float> inverse_root(Vec<float> x) {  // that estimate
+FR_INLINE Vec<float> inverse_root(Vec<float> x) {          // that estimate
   const Vec<float> positive = at_least(splat(1e-30f), x);  // NaN stays NaN
 #if defined(__AVX512F__)
   return (Vec<float>)_mm512_maskz_rsqrt14_ps(__mmask16(-1), (__m512)positive);
@@ -76,15 +76,15 @@ struct Activation {
 };
 
 // ---------------------------------------------------------------- rows
-// Rows lo <= r < hi of one layer, channels-last, one zero pixel on the left and enough on the right; `ring` rows are kept.
+// Rows lo <= r < hi of one layer, channels-last, one zero pixel on the left, enough on the right; `ring` rows are kept.
 template <typename T>
 struct Rows {
   T* data = nullptr;
   const T* zero = nullptr;  // a row of zeros
   int64_t stride = 0;
   int ring = 1, lo = 0, hi = 0;
-  T* at(int r) const { return data + (r % ring) * stride; }                            // pixel -1 of row r
-  const T* in(int r) const { return r < lo || r >= hi ? zero : at(r); }               // zeros outside
+  T* at(int r) const { return data + (r % ring) * stride; }              // pixel -1 of row r
+  const T* in(int r) const { return r < lo || r >= hi ? zero : at(r); }  // zeros outside
 };
 
 struct Shape {
@@ -106,7 +106,9 @@ void read_padded(const Shape& s, Range rows, const T* x, T* to) {
       if (r >= 0 && r < s.H) __builtin_memcpy(to + 1, x + (int64_t(k) * s.H + r) * s.W, sizeof(T) * s.W);
     }
 }
-FR_INLINE int64_t padded_size(const Shape& s, Range rows) { return int64_t(s.Cin) * (rows.hi - rows.lo + 2) * (s.W + 2); }
+FR_INLINE int64_t padded_size(const Shape& s, Range rows) {
+  return int64_t(s.Cin) * (rows.hi - rows.lo + 2) * (s.W + 2);
+}
 
 // The rows `own` of an image [Cin, H, W], cleared.
 template <typename T>
@@ -115,7 +117,7 @@ void clear_rows(const Shape& s, Range own, T* image) {
     __builtin_memset(image + (int64_t(k) * s.H + own.lo) * s.W, 0, sizeof(T) * s.W * (own.hi - own.lo));
 }
 
-// Adds w_1^T z_1 of row r to those rows of grad [Cin, H, W] that the band owns. by_tap [W, taps]: the row of z_1 times w_1.
+// Adds w_1^T z_1 of row r to the rows of grad [Cin, H, W] that the band owns. by_tap [W, taps]: the row times each tap.
 template <typename T>
 void scatter_row(const Shape& s, Range own, int r, const T* by_tap, int taps, T* grad) {
   for (int k = 0; k < s.Cin; ++k)
@@ -149,9 +151,9 @@ enum class Products : int {
   kDirect = 2,  // tap by tap: three times the work, half the error
 };
 
-// Packed for the products: first [9 Cin, Cp] is w_1, last [Cp, taps] its transpose; up[l] is w_{l+1}, down[l] the transposed
-// convolution, l = 1 .. L - 1: at Winograd's points [36, Cp, Cp], with bfloat16 products [36, Cp / 2, Cp, 2] of them, with
-// direct ones [9, Cp, Cp].
+// Packed for the products: first [9 Cin, Cp] is w_1, last [Cp, taps] its transpose; up[l] is w_{l+1}, down[l] the
+// transposed convolution, l = 1 .. L - 1: at Winograd's points [36, Cp, Cp], with bfloat16 products [36, Cp / 2, Cp, 2]
+// of them, with direct ones [9, Cp, Cp].
 template <typename T>
 struct Weights {
   T *first, *last, *up[kMaxLayers], *down[kMaxLayers];
@@ -162,7 +164,8 @@ int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 template <typename T>
 int64_t packed_size(const Shape& s) {
-  return int64_t(9) * s.Cin * s.Cp + s.Cp * round_up(9 * s.Cin, kLanes<T>) + 2 * int64_t(s.L - 1) * kPoints * s.Cp * s.Cp;
+  return int64_t(9) * s.Cin * s.Cp + s.Cp * round_up(9 * s.Cin, kLanes<T>) +
+         2 * int64_t(s.L - 1) * kPoints * s.Cp * s.Cp;
 }
 
 // U [36, K, N] in place as bfloat16 pairs of rows [36, K / 2, N, 2]; where the processor has no such products, nothing.
@@ -175,7 +178,8 @@ void pair_rows(T* U, int64_t size, int N) {
       for (int n = 0; n < N; n += kLanes<T>) {
         Half row[2][kLanes<T>];
         for (int k = 0; k < 2; ++k) store(row[k], load(U + i + k * N + n));
-        const Bits first = __builtin_convertvector(get<Halves>(row[0]), Bits), second = __builtin_convertvector(get<Halves>(row[1]), Bits);
+        const Bits first = __builtin_convertvector(get<Halves>(row[0]), Bits),
+                   second = __builtin_convertvector(get<Halves>(row[1]), Bits);
         put(pairs + i + 2 * n, first | second << 16);
       }
   }
@@ -203,8 +207,9 @@ Weights<T> pack(const Shape& s, const T* w, Products products, T* memory) {
     for (int k = 0; k < s.Cp; ++k)
       for (int n = 0; n < s.Cp; ++n)
         for (int i = 0; i < 9; ++i)
-          taps[(k * s.Cp + n) * 9 + i] =
-              k >= s.C || n >= s.C ? T(0) : transposed ? kernel[(int64_t(k) * s.C + n) * 9 + i] : kernel[(int64_t(n) * s.C + k) * 9 + i];
+          taps[(k * s.Cp + n) * 9 + i] = k >= s.C || n >= s.C ? T(0)
+                                         : transposed         ? kernel[(int64_t(k) * s.C + n) * 9 + i]
+                                                              : kernel[(int64_t(n) * s.C + k) * 9 + i];
     T* U = transposed ? p.down[l] : p.up[l];
     if (products == Products::kDirect) {
       for (int i = 0; i < 9; ++i)

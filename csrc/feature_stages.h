@@ -1,25 +1,25 @@
 // feature_stages.h: in which order a band of rows goes through the layers, and how many rows of each it keeps.
 //
-// A band owns rows r0 <= r < r1 of the result. Stage i writes, a few rows at a time, what the next one convolves: h_1 .. h_L on
-// the way up, then z_{L-1} .. z_1 and the gradient on the way down. A 3x3 convolution looks one row beyond, so every stage has
-// a row more than the next one at both ends. For L = 3, in the middle of a band:
+// A band owns rows r0 <= r < r1 of the result. Stage i writes, a few rows at a time, what the next one convolves: h_1
+// .. h_L on the way up, then z_{L-1} .. z_1 and the gradient on the way down. A 3x3 convolution looks one row beyond,
+// so every stage has a row more than the next one at both ends. For L = 3, in the middle of a band:
 //
-//   stage  writes     rows: r0 - 5          r0                                        r1           r1 + 5
-//     0    h_1              ============================================####.........................
-//     1    h_2                =======================================####.........................
-//     2    h_3 = g, y*          ==================================####.........................
-//     3    z_2                    =============================####.........................
-//     4    z_1                      ========================####.........................
-//     5    gradient                   ===================####.........................
-//                                     = done   # this step   . to come
+//   stage  writes        r0 - 5    r0                                                 r1      r1 + 5
+//     0    h_1           ====================================####................................
+//     1    h_2             ================================####................................
+//     2    h_3 = g, y*       ============================####................................
+//     3    z_2                 ========================####................................
+//     4    z_1                   ====================####................................
+//     5    gradient                ================####................................
+//                                  = done   # this step   . to come
 //
-// Layer l has one ring of rows: stage l - 1 writes h_l there, and on the way down z_l takes the place of h_l (of h_L, y*), row
-// by row. Between any two steps:
+// Layer l has one ring of rows: stage l - 1 writes h_l there, and on the way down z_l takes the place of h_l (of h_L,
+// y*), row by row. Between any two steps:
 //   - rows [range(i).lo, done[i]) of stage i are written;
-//   - done[i] < done[i - 1], unless the image's last rows are there: a row is convolved once the row below it is written;
-//   - the ring of h_{i+1} holds its rows from done[reader] - 1 on, where `reader` is the last stage that looks at it: the one
-//     that convolves z_{i+1}. A stage on the way up waits where its next rows would take the place of these;
-//   - some stage can make a step: with a step of each stage between writer and last reader, `kept` rows are enough.
+//   - done[i] < done[i - 1], but for the last rows: a row is written once the stage before has the row below it;
+//   - the ring of h_{i+1} holds its rows from done[reader] - 1 on, where `reader` is the last stage that looks at it,
+//     to convolve z_{i+1}: a stage on the way up waits where its next rows would take the place of these;
+//   - some stage can make a step: with one of each stage between writer and last reader, `kept` rows are enough.
 #pragma once
 #include "feature_layout.h"
 
@@ -50,8 +50,8 @@ class Stages {
     return at_most(round_up(rows.hi - rows.lo, unit), step_ * (last_reader(l - 1) - l + 3) + 4);
   }
 
-  // Rows of z_1 to scatter in a step of the last stage over rows begin <= r < end of the gradient: z_1's row r reaches rows
-  // r - 1 .. r + 1, and each is scattered once.
+  // Rows of z_1 to scatter in a step of the last stage over rows begin <= r < end of the gradient: z_1's row r reaches
+  // rows r - 1 .. r + 1, and each is scattered once.
   Range to_scatter(int begin, int end) const {
     const Range z = range(last() - 1);
     return {begin == r0_ ? z.lo : begin + 1, end == r1_ ? z.hi : at_most(z.hi, end + 1)};

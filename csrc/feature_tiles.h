@@ -1,9 +1,9 @@
 // feature_tiles.h: the chain of convolutions of the learned regulariser on one band of rows, on tiles of bfloat16.
 //
-// As feature_band.h does, but each 3x3 product is made tap by tap: where tiles multiply, Winograd's transforms cost more
-// than they save. A pixel's channels are one row of a tile, so 16 pixels in a row are a tile wherever they begin, and a
-// tap only moves the pointer. Features and z are kept in bfloat16; g, its norm and dual, and all sums are in float32. The
-// image meets the weights in float32; on the way down z, a bfloat16, meets three of them that make up each weight.
+// As feature_band.h does, but each 3x3 product is made tap by tap: where tiles multiply, Winograd's transforms cost
+// more than they save. A pixel's channels are one row of a tile, so 16 pixels in a row are a tile wherever they begin,
+// and a tap only moves the pointer. Features and z are kept in bfloat16; g, its norm and dual and all sums in float32.
+// The image meets the weights in float32; on the way down z, a bfloat16, meets the three that make up each weight.
 #pragma once
 #include "feature_stages.h"
 #include "tile.h"
@@ -11,9 +11,9 @@
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
-constexpr int kBlock = 2 * kTile;      // pixels and channels of a product: two tiles of pixels times two of channels
-constexpr int kStepPixels = 512;       // pixels a step of one layer, at least, so that its weights are read for enough
-constexpr int kPieces = 3;             // bfloat16 numbers that make up a float32
+constexpr int kBlock = 2 * kTile;  // pixels and channels of a product: two tiles of pixels times two of channels
+constexpr int kStepPixels = 512;   // pixels a step of one layer, at least, so that its weights are read for enough
+constexpr int kPieces = 3;         // bfloat16 numbers that make up a float32
 
 // Rows of one layer, channels-last, one zero pixel between them, and a zero row above the first and below the last.
 struct TileRows {
@@ -21,14 +21,15 @@ struct TileRows {
   int64_t width = 0;       // pixels a row, the zero one included
   int Cp = 0, ring = 1, lo = 0, hi = 0;
 
-  static int64_t size(int ring, int64_t width, int Cp) { return ((ring + 2) * width + 1 + kBlock + 2) * Cp; }  // read beyond the end by a block
+  // Products read beyond the end by a block.
+  static int64_t size(int ring, int64_t width, int Cp) { return ((ring + 2) * width + 1 + kBlock + 2) * Cp; }
   int slot(int r) const { return r < lo ? -1 : r >= hi ? ring : (r - lo) % ring; }
-  bool follows(int r) const { return slot(r + 1) == slot(r) + 1; }  // whether row r + 1 lies behind row r
+  bool follows(int r) const { return slot(r + 1) == slot(r) + 1; }             // whether row r + 1 lies behind row r
   Half* at(int r) const { return origin + ((slot(r) + 1) * width + 1) * Cp; }  // pixel 0 of row r
 };
 
-// Packed: first [9 Cin, Cp] in float32. Tiles of pairs of channels: last [9 Cin / 16][Cp / 32][kPieces], and of layer l + 1
-// up[l] and down[l] [Cp / 32 outputs][9][Cp / 32 inputs][2 halves of the outputs].
+// Packed: first [9 Cin, Cp] in float32. Tiles of pairs of channels: last [9 Cin / 16][Cp / 32][kPieces], and of layer l
+// + 1 up[l] and down[l] [Cp / 32 outputs][9][Cp / 32 inputs][2 halves of the outputs].
 struct TileWeights {
   float* first;
   Half *last, *up[kMaxLayers], *down[kMaxLayers];
@@ -65,13 +66,15 @@ TileWeights pack_tiles(const Shape& s, const float* w, float* memory) {
   for (int c = 0; c < s.C; ++c)
     for (int k = 0; k < 9 * s.Cin; ++k) {
       float rest = p.first[k * s.Cp + c] = w[c * 9 * s.Cin + k];
-      Half* to = p.last + (k / kTile * (s.Cp / kBlock) + c / kBlock) * kPieces * kTileSize + TileWeights::pair(c % kBlock, k % kTile);
+      Half* to = p.last + (k / kTile * (s.Cp / kBlock) + c / kBlock) * kPieces * kTileSize +
+                 TileWeights::pair(c % kBlock, k % kTile);
       for (int i = 0; i < kPieces; ++i, to += kTileSize) {
         *to = half_of(rest);
         rest -= float_of(*to);
       }
     }
-  for (int l = 1; l < s.L; ++l, next += 2 * TileWeights::layer(s)) p.up[l] = next, p.down[l] = next + TileWeights::layer(s);
+  for (int l = 1; l < s.L; ++l, next += 2 * TileWeights::layer(s))
+    p.up[l] = next, p.down[l] = next + TileWeights::layer(s);
   const int blocks = s.Cp / kBlock;
   parallel(2 * (s.L - 1), 2 * (s.L - 1) * TileWeights::layer(s), [&](int64_t job) {
     const int l = 1 + int(job) / 2;
@@ -83,7 +86,8 @@ TileWeights pack_tiles(const Shape& s, const float* w, float* memory) {
     for (int co = 0; co < s.C; ++co)
       for (int ci = 0; ci < s.C; ++ci) {
         const int k = transposed ? co : ci, n = transposed ? ci : co;
-        Half* to = U + ((n / kBlock * 9 * blocks + k / kBlock) * 2 + n % kBlock / kTile) * int64_t(kTileSize) + TileWeights::pair(k % kBlock, n % kTile);
+        Half* to = U + ((n / kBlock * 9 * blocks + k / kBlock) * 2 + n % kBlock / kTile) * int64_t(kTileSize) +
+                   TileWeights::pair(k % kBlock, n % kTile);
         const float* from = kernel + (int64_t(co) * s.C + ci) * 9;
         for (int i = 0; i < 9; ++i) to[i * int64_t(blocks) * 2 * kTileSize] = half_of(from[transposed ? 8 - i : i]);
       }
@@ -91,8 +95,8 @@ TileWeights pack_tiles(const Shape& s, const float* w, float* memory) {
   return p;
 }
 
-// The smoothed ReLU where its result becomes a bfloat16: with v = t + delta > 0 and r = min(v / (2 delta), 1), which is a',
-// a = r (v - delta r). Fewer instructions than feature_layout.h needs, and the estimate of 1 / sqrt is good enough.
+// The smoothed ReLU where its result becomes a bfloat16: with v = t + delta > 0 and r = min(v / (2 delta), 1), which is
+// a', a = r (v - delta r). Fewer instructions than feature_layout.h needs, and the estimate of 1 / sqrt is good enough.
 struct NearActivation {
   float delta, inv_delta, inv_2delta;
   explicit NearActivation(double d) : delta(float(d)), inv_delta(float(1 / d)), inv_2delta(float(0.5 / d)) {}
@@ -106,7 +110,7 @@ struct NearActivation {
 // The sum of each vector's lanes.
 FR_INLINE void sum_each(const Vec<float> (&v)[kTile], float (&sum)[kTile]) {
 #if defined(__AVX512F__)
-  constexpr int kAll = -1;  // the forms without a mask make GCC warn of its own header
+  constexpr int kAll = -1;               // the forms without a mask make GCC warn of its own header
   __m512 pairs[8], fours[4], halves[2];  // twice as many vectors in each, with half as many lanes to go
   for (int i = 0; i < 8; ++i) {
     const __m512 a = (__m512)v[2 * i], b = (__m512)v[2 * i + 1];
@@ -131,8 +135,9 @@ template <int kC, Pass kPass>
 class TileBand {
  public:
   TileBand(const Shape& shape, const TileWeights& weights, double delta, bool final_activation, int r0, int r1)
-      : s(shape), w(weights), act(delta), joined_(round_up(s.W, kTile) > s.W + 1), step_((kStepPixels + s.W) / (s.W + 1)),
-        stages(s, kPass, r0, r1, step_), final_(final_activation), own_{r0, r1} {
+      : s(shape), w(weights), act(delta), joined_(round_up(s.W, kTile) > s.W + 1),
+        step_((kStepPixels + s.W) / (s.W + 1)), stages(s, kPass, r0, r1, step_), final_(final_activation),
+        own_{r0, r1} {
     for (int l = 1; l <= s.L; ++l) {
       const Range rows = stages.range(l - 1);
       rings_[l].lo = rows.lo, rings_[l].hi = rows.hi, rings_[l].width = s.W + 1, rings_[l].Cp = s.Cp;
@@ -206,10 +211,12 @@ class TileBand {
       for (int y = r; y < next; ++y) separate(to, y);
     }
   }
-  void separate(const TileRows& rows, int r) const { __builtin_memset(rows.at(r) + s.W * int64_t(c()), 0, sizeof(Half) * c()); }
+  void separate(const TileRows& rows, int r) const {
+    __builtin_memset(rows.at(r) + s.W * int64_t(c()), 0, sizeof(Half) * c());
+  }
 
-  // n pixels of a 3x3 convolution, whose taps begin at rows[0 .. 2] for the first: emit(pixel, channel, two vectors). While
-  // the tiles multiply for one block of pixels, the vector units finish the sums of the block before.
+  // n pixels of a 3x3 convolution, whose taps begin at rows[0 .. 2] for the first: emit(pixel, channel, two vectors).
+  // While the tiles multiply for one block of pixels, the vector units finish the sums of the block before.
   template <typename Emit>
   __attribute__((noinline)) void convolve(const Half* const (&rows)[3], int n, const Half* U, Emit emit) {
     const int blocks = c() / kBlock;
@@ -221,8 +228,7 @@ class TileBand {
         const auto finish = [&](int tap) {
           if (x == 0) return;
           const int end = at_most((tap + 1) * kBlock / 9, n - (x - kBlock));
-          for (int p = tap * kBlock / 9; p < end; ++p)
-            FR_UNROLL for (int k = 0; k < kBlock; k += 2 * kLanes<float>) {
+          for (int p = tap * kBlock / 9; p < end; ++p) FR_UNROLL for (int k = 0; k < kBlock; k += 2 * kLanes<float>) {
               const auto sum = [&](int n) { return load(&before[p / kTile * 2 + n / kTile][p % kTile][n % kTile]); };
               emit(x - kBlock + p, to + k, sum(k), sum(k + kLanes<float>));
             }
@@ -249,14 +255,14 @@ class TileBand {
           }
           finish(tap);
         }
-        float(&sum)[4][kTile][kTile] = sums[turn];
+        float (&sum)[4][kTile][kTile] = sums[turn];
         tile_store<0>(sum[0][0], 64), tile_store<1>(sum[1][0], 64);
         if (full) tile_store<2>(sum[2][0], 64), tile_store<3>(sum[3][0], 64);
       }
     }
   }
 
-  // The outputs of the last layer in g_ to the dual y* = g / max(|g|, eps), times a' if it is activated; adds the value.
+  // The last layer's outputs in g_ to the dual y* = g / max(|g|, eps), times a' if it is activated; adds the value.
   void dual(int begin, int end) {
     const NearActivation a = act;
     const float e = eps_, e2 = e * e;
@@ -307,7 +313,8 @@ class TileBand {
   void first(int begin, int end) {
     const int64_t width = s.W + 2, image = (rings_[1].hi - rings_[1].lo + 2) * width;
     for (int r = begin; r < end; ++r) {
-      convolve_row<kC>(image_ + (r - rings_[1].lo) * width, image, width, s.Cin, s.W, w.first, c(), rings_[1].at(r), act);
+      convolve_row<kC>(image_ + (r - rings_[1].lo) * width, image, width, s.Cin, s.W, w.first, c(), rings_[1].at(r),
+                       act);
       separate(rings_[1], r);
     }
   }
@@ -343,7 +350,7 @@ class TileBand {
   const Shape s;
   const TileWeights w;
   const NearActivation act;
-  const bool joined_;  // whether rows one behind the other are convolved as one: where tiles would leave more pixels idle
+  const bool joined_;  // whether rows one behind the other are convolved as one: where tiles would leave pixels idle
   const int step_;
   const Stages stages;
   const bool final_;

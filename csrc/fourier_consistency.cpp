@@ -42,9 +42,9 @@ FR_INLINE void run(Address k, Address mask, Address y, Address residual, Address
   const auto part = [&](int64_t b, int64_t i, double* square) {
     const int64_t c = i / tiles, first = i % tiles * kTile, at = 2 * ((b * C + c) * N + first);
     const int64_t m = b * mask_image + c * mask_channel + first;
-    *square = tile<T, kComplexMask>(as<const T>(k) + at, as<const T>(mask) + (kComplexMask ? 2 : 1) * m,
-                                    as<const T>(y) + at, as<T>(residual) + at, as<T>(grad) + at,
-                                    at_most(kTile, N - first));
+    *square =
+        tile<T, kComplexMask>(as<const T>(k) + at, as<const T>(mask) + (kComplexMask ? 2 : 1) * m, as<const T>(y) + at,
+                              as<T>(residual) + at, as<T>(grad) + at, at_most(kTile, N - first));
   };
   const auto take = [=](int64_t b, const double* square) { as<double>(value)[b] = *square / 2; };
   sum_per_image<1>(B, C * tiles, 2 * B * C * N, part, take);
@@ -52,8 +52,7 @@ FR_INLINE void run(Address k, Address mask, Address y, Address residual, Address
 }  // namespace
 
 void fourier_consistency(int dtype, Address k, Address mask, Address y, Address residual, Address grad, Address value,
-                         int64_t B, int64_t C, int64_t N, int64_t mask_image, int64_t mask_channel,
-                         bool complex_mask) {
+                         int64_t B, int64_t C, int64_t N, int64_t mask_image, int64_t mask_channel, bool complex_mask) {
   by_dtype<kComplex>(dtype, [&](auto type) {
     using T = RealOf<decltype(type)>;
     complex_mask ? run<T, true>(k, mask, y, residual, grad, value, B, C, N, mask_image, mask_channel)

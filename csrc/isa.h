@@ -1,8 +1,8 @@
 // isa.h: the instruction set one translation unit is compiled for.
 //
-// setup.py compiles the kernels with -DFASTRECON_ISA=baseline | avx2 | avx512 | avx512bf16 | amx and matching flags. Code here
-// uses only functions that are always inlined or local to the unit: a shared inline function compiled for AVX-512 could
-// otherwise be the one that the linker keeps for every machine (tests/test_layout.py looks for such symbols).
+// setup.py compiles the kernels with -DFASTRECON_ISA=baseline | avx2 | avx512 | avx512bf16 | amx and matching flags.
+// Code here uses only functions that are always inlined or local to the unit: of a shared inline function the linker
+// keeps one for every machine, which may be the one for AVX-512 (tests/test_layout.py looks for such symbols).
 #pragma once
 #include "kernels.h"
 

@@ -1,6 +1,7 @@
 // ladmm_step.cpp: the two half steps of linearised ADMM, each a matrix product and all that follows it (CPU).
 // Definition: fastrecon/ops/ladmm_step.py
-//   z [N, D]   q, x, e, dual, arg [N, M]   w of the shrinkage [M, D], a [M, D]   beta, w, beta_next [M]   tau [D] or [M]
+//   z [N, D]   q, x, e, dual, arg [N, M]   w of the shrinkage [M, D], a [M, D]   beta, w, beta_next [M]
+//   tau [D] or [M]
 // Rows are samples. z_next may be z, and e_next, dual_next, arg their predecessors: numbers are read before they are
 // written, and no product reads what its own tiles overwrite.
 #include "matrix.h"
@@ -13,10 +14,10 @@ using std::int64_t;
 enum Update : int { kGeneral = 0, kResidual = 1, kGiven = 2 };
 
 constexpr int64_t kCached = 800 << 10;  // bytes of a band that stay in the second-level cache
-constexpr int64_t kRows = 32;    // rows whose derivatives are added in the working precision before double takes over
+constexpr int64_t kRows = 32;  // rows whose derivatives are added in the working precision before double takes over
 
-// body(zero, i) for 0 <= i < n: with zero a vector while one fits, then a number. Vectors are explicit since the compiler
-// gives up on so many arrays that might overlap.
+// body(zero, i) for 0 <= i < n: with zero a vector while one fits, then a number. Vectors are explicit since the
+// compiler gives up on so many arrays that might overlap.
 template <typename T, typename F>
 FR_INLINE void lanes(int64_t n, const F& body) {
   int64_t i = 0;
@@ -34,8 +35,8 @@ FR_INLINE V with_sign_of(V y, V d) {
   return y < V{} ? -d : d;
 }
 
-// body(row, first column, columns, sums of those columns [kSums, kTile]) for every row of [N, M]; out [kSums, M] receives
-// the sums, added in an order that depends on N and M alone.
+// body(row, first column, columns, sums of those columns [kSums, kTile]) for every row of [N, M]; out [kSums, M]
+// receives the sums, added in an order that depends on N and M alone.
 template <int kSums, typename T, typename F>
 FR_INLINE void sums_over_rows(int64_t N, int64_t M, T* out, const F& body) {
   const int64_t strips = tiles_of(M), blocks = tiles_of(N, kRows);
@@ -88,8 +89,8 @@ void shrink_fwd(const T* z, const T* arg, const T* w, const T* tau, T* z_next, i
 }
 
 template <typename T>
-void shrink_bwd(const T* d_next, const T* z_next, const T* arg, const T* w, T* d_z, T* d_arg, T* d_w, T* d_tau, int64_t N,
-                int64_t M, int64_t D) {
+void shrink_bwd(const T* d_next, const T* z_next, const T* arg, const T* w, T* d_z, T* d_arg, T* d_w, T* d_tau,
+                int64_t N, int64_t M, int64_t D) {
   sums_over_rows<1>(N, D, d_tau, [=](int64_t r, int64_t first, int64_t n, T* part) {
     const int64_t at = r * D + first;
     lanes<T>(n, [=](auto zero, int64_t i) {
@@ -105,8 +106,8 @@ void shrink_bwd(const T* d_next, const T* z_next, const T* arg, const T* w, T* d
 
 // What follows the product z a^T; unless `whole`, q is not written, nor is e_next for kResidual.
 template <int kUpdate, typename T>
-FR_INLINE auto stepping(const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau, const T* beta_next,
-                        T* q, T* e_next, T* dual_next, T* arg, int64_t M, bool whole) {
+FR_INLINE auto stepping(const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau,
+                        const T* beta_next, T* q, T* e_next, T* dual_next, T* arg, int64_t M, bool whole) {
   return [=](int64_t row, int64_t first, int64_t n, const T* p) {
     const int64_t at = row * M + first;
     const T *br = beta + first, *wr = w + first, *tr = tau + first, *next_br = beta_next + first;
@@ -147,12 +148,12 @@ struct Parameters {
   FR_INLINE const T* operator[](int64_t k) const { return first + k * step; }
 };
 
-// K iterations in place with the matrices w1 / l1, K or 1 of them. A band of samples goes through all of them while it is in
-// the second-level cache; q, and e for kResidual, are written by the last.
+// K iterations in place with the matrices w1 / l1, K or 1 of them. A band of samples goes through all of them while it
+// is in the second-level cache; q, and e for kResidual, are written by the last.
 template <int kUpdate, typename T>
-void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l1, Parameters<T> tau1, Parameters<T> beta,
-                Parameters<T> w2, Parameters<T> tau2, T* z, T* e, T* dual, T* q, T* arg, int64_t K, int64_t N, int64_t D,
-                int64_t M) {
+void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l1, Parameters<T> tau1,
+                Parameters<T> beta, Parameters<T> w2, Parameters<T> tau2, T* z, T* e, T* dual, T* q, T* arg, int64_t K,
+                int64_t N, int64_t D, int64_t M) {
   const int64_t panels = tiles_of(D, kPanel<T>), size = packed_size<T>(M, D), work = N * D * M;
   Scratch memory;
   T *const packed_w1 = memory.take<T>(matrices * size), *const packed_a = memory.take<T>(packed_size<T>(D, M));
@@ -166,7 +167,8 @@ void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l
   const auto iterate = [=](int64_t k, const auto& multiply) {
     const int64_t next = at_most(k + 1, K - 1);
     multiply(D, M, arg, packed_w1 + (matrices == 1 ? 0 : k) * size, touching(D, z), shrinking<T>(z, tau1[k], z, D));
-    const auto follow = stepping<kUpdate, T>(x, e, dual, beta[k], w2[k], tau2[k], beta[next], q, e, dual, arg, M, k + 1 == K);
+    const auto follow =
+        stepping<kUpdate, T>(x, e, dual, beta[k], w2[k], tau2[k], beta[next], q, e, dual, arg, M, k + 1 == K);
     multiply(M, D, z, packed_a, touching(M, x, dual, arg), follow);
   };
   const int64_t threads = threads_for(K * work);
@@ -189,13 +191,13 @@ void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l
   });
 }
 
-// d_parameters [4, M]: of beta, w, tau, beta_next. d_q and d_e, from outside, are read if they are used. e_next is e for kGiven;
-// for kResidual it is found again, e is not read and d_e_in not written. d_a and d_x are written if they are learned.
+// d_parameters [4, M]: of beta, w, tau, beta_next. d_q and d_e, from outside, are read if used. e_next is e for kGiven;
+// for kResidual it is found again, e is not read and d_e_in not written. d_a and d_x are written if learned.
 template <int kUpdate, typename T>
-void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const T* z, const T* a, const T* q, const T* x,
-              const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* tau, const T* beta_next,
-              T* d_z, T* d_a, T* d_x, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used, bool e_used, bool a_learned,
-              bool x_learned, int64_t N, int64_t D, int64_t M) {
+void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const T* z, const T* a, const T* q,
+              const T* x, const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* tau,
+              const T* beta_next, T* d_z, T* d_a, T* d_x, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used,
+              bool e_used, bool a_learned, bool x_learned, int64_t N, int64_t D, int64_t M) {
   Scratch memory;
   T* const all_q = memory.take<T>(N * M);  // the whole derivative of q
   sums_over_rows<4>(N, M, d_parameters, [=](int64_t row, int64_t first, int64_t n, T* part) {
@@ -269,48 +271,50 @@ void ladmm_shrink_bwd(int dtype, Address d_next, Address z_next, Address arg, Ad
                       Address d_w, Address d_tau, int64_t N, int64_t M, int64_t D) {
   by_dtype<kReal>(dtype, [&](auto type) {
     using T = RealOf<decltype(type)>;
-    shrink_bwd(as<const T>(d_next), as<const T>(z_next), as<const T>(arg), as<const T>(w), as<T>(d_z), as<T>(d_arg), as<T>(d_w), as<T>(d_tau),
-               N, M, D);
+    shrink_bwd(as<const T>(d_next), as<const T>(z_next), as<const T>(arg), as<const T>(w), as<T>(d_z), as<T>(d_arg),
+               as<T>(d_w), as<T>(d_tau), N, M, D);
   });
 }
 
-void ladmm_step_fwd(int dtype, int update, Address z, Address a, Address x, Address e, Address dual, Address beta, Address w,
-                    Address tau, Address beta_next, Address q, Address e_next, Address dual_next, Address arg, int64_t N,
-                    int64_t D, int64_t M) {
+void ladmm_step_fwd(int dtype, int update, Address z, Address a, Address x, Address e, Address dual, Address beta,
+                    Address w, Address tau, Address beta_next, Address q, Address e_next, Address dual_next,
+                    Address arg, int64_t N, int64_t D, int64_t M) {
   by_dtype<kReal>(dtype, [&](auto type) {
     using T = RealOf<decltype(type)>;
     by_update(update, [&](auto kind) {
-      step_fwd<kind.update>(as<const T>(z), as<const T>(a), as<const T>(x), as<const T>(e), as<const T>(dual), as<const T>(beta), as<const T>(w), as<const T>(tau),
-                    as<const T>(beta_next), as<T>(q), as<T>(e_next), as<T>(dual_next), as<T>(arg), N, D, M);
+      step_fwd<kind.update>(as<const T>(z), as<const T>(a), as<const T>(x), as<const T>(e), as<const T>(dual),
+                            as<const T>(beta), as<const T>(w), as<const T>(tau), as<const T>(beta_next), as<T>(q),
+                            as<T>(e_next), as<T>(dual_next), as<T>(arg), N, D, M);
     });
   });
 }
 
-void ladmm_iterations(int dtype, int update, Address x, Address a, Address w1, std::int64_t matrices, double l1, Address tau1,
-                      Address beta, Address w2, Address tau2, Address z, Address e, Address dual, Address q, Address arg,
-                      std::int64_t tau1_step, std::int64_t beta_step, std::int64_t w2_step, std::int64_t tau2_step,
-                      std::int64_t K, std::int64_t N, std::int64_t D, std::int64_t M) {
+void ladmm_iterations(int dtype, int update, Address x, Address a, Address w1, std::int64_t matrices, double l1,
+                      Address tau1, Address beta, Address w2, Address tau2, Address z, Address e, Address dual,
+                      Address q, Address arg, std::int64_t tau1_step, std::int64_t beta_step, std::int64_t w2_step,
+                      std::int64_t tau2_step, std::int64_t K, std::int64_t N, std::int64_t D, std::int64_t M) {
   by_dtype<kReal>(dtype, [&](auto type) {
     using T = RealOf<decltype(type)>;
     const auto kernel = update == kGeneral ? iterations<kGeneral, T> : iterations<kResidual, T>;
     kernel(as<const T>(x), as<const T>(a), as<const Address>(w1), matrices, T(l1), {as<const T>(tau1), tau1_step},
-           {as<const T>(beta), beta_step}, {as<const T>(w2), w2_step}, {as<const T>(tau2), tau2_step}, as<T>(z), as<T>(e), as<T>(dual),
-           as<T>(q), as<T>(arg), K, N, D, M);
+           {as<const T>(beta), beta_step}, {as<const T>(w2), w2_step}, {as<const T>(tau2), tau2_step}, as<T>(z),
+           as<T>(e), as<T>(dual), as<T>(q), as<T>(arg), K, N, D, M);
   });
 }
 
-void ladmm_step_bwd(int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z, Address a,
-                    Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w, Address tau,
-                    Address beta_next, Address d_z, Address d_a, Address d_x, Address d_e_in, Address d_dual_in,
-                    Address d_parameters, bool q_used, bool e_used, bool a_learned, bool x_learned, int64_t N,
-                    int64_t D, int64_t M) {
+void ladmm_step_bwd(int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z,
+                    Address a, Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,
+                    Address tau, Address beta_next, Address d_z, Address d_a, Address d_x, Address d_e_in,
+                    Address d_dual_in, Address d_parameters, bool q_used, bool e_used, bool a_learned, bool x_learned,
+                    int64_t N, int64_t D, int64_t M) {
   by_dtype<kReal>(dtype, [&](auto type) {
     using T = RealOf<decltype(type)>;
     by_update(update, [&](auto kind) {
-      step_bwd<kind.update>(as<const T>(d_q), as<const T>(d_e), as<const T>(d_dual), as<const T>(d_arg), as<const T>(z), as<const T>(a), as<const T>(q), as<const T>(x),
-                    as<const T>(e), as<const T>(dual), as<const T>(e_next), as<const T>(beta), as<const T>(w), as<const T>(tau), as<const T>(beta_next),
-                    as<T>(d_z), as<T>(d_a), as<T>(d_x), as<T>(d_e_in), as<T>(d_dual_in), as<T>(d_parameters),
-                    q_used, e_used, a_learned, x_learned, N, D, M);
+      step_bwd<kind.update>(as<const T>(d_q), as<const T>(d_e), as<const T>(d_dual), as<const T>(d_arg), as<const T>(z),
+                            as<const T>(a), as<const T>(q), as<const T>(x), as<const T>(e), as<const T>(dual),
+                            as<const T>(e_next), as<const T>(beta), as<const T>(w), as<const T>(tau),
+                            as<const T>(beta_next), as<T>(d_z), as<T>(d_a), as<T>(d_x), as<T>(d_e_in), as<T>(d_dual_in),
+                            as<T>(d_parameters), q_used, e_used, a_learned, x_learned, N, D, M);
     });
   });
 }

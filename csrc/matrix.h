@@ -1,7 +1,7 @@
 // matrix.h: products of matrices, in tiles that go to what follows the product while they are in the cache.
 //
-// Every entry is the same sum over k, in the same order, wherever it stands: a row has the same bits in any batch and on
-// any number of threads.
+// Every entry is the same sum over k, in the same order, wherever it stands: a row has the same bits in any batch and
+// on any number of threads.
 #pragma once
 #include "product.h"
 #include "tiles.h"
@@ -50,7 +50,7 @@ __attribute__((noinline)) void tile_product(int m, std::int64_t K, const T* a, s
   }
 }
 
-// Into how many bands M rows are cut, as many for each thread and of at most `band` rows: those that leave the fewest tiles.
+// Into how many bands M rows are cut, as many for each thread and of at most `band` rows: what leaves the fewest tiles.
 FR_INLINE std::int64_t bands_of(std::int64_t M, std::int64_t threads, std::int64_t band = kBand) {
   const auto tiles = [M](std::int64_t bands) { return bands * tiles_of(tiles_of(M, bands), kMaxRows); };
   const std::int64_t least = tiles_of(tiles_of(M, band), threads) * threads;
@@ -76,16 +76,15 @@ FR_INLINE std::int64_t packed_size(std::int64_t K, std::int64_t N) {
 
 template <Order kB, typename T>
 FR_INLINE void pack(const T* B, std::int64_t K, std::int64_t N, std::int64_t work, T* out) {
-  parallel(tiles_of(N, kPanel<T>), work, [&](std::int64_t p) {
-    pack_panel<kB>(B, K, N, p * kPanel<T>, out + p * K * kPanel<T>);
-  });
+  parallel(tiles_of(N, kPanel<T>), work,
+           [&](std::int64_t p) { pack_panel<kB>(B, K, N, p * kPanel<T>, out + p * K * kPanel<T>); });
 }
 
 // Threads that so much work, in multiplications, is divided for.
 FR_INLINE std::int64_t threads_for(std::int64_t work) { return work < kDivided ? 1 : threads(); }
 
-// emit(row, first column, columns, numbers) for every part of the rows [begin, begin + rows) of A B in the panels [from, to),
-// A [M, K] and B [K, N]. While the numbers are computed, what emit will touch is fetched: touch(row, first column, columns).
+// emit(row, first column, columns, numbers) for every part of the rows [begin, begin + rows) of A B in the panels
+// [from, to), A [M, K] and B [K, N]. touch(row, first column, columns) fetches meanwhile what emit will touch.
 template <Order kA, typename T, typename Touch, typename Emit>
 FR_INLINE void band_product(std::int64_t begin, std::int64_t rows, std::int64_t from, std::int64_t to, std::int64_t M,
                             std::int64_t N, std::int64_t K, const T* A, const T* packed, const Touch& touch,
@@ -104,8 +103,8 @@ FR_INLINE void band_product(std::int64_t begin, std::int64_t rows, std::int64_t 
 
 // The same for the whole product, on all threads: of B's panels.
 template <Order kA, typename T, typename Touch, typename Emit>
-FR_INLINE void packed_product(std::int64_t M, std::int64_t N, std::int64_t K, const T* A, const T* packed, const Touch& touch,
-                              const Emit& emit) {
+FR_INLINE void packed_product(std::int64_t M, std::int64_t N, std::int64_t K, const T* A, const T* packed,
+                              const Touch& touch, const Emit& emit) {
   using std::int64_t;
   const int64_t work = M * N * K, threads = threads_for(work), panels = tiles_of(N, kPanel<T>);
   const bool tall = M >= threads * kMaxRows;  // else threads share the panels
@@ -120,8 +119,8 @@ FR_INLINE void packed_product(std::int64_t M, std::int64_t N, std::int64_t K, co
 
 // And of B itself.
 template <Order kA, Order kB, typename T, typename Touch, typename Emit>
-FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, const T* A, const T* B, const Touch& touch,
-                              const Emit& emit) {
+FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, const T* A, const T* B,
+                              const Touch& touch, const Emit& emit) {
   Scratch memory;
   T* const packed = memory.take<T>(packed_size<T>(K, N));
   pack<kB>(B, K, N, M * N * K / 8, packed);
@@ -131,7 +130,8 @@ FR_INLINE void matrix_product(std::int64_t M, std::int64_t N, std::int64_t K, co
 // To touch: parts of rows of these matrices of the given width.
 template <typename... Pointers>
 FR_INLINE auto touching(std::int64_t width, Pointers... matrices) {
-  return [=](std::int64_t r, std::int64_t first, std::int64_t n) { (expect_soon(matrices + r * width + first, n), ...); };
+  return
+      [=](std::int64_t r, std::int64_t first, std::int64_t n) { (expect_soon(matrices + r * width + first, n), ...); };
 }
 
 // To emit: the product itself.

@@ -23,7 +23,7 @@ struct Arena {
   char* block = nullptr;
   std::size_t size = 0, used = 0;
   std::size_t live = 0, most = 0;  // bytes taken that a block may hold: now, and the most so far
-  void* loose = nullptr;           // pieces that did not fit, the last one first; each begins with the address of the next
+  void* loose = nullptr;  // pieces that did not fit, the last one first; each begins with the next one's address
 
   ~Arena() { std::free(block); }
 

@@ -1,7 +1,7 @@
 // memory.h: the memory that kernels and their tasks need while they run.
 //
-// Every thread keeps a block of it for its next call: the system has to clear every page it gives anew, which takes longer
-// than filling it. Nothing here depends on an instruction set: memory.cpp is compiled once.
+// Every thread keeps a block of it for its next call: the system has to clear every page it gives anew, which takes
+// longer than filling it. Nothing here depends on an instruction set: memory.cpp is compiled once.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -9,10 +9,10 @@
 namespace fastrecon {
 struct Arena;
 
-// What is taken from it lives until its end. It serves the thread that made it, and the last one made is the first to end:
-// a task makes its own. What does not fit the thread's block is allocated meanwhile, and next time the block is larger.
+// What is taken from it lives until its end. It serves the thread that made it, and the last one made is the first to
+// end: a task makes its own. What does not fit the block is allocated, and next time the block is larger.
 //
-// Where there is no memory left `take` throws std::bad_alloc, which the pool hands on to the caller: MemoryError in Python.
+// Where there is none left `take` throws std::bad_alloc, which the pool hands on to the caller: MemoryError in Python.
 class Scratch {
  public:
   inline __attribute__((always_inline)) Scratch() {}
@@ -22,8 +22,8 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  // n numbers from a whole cache line on, as the last user left them, and a cache line after them: arrays whose sizes are
-  // powers of two do not collide in the cache.
+  // n numbers from a whole cache line on, as the last user left them, and a cache line after them: arrays whose sizes
+  // are powers of two do not collide in the cache.
   template <typename T>
   inline __attribute__((always_inline)) T* take(std::int64_t n) {
     return static_cast<T*>(take_bytes(std::size_t(n) * sizeof(T)));
@@ -33,7 +33,7 @@ class Scratch {
   void* take_bytes(std::size_t bytes);
   void release();
 
-  Arena* arena_ = nullptr;  // the thread's, from the first `take` on
+  Arena* arena_ = nullptr;           // the thread's, from the first `take` on
   std::size_t used_ = 0, live_ = 0;  // of it before
   void* loose_ = nullptr;
 };

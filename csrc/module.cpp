@@ -1,7 +1,7 @@
 // module.cpp: fastrecon._C, the kernels of the best instruction set this machine has, bound with pybind11.
 //
-// FASTRECON_ISA chooses another one (baseline, avx2, avx512, avx512bf16, amx). Arguments are addresses and sizes; each address
-// must be non-zero here, and the Python adapters in fastrecon/ops answer for shapes, types and contiguity.
+// FASTRECON_ISA chooses another one (baseline, avx2, avx512, avx512bf16, amx). Arguments are addresses and sizes; each
+// address must be non-zero here, and the Python adapters in fastrecon/ops answer for shapes, types and contiguity.
 #include <pybind11/pybind11.h>
 
 #include <cstdlib>

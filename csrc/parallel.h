@@ -15,7 +15,7 @@
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
-constexpr std::int64_t kAlone = 1 << 11;  // units of work, of about a nanosecond or more, that are not worth a clock's look
+constexpr std::int64_t kAlone = 1 << 11;  // units of work, of about a nanosecond or more, not worth a clock's look
 
 // Compiled once, whoever calls it: of a second copy the compiler might round otherwise.
 template <typename F>
@@ -38,7 +38,7 @@ FR_INLINE double add_up(const double* parts, std::int64_t n, std::int64_t stride
   return total;
 }
 
-// part(b, k, sums [kSums]) for each of the `parts` parts of B images; what each leaves is added up: take(b, totals [kSums]).
+// part(b, k, sums [kSums]) for each of the `parts` parts of B images, then take(b, totals [kSums]) for each image.
 template <int kSums, typename F, typename G>
 FR_INLINE void sum_per_image(std::int64_t B, std::int64_t parts, std::int64_t work, const F& part, const G& take) {
   Scratch memory;

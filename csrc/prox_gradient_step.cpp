@@ -120,16 +120,16 @@ FR_INLINE void run_squares(Address x, Address minus, Address out, bool differ, i
 
 // x, minus [B, N]   out [B] double: |x - minus|^2 if they differ, |x|^2 otherwise
 void squares(int dtype, Address x, Address minus, Address out, bool differ, int64_t B, int64_t N) {
-  by_dtype<kRealOrComplex>(dtype, [&](auto type) {
-    run_squares<type.width, RealOf<decltype(type)>>(x, minus, out, differ, B, N);
-  });
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { run_squares<type.width, RealOf<decltype(type)>>(x, minus, out, differ, B, N); });
 }
 
 void prox_gradient_step(int dtype, Address x, Address grad, Address step, Address lam, Address z, Address sums,
                         int64_t B, int64_t N, int64_t step_image, int64_t step_entry, int64_t lam_image,
                         int64_t lam_entry) {
   by_dtype<kRealOrComplex>(dtype, [&](auto type) {
-    run<type.width, RealOf<decltype(type)>>(x, grad, step, lam, z, sums, B, N, step_image, step_entry, lam_image, lam_entry);
+    run<type.width, RealOf<decltype(type)>>(x, grad, step, lam, z, sums, B, N, step_image, step_entry, lam_image,
+                                            lam_entry);
   });
 }
 }  // namespace FASTRECON_ISA

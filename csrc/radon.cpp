@@ -24,8 +24,8 @@ struct Bundle {  // the rays of all views
   const signed char* axis;
   int64_t A, D;
   Bundle(Address lines, Address axes, int64_t A, int64_t D)
-      : start(as<const double>(lines)), slope(start + A * D), length(slope + A * D),
-        axis(as<const signed char>(axes)), A(A), D(D) {}
+      : start(as<const double>(lines)), slope(start + A * D), length(slope + A * D), axis(as<const signed char>(axes)),
+        A(A), D(D) {}
 };
 
 // Rays [first, last) of a view that step over `over` (1: rows, 2: columns) and meet lines [line, line + lines) between

@@ -62,8 +62,7 @@ template <typename T>
 FR_INLINE void fwd(Address g, Address eps, Address value, Address dual, Address norm, int64_t B, int64_t C, int64_t N) {
   sum_tiles(B, C, N, as<T>(value), [=](int64_t b, int64_t first, int64_t n) {
     const int64_t at = b * C * N + first;
-    return fwd_tile(as<const T>(g) + at, as<const T>(eps)[b],
-                    as<T>(dual) + at, as<T>(norm) + b * N + first, C, N, n);
+    return fwd_tile(as<const T>(g) + at, as<const T>(eps)[b], as<T>(dual) + at, as<T>(norm) + b * N + first, C, N, n);
   });
 }
 
@@ -72,8 +71,7 @@ FR_INLINE void bwd(Address d_value, Address d_dual, Address eps, Address dual, A
                    int64_t B, int64_t C, int64_t N) {
   sum_tiles(B, C, N, as<T>(d_eps), [=](int64_t b, int64_t first, int64_t n) {
     const int64_t at = b * C * N + first;
-    return bwd_tile(as<const T>(d_dual) + at, as<const T>(d_value)[b],
-                    as<const T>(eps)[b], as<const T>(dual) + at,
+    return bwd_tile(as<const T>(d_dual) + at, as<const T>(d_value)[b], as<const T>(eps)[b], as<const T>(dual) + at,
                     as<const T>(norm) + b * N + first, as<T>(d_g) + at, C, N, n);
   });
 }
@@ -86,9 +84,8 @@ void smoothed_l21_fwd(int dtype, Address g, Address eps, Address value, Address 
 
 void smoothed_l21_bwd(int dtype, Address d_value, Address d_dual, Address eps, Address dual, Address norm, Address d_g,
                       Address d_eps, int64_t B, int64_t C, int64_t N) {
-  by_dtype<kReal>(dtype, [&](auto type) {
-    bwd<RealOf<decltype(type)>>(d_value, d_dual, eps, dual, norm, d_g, d_eps, B, C, N);
-  });
+  by_dtype<kReal>(
+      dtype, [&](auto type) { bwd<RealOf<decltype(type)>>(d_value, d_dual, eps, dual, norm, d_g, d_eps, B, C, N); });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -110,16 +110,13 @@ FR_INLINE void bwd(Address d_y, Address x, Address tau, Address d_x, Address d_t
 }  // namespace
 
 void soft_threshold_fwd(int dtype, Address x, Address tau, Address y, int64_t R, int64_t M, int64_t S) {
-  by_dtype<kRealOrComplex>(dtype, [&](auto type) {
-    fwd<type.width, RealOf<decltype(type)>>(x, tau, y, R, M, S);
-  });
+  by_dtype<kRealOrComplex>(dtype, [&](auto type) { fwd<type.width, RealOf<decltype(type)>>(x, tau, y, R, M, S); });
 }
 
 void soft_threshold_bwd(int dtype, Address d_y, Address x, Address tau, Address d_x, Address d_tau, int64_t R,
                         int64_t M, int64_t S) {
-  by_dtype<kRealOrComplex>(dtype, [&](auto type) {
-    bwd<type.width, RealOf<decltype(type)>>(d_y, x, tau, d_x, d_tau, R, M, S);
-  });
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { bwd<type.width, RealOf<decltype(type)>>(d_y, x, tau, d_x, d_tau, R, M, S); });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

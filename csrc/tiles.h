@@ -1,4 +1,4 @@
-// tiles.h: work in tiles of a fixed size, in parallel, with sums that are added in the same order on any number of threads.
+// tiles.h: work in tiles of a fixed size, in parallel, with sums that are the same on any number of threads.
 //
 // A number has kWidth reals, 1 (real) or 2 (complex, interleaved). Inner loops run over the reals of a tile with unit
 // stride, so the compiler vectorises them; `fold` and `expand` go between the reals and the numbers.
@@ -10,11 +10,11 @@
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
-constexpr std::int64_t kTile = 256;            // pixels: 32 channels x 256 floats = 32 KiB, one first-level cache
+constexpr std::int64_t kTile = 256;  // pixels: 32 channels x 256 floats = 32 KiB, one first-level cache
 
 FR_INLINE std::int64_t tiles_of(std::int64_t n, std::int64_t tile = kTile) { return (n + tile - 1) / tile; }
 
-// Sum of n numbers in double, in the lanes of four vectors that are added at the end: one would wait for every addition.
+// Sum of n numbers in double, in the lanes of four vectors, added at the end: one would wait for every addition.
 template <typename T>
 FR_INLINE double sum(const T* x, std::int64_t n) {
   constexpr int lanes = kLanes<double>;
@@ -28,7 +28,7 @@ FR_INLINE double sum(const T* x, std::int64_t n) {
   return result + sum_in_order((total[0] + total[1]) + (total[2] + total[3]));
 }
 
-// The first of n <= kTile numbers as they stand, if they fill vectors of doubles; else their copy with zeros after them.
+// n <= kTile numbers as they stand, if they fill vectors of doubles; else their copy with zeros after them.
 template <typename T>
 FR_INLINE const T* filled(const T* x, std::int64_t n, T* copy) {
   if (n % kLanes<double> == 0) return x;
@@ -50,9 +50,9 @@ FR_INLINE void expand(const T* in, T* out, std::int64_t n) {
     for (int k = 0; k < kWidth; ++k) out[kWidth * i + k] = in[i];
 }
 
-// Groups g[:, i] of n <= kTile numbers of C channels `stride` reals apart, each times down[i] where its sum of squares is
-// out of bounds: norm[i] = |h[:, i]| = down[i] |g[:, i]|. down is 1, and h is g itself, but for rare tiles. Of a group with
-// infinities h is the direction, as of atan2, and down 0.
+// Groups g[:, i] of n <= kTile numbers of C channels `stride` reals apart, each times down[i] where its sum of squares
+// is out of bounds: norm[i] = |h[:, i]| = down[i] |g[:, i]|. down is 1, and h is g itself, but for rare tiles. Of a
+// group with infinities h is the direction, as of atan2, and down 0.
 template <int kWidth, typename T>
 struct Groups {
   const T* h;
