@@ -216,7 +216,7 @@ class Band {
           // a'' times the tangent before a
           const Vec<T> curve = act.curvature(value) * load(dot) / (slope > zero ? slope : splat(T(1)));
           store(h, slope * qs);
-          store(dot, slope * r + curve * qs);
+          store(dot, slope * r + rounded(curve * qs));
         }
       });
     }

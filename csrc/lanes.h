@@ -65,6 +65,17 @@ FR_INLINE Vec<float> at_least(Vec<float> limit, Vec<float> x) {
 }
 #endif
 
+// v as it stands: a product that the compiler does not fuse with the sum it goes into. Of a b + c d it may fuse either.
+template <typename V>
+FR_INLINE V rounded(V v) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(v));
+#elif defined(__SSE2__)
+  __asm__("" : "+x"(v));
+#endif
+  return v;
+}
+
 // Soft thresholding of a number or a vector; NaN comes through, and what vanishes is +0.
 template <typename V>
 FR_INLINE V soft(V v, V tau) {
