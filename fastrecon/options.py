@@ -103,7 +103,7 @@ def _wrong(field: dataclasses.Field[Any], value: Any) -> str:
     if value is None and field.default is None:
         return ""
     several = "nargs" in field.metadata
-    values = list(value) if several and isinstance(value, list | tuple) else [value]
+    values: list[Any] = list(value) if several and isinstance(value, list | tuple) else [value]
     if within:
         good = bool(values) and all(_is(kind or float, v) and v in within for v in values)
         return "" if good else within.phrase(kind or float, several)

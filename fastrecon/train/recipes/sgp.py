@@ -59,14 +59,14 @@ class Unrolled(Networks):
         x = s.x
         for k in range(c.unroll):
             # a constant: x - d grad has the derivative 1 - d A* A, so gradients would explode; the next step undoes it
-            grad = a.adjoint(s.residual)
+            grad = a.apply_adjoint(s.residual)
             d = module(s.x / weight, grad / weight, k)
             answer["d"] = d.detach()
             with torch.no_grad():
                 new = solver.step(s, k)
             x = x + prox_gradient_step(x, grad, d, lam)[0]
-            x = x + prox_gradient_step(x, a.adjoint(a(x) - y), 1.0, lam)[0]
-            value = square(a(x) - y) / 2 + lam * x.abs().flatten(1).sum(1)
+            x = x + prox_gradient_step(x, a.apply_adjoint(a.forward(x) - y), 1.0, lam)[0]
+            value = square(a.forward(x) - y) / 2 + lam * x.abs().flatten(1).sum(1)
             rise = c.rise * (value / s.objective - 1).relu()
             x = x + (new.x - x).detach()
             error = 10 * torch.log10(square(x - truth) / size)

@@ -13,6 +13,7 @@ from fastrecon.checks import expect
 from fastrecon.metrics import nmse_db, psnr
 from fastrecon.models import DirectModel, StepModel
 from fastrecon.networks.unet import GROUP, LEVELS, DirectNet, StepNet
+from fastrecon.operators import LinearOperator
 from fastrecon.options import check, option
 from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import SGP
@@ -173,10 +174,9 @@ class Networks(Objective[StepNet | DirectNet]):
         """Numbers of the images of the next step."""
         return torch.randint(self.count, (self.config.batch,), generator=self.generator).to(self.x.device)
 
-    def operator(self, which: Tensor) -> Any:
+    def operator(self, which: Tensor) -> LinearOperator:
         """A W* of some of the images."""
-        mask = None if self.problem.mask is None else self.problem.mask[which]
-        return problems.operators(task_of(self.config.problem), mask, self.x, self.config.views)[1]
+        return self.problem.operator.take(which)
 
     @torch.no_grad()
     def validate(self) -> Score | None:
