@@ -24,7 +24,7 @@ from fastrecon.operators import LinearOperator, Radon, Wavelet
 from fastrecon.ops import squares
 from fastrecon.options import check, option
 from fastrecon.problems.wavelet_l1 import LAM as TASKS
-from fastrecon.problems.wavelet_l1 import LEVEL, WAVELET
+from fastrecon.problems.wavelet_l1 import LEVEL, SCALE, WAVELET
 from fastrecon.solvers import SGP
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
@@ -112,7 +112,9 @@ class _NetworkModel(Model, Generic[N]):
         """What the measurements of the training were, in words."""
         settings = card.training_of(self.meta)[1]
         known = f"{settings['views']} views" if self.problem == "ct" else f"rate {_listed(settings['rate'])}"
-        return ([] if self.problem == "deblur" else [known]) + [f"noise {_listed(settings['noise'])} of 255"]
+        unit = 1 if "task" in settings else SCALE  # runs of then told their noise on the scale of 255
+        levels = _listed([unit * v for v in settings["noise"]])
+        return ([] if self.problem == "deblur" else [known]) + [f"noise {levels} of 255"]
 
 
 def _listed(values: Sequence[float]) -> str:

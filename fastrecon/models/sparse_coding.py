@@ -206,11 +206,12 @@ class PatchDenoiser(SparseCoder):
         """As of Model."""
         training, settings = card.training_of(self.meta)
         side, quality = settings["patch"], training.get("validation_psnr")
+        share = settings["share"] if "share" in settings else settings["noise"]  # as it was called once
         what = f"removes salt-and-pepper noise from images by {side}x{side} patches, with a dictionary of"
         data = f"{', '.join(training['data'])}: luminance, {training['images']['training']} images"
         return self._page(
             f"{what} {settings['atoms']} atoms", "result = model(noisy)  # noisy [B, 1, H, W] on [0, 1]",
-            f"{data}, {100 * settings['noise']:g}% of the pixels black or white",
+            f"{data}, {100 * share:g}% of the pixels black or white",
             "none" if quality is None else f"PSNR {quality} dB",
         )  # fmt: skip
 

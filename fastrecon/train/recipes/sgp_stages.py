@@ -34,7 +34,8 @@ class Stages(Networks):
     def _targets(self) -> Tensor:
         """Solutions by FISTA, stored under a key of what they depend on."""
         c = self.config
-        chosen = f"{task_of(c.problem)} {c.rate} {c.noise} {c.lam_factor} {c.views} {c.seed} {c.target_iterations}"
+        drawn = f"{task_of(c.problem)} {list(c.rate)} {self.levels} {list(c.lam_factor)}"
+        chosen = f"{drawn} {c.views} {c.seed} {c.target_iterations}"
         key, path = f"{chosen} {self.digest}", self.folder / "targets.safetensors"
         with contextlib.suppress(FileNotFoundError, ValueError):  # missing or damaged: they are computed again
             stored = checkpoint.load(path)
