@@ -227,6 +227,6 @@ def test_a_run_of_before_the_names_of_today_goes_on(kind, images, tmp_path, monk
 def test_tasks_are_called_problems_now(tmp_path, capsys):
     for task, problem in (("fourier", "mri"), ("ct", "ct")):
         assert train("sgp", tmp_path, {"task": task, "data": "x"}) == 2
-        said = f"fastrecon: train: --task: expected --problem {problem}, as it is called now, got --task {task}\n"
+        said = f"fastrecon: train: --task: expected --problem {problem}, its name now, got --task {task}\n"
         assert capsys.readouterr().err == said
     assert not list(tmp_path.iterdir())

@@ -111,7 +111,7 @@ def run(recipe: Recipe, args: argparse.Namespace) -> int:
     """
     for name, now in recipe.renamed.items():
         value = getattr(args, FORMER + name, None)
-        known = f"{flag_of(now)} {PROBLEMS.get(str(value), value)}, as it is called now"
+        known = f"{flag_of(now)} {PROBLEMS.get(str(value), value)}, its name now"
         expect(value is None, "train", flag_of(name), known, f"{flag_of(name)} {value}")
     expect(not (args.resume and args.minutes), "train", "--minutes", "a new run", "--resume: its steps are chosen")
     expect(bool(args.out), "train", "--out", "the name of a folder", repr(args.out))
