@@ -307,7 +307,9 @@ def test_terms_compile(transform):
 
 
 @compiles
-@pytest.mark.parametrize("name", ["a mask per image, complex", "Fourier, image centred", "blur", "inpainting of wavelets"])
+@pytest.mark.parametrize(
+    "name", ["a mask per image, complex", "Fourier, image centred", "blur", "inpainting of wavelets"]
+)
 def test_proximal_maps_in_closed_form_compile_and_export(name):
     a, dtype = CLOSED[name]
     v, y = measured(a, dtype)
