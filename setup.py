@@ -16,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
 CSRC = Path("csrc")
-ONCE = ("module.cpp", "pool.cpp")  # what depends on no instruction set
+ONCE = ("memory.cpp", "module.cpp", "pool.cpp")  # what depends on no instruction set
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 WINDOWS = sys.platform == "win32"
 SANITIZE = os.environ.get("FASTRECON_SANITIZE", "")

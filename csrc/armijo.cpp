@@ -30,13 +30,13 @@ FR_INLINE void real_rises(const double* x, const double* z, const double* size, 
     const Vec<double> v = load(x + i), d = load(z + i), s = load(size + i), l = load(lam + i);
     for (int j = 0; j < kSteps; ++j) {
       const Vec<double> w = v + gamma[j] * d;
-      total[j] += l * (larger(-w, w) - s);
+      total[j] += l * (at_least(-w, w) - s);
     }
   }
-  for (int j = 0; j < kSteps; ++j) rises[j] = sum_of_lanes(total[j]);
+  for (int j = 0; j < kSteps; ++j) rises[j] = sum_in_order(total[j]);
 }
 
-// The rise of the l1 term along trials [first, last) of step eta^j, and the slope and square of z if there are any wanted.
+// The rise of the l1 term along trials [first, last) of step eta^j, and the slope and square of z if they are wanted.
 template <int kWidth, typename T>
 FR_INLINE void tile(const T* x, const T* z, const T* grad, const double* lam, int64_t n, const double* steps,
                     int64_t trials, double* rises, double* products) {
@@ -75,33 +75,33 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
   double steps[kMostTrials];
   steps[0] = 1;
   for (int64_t j = 1; j < trials; ++j) steps[j] = eta * steps[j - 1];
-  Scratch<double> total(B * (trials + 2));
-  bool* const good = reinterpret_cast<bool*>(accepted);
-  double* const step_of = reinterpret_cast<double*>(gamma);
-  double* const out = reinterpret_cast<double*>(sums);
+  Scratch memory;
+  double* const total = memory.take<double>(B * (trials + 2));
+  bool* const good = as<bool>(accepted);
+  double* const step_of = as<double>(gamma);
+  double* const out = as<double>(sums);
   // rises of `count` trials from `from` on, of the images that are not accepted yet (all, in the first pass)
   const auto pass = [&](int64_t from, int64_t count) {
     const bool first_pass = from == 0;
     const int64_t each = count + 2;
-    Scratch<double> part(B * tiles * each);
+    Scratch of_pass;
+    double* const part = of_pass.take<double>(B * tiles * each);
     parallel(B * tiles, kWidth * B * N * count, [&](int64_t task) {
-      const int64_t b = task / tiles, first = task % tiles * kTile, n = smaller_of(kTile, N - first);
+      const int64_t b = task / tiles, first = task % tiles * kTile, n = at_most(kTile, N - first);
       if (!first_pass && good[b]) return;
       const int64_t at = kWidth * (b * N + first);
       double lams[kTile] = {};
-      const T* const own = reinterpret_cast<const T*>(lam) + b * lam_image;
+      const T* const own = as<const T>(lam) + b * lam_image;
       for (int64_t i = 0; i < n; ++i) lams[i] = own[(first + i) * lam_entry];
-      double* const to = part.data + task * each;
-      tile<kWidth>(reinterpret_cast<const T*>(x) + at, reinterpret_cast<const T*>(z) + at,
-                   reinterpret_cast<const T*>(grad) + at, lams, n, steps + from, count, to,
+      double* const to = part + task * each;
+      tile<kWidth>(as<const T>(x) + at, as<const T>(z) + at, as<const T>(grad) + at, lams, n, steps + from, count, to,
                    first_pass ? to + count : nullptr);
     });
     for (int64_t b = 0; b < B; ++b) {
       if (!first_pass && good[b]) continue;
-      double* const own = total.data + b * (trials + 2);
+      double* const own = total + b * (trials + 2);
       for (int64_t k = 0; k < count + (first_pass ? 2 : 0); ++k) {
-        double value = 0;
-        for (int64_t t = 0; t < tiles; ++t) value += part.data[(b * tiles + t) * each + k];
+        const double value = add_up(part + b * tiles * each + k, tiles, each);
         own[k < count ? from + k : trials + k - count] = value;
       }
     }
@@ -109,14 +109,14 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
   const auto decide = [&](int64_t from, int64_t to) {
     for (int64_t b = 0; b < B; ++b) {
       if (from && good[b]) continue;
-      const double* const own = total.data + b * (trials + 2);
+      const double* const own = total + b * (trials + 2);
       const double slope = own[trials], delta = slope + own[0];
       good[b] = false;
       for (int64_t j = from; j < to && !good[b]; ++j) {
         const double g = steps[j];
-        const double data = g * slope + g * g / 2 * reinterpret_cast<const double*>(curvature)[b];
+        const double data = g * slope + g * g / 2 * as<const double>(curvature)[b];
         const double change = data + own[j], bound = beta * g * (composite ? delta : slope);
-        good[b] = (composite ? change : data) <= bound + reinterpret_cast<const double*>(slack)[b];
+        good[b] = (composite ? change : data) <= bound + as<const double>(slack)[b];
         step_of[b] = g;
         out[4 * b] = change;
       }
@@ -129,7 +129,8 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
   decide(0, 1);
   bool all = true;
   for (int64_t b = 0; b < B; ++b) all = all && good[b];
-  if (!all && trials > 1) {  // most images accept the full step: the ladder is for the others, all its rungs in one pass
+  // most images accept the full step: the ladder is for the others, all its rungs in one pass
+  if (!all && trials > 1) {
     pass(1, trials - 1);
     decide(1, trials);
   }
@@ -139,8 +140,10 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
 void armijo(int dtype, Address x, Address z, Address grad, Address lam, Address curvature, Address slack, Address gamma,
             Address sums, Address accepted, int64_t B, int64_t N, int64_t lam_image, int64_t lam_entry, double beta,
             double eta, int64_t trials, bool composite) {
-  FASTRECON_SHRINKAGE(dtype, run, (x, z, grad, lam, curvature, slack, gamma, sums, accepted, B, N, lam_image, lam_entry,
-                                   beta, eta, trials, composite));
+  by_dtype<kRealOrComplex>(dtype, [&](auto type) {
+    run<type.width, RealOf<decltype(type)>>(x, z, grad, lam, curvature, slack, gamma, sums, accepted, B, N, lam_image,
+                                            lam_entry, beta, eta, trials, composite);
+  });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -1,17 +1,17 @@
 // dwt2.cpp: orthonormal periodised wavelet transform of planes, Mallat layout (CPU). Definition: fastrecon/ops/dwt2.py
 //   x, c [P, H, W] real or complex   taps [L] double, lowpass filter g in the order of correlation, L even
 // One level: a_k = sum_i g_i x_(2k+i-s), d_k = sum_i h_i x_(2k+i-s), s = L/2 - 1, h_i = (-1)^i g_(L-1-i), indices
-// modulo the length; along rows first, then along columns. Shifted by s, sample 2k+i is even or odd with i alone, so all
-// loops run over split even and odd samples with unit stride.
+// modulo the length; along rows first, then along columns. Shifted by s, sample 2k+i is even or odd with i alone, so
+// all loops run over split even and odd samples with unit stride.
 #include "tiles.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
 using std::int64_t;
-constexpr int64_t kStrip = 32;        // pairs of rows per task where there are few planes
-constexpr int64_t kManyPlanes = 8;    // from here on a task is a whole plane, whose lower levels stay in its cache
-constexpr int64_t kLongest = 128;     // taps
+constexpr int64_t kStrip = 32;      // pairs of rows per task where there are few planes
+constexpr int64_t kManyPlanes = 8;  // from here on a task is a whole plane, whose lower levels stay in its cache
+constexpr int64_t kLongest = 128;   // taps
 
 FR_INLINE int64_t wrap(int64_t i, int64_t n) {
   i %= n;
@@ -40,10 +40,11 @@ FR_INLINE void store_first(T* p, Vec<T> v, int64_t n) {
     __builtin_memcpy(p, &v, n * sizeof(T));
 }
 
-// Both filters; kL is their length where it is known to the compiler, else 0.
+// Both filters; kL is their length where it is known to the compiler, else 0. Passed as copies: no store can change
+// those.
 template <typename T, int kL>
 struct Filters {
-  T lo[kLongest], hi[kLongest];
+  T lo[kL ? kL : kLongest], hi[kL ? kL : kLongest];
   int64_t length;
   FR_INLINE Filters(const double* taps, int64_t L) : length(L) {
     for (int64_t i = 0; i < L; ++i) {
@@ -57,7 +58,7 @@ struct Filters {
 
 // even[m], odd[m] = row[2m - s], row[2m + 1 - s] for 0 <= m < n/2 + L/2 - 1, n numbers in the row.
 template <int kWidth, typename T>
-FR_INLINE void split(const T* row, int64_t n, int64_t s, T* even, T* odd) {
+FR_INLINE void split(const T* row, int64_t n, int64_t s, T* __restrict even, T* __restrict odd) {
   const int64_t end = n / 2 + s, first = (s + 1) / 2, last = (n + s) / 2;  // pairs first <= m < last lie inside
   const auto edge = [&](int64_t m) {
     for (int k = 0; k < kWidth; ++k) {
@@ -65,29 +66,30 @@ FR_INLINE void split(const T* row, int64_t n, int64_t s, T* even, T* odd) {
       odd[m * kWidth + k] = row[wrap(2 * m + 1 - s, n) * kWidth + k];
     }
   };
-  for (int64_t m = 0; m < smaller_of(first, end); ++m) edge(m);
+  for (int64_t m = 0; m < at_most(first, end); ++m) edge(m);
   const T* const inside = row - s * kWidth;
   for (int64_t m = first; m < last; ++m)
     for (int k = 0; k < kWidth; ++k) {
       even[m * kWidth + k] = inside[2 * m * kWidth + k];
       odd[m * kWidth + k] = inside[(2 * m + 1) * kWidth + k];
     }
-  for (int64_t m = first > last ? first : last; m < end; ++m) edge(m);
+  for (int64_t m = at_least(first, last); m < end; ++m) edge(m);
 }
 
 // Rows 2 first <= 2k < 2 last of one level: source [h, w] to ll [h/2, w/2] and the details in c.
 template <int kWidth, typename T, int kL>
-FR_INLINE void analyse(const T* source, int64_t ld, int64_t h, int64_t w, const Filters<T, kL>& f, T* ll, int64_t ll_ld,
+FR_INLINE void analyse(const T* source, int64_t ld, int64_t h, int64_t w, const Filters<T, kL> f, T* ll, int64_t ll_ld,
                        T* c, int64_t c_ld, int64_t first, int64_t last) {
   const int64_t L = f.size(), s = f.shift(), half = w / 2 * kWidth, room = padded<T>(half);
   const int64_t split_room = room + L * kWidth + kLanes<T>;
-  Scratch<T> buffer(2 * L * room + 2 * split_room);
-  T* const even = buffer.data + 2 * L * room;
+  Scratch memory;
+  T* const rows = memory.take<T>(2 * L * room + 2 * split_room);
+  T* const even = rows + 2 * L * room;
   T* const odd = even + split_room;
   for (int64_t i = 0; i < 2 * split_room; ++i) even[i] = 0;  // what pads the last vector is never used, but is defined
   const auto across = [&](int64_t j) {  // shifted row j, transformed along its length, into slot j % L
     split<kWidth>(source + wrap(j - s, h) * ld, w, s, even, odd);
-    T* const lo = buffer.data + j % L * 2 * room;
+    T* const lo = rows + j % L * 2 * room;
     T* const hi = lo + room;
     for (int64_t i = 0; i < half; i += kLanes<T>) {
       Vec<T> a = {}, d = {};
@@ -117,22 +119,23 @@ FR_INLINE void analyse(const T* source, int64_t ld, int64_t h, int64_t w, const 
     across(2 * k + L - 2);
     across(2 * k + L - 1);
     T* const below = c + (h / 2 + k) * c_ld;
-    down(k, buffer.data, ll + k * ll_ld, below);
-    down(k, buffer.data + room, c + k * c_ld + half, below + half);
+    down(k, rows, ll + k * ll_ld, below);
+    down(k, rows + room, c + k * c_ld + half, below + half);
   }
 }
 
 // Shifted rows 2q, 2q + 1 for first <= q < last of one level: ll [h/2, w/2] and the details in c to target [h, w].
 template <int kWidth, typename T, int kL>
-FR_INLINE void synthesise(const T* ll, int64_t ll_ld, const T* c, int64_t c_ld, const Filters<T, kL>& f, T* target,
+FR_INLINE void synthesise(const T* ll, int64_t ll_ld, const T* c, int64_t c_ld, const Filters<T, kL> f, T* target,
                           int64_t ld, int64_t h, int64_t w, int64_t first, int64_t last) {
   const int64_t L = f.size(), s = f.shift(), half = w / 2 * kWidth, before = s * kWidth;
   const int64_t room = before + padded<T>(half);
-  Scratch<T> buffer(6 * room);
-  T* const lo[2] = {buffer.data, buffer.data + room};  // of the even and the odd row
-  T* const hi[2] = {buffer.data + 2 * room, buffer.data + 3 * room};
-  T* const even = buffer.data + 4 * room;
-  T* const odd = buffer.data + 5 * room;
+  Scratch memory;
+  T* const rows = memory.take<T>(6 * room);
+  T* const lo[2] = {rows, rows + room};  // of the even and the odd row
+  T* const hi[2] = {rows + 2 * room, rows + 3 * room};
+  T* const even = rows + 4 * room;
+  T* const odd = rows + 5 * room;
   const auto up = [&](int64_t q, const T* upper, int64_t upper_ld, const T* lower, T* const* out) {
     for (int64_t i = 0; i < half; i += kLanes<T>) {
       Vec<T> e = {}, o = {};
@@ -164,7 +167,7 @@ FR_INLINE void synthesise(const T* ll, int64_t ll_ld, const T* c, int64_t c_ld, 
         store(odd + i, o);
       }
       T* const row = target + wrap(2 * q + r - s, h) * ld;
-      const int64_t inside = smaller_of((s + 1) / 2, w / 2);
+      const int64_t inside = at_most((s + 1) / 2, w / 2);
       for (int64_t m = 0; m < inside; ++m)
         for (int k = 0; k < kWidth; ++k) {
           row[wrap(2 * m - s, w) * kWidth + k] = even[m * kWidth + k];
@@ -184,32 +187,35 @@ FR_INLINE void synthesise(const T* ll, int64_t ll_ld, const T* c, int64_t c_ld, 
 FR_INLINE int64_t between(int64_t reals, int64_t levels) { return levels > 1 ? reals / 4 + reals / 16 : 0; }
 
 // level(plane, l, memory, first, last) for the rows of every level l of every plane, each level after the one it reads:
-// the last one first if `up`. Whole planes are tasks where there are many, strips of a level's rows where there are few.
+// the last one first if `up`. Whole planes are tasks where there are many, strips of a level's rows elsewhere.
 template <typename T, typename Level>
 FR_INLINE void each_level(int64_t P, int64_t H, int64_t reals, int64_t levels, bool up, const Level& level) {
   const int64_t room = between(reals, levels);
   if (P >= kManyPlanes) {
     parallel(P, P * reals, [&](int64_t plane) {
-      Scratch<T> kept(room);
+      Scratch memory;
+      T* const kept = memory.take<T>(room);
       for (int64_t i = 0; i < levels; ++i) {
         const int64_t l = up ? levels - 1 - i : i;
-        level(plane, l, kept.data, 0, H >> (l + 1));
+        level(plane, l, kept, 0, H >> (l + 1));
       }
     });
     return;
   }
-  Scratch<T> kept(P * room);
+  Scratch memory;
+  T* const kept = memory.take<T>(P * room);
   for (int64_t i = 0; i < levels; ++i) {
     const int64_t l = up ? levels - 1 - i : i, rows = H >> (l + 1), strips = tiles_of(rows, kStrip);
     parallel(P * strips, P * reals >> (2 * l), [&](int64_t task) {
       const int64_t plane = task / strips, first = task % strips * kStrip;
-      level(plane, l, kept.data + plane * room, first, smaller_of(first + kStrip, rows));
+      level(plane, l, kept + plane * room, first, at_most(first + kStrip, rows));
     });
   }
 }
 
 template <int kWidth, typename T, int kL>
-FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
+FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t H, int64_t W, int64_t L,
+                       int64_t levels) {
   const Filters<T, kL> f(taps, L);
   const int64_t ld = W * kWidth, reals = H * ld;
   each_level<T>(P, H, reals, levels, false, [&](int64_t plane, int64_t l, T* kept, int64_t first, int64_t last) {
@@ -218,13 +224,14 @@ FR_INLINE void forward(const T* x, const double* taps, T* c, int64_t P, int64_t 
     const T* const source = l ? own[(l - 1) % 2] : x + plane * reals;
     T* const target = c + plane * reals;
     const bool end = l + 1 == levels;
-    analyse<kWidth>(source, w * kWidth, h, w, f, end ? target : own[l % 2], end ? ld : w / 2 * kWidth, target, ld, first,
-                    last);
+    analyse<kWidth>(source, w * kWidth, h, w, f, end ? target : own[l % 2], end ? ld : w / 2 * kWidth, target, ld,
+                    first, last);
   });
 }
 
 template <int kWidth, typename T, int kL>
-FR_INLINE void inverse(const T* c, const double* taps, T* x, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
+FR_INLINE void inverse(const T* c, const double* taps, T* x, int64_t P, int64_t H, int64_t W, int64_t L,
+                       int64_t levels) {
   const Filters<T, kL> f(taps, L);
   const int64_t ld = W * kWidth, reals = H * ld;
   each_level<T>(P, H, reals, levels, true, [&](int64_t plane, int64_t l, T* kept, int64_t first, int64_t last) {
@@ -240,9 +247,9 @@ FR_INLINE void inverse(const T* c, const double* taps, T* x, int64_t P, int64_t 
 // Lengths of common filters are compiled; the others loop.
 template <int kWidth, typename T>
 void run_forward(Address x, Address taps, Address c, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
-  const T* const from = reinterpret_cast<const T*>(x);
-  const double* const g = reinterpret_cast<const double*>(taps);
-  T* const to = reinterpret_cast<T*>(c);
+  const T* const from = as<const T>(x);
+  const double* const g = as<const double>(taps);
+  T* const to = as<T>(c);
   if (L == 2) return forward<kWidth, T, 2>(from, g, to, P, H, W, L, levels);
   if (L == 8) return forward<kWidth, T, 8>(from, g, to, P, H, W, L, levels);
   forward<kWidth, T, 0>(from, g, to, P, H, W, L, levels);
@@ -250,9 +257,9 @@ void run_forward(Address x, Address taps, Address c, int64_t P, int64_t H, int64
 
 template <int kWidth, typename T>
 void run_inverse(Address c, Address taps, Address x, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
-  const T* const from = reinterpret_cast<const T*>(c);
-  const double* const g = reinterpret_cast<const double*>(taps);
-  T* const to = reinterpret_cast<T*>(x);
+  const T* const from = as<const T>(c);
+  const double* const g = as<const double>(taps);
+  T* const to = as<T>(x);
   if (L == 2) return inverse<kWidth, T, 2>(from, g, to, P, H, W, L, levels);
   if (L == 8) return inverse<kWidth, T, 8>(from, g, to, P, H, W, L, levels);
   inverse<kWidth, T, 0>(from, g, to, P, H, W, L, levels);
@@ -260,11 +267,13 @@ void run_inverse(Address c, Address taps, Address x, int64_t P, int64_t H, int64
 }  // namespace
 
 void dwt2(int dtype, Address x, Address taps, Address c, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
-  FASTRECON_SHRINKAGE(dtype, run_forward, (x, taps, c, P, H, W, L, levels));
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { run_forward<type.width, RealOf<decltype(type)>>(x, taps, c, P, H, W, L, levels); });
 }
 
 void idwt2(int dtype, Address c, Address taps, Address x, int64_t P, int64_t H, int64_t W, int64_t L, int64_t levels) {
-  FASTRECON_SHRINKAGE(dtype, run_inverse, (c, taps, x, P, H, W, L, levels));
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { run_inverse<type.width, RealOf<decltype(type)>>(c, taps, x, P, H, W, L, levels); });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -3,7 +3,7 @@
 //
 //   x, grad [B, Cin, H, W]   eps, value [B]   weights: w_1 [C, Cin, 3, 3], w_2 .. w_L [C, C, 3, 3] one after the other
 //
-// An image is cut into bands of rows, one a task; see feature_band.h. Sums of a band are in double, bands are added in order.
+// An image is cut into bands of rows, one a task: feature_band.h. Sums are in double, of bands in their order.
 #include "feature_band.h"
 #ifdef FASTRECON_TILES
 #include "feature_tiles.h"
@@ -15,12 +15,12 @@ namespace {
 
 constexpr int kSmallImage = 128;  // rows below which an image is one band
 constexpr int kBandRows = 32;     // rows a band has at least
-constexpr int kNarrow = 8;        // side below which float32 images are convolved directly: tiles would be mostly padding
+constexpr int kNarrow = 8;  // side below which float32 images are convolved directly: tiles would be mostly padding
 // Pixels below which packing bfloat16 weights takes longer than their products save: on tiles, and by vectors.
 [[maybe_unused]] constexpr int kTinyOnTiles = 48, kTiny = 256;
 
 // Bands depend on the image and on threads(), never on the batch: image i has the same bits in any batch.
-int count_bands(int H) { return H < kSmallImage ? 1 : smaller(fastrecon::threads(), (H + kBandRows - 1) / kBandRows); }
+int count_bands(int H) { return H < kSmallImage ? 1 : at_most(fastrecon::threads(), (H + kBandRows - 1) / kBandRows); }
 
 // The workers' sums, added in their order, as gradients of the weights.
 template <typename T>
@@ -48,21 +48,6 @@ void collect(const Shape& s, bool direct, const T* sums, int64_t size, int worke
   });
 }
 
-// Memory of one call.
-template <typename T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count) : data_(static_cast<T*>(std::aligned_alloc(64, (sizeof(T) * count + 127) / 64 * 64))) {
-    if (!data_) throw std::bad_alloc();
-  }
-  Buffer(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
-  T* get() const { return data_; }
-
- private:
-  T* data_;
-};
-
 template <typename T>
 struct Arguments {
   int64_t B;
@@ -76,14 +61,12 @@ struct Arguments {
   T* d_weights;               // kTangent
 };
 
-// Each image's value from those of its bands, in their order.
+// Rows of band `band` out of `bands`.
+Range rows_of(int H, int64_t band, int64_t bands) { return {int(H * band / bands), int(H * (band + 1) / bands)}; }
+
 template <typename T>
-void add_bands(const Arguments<T>& a, int bands, const double* partial) {
-  for (int64_t b = 0; b < a.B; ++b) {
-    double sum = 0;
-    for (int i = 0; i < bands; ++i) sum += partial[b * bands + i];
-    a.value[b] = T(sum);
-  }
+int64_t work_of(const Arguments<T>& a) {
+  return a.B * a.s.H * a.s.W * a.s.L * a.s.Cp;
 }
 
 template <int kC, Pass kPass, Products kProducts, typename T>
@@ -91,57 +74,63 @@ void run(const Arguments<T>& a) {
   const Shape& s = a.s;
   using Worker = Band<T, kC, kPass, kProducts>;
   constexpr bool kTangent = kPass == Pass::kTangent;
-  Buffer<T> packed(packed_size<T>(s));
-  const Weights<T> w = pack(s, a.weights, kProducts, packed.get());
+  Scratch memory;
+  const Weights<T> w = pack(s, a.weights, kProducts, memory.take<T>(packed_size<T>(s)));
   const int bands = count_bands(s.H);
-  const int64_t image = int64_t(s.Cin) * s.H * s.W, tasks = a.B * bands, work = a.B * s.H * s.W * s.L * s.Cp;
-  Buffer<double> partial(tasks);
-  const auto task = [&](int64_t i, T* d_weights) {
-    const int64_t b = i / bands, band = i % bands;
-    Worker worker(s, w, a.delta, a.final_activation, int(s.H * band / bands), int(s.H * (band + 1) / bands));
-    scratch.reserve(worker.bytes());
-    worker.allocate(scratch);
+  const int64_t image = int64_t(s.Cin) * s.H * s.W;
+  const auto value_of = [&](int64_t b, int64_t band, T* d_weights) {
+    const Range rows = rows_of(s.H, band, bands);
+    Scratch own;
+    Worker worker(s, w, a.delta, a.final_activation, rows.lo, rows.hi);
+    worker.allocate(own);
     typename Worker::Output out{a.grad ? a.grad + b * image : nullptr, d_weights, 0};
-    worker.run(a.x + b * image, kTangent ? a.d_grad + b * image : nullptr, a.eps[b], kTangent ? a.d_value[b] : T(0), out);
-    partial.get()[i] = out.value;
+    worker.run(a.x + b * image, kTangent ? a.d_grad + b * image : nullptr, a.eps[b], kTangent ? a.d_value[b] : T(0),
+               out);
+    return out.value;
   };
   if constexpr (kTangent) {
-    const int64_t sums = (s.L - 1) * int64_t(kPoints) * s.Cp * s.Cp + 9 * s.Cin * s.Cp;
-    const int workers = int(smaller(int64_t(fastrecon::threads()), tasks));
-    Buffer<T> d_points(workers * sums);
-    parallel(workers, work, [&](int64_t k) {  // tasks to sums by number: the same ones on every run, whoever makes them
-      T* mine = d_points.get() + k * sums;
+    const int64_t sums = (s.L - 1) * int64_t(kPoints) * s.Cp * s.Cp + 9 * s.Cin * s.Cp, tasks = a.B * bands;
+    const int workers = int(at_most(int64_t(fastrecon::threads()), tasks));
+    double* const partial = memory.take<double>(tasks);
+    T* const d_points = memory.take<T>(workers * sums);
+    // tasks to sums by number: the same ones on every run, whoever makes them
+    parallel(workers, work_of(a), [&](int64_t k) {
+      T* mine = d_points + k * sums;
       for (int64_t i = 0; i < sums; ++i) mine[i] = 0;
-      for (int64_t i = tasks * k / workers; i < tasks * (k + 1) / workers; ++i) task(i, mine);
+      for (int64_t i = tasks * k / workers; i < tasks * (k + 1) / workers; ++i)
+        partial[i] = value_of(i / bands, i % bands, mine);
     });
-    collect(s, kProducts == Products::kDirect, d_points.get(), sums, workers, a.d_weights);
+    collect(s, kProducts == Products::kDirect, d_points, sums, workers, a.d_weights);
+    for (int64_t b = 0; b < a.B; ++b) a.value[b] = T(add_up(partial + b * bands, bands));
   } else {
-    parallel(tasks, work, [&](int64_t i) { task(i, nullptr); });
+    const auto part = [&](int64_t b, int64_t band, double* value) { *value = value_of(b, band, nullptr); };
+    sum_per_image<1>(a.B, bands, work_of(a), part, [&](int64_t b, const double* value) { a.value[b] = T(*value); });
   }
-  add_bands(a, bands, partial.get());
 }
 
-[[maybe_unused]] bool direct(Products products, int64_t H, int64_t W) { return products == Products::kDirect || smaller(H, W) < kNarrow; }
+[[maybe_unused]] bool direct(Products products, int64_t H, int64_t W) {
+  return products == Products::kDirect || at_most(H, W) < kNarrow;
+}
 
 #ifdef FASTRECON_TILES
 template <int kC, Pass kPass>
 void run_tiles(const Arguments<float>& a) {
   const Shape& s = a.s;
-  Buffer<float> packed(TileWeights::size(s));
-  const TileWeights w = pack_tiles(s, a.weights, packed.get());
+  using Worker = TileBand<kC, kPass>;
+  Scratch memory;
+  const TileWeights w = pack_tiles(s, a.weights, memory.take<float>(TileWeights::size(s)));
   const int bands = count_bands(s.H);
-  const int64_t image = int64_t(s.Cin) * s.H * s.W, tasks = a.B * bands, work = a.B * s.H * s.W * s.L * s.Cp;
-  Buffer<double> partial(tasks);
-  parallel(tasks, work, [&](int64_t i) {
-    const int64_t b = i / bands, band = i % bands;
-    TileBand<kC, kPass> worker(s, w, a.delta, a.final_activation, int(s.H * band / bands), int(s.H * (band + 1) / bands));
-    scratch.reserve(worker.bytes());
-    worker.allocate(scratch);
-    typename TileBand<kC, kPass>::Output out{a.grad ? a.grad + b * image : nullptr, 0};
+  const int64_t image = int64_t(s.Cin) * s.H * s.W;
+  const auto part = [&](int64_t b, int64_t band, double* value) {
+    const Range rows = rows_of(s.H, band, bands);
+    Scratch own;
+    Worker worker(s, w, a.delta, a.final_activation, rows.lo, rows.hi);
+    worker.allocate(own);
+    typename Worker::Output out{a.grad ? a.grad + b * image : nullptr, 0};
     worker.run(a.x + b * image, a.eps[b], out);
-    partial.get()[i] = out.value;
-  });
-  add_bands(a, bands, partial.get());
+    *value = out.value;
+  };
+  sum_per_image<1>(a.B, bands, work_of(a), part, [&](int64_t b, const double* value) { a.value[b] = float(*value); });
 }
 #endif
 
@@ -149,7 +138,8 @@ void run_tiles(const Arguments<float>& a) {
 bool half(int dtype, int products, int64_t H, int64_t W, int64_t C) {
   if (dtype != kFloat32 || Products(products) != Products::kHalf) return false;
 #if defined(FASTRECON_TILES)
-  return C > kTile && C <= kMaxWidth && H * W >= kTinyOnTiles;  // 16 channels would leave three quarters of the tiles idle
+  // 16 channels would leave three quarters of the tiles idle
+  return C > kTile && C <= kMaxWidth && H * W >= kTinyOnTiles;
 #elif defined(__AVX512BF16__)
   return !direct(Products::kHalf, H, W) && H * W >= kTiny;
 #else
@@ -179,13 +169,8 @@ void dispatch(const Arguments<T>& a) {
 }
 
 template <typename T>
-T* as(Address a) {
-  return reinterpret_cast<T*>(a);
-}
-
-template <typename T>
-Arguments<T> arguments(int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products,
-                       Address weights, Address eps, Address value) {
+Arguments<T> arguments(int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L, double delta,
+                       bool final_activation, int products, Address weights, Address eps, Address value) {
   Arguments<T> a{};
   a.B = B, a.s = {int(Cin), int(H), int(W), int(C), round_up(int(C), kLanes<T>), int(L), int((W + 3) / 4)};
   a.delta = delta, a.final_activation = final_activation, a.products = Products(products);
@@ -193,41 +178,44 @@ Arguments<T> arguments(int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, 
   return a;
 }
 
-// Runs the pass on make(float()) or make(double()), the arguments; `in_half` with products of bfloat16 numbers.
+// Runs the pass on the arguments make(Numbers<1, T>()); `in_half` with products of bfloat16 numbers.
 template <Pass kPass, typename F>
 void start(int dtype, bool in_half, const F& make) {
-  if (in_half) return dispatch_half<kPass>(make(float()));
+  if (in_half) return dispatch_half<kPass>(make(Numbers<1, float>()));
 #ifndef FASTRECON_EXTENDS
-  if (dtype == kFloat32) return dispatch<kPass>(make(float()));
-  dispatch<kPass>(make(double()));
+  by_dtype<kReal>(dtype, [&](auto type) { dispatch<kPass>(make(type)); });
 #endif
 }
 }  // namespace
 
-void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Address value, Address grad, int64_t B, int64_t Cin,
-                          int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
+void feature_gradient_fwd(int dtype, Address x, Address weights, Address eps, Address value, Address grad, int64_t B,
+                          int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation,
+                          int products) {
   const bool here = half(dtype, products, H, W, C);
 #ifdef FASTRECON_EXTENDS
   if (!here)
-    return FASTRECON_EXTENDS::feature_gradient_fwd(dtype, x, weights, eps, value, grad, B, Cin, H, W, C, L, delta, final_activation, products);
+    return FASTRECON_EXTENDS::feature_gradient_fwd(dtype, x, weights, eps, value, grad, B, Cin, H, W, C, L, delta,
+                                                   final_activation, products);
 #endif
-  start<Pass::kBoth>(dtype, here, [&](auto zero) {
-    using T = decltype(zero);
+  start<Pass::kBoth>(dtype, here, [&](auto type) {
+    using T = RealOf<decltype(type)>;
     auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, value);
     a.x = as<const T>(x), a.grad = as<T>(grad);
     return a;
   });
 }
 
-void feature_gradient_value(int dtype, Address x, Address weights, Address eps, Address value, int64_t B, int64_t Cin, int64_t H,
-                            int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products) {
+void feature_gradient_value(int dtype, Address x, Address weights, Address eps, Address value, int64_t B, int64_t Cin,
+                            int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation,
+                            int products) {
   const bool here = half(dtype, products, H, W, C);
 #ifdef FASTRECON_EXTENDS
   if (!here)
-    return FASTRECON_EXTENDS::feature_gradient_value(dtype, x, weights, eps, value, B, Cin, H, W, C, L, delta, final_activation, products);
+    return FASTRECON_EXTENDS::feature_gradient_value(dtype, x, weights, eps, value, B, Cin, H, W, C, L, delta,
+                                                     final_activation, products);
 #endif
-  start<Pass::kUp>(dtype, here, [&](auto zero) {
-    using T = decltype(zero);
+  start<Pass::kUp>(dtype, here, [&](auto type) {
+    using T = RealOf<decltype(type)>;
     auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, value);
     a.x = as<const T>(x);
     return a;
@@ -235,17 +223,17 @@ void feature_gradient_value(int dtype, Address x, Address weights, Address eps, 
 }
 
 #ifndef FASTRECON_EXTENDS
-void feature_gradient_vjp(int dtype, Address d_value, Address d_grad, Address x, Address weights, Address eps, Address d_x,
-                          Address d_weights, Address d_eps, int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L,
-                          double delta, bool final_activation, int products) {
-  const auto make = [&](auto zero) {
-    using T = decltype(zero);
+void feature_gradient_vjp(int dtype, Address d_value, Address d_grad, Address x, Address weights, Address eps,
+                          Address d_x, Address d_weights, Address d_eps, int64_t B, int64_t Cin, int64_t H, int64_t W,
+                          int64_t C, int64_t L, double delta, bool final_activation, int products) {
+  const auto make = [&](auto type) {
+    using T = RealOf<decltype(type)>;
     auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, d_eps);
     a.x = as<const T>(x), a.grad = as<T>(d_x), a.d_weights = as<T>(d_weights);
     a.d_value = as<const T>(d_value), a.d_grad = as<const T>(d_grad);
     return a;
   };
-  dtype == kFloat32 ? dispatch<Pass::kTangent>(make(float())) : dispatch<Pass::kTangent>(make(double()));
+  by_dtype<kReal>(dtype, [&](auto type) { dispatch<Pass::kTangent>(make(type)); });
 }
 #endif
 }  // namespace FASTRECON_ISA

@@ -1,11 +1,9 @@
-// feature_layout.h: the pieces of the learned regulariser's kernels: activation, memory, rows of features, packed weights.
+// feature_layout.h: pieces of the learned regulariser's kernels: activation, rows of images and features, weights.
 #pragma once
 #include <cmath>
-#include <cstdlib>
-#include <new>
 
+#include "dispatch.h"
 #include "parallel.h"
-#include "scalar_math.h"
 #include "winograd.h"
 
 namespace fastrecon {
@@ -20,8 +18,8 @@ constexpr int kMaxWidth = 128;  // channels, with those that fill the vectors
 // Square roots, x >= 0. In float32 by the processor's estimate of 1/sqrt(x), good to e = 4e-4 or 6e-5, and one step of
 // Newton, which leaves e^2 / 2 < 1e-7: the exact instruction takes several times as long. Tiny x gives tiny, 0 gives 0.
 #if defined(__SSE2__)
-FR_INLINE Vec<float> inverse_root(Vec<float> x) {  // that estimate
-  const Vec<float> positive = larger(splat(1e-30f), x);  // NaN stays NaN
+FR_INLINE Vec<float> inverse_root(Vec<float> x) {          // that estimate
+  const Vec<float> positive = at_least(splat(1e-30f), x);  // NaN stays NaN
 #if defined(__AVX512F__)
   return (Vec<float>)_mm512_maskz_rsqrt14_ps(__mmask16(-1), (__m512)positive);
 #elif defined(__AVX__)
@@ -47,15 +45,6 @@ FR_INLINE Vec<double> root(Vec<double> x) {
   return x;
 }
 
-template <typename T>
-FR_INLINE T sum_lanes(Vec<T> v) {
-  T lane[kLanes<T>];
-  store(lane, v);
-  for (int w = kLanes<T> / 2; w > 0; w /= 2)
-    for (int i = 0; i < w; ++i) lane[i] += lane[i + w];
-  return lane[0];
-}
-
 // |g| of the C channels of a pixel, whose sum of squares is out of bounds.
 template <typename T>
 T norm_again(const T* g, int C, T square) {
@@ -65,7 +54,7 @@ T norm_again(const T* g, int C, T square) {
     const Vec<T> v = load(g + k) * splat(down);
     sum += v * v;
   }
-  return std::sqrt(sum_lanes<T>(sum)) / down;
+  return std::sqrt(sum_in_pairs<T>(sum)) / down;
 }
 
 template <typename T>
@@ -74,11 +63,11 @@ struct Activation {
   explicit Activation(double d) : delta(T(d)), inv_delta(T(1 / d)), inv_4delta(T(0.25 / d)), inv_2delta(T(0.5 / d)) {}
   FR_INLINE Vec<T> operator()(Vec<T> t) const {  // a(t); NaN stays NaN
     const Vec<T> d = splat(delta), zero{};
-    const Vec<T> u = larger(-d, smaller(d, t)) + d;
-    return u * (u * inv_4delta) + larger(zero, t - d);
+    const Vec<T> u = at_least(-d, at_most(d, t)) + d;
+    return u * (u * inv_4delta) + at_least(zero, t - d);
   }
   FR_INLINE Vec<T> slope(Vec<T> h) const {  // a'(t) from h = a(t)
-    return root(smaller(splat(T(1)), h * inv_delta));
+    return root(at_most(splat(T(1)), h * inv_delta));
   }
   FR_INLINE Vec<T> curvature(Vec<T> h) const {  // a''(t) from h = a(t); any one-sided value where it jumps
     const Vec<T> zero{};
@@ -86,46 +75,16 @@ struct Activation {
   }
 };
 
-// ---------------------------------------------------------------- memory
-// 64-byte aligned memory of one thread, kept between calls.
-class Scratch {
- public:
-  ~Scratch() { std::free(block_); }
-  void reserve(size_t bytes) {
-    used_ = 0;
-    if (bytes <= size_) return;
-    std::free(block_);
-    size_ = 0;
-    block_ = static_cast<char*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096));
-    if (!block_) throw std::bad_alloc();
-    size_ = (bytes + 4095) / 4096 * 4096;
-  }
-  template <typename T>
-  T* take(int64_t count) {
-    T* p = reinterpret_cast<T*>(block_ + used_);
-    used_ += padded<T>(count);
-    return p;
-  }
-  template <typename T>
-  static size_t padded(int64_t count) {  // an odd number of cache lines: planes do not collide in the cache
-    return (size_t(count) * sizeof(T) + 63) / 64 * 64 + 64;
-  }
-
- private:
-  char* block_ = nullptr;
-  size_t size_ = 0, used_ = 0;
-};
-thread_local Scratch scratch;
-
-// Rows lo <= r < hi of one layer, channels-last, one zero pixel on the left and enough on the right; `ring` rows are kept.
+// ---------------------------------------------------------------- rows
+// Rows lo <= r < hi of one layer, channels-last, one zero pixel on the left, enough on the right; `ring` rows are kept.
 template <typename T>
 struct Rows {
   T* data = nullptr;
   const T* zero = nullptr;  // a row of zeros
   int64_t stride = 0;
   int ring = 1, lo = 0, hi = 0;
-  T* at(int r) const { return data + (r % ring) * stride; }                            // pixel -1 of row r
-  const T* in(int r) const { return r < lo || r >= hi ? zero : at(r); }               // zeros outside
+  T* at(int r) const { return data + (r % ring) * stride; }              // pixel -1 of row r
+  const T* in(int r) const { return r < lo || r >= hi ? zero : at(r); }  // zeros outside
 };
 
 struct Shape {
@@ -133,6 +92,56 @@ struct Shape {
   int64_t pixels() const { return 4 * int64_t(tiles) + 2; }
   int64_t stride() const { return pixels() * Cp; }
 };
+
+struct Range {
+  int lo, hi;
+};
+
+// x [Cin, H, W] with a pixel of zeros around it: rows lo - 1 .. hi of a range, to [Cin, hi - lo + 2, W + 2].
+template <typename T>
+void read_padded(const Shape& s, Range rows, const T* x, T* to) {
+  for (int k = 0; k < s.Cin; ++k)
+    for (int r = rows.lo - 1; r <= rows.hi; ++r, to += s.W + 2) {
+      __builtin_memset(to, 0, sizeof(T) * (s.W + 2));
+      if (r >= 0 && r < s.H) __builtin_memcpy(to + 1, x + (int64_t(k) * s.H + r) * s.W, sizeof(T) * s.W);
+    }
+}
+FR_INLINE int64_t padded_size(const Shape& s, Range rows) {
+  return int64_t(s.Cin) * (rows.hi - rows.lo + 2) * (s.W + 2);
+}
+
+// The rows `own` of an image [Cin, H, W], cleared.
+template <typename T>
+void clear_rows(const Shape& s, Range own, T* image) {
+  for (int k = 0; k < s.Cin; ++k)
+    __builtin_memset(image + (int64_t(k) * s.H + own.lo) * s.W, 0, sizeof(T) * s.W * (own.hi - own.lo));
+}
+
+// Adds w_1^T z_1 of row r to the rows of grad [Cin, H, W] that the band owns. by_tap [W, taps]: the row times each tap.
+template <typename T>
+void scatter_row(const Shape& s, Range own, int r, const T* by_tap, int taps, T* grad) {
+  for (int k = 0; k < s.Cin; ++k)
+    for (int dy = 0; dy < 3; ++dy) {
+      const int y = r + dy - 1;
+      if (y < own.lo || y >= own.hi) continue;
+      T* g = grad + (int64_t(k) * s.H + y) * s.W;
+      const T* p = by_tap + k * 9 + dy * 3;
+      for (int x = 0; x < s.W; ++x) {
+        T sum = p[x * taps + 1];
+        if (x > 0) sum += p[(x - 1) * taps + 2];
+        if (x + 1 < s.W) sum += p[(x + 1) * taps];
+        g[x] += sum;
+      }
+    }
+}
+
+// 1 for true channels from k on, 0 for those that only fill the vectors: a(0) > 0, but they count nothing.
+template <typename T>
+FR_INLINE Vec<T> true_channels(int C, int k) {
+  T lane[kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = k + i < C ? T(1) : T(0);
+  return load(lane);
+}
 
 // ---------------------------------------------------------------- weights
 // How convolutions of equal width are multiplied.
@@ -142,11 +151,12 @@ enum class Products : int {
   kDirect = 2,  // tap by tap: three times the work, half the error
 };
 
-// Packed for the products: first [9 Cin, Cp], last [Cp, taps], U[l] and Ut[l] of layers l + 1, l = 1 .. L - 1:
-// [36, Cp, Cp], with bfloat16 products [36, Cp / 2, Cp, 2] of them, with direct ones [9, Cp, Cp].
+// Packed for the products: first [9 Cin, Cp] is w_1, last [Cp, taps] its transpose; up[l] is w_{l+1}, down[l] the
+// transposed convolution, l = 1 .. L - 1: at Winograd's points [36, Cp, Cp], with bfloat16 products [36, Cp / 2, Cp, 2]
+// of them, with direct ones [9, Cp, Cp].
 template <typename T>
 struct Weights {
-  T *first, *last, *U[kMaxLayers], *Ut[kMaxLayers];
+  T *first, *last, *up[kMaxLayers], *down[kMaxLayers];
   int taps;  // 9 Cin rounded up to whole vectors
 };
 
@@ -154,7 +164,8 @@ int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 template <typename T>
 int64_t packed_size(const Shape& s) {
-  return int64_t(9) * s.Cin * s.Cp + s.Cp * round_up(9 * s.Cin, kLanes<T>) + 2 * int64_t(s.L - 1) * kPoints * s.Cp * s.Cp;
+  return int64_t(9) * s.Cin * s.Cp + s.Cp * round_up(9 * s.Cin, kLanes<T>) +
+         2 * int64_t(s.L - 1) * kPoints * s.Cp * s.Cp;
 }
 
 // U [36, K, N] in place as bfloat16 pairs of rows [36, K / 2, N, 2]; where the processor has no such products, nothing.
@@ -167,7 +178,8 @@ void pair_rows(T* U, int64_t size, int N) {
       for (int n = 0; n < N; n += kLanes<T>) {
         Half row[2][kLanes<T>];
         for (int k = 0; k < 2; ++k) store(row[k], load(U + i + k * N + n));
-        const Bits first = __builtin_convertvector(get<Halves>(row[0]), Bits), second = __builtin_convertvector(get<Halves>(row[1]), Bits);
+        const Bits first = __builtin_convertvector(get<Halves>(row[0]), Bits),
+                   second = __builtin_convertvector(get<Halves>(row[1]), Bits);
         put(pairs + i + 2 * n, first | second << 16);
       }
   }
@@ -185,19 +197,20 @@ Weights<T> pack(const Shape& s, const T* w, Products products, T* memory) {
   for (int c = 0; c < s.C; ++c)
     for (int k = 0; k < 9 * s.Cin; ++k) p.first[k * s.Cp + c] = p.last[c * p.taps + k] = w[c * 9 * s.Cin + k];
   const int64_t size = int64_t(kPoints) * s.Cp * s.Cp;
-  for (int l = 1; l < s.L; ++l, next += 2 * size) p.U[l] = next, p.Ut[l] = next + size;
+  for (int l = 1; l < s.L; ++l, next += 2 * size) p.up[l] = next, p.down[l] = next + size;
   parallel(2 * (s.L - 1), 2 * (s.L - 1) * size, [&](int64_t job) {
     const int l = 1 + int(job) / 2;
     const bool transposed = job % 2;
     const T* kernel = w + int64_t(9) * s.C * s.Cin + (l - 1) * int64_t(9) * s.C * s.C;
-    T* taps = static_cast<T*>(std::malloc(sizeof(T) * 9 * s.Cp * s.Cp));
-    if (!taps) throw std::bad_alloc();
+    Scratch own;
+    T* const taps = own.take<T>(int64_t(9) * s.Cp * s.Cp);
     for (int k = 0; k < s.Cp; ++k)
       for (int n = 0; n < s.Cp; ++n)
         for (int i = 0; i < 9; ++i)
-          taps[(k * s.Cp + n) * 9 + i] =
-              k >= s.C || n >= s.C ? T(0) : transposed ? kernel[(int64_t(k) * s.C + n) * 9 + i] : kernel[(int64_t(n) * s.C + k) * 9 + i];
-    T* U = transposed ? p.Ut[l] : p.U[l];
+          taps[(k * s.Cp + n) * 9 + i] = k >= s.C || n >= s.C ? T(0)
+                                         : transposed         ? kernel[(int64_t(k) * s.C + n) * 9 + i]
+                                                              : kernel[(int64_t(n) * s.C + k) * 9 + i];
+    T* U = transposed ? p.down[l] : p.up[l];
     if (products == Products::kDirect) {
       for (int i = 0; i < 9; ++i)
         for (int k = 0; k < s.Cp * s.Cp; ++k) U[i * s.Cp * s.Cp + k] = taps[k * 9 + (transposed ? 8 - i : i)];
@@ -205,7 +218,6 @@ Weights<T> pack(const Shape& s, const T* w, Products products, T* memory) {
       kernels_to_points(taps, transposed, s.Cp, s.Cp, U);
       if (products == Products::kHalf) pair_rows(U, size, s.Cp);
     }
-    std::free(taps);
   });
   return p;
 }

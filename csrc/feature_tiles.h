@@ -1,9 +1,9 @@
 // feature_tiles.h: the chain of convolutions of the learned regulariser on one band of rows, on tiles of bfloat16.
 //
-// As feature_band.h does, but each 3x3 product is made tap by tap: where tiles multiply, Winograd's transforms cost more
-// than they save. A pixel's channels are one row of a tile, so 16 pixels in a row are a tile wherever they begin, and a
-// tap only moves the pointer. Features and z are kept in bfloat16; g, its norm and dual, and all sums are in float32. The
-// image meets the weights in float32; on the way down z, a bfloat16, meets three of them that make up each weight.
+// As feature_band.h does, but each 3x3 product is made tap by tap: where tiles multiply, Winograd's transforms cost
+// more than they save. A pixel's channels are one row of a tile, so 16 pixels in a row are a tile wherever they begin,
+// and a tap only moves the pointer. Features and z are kept in bfloat16; g, its norm and dual and all sums in float32.
+// The image meets the weights in float32; on the way down z, a bfloat16, meets the three that make up each weight.
 #pragma once
 #include "feature_stages.h"
 #include "tile.h"
@@ -11,9 +11,9 @@
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
-constexpr int kBlock = 2 * kTile;      // pixels and channels of a product: two tiles of pixels times two of channels
-constexpr int kStepPixels = 512;       // pixels a step of one layer, at least, so that its weights are read for enough
-constexpr int kPieces = 3;             // bfloat16 numbers that make up a float32
+constexpr int kBlock = 2 * kTile;  // pixels and channels of a product: two tiles of pixels times two of channels
+constexpr int kStepPixels = 512;   // pixels a step of one layer, at least, so that its weights are read for enough
+constexpr int kPieces = 3;         // bfloat16 numbers that make up a float32
 
 // Rows of one layer, channels-last, one zero pixel between them, and a zero row above the first and below the last.
 struct TileRows {
@@ -21,17 +21,18 @@ struct TileRows {
   int64_t width = 0;       // pixels a row, the zero one included
   int Cp = 0, ring = 1, lo = 0, hi = 0;
 
-  static int64_t size(int ring, int64_t width, int Cp) { return ((ring + 2) * width + 1 + kBlock + 2) * Cp; }  // read beyond the end by a block
+  // Products read beyond the end by a block.
+  static int64_t size(int ring, int64_t width, int Cp) { return ((ring + 2) * width + 1 + kBlock + 2) * Cp; }
   int slot(int r) const { return r < lo ? -1 : r >= hi ? ring : (r - lo) % ring; }
-  bool follows(int r) const { return slot(r + 1) == slot(r) + 1; }  // whether row r + 1 lies behind row r
+  bool follows(int r) const { return slot(r + 1) == slot(r) + 1; }             // whether row r + 1 lies behind row r
   Half* at(int r) const { return origin + ((slot(r) + 1) * width + 1) * Cp; }  // pixel 0 of row r
 };
 
-// Packed: first [9 Cin, Cp] in float32. Tiles of pairs of channels: last [9 Cin / 16][Cp / 32][kPieces], and of layer l + 1
-// U[l] and Ut[l] [Cp / 32 outputs][9][Cp / 32 inputs][2 halves of the outputs].
+// Packed: first [9 Cin, Cp] in float32. Tiles of pairs of channels: last [9 Cin / 16][Cp / 32][kPieces], and of layer l
+// + 1 up[l] and down[l] [Cp / 32 outputs][9][Cp / 32 inputs][2 halves of the outputs].
 struct TileWeights {
   float* first;
-  Half *last, *U[kMaxLayers], *Ut[kMaxLayers];
+  Half *last, *up[kMaxLayers], *down[kMaxLayers];
   int taps;  // 9 Cin rounded up to whole tiles
 
   static int64_t layer(const Shape& s) { return int64_t(9) * s.Cp * s.Cp; }
@@ -65,25 +66,28 @@ TileWeights pack_tiles(const Shape& s, const float* w, float* memory) {
   for (int c = 0; c < s.C; ++c)
     for (int k = 0; k < 9 * s.Cin; ++k) {
       float rest = p.first[k * s.Cp + c] = w[c * 9 * s.Cin + k];
-      Half* to = p.last + (k / kTile * (s.Cp / kBlock) + c / kBlock) * kPieces * kTileSize + TileWeights::pair(c % kBlock, k % kTile);
+      Half* to = p.last + (k / kTile * (s.Cp / kBlock) + c / kBlock) * kPieces * kTileSize +
+                 TileWeights::pair(c % kBlock, k % kTile);
       for (int i = 0; i < kPieces; ++i, to += kTileSize) {
         *to = half_of(rest);
         rest -= float_of(*to);
       }
     }
-  for (int l = 1; l < s.L; ++l, next += 2 * TileWeights::layer(s)) p.U[l] = next, p.Ut[l] = next + TileWeights::layer(s);
+  for (int l = 1; l < s.L; ++l, next += 2 * TileWeights::layer(s))
+    p.up[l] = next, p.down[l] = next + TileWeights::layer(s);
   const int blocks = s.Cp / kBlock;
   parallel(2 * (s.L - 1), 2 * (s.L - 1) * TileWeights::layer(s), [&](int64_t job) {
     const int l = 1 + int(job) / 2;
     const bool transposed = job % 2;
     const float* kernel = w + int64_t(9) * s.C * s.Cin + (l - 1) * int64_t(9) * s.C * s.C;
-    Half* U = transposed ? p.Ut[l] : p.U[l];
+    Half* U = transposed ? p.down[l] : p.up[l];
     if (s.C < s.Cp)
       for (int64_t i = 0; i < TileWeights::layer(s); ++i) U[i] = 0;
     for (int co = 0; co < s.C; ++co)
       for (int ci = 0; ci < s.C; ++ci) {
         const int k = transposed ? co : ci, n = transposed ? ci : co;
-        Half* to = U + ((n / kBlock * 9 * blocks + k / kBlock) * 2 + n % kBlock / kTile) * int64_t(kTileSize) + TileWeights::pair(k % kBlock, n % kTile);
+        Half* to = U + ((n / kBlock * 9 * blocks + k / kBlock) * 2 + n % kBlock / kTile) * int64_t(kTileSize) +
+                   TileWeights::pair(k % kBlock, n % kTile);
         const float* from = kernel + (int64_t(co) * s.C + ci) * 9;
         for (int i = 0; i < 9; ++i) to[i * int64_t(blocks) * 2 * kTileSize] = half_of(from[transposed ? 8 - i : i]);
       }
@@ -91,22 +95,22 @@ TileWeights pack_tiles(const Shape& s, const float* w, float* memory) {
   return p;
 }
 
-// The smoothed ReLU where its result becomes a bfloat16: with v = t + delta > 0 and r = min(v / (2 delta), 1), which is a',
-// a = r (v - delta r). Fewer instructions than feature_layout.h needs, and the estimate of 1 / sqrt is good enough.
+// The smoothed ReLU where its result becomes a bfloat16: with v = t + delta > 0 and r = min(v / (2 delta), 1), which is
+// a', a = r (v - delta r). Fewer instructions than feature_layout.h needs, and the estimate of 1 / sqrt is good enough.
 struct NearActivation {
   float delta, inv_delta, inv_2delta;
   explicit NearActivation(double d) : delta(float(d)), inv_delta(float(1 / d)), inv_2delta(float(0.5 / d)) {}
   FR_INLINE Vec<float> operator()(Vec<float> t) const {  // NaN stays NaN
-    const Vec<float> v = larger(Vec<float>{}, t + delta), r = smaller(splat(1.0f), v * inv_2delta);
+    const Vec<float> v = at_least(Vec<float>{}, t + delta), r = at_most(splat(1.0f), v * inv_2delta);
     return r * (v - delta * r);
   }
-  FR_INLINE Vec<float> slope(Vec<float> h) const { return near_root(smaller(splat(1.0f), h * inv_delta)); }
+  FR_INLINE Vec<float> slope(Vec<float> h) const { return near_root(at_most(splat(1.0f), h * inv_delta)); }
 };
 
 // The sum of each vector's lanes.
 FR_INLINE void sum_each(const Vec<float> (&v)[kTile], float (&sum)[kTile]) {
 #if defined(__AVX512F__)
-  constexpr int kAll = -1;  // the forms without a mask make GCC warn of its own header
+  constexpr int kAll = -1;               // the forms without a mask make GCC warn of its own header
   __m512 pairs[8], fours[4], halves[2];  // twice as many vectors in each, with half as many lanes to go
   for (int i = 0; i < 8; ++i) {
     const __m512 a = (__m512)v[2 * i], b = (__m512)v[2 * i + 1];
@@ -122,7 +126,7 @@ FR_INLINE void sum_each(const Vec<float> (&v)[kTile], float (&sum)[kTile]) {
   for (int i = 0; i < 2; ++i) halves[i] = fold(fours[2 * i], fours[2 * i + 1]);
   store(sum, (Vec<float>)fold(halves[0], halves[1]));
 #else
-  for (int i = 0; i < kTile; ++i) sum[i] = sum_lanes<float>(v[i]);
+  for (int i = 0; i < kTile; ++i) sum[i] = sum_in_pairs<float>(v[i]);
 #endif
 }
 
@@ -131,32 +135,27 @@ template <int kC, Pass kPass>
 class TileBand {
  public:
   TileBand(const Shape& shape, const TileWeights& weights, double delta, bool final_activation, int r0, int r1)
-      : s(shape), w(weights), act(delta), joined_(round_up(s.W, kTile) > s.W + 1), step_((kStepPixels + s.W) / (s.W + 1)),
-        stages(s, kPass, r0, r1, step_), final_(final_activation), r0_(r0), r1_(r1) {
+      : s(shape), w(weights), act(delta), joined_(round_up(s.W, kTile) > s.W + 1),
+        step_((kStepPixels + s.W) / (s.W + 1)), stages(s, kPass, r0, r1, step_), final_(final_activation),
+        own_{r0, r1} {
     for (int l = 1; l <= s.L; ++l) {
       const Range rows = stages.range(l - 1);
-      h_[l].lo = rows.lo, h_[l].hi = rows.hi, h_[l].width = s.W + 1, h_[l].Cp = s.Cp;
-      h_[l].ring = stages.kept(l, 1);
+      rings_[l].lo = rows.lo, rings_[l].hi = rows.hi, rings_[l].width = s.W + 1, rings_[l].Cp = s.Cp;
+      rings_[l].ring = stages.kept(l, 1);
     }
-  }
-
-  size_t bytes() const {
-    size_t total = Scratch::padded<float>(image_size()) + Scratch::padded<float>(features()) + Scratch::padded<float>(products());
-    for (int l = 1; l <= s.L; ++l) total += Scratch::padded<Half>(size(l));
-    return total;
   }
 
   void allocate(Scratch& memory) {
     for (int l = 1; l <= s.L; ++l) {
-      TileRows& h = h_[l];
+      TileRows& h = rings_[l];
       h.origin = memory.take<Half>(size(l));
       const int64_t above = (h.width + 1) * s.Cp, below = above + h.ring * h.width * s.Cp;
       __builtin_memset(h.origin, 0, sizeof(Half) * above);
       __builtin_memset(h.origin + below, 0, sizeof(Half) * (size(l) - below));
     }
-    x_ = memory.take<float>(image_size());
+    image_ = memory.take<float>(padded_size(s, stages.range(0)));
     g_ = memory.take<float>(features());
-    P_ = memory.take<float>(products());
+    by_tap_ = memory.take<float>(products());
   }
 
   struct Output {
@@ -169,38 +168,25 @@ class TileBand {
     const Tiles tiles;
     eps_ = eps, out_ = &out;
     for (double& sum : value_) sum = 0;
-    read(x);
-    if (kPass == Pass::kBoth)
-      for (int k = 0; k < s.Cin; ++k)
-        __builtin_memset(out.grad + (int64_t(k) * s.H + r0_) * s.W, 0, sizeof(float) * s.W * (r1_ - r0_));
-    stages.run([&](int l) { return h_[l].ring; }, [&](int i, int begin, int end) { stage(i, begin, end); });
+    read_padded(s, stages.range(0), x, image_);
+    if (kPass == Pass::kBoth) clear_rows(s, own_, out.grad);
+    stages.run([&](int l) { return rings_[l].ring; }, [&](int i, int begin, int end) { stage(i, begin, end); });
     out.value = 0;
     for (const double sum : value_) out.value += sum;
   }
 
  private:
   int c() const { return kC ? kC : s.Cp; }
-  int64_t size(int l) const { return TileRows::size(h_[l].ring, s.W + 1, s.Cp); }
-  int64_t image_size() const { return int64_t(s.Cin) * (h_[1].hi - h_[1].lo + 2) * (s.W + 2); }
+  int64_t size(int l) const { return TileRows::size(rings_[l].ring, s.W + 1, s.Cp); }
   int64_t features() const { return int64_t(joined_ ? step_ : 1) * (s.W + 1) * s.Cp; }
   int64_t products() const { return int64_t(round_up(s.W, kBlock)) * w.taps; }
-
-  // x, zero-padded by one pixel, rows lo - 1 .. hi of h_1's range.
-  void read(const float* x) {
-    float* to = x_;
-    for (int k = 0; k < s.Cin; ++k)
-      for (int r = h_[1].lo - 1; r <= h_[1].hi; ++r, to += s.W + 2) {
-        __builtin_memset(to, 0, sizeof(float) * (s.W + 2));
-        if (r >= 0 && r < s.H) __builtin_memcpy(to + 1, x + (int64_t(k) * s.H + r) * s.W, sizeof(float) * s.W);
-      }
-  }
 
   void stage(int i, int begin, int end) {
     if (i == 0) return first(begin, end);
     if (i == 2 * s.L - 1) return last(begin, end);
     const bool up = i < s.L;
     const int l = up ? i + 1 : 2 * s.L - i;  // up: h_{l-1} to h_l; down: z_l to z_{l-1}
-    const TileRows &from = h_[up ? l - 1 : l], &to = h_[up ? l : l - 1];
+    const TileRows &from = rings_[up ? l - 1 : l], &to = rings_[up ? l : l - 1];
     for (int r = begin, next; r < end; r = next) {  // rows that lie one behind the other are one row
       for (next = r + 1; joined_ && next < end; ++next)
         if (!from.follows(next - 2) || !from.follows(next - 1) || !from.follows(next) || !to.follows(next - 1)) break;
@@ -208,16 +194,16 @@ class TileBand {
       const Half* rows[3];
       for (int k = 0; k < 3; ++k) rows[k] = from.at(r - 1 + k) - c();
       if (!up)
-        convolve(rows, n, w.Ut[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> q0, Vec<float> q1) {
+        convolve(rows, n, w.down[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> q0, Vec<float> q1) {
           Half* p = h + int64_t(x) * (kC ? kC : C) + k;
           store(p, a.slope(load(p)) * q0, a.slope(load(p + kLanes<float>)) * q1);
         });
       else if (l < s.L)
-        convolve(rows, n, w.U[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> v0, Vec<float> v1) {
+        convolve(rows, n, w.up[l - 1], [a = act, h = to.at(r), C = c()](int x, int k, Vec<float> v0, Vec<float> v1) {
           store(h + int64_t(x) * (kC ? kC : C) + k, a(v0), a(v1));
         });
       else
-        convolve(rows, n, w.U[l - 1], [g = g_, C = c()](int x, int k, Vec<float> v0, Vec<float> v1) {
+        convolve(rows, n, w.up[l - 1], [g = g_, C = c()](int x, int k, Vec<float> v0, Vec<float> v1) {
           float* p = g + int64_t(x) * (kC ? kC : C) + k;
           store(p, v0), store(p + kLanes<float>, v1);
         });
@@ -225,10 +211,12 @@ class TileBand {
       for (int y = r; y < next; ++y) separate(to, y);
     }
   }
-  void separate(const TileRows& rows, int r) const { __builtin_memset(rows.at(r) + s.W * int64_t(c()), 0, sizeof(Half) * c()); }
+  void separate(const TileRows& rows, int r) const {
+    __builtin_memset(rows.at(r) + s.W * int64_t(c()), 0, sizeof(Half) * c());
+  }
 
-  // n pixels of a 3x3 convolution, whose taps begin at rows[0 .. 2] for the first: emit(pixel, channel, two vectors). While
-  // the tiles multiply for one block of pixels, the vector units finish the sums of the block before.
+  // n pixels of a 3x3 convolution, whose taps begin at rows[0 .. 2] for the first: emit(pixel, channel, two vectors).
+  // While the tiles multiply for one block of pixels, the vector units finish the sums of the block before.
   template <typename Emit>
   __attribute__((noinline)) void convolve(const Half* const (&rows)[3], int n, const Half* U, Emit emit) {
     const int blocks = c() / kBlock;
@@ -239,9 +227,8 @@ class TileBand {
         const auto& before = sums[1 - turn];
         const auto finish = [&](int tap) {
           if (x == 0) return;
-          const int end = smaller((tap + 1) * kBlock / 9, n - (x - kBlock));
-          for (int p = tap * kBlock / 9; p < end; ++p)
-            FR_UNROLL for (int k = 0; k < kBlock; k += 2 * kLanes<float>) {
+          const int end = at_most((tap + 1) * kBlock / 9, n - (x - kBlock));
+          for (int p = tap * kBlock / 9; p < end; ++p) FR_UNROLL for (int k = 0; k < kBlock; k += 2 * kLanes<float>) {
               const auto sum = [&](int n) { return load(&before[p / kTile * 2 + n / kTile][p % kTile][n % kTile]); };
               emit(x - kBlock + p, to + k, sum(k), sum(k + kLanes<float>));
             }
@@ -268,28 +255,28 @@ class TileBand {
           }
           finish(tap);
         }
-        float(&sum)[4][kTile][kTile] = sums[turn];
+        float (&sum)[4][kTile][kTile] = sums[turn];
         tile_store<0>(sum[0][0], 64), tile_store<1>(sum[1][0], 64);
         if (full) tile_store<2>(sum[2][0], 64), tile_store<3>(sum[3][0], 64);
       }
     }
   }
 
-  // The outputs of the last layer in g_ to the dual y* = g / max(|g|, eps), times a' if it is activated; adds the value.
+  // The last layer's outputs in g_ to the dual y* = g / max(|g|, eps), times a' if it is activated; adds the value.
   void dual(int begin, int end) {
     const NearActivation a = act;
     const float e = eps_, e2 = e * e;
     for (int r = begin; r < end; ++r) {
       float* row = g_ + int64_t(r - begin) * (s.W + 1) * c();
-      Half* to = h_[s.L].at(r);
-      const bool owned = r >= r0_ && r < r1_;
+      Half* to = rings_[s.L].at(r);
+      const bool owned = r >= own_.lo && r < own_.hi;
       for (int x = 0; x < s.W; x += kTile, row += kTile * c(), to += kTile * c()) {
-        const int n = smaller(kTile, s.W - x);
+        const int n = at_most(kTile, s.W - x);
         Vec<float> squares[kTile] = {};
         for (int p = 0; p < n; ++p)
           for (int k = 0; k < c(); k += kLanes<float>) {
             Vec<float> g = load(row + p * c() + k);
-            if (final_) store(row + p * c() + k, g = a(g) * used(k));
+            if (final_) store(row + p * c() + k, g = a(g) * true_channels<float>(s.C, k));
             squares[p] += g * g;
           }
         float square[kTile], inverse[kTile], term[kTile];
@@ -306,7 +293,7 @@ class TileBand {
           for (int p = 0; p < n; ++p) {
             if (square[p] >= kSmallSquare<float> && square[p] <= kLargest<float>) continue;
             const float norm = norm_again(row + p * c(), c(), square[p]);
-            inverse[p] = smaller(kLargest<float>, 1 / larger(e, norm));
+            inverse[p] = at_most(kLargest<float>, 1 / at_least(e, norm));
             term[p] = smoothed_norm(norm, e);
           }
         if (owned)
@@ -322,45 +309,25 @@ class TileBand {
       }
     }
   }
-  // 1 for true channels, 0 for those that only fill the tiles: a(0) > 0, but they count nothing.
-  FR_INLINE Vec<float> used(int k) const {
-    float lane[kLanes<float>];
-    for (int i = 0; i < kLanes<float>; ++i) lane[i] = k + i < s.C ? 1.0f : 0.0f;
-    return load(lane);
-  }
-
   // h_1 = a(w_1 * x) for rows begin <= r < end.
   void first(int begin, int end) {
-    const int64_t width = s.W + 2, image = (h_[1].hi - h_[1].lo + 2) * width;
+    const int64_t width = s.W + 2, image = (rings_[1].hi - rings_[1].lo + 2) * width;
     for (int r = begin; r < end; ++r) {
-      convolve_row<kC>(x_ + (r - h_[1].lo) * width, image, width, s.Cin, s.W, w.first, c(), h_[1].at(r), act);
-      separate(h_[1], r);
+      convolve_row<kC>(image_ + (r - rings_[1].lo) * width, image, width, s.Cin, s.W, w.first, c(), rings_[1].at(r),
+                       act);
+      separate(rings_[1], r);
     }
   }
 
   // grad = w_1^T z_1: each row of z_1 times all taps at once, then added where the taps point.
   void last(int begin, int end) {
-    const Range valid = stages.range(2 * s.L - 2);
-    // Row r of z_1 reaches rows r - 1 .. r + 1; the rows of z_1 that end this step's reach begin where the last one's ended.
-    const int from = begin == r0_ ? valid.lo : begin + 1, to = end == r1_ ? valid.hi : smaller(valid.hi, end + 1);
-    for (int r = from; r < to; ++r) {
-      multiply_taps(h_[1].at(r));
-      for (int k = 0; k < s.Cin; ++k)
-        for (int dy = 0; dy < 3; ++dy) {
-          const int y = r + dy - 1;
-          if (y < r0_ || y >= r1_) continue;
-          float* g = out_->grad + (int64_t(k) * s.H + y) * s.W;
-          const float* P = P_ + k * 9 + dy * 3;
-          for (int x = 0; x < s.W; ++x) {
-            float sum = P[x * w.taps + 1];
-            if (x > 0) sum += P[(x - 1) * w.taps + 2];
-            if (x + 1 < s.W) sum += P[(x + 1) * w.taps];
-            g[x] += sum;
-          }
-        }
+    const Range rows = stages.to_scatter(begin, end);
+    for (int r = rows.lo; r < rows.hi; ++r) {
+      multiply_taps(rings_[1].at(r));
+      scatter_row(s, own_, r, by_tap_, w.taps, out_->grad);
     }
   }
-  // P_ [W, taps] = z [W, Cp] times w_1.
+  // by_tap_ [W, taps] = z [W, Cp] times w_1.
   void multiply_taps(const Half* z) {
     const int blocks = c() / kBlock;
     for (int t = 0; t < w.taps; t += kTile)
@@ -376,20 +343,20 @@ class TileBand {
           tile_product<0, 4, 6>();
           tile_product<0, 4, 5>();
         }
-        tile_store<0>(P_ + int64_t(x) * w.taps + t, int64_t(sizeof(float)) * w.taps);
+        tile_store<0>(by_tap_ + int64_t(x) * w.taps + t, int64_t(sizeof(float)) * w.taps);
       }
   }
 
   const Shape s;
   const TileWeights w;
   const NearActivation act;
-  const bool joined_;  // whether rows one behind the other are convolved as one: where tiles would leave more pixels idle
+  const bool joined_;  // whether rows one behind the other are convolved as one: where tiles would leave pixels idle
   const int step_;
   const Stages stages;
   const bool final_;
-  const int r0_, r1_;
-  TileRows h_[kMaxLayers + 1];
-  float *x_, *g_, *P_;
+  const Range own_;
+  TileRows rings_[kMaxLayers + 1];
+  float *image_, *g_, *by_tap_;
   float eps_ = 0;
   double value_[kTile];  // of every 16th pixel
   Output* out_ = nullptr;

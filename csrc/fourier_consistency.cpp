@@ -39,32 +39,25 @@ template <typename T, bool kComplexMask>
 FR_INLINE void run(Address k, Address mask, Address y, Address residual, Address grad, Address value, int64_t B,
                    int64_t C, int64_t N, int64_t mask_image, int64_t mask_channel) {
   const int64_t tiles = tiles_of(N);
-  Scratch<double> part(B * C * tiles);
-  parallel(B * C * tiles, 2 * B * C * N, [&](int64_t task) {
-    const int64_t plane = task / tiles, first = task % tiles * kTile, at = 2 * (plane * N + first);
-    const int64_t m = plane / C * mask_image + plane % C * mask_channel + first;
-    part.data[task] = tile<T, kComplexMask>(
-        reinterpret_cast<const T*>(k) + at, reinterpret_cast<const T*>(mask) + (kComplexMask ? 2 : 1) * m,
-        reinterpret_cast<const T*>(y) + at, reinterpret_cast<T*>(residual) + at, reinterpret_cast<T*>(grad) + at,
-        smaller_of(kTile, N - first));
-  });
-  for (int64_t b = 0; b < B; ++b) {
-    double total = 0;
-    for (int64_t t = 0; t < C * tiles; ++t) total += part.data[b * C * tiles + t];
-    reinterpret_cast<double*>(value)[b] = total / 2;
-  }
+  const auto part = [&](int64_t b, int64_t i, double* square) {
+    const int64_t c = i / tiles, first = i % tiles * kTile, at = 2 * ((b * C + c) * N + first);
+    const int64_t m = b * mask_image + c * mask_channel + first;
+    *square =
+        tile<T, kComplexMask>(as<const T>(k) + at, as<const T>(mask) + (kComplexMask ? 2 : 1) * m, as<const T>(y) + at,
+                              as<T>(residual) + at, as<T>(grad) + at, at_most(kTile, N - first));
+  };
+  const auto take = [=](int64_t b, const double* square) { as<double>(value)[b] = *square / 2; };
+  sum_per_image<1>(B, C * tiles, 2 * B * C * N, part, take);
 }
 }  // namespace
 
 void fourier_consistency(int dtype, Address k, Address mask, Address y, Address residual, Address grad, Address value,
-                         int64_t B, int64_t C, int64_t N, int64_t mask_image, int64_t mask_channel,
-                         bool complex_mask) {
-  if (dtype == kComplex64)
-    complex_mask ? run<float, true>(k, mask, y, residual, grad, value, B, C, N, mask_image, mask_channel)
-                 : run<float, false>(k, mask, y, residual, grad, value, B, C, N, mask_image, mask_channel);
-  else
-    complex_mask ? run<double, true>(k, mask, y, residual, grad, value, B, C, N, mask_image, mask_channel)
-                 : run<double, false>(k, mask, y, residual, grad, value, B, C, N, mask_image, mask_channel);
+                         int64_t B, int64_t C, int64_t N, int64_t mask_image, int64_t mask_channel, bool complex_mask) {
+  by_dtype<kComplex>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    complex_mask ? run<T, true>(k, mask, y, residual, grad, value, B, C, N, mask_image, mask_channel)
+                 : run<T, false>(k, mask, y, residual, grad, value, B, C, N, mask_image, mask_channel);
+  });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -1,4 +1,5 @@
-// group_soft_threshold.cpp: the proximal map of sum_n tau_n |g_n| (CPU). Definition: fastrecon/ops/group_soft_threshold.py
+// group_soft_threshold.cpp: the proximal map of sum_n tau_n |g_n| (CPU). Definition:
+// fastrecon/ops/group_soft_threshold.py
 //   g, y, d_y, d_g [B, C, N] real or complex   tau, d_tau [B, M] real, M = 1 or N
 #include "tiles.h"
 
@@ -18,7 +19,8 @@ FR_INLINE void fwd_tile(const T* g, const T* tau, int64_t step, T* y, int64_t C,
     for (int64_t i = 0; i < kWidth * n; ++i) y[c * stride + i] = g[c * stride + i] * factors[i];
 }
 
-// With u = g / |g|: d_g = d_y - tau / |g| (d_y - u <u, d_y>) = factor d_y + (tau <u, d_y> / |g|^2) g, d_tau = -<u, d_y>.
+// With u = g / |g|: d_tau = -<u, d_y> and
+// d_g = d_y - tau / |g| (d_y - u <u, d_y>) = factor d_y + (tau <u, d_y> / |g|^2) g.
 template <int kWidth, typename T>
 FR_INLINE void bwd_tile(const T* d_y, const T* g, const T* tau, int64_t step, T* d_g, T* d_tau, int64_t C,
                         int64_t stride, int64_t n) {
@@ -47,8 +49,8 @@ FR_INLINE void bwd_tile(const T* d_y, const T* g, const T* tau, int64_t step, T*
       d_g[c * stride + i] = d_y[c * stride + i] * keep[i] + h[c * apart + i] * unit[i] * wide[i];
 }
 
-// The same for a few vectors of real pixels of not too many channels, which stay in the first-level cache: rows of images
-// whose sides are powers of two fall on top of each other in it. `lost` counts sums of squares out of bounds.
+// The same for a few vectors of real pixels of not too many channels, which stay in the first-level cache: rows of
+// images whose sides are powers of two fall on top of each other in it. `lost` counts sums of squares out of bounds.
 constexpr int64_t kMostChannels = 64;
 constexpr int kPart = 4;  // vectors
 
@@ -87,8 +89,8 @@ FR_INLINE void fwd_part(const T* g, const T* tau, int64_t step, T* y, int64_t C,
 }
 
 template <typename T>
-FR_INLINE void bwd_part(const T* d_y, const T* g, const T* tau, int64_t step, T* d_g, T* d_tau, int64_t C, int64_t stride,
-                        Vec<T>& lost) {
+FR_INLINE void bwd_part(const T* d_y, const T* g, const T* tau, int64_t step, T* d_g, T* d_tau, int64_t C,
+                        int64_t stride, Vec<T>& lost) {
   Part<T> p;
   p.read(g, tau, step, C, stride, lost);
   Vec<T> slope[kMostChannels][kPart], inverse[kPart], along[kPart] = {}, keep[kPart];
@@ -110,7 +112,7 @@ FR_INLINE void bwd_part(const T* d_y, const T* g, const T* tau, int64_t step, T*
       store(d_g + c * stride + k * kLanes<T>, slope[c][k] * keep[k] + p.g[c][k] * inverse[k] * along[k]);
 }
 
-// part(i, lost) for the parts that fill n pixels, then whole(i, pixels) for the rest; for all where a sum was out of bounds.
+// part(i, lost) for the parts that fill n pixels, then whole(i, pixels) for the rest, or all if a sum is out of bounds.
 template <int kWidth, typename T, typename F, typename G>
 FR_INLINE void in_parts(int64_t C, int64_t n, const F& part, const G& whole) {
   constexpr int64_t size = kPart * kLanes<T>;
@@ -129,10 +131,10 @@ FR_INLINE void fwd(Address g, Address tau, Address y, int64_t B, int64_t C, int6
   const int64_t tiles = tiles_of(N), step = M == 1 ? 0 : 1;
   parallel(B * tiles, kWidth * B * C * N, [=](int64_t task) {
     const int64_t b = task / tiles, first = task % tiles * kTile, at = kWidth * (b * C * N + first);
-    const T *from = reinterpret_cast<const T*>(g) + at, *taus = reinterpret_cast<const T*>(tau) + b * M + first * step;
-    T* const to = reinterpret_cast<T*>(y) + at;
+    const T *from = as<const T>(g) + at, *taus = as<const T>(tau) + b * M + first * step;
+    T* const to = as<T>(y) + at;
     in_parts<kWidth, T>(
-        C, smaller_of(kTile, N - first),
+        C, at_most(kTile, N - first),
         [=](int64_t i, Vec<T>& lost) { fwd_part(from + i, taus + i * step, step, to + i, C, N, lost); },
         [=](int64_t i, int64_t n) {
           fwd_tile<kWidth>(from + kWidth * i, taus + i * step, step, to + kWidth * i, C, kWidth * N, n);
@@ -144,43 +146,41 @@ template <int kWidth, typename T>
 FR_INLINE void bwd(Address d_y, Address g, Address tau, Address d_g, Address d_tau, int64_t B, int64_t C, int64_t N,
                    int64_t M) {
   const int64_t tiles = tiles_of(N), step = M == 1 ? 0 : 1;
-  T* const out = reinterpret_cast<T*>(d_tau);
-  Scratch<double> part(B * tiles);
-  parallel(B * tiles, kWidth * B * C * N, [&](int64_t task) {
-    const int64_t b = task / tiles, first = task % tiles * kTile, at = kWidth * (b * C * N + first);
-    const int64_t n = smaller_of(kTile, N - first);
-    const T *from = reinterpret_cast<const T*>(g) + at, *slope = reinterpret_cast<const T*>(d_y) + at;
-    const T* const taus = reinterpret_cast<const T*>(tau) + b * M + first * step;
-    T own[kTile], *const to = reinterpret_cast<T*>(d_g) + at;
+  T* const out = as<T>(d_tau);
+  const auto part = [&](int64_t b, int64_t tile, double* slope_of_tau) {
+    const int64_t first = tile * kTile, at = kWidth * (b * C * N + first);
+    const int64_t n = at_most(kTile, N - first);
+    const T *from = as<const T>(g) + at, *slope = as<const T>(d_y) + at;
+    const T* const taus = as<const T>(tau) + b * M + first * step;
+    T own[kTile], *const to = as<T>(d_g) + at;
     in_parts<kWidth, T>(
         C, n,
-        [&](int64_t i, Vec<T>& lost) { bwd_part(slope + i, from + i, taus + i * step, step, to + i, own + i, C, N, lost); },
+        [&](int64_t i, Vec<T>& lost) {
+          bwd_part(slope + i, from + i, taus + i * step, step, to + i, own + i, C, N, lost);
+        },
         [&](int64_t i, int64_t count) {
           bwd_tile<kWidth>(slope + kWidth * i, from + kWidth * i, taus + i * step, step, to + kWidth * i, own + i, C,
                            kWidth * N, count);
         });
-    if (M == 1)
-      part.data[task] = sum(own, n);
-    else
-      for (int64_t i = 0; i < n; ++i) out[b * N + first + i] = own[i];
-  });
-  if (M != 1) return;
-  for (int64_t b = 0; b < B; ++b) {
-    double total = 0;
-    for (int64_t k = 0; k < tiles; ++k) total += part.data[b * tiles + k];
-    out[b] = T(total);
-  }
+    *slope_of_tau = M == 1 ? sum(own, n) : 0;
+    for (int64_t i = 0; i < n && M != 1; ++i) out[b * N + first + i] = own[i];
+  };
+  const auto take = [=](int64_t b, const double* total) {
+    if (M == 1) out[b] = T(*total);
+  };
+  sum_per_image<1>(B, tiles, kWidth * B * C * N, part, take);
 }
 }  // namespace
 
 void group_soft_threshold_fwd(int dtype, Address g, Address tau, Address y, int64_t B, int64_t C, int64_t N,
                               int64_t M) {
-  FASTRECON_SHRINKAGE(dtype, fwd, (g, tau, y, B, C, N, M));
+  by_dtype<kRealOrComplex>(dtype, [&](auto type) { fwd<type.width, RealOf<decltype(type)>>(g, tau, y, B, C, N, M); });
 }
 
 void group_soft_threshold_bwd(int dtype, Address d_y, Address g, Address tau, Address d_g, Address d_tau, int64_t B,
                               int64_t C, int64_t N, int64_t M) {
-  FASTRECON_SHRINKAGE(dtype, bwd, (d_y, g, tau, d_g, d_tau, B, C, N, M));
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { bwd<type.width, RealOf<decltype(type)>>(d_y, g, tau, d_g, d_tau, B, C, N, M); });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -1,6 +1,6 @@
 // half.h: bfloat16 numbers in memory, float32 ones in registers.
 #pragma once
-#include "isa.h"
+#include "lanes.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
@@ -26,8 +26,6 @@ FR_INLINE void store(Half* p, Vec<float> a, Vec<float> b) {  // one behind the o
   store(p, a), store(p + kLanes<float>, b);
 #endif
 }
-FR_INLINE Vec<float> load(const Half* p) {
-  return (Vec<float>)(__builtin_convertvector(get<Halves>(p), Bits) << 16);
-}
+FR_INLINE Vec<float> load(const Half* p) { return (Vec<float>)(__builtin_convertvector(get<Halves>(p), Bits) << 16); }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

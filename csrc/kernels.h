@@ -1,7 +1,7 @@
-// kernels.h: the signature of every kernel, once. It declares them, fills the table of each instruction set, and binds them.
+// kernels.h: the signature of every kernel, once. It declares them, fills each instruction set's table, and binds them.
 //
 // All csrc/<op>.cpp files and table.cpp are compiled once per instruction set, into namespace fastrecon::FASTRECON_ISA.
-// Addresses are of contiguous arrays of element type `dtype` unless the kernel says otherwise; nothing here knows torch.
+// Addresses are of contiguous arrays of type `dtype` unless the kernel says otherwise; nothing here knows torch.
 #pragma once
 #include <cstdint>
 
@@ -33,24 +33,24 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(select_descent_bwd, (Address d_x, Address took_u, Address d_u, Address d_v, std::int64_t B,                       \
                          std::int64_t bytes))                                                                         \
   K(shrink_eps, (int dtype, Address grad_f, Address grad_r, Address eps, Address grad, Address norm,                  \
-                 Address eps_next, Address shrunk, std::int64_t B, std::int64_t N, double sigma, double gamma)) \
+                 Address eps_next, Address shrunk, std::int64_t B, std::int64_t N, double sigma, double gamma))       \
   K(ladmm_shrink_fwd, (int dtype, Address z, Address arg, Address w, Address tau, Address z_next, std::int64_t N,     \
                        std::int64_t M, std::int64_t D))                                                               \
   K(ladmm_shrink_bwd, (int dtype, Address d_next, Address z_next, Address arg, Address w, Address d_z, Address d_arg, \
                        Address d_w, Address d_tau, std::int64_t N, std::int64_t M, std::int64_t D))                   \
   K(ladmm_step_fwd, (int dtype, int update, Address z, Address a, Address x, Address e, Address dual, Address beta,   \
-                     Address w, Address tau, Address beta_next, Address q, Address e_next, Address dual_next, Address arg,\
-                     std::int64_t N, std::int64_t D, std::int64_t M))                                                 \
-  K(ladmm_iterations, (int dtype, int update, Address x, Address a, Address w1, std::int64_t matrices, double l1,      \
+                     Address w, Address tau, Address beta_next, Address q, Address e_next, Address dual_next,         \
+                     Address arg, std::int64_t N, std::int64_t D, std::int64_t M))                                    \
+  K(ladmm_iterations, (int dtype, int update, Address x, Address a, Address w1, std::int64_t matrices, double l1,     \
                        Address tau1, Address beta, Address w2, Address tau2, Address z, Address e, Address dual,      \
                        Address q, Address arg, std::int64_t tau1_step, std::int64_t beta_step, std::int64_t w2_step,  \
                        std::int64_t tau2_step, std::int64_t K, std::int64_t N, std::int64_t D, std::int64_t M))       \
-  K(ladmm_step_bwd, (int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z, Address a,\
-                     Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,          \
+  K(ladmm_step_bwd, (int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z,       \
+                     Address a, Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,\
                      Address tau, Address beta_next, Address d_z, Address d_a, Address d_x, Address d_e_in,           \
                      Address d_dual_in, Address d_parameters, bool q_used, bool e_used, bool a_learned,               \
                      bool x_learned, std::int64_t N, std::int64_t D, std::int64_t M))                                 \
-  K(block_product, (int dtype, Address blocks, Address matrix, Address out, bool columns, std::int64_t R,              \
+  K(block_product, (int dtype, Address blocks, Address matrix, Address out, bool columns, std::int64_t R,             \
                     std::int64_t K, std::int64_t L))                                                                  \
   K(feature_gradient_fwd, (int dtype, Address x, Address weights, Address eps, Address value, Address grad,           \
                            std::int64_t B, std::int64_t Cin, std::int64_t H, std::int64_t W, std::int64_t C,          \

@@ -1,6 +1,7 @@
 // ladmm_step.cpp: the two half steps of linearised ADMM, each a matrix product and all that follows it (CPU).
 // Definition: fastrecon/ops/ladmm_step.py
-//   z [N, D]   q, x, e, dual, arg [N, M]   w of the shrinkage [M, D], a [M, D]   beta, w, beta_next [M]   tau [D] or [M]
+//   z [N, D]   q, x, e, dual, arg [N, M]   w of the shrinkage [M, D], a [M, D]   beta, w, beta_next [M]
+//   tau [D] or [M]
 // Rows are samples. z_next may be z, and e_next, dual_next, arg their predecessors: numbers are read before they are
 // written, and no product reads what its own tiles overwrite.
 #include "matrix.h"
@@ -12,13 +13,11 @@ using std::int64_t;
 
 enum Update : int { kGeneral = 0, kResidual = 1, kGiven = 2 };
 
-constexpr int kSlopes = 1;        // uses of kept memory, beside the products'
-constexpr int kMatrices = 2;
 constexpr int64_t kCached = 800 << 10;  // bytes of a band that stay in the second-level cache
-constexpr int64_t kRows = 32;    // rows whose derivatives are added in the working precision before double takes over
+constexpr int64_t kRows = 32;  // rows whose derivatives are added in the working precision before double takes over
 
-// body(zero, i) for 0 <= i < n: with zero a vector while one fits, then a number. Vectors are explicit since the compiler
-// gives up on so many arrays that might overlap.
+// body(zero, i) for 0 <= i < n: with zero a vector while one fits, then a number. Vectors are explicit since the
+// compiler gives up on so many arrays that might overlap.
 template <typename T, typename F>
 FR_INLINE void lanes(int64_t n, const F& body) {
   int64_t i = 0;
@@ -36,26 +35,21 @@ FR_INLINE V with_sign_of(V y, V d) {
   return y < V{} ? -d : d;
 }
 
-// body(row, first column, columns, sums of those columns [kSums, kTile]) for every row of [N, M]; out [kSums, M] receives
-// the sums, added in an order that depends on N and M alone.
+// body(row, first column, columns, sums of those columns [kSums, kTile]) for every row of [N, M]; out [kSums, M]
+// receives the sums, added in an order that depends on N and M alone.
 template <int kSums, typename T, typename F>
 FR_INLINE void sums_over_rows(int64_t N, int64_t M, T* out, const F& body) {
   const int64_t strips = tiles_of(M), blocks = tiles_of(N, kRows);
-  Scratch<double> partial(blocks * kSums * M);
+  Scratch memory;
+  double* const partial = memory.take<double>(blocks * kSums * M);
   parallel(blocks * strips, N * M, [&](int64_t task) {
-    const int64_t block = task / strips, first = task % strips * kTile, n = smaller_of(kTile, M - first);
+    const int64_t block = task / strips, first = task % strips * kTile, n = at_most(kTile, M - first);
     T part[kSums * kTile] = {};
-    for (int64_t r = block * kRows; r < smaller_of(N, (block + 1) * kRows); ++r) body(r, first, n, part);
+    for (int64_t r = block * kRows; r < at_most(N, (block + 1) * kRows); ++r) body(r, first, n, part);
     for (int k = 0; k < kSums; ++k)
-      for (int64_t i = 0; i < n; ++i) partial.data[(block * kSums + k) * M + first + i] = part[k * kTile + i];
+      for (int64_t i = 0; i < n; ++i) partial[(block * kSums + k) * M + first + i] = part[k * kTile + i];
   });
-  parallel(tiles_of(kSums * M), blocks * kSums * M, [&](int64_t task) {
-    const int64_t first = task * kTile, n = smaller_of(kTile, kSums * M - first);
-    double total[kTile] = {};
-    for (int64_t block = 0; block < blocks; ++block)
-      for (int64_t i = 0; i < n; ++i) total[i] += partial.data[block * kSums * M + first + i];
-    for (int64_t i = 0; i < n; ++i) out[first + i] = T(total[i]);
-  });
+  add_blocks(partial, blocks, kSums * M, out);
 }
 
 template <typename T>
@@ -95,8 +89,8 @@ void shrink_fwd(const T* z, const T* arg, const T* w, const T* tau, T* z_next, i
 }
 
 template <typename T>
-void shrink_bwd(const T* d_next, const T* z_next, const T* arg, const T* w, T* d_z, T* d_arg, T* d_w, T* d_tau, int64_t N,
-                int64_t M, int64_t D) {
+void shrink_bwd(const T* d_next, const T* z_next, const T* arg, const T* w, T* d_z, T* d_arg, T* d_w, T* d_tau,
+                int64_t N, int64_t M, int64_t D) {
   sums_over_rows<1>(N, D, d_tau, [=](int64_t r, int64_t first, int64_t n, T* part) {
     const int64_t at = r * D + first;
     lanes<T>(n, [=](auto zero, int64_t i) {
@@ -112,8 +106,8 @@ void shrink_bwd(const T* d_next, const T* z_next, const T* arg, const T* w, T* d
 
 // What follows the product z a^T; unless `whole`, q is not written, nor is e_next for kResidual.
 template <int kUpdate, typename T>
-FR_INLINE auto stepping(const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau, const T* beta_next,
-                        T* q, T* e_next, T* dual_next, T* arg, int64_t M, bool whole) {
+FR_INLINE auto stepping(const T* x, const T* e, const T* dual, const T* beta, const T* w, const T* tau,
+                        const T* beta_next, T* q, T* e_next, T* dual_next, T* arg, int64_t M, bool whole) {
   return [=](int64_t row, int64_t first, int64_t n, const T* p) {
     const int64_t at = row * M + first;
     const T *br = beta + first, *wr = w + first, *tr = tau + first, *next_br = beta_next + first;
@@ -154,26 +148,27 @@ struct Parameters {
   FR_INLINE const T* operator[](int64_t k) const { return first + k * step; }
 };
 
-// K iterations in place with the matrices w1 / l1, K or 1 of them. A band of samples goes through all of them while it is in
-// the second-level cache; q, and e for kResidual, are written by the last.
+// K iterations in place with the matrices w1 / l1, K or 1 of them. A band of samples goes through all of them while it
+// is in the second-level cache; q, and e for kResidual, are written by the last.
 template <int kUpdate, typename T>
-void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l1, Parameters<T> tau1, Parameters<T> beta,
-                Parameters<T> w2, Parameters<T> tau2, T* z, T* e, T* dual, T* q, T* arg, int64_t K, int64_t N, int64_t D,
-                int64_t M) {
+void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l1, Parameters<T> tau1,
+                Parameters<T> beta, Parameters<T> w2, Parameters<T> tau2, T* z, T* e, T* dual, T* q, T* arg, int64_t K,
+                int64_t N, int64_t D, int64_t M) {
   const int64_t panels = tiles_of(D, kPanel<T>), size = packed_size<T>(M, D), work = N * D * M;
-  Kept<T, kMatrices> packed(matrices * size + packed_size<T>(D, M));
-  T *const packed_w1 = packed.data, *const packed_a = packed_w1 + matrices * size;
+  Scratch memory;
+  T *const packed_w1 = memory.take<T>(matrices * size), *const packed_a = memory.take<T>(packed_size<T>(D, M));
   parallel(matrices * panels, K * work / 8, [=](int64_t task) {
     T* const own = packed_w1 + task * M * kPanel<T>;
-    pack_panel<kByRows>(reinterpret_cast<const T*>(w1[task / panels]), M, D, task % panels * kPanel<T>, own);
+    pack_panel<kByRows>(as<const T>(w1[task / panels]), M, D, task % panels * kPanel<T>, own);
     if (l1 != 1)
       for (int64_t i = 0; i < M * kPanel<T>; ++i) own[i] /= l1;
   });
   pack<kByColumns>(a, D, M, K * work / 8, packed_a);
   const auto iterate = [=](int64_t k, const auto& multiply) {
-    const int64_t next = smaller_of(k + 1, K - 1);
+    const int64_t next = at_most(k + 1, K - 1);
     multiply(D, M, arg, packed_w1 + (matrices == 1 ? 0 : k) * size, touching(D, z), shrinking<T>(z, tau1[k], z, D));
-    const auto follow = stepping<kUpdate, T>(x, e, dual, beta[k], w2[k], tau2[k], beta[next], q, e, dual, arg, M, k + 1 == K);
+    const auto follow =
+        stepping<kUpdate, T>(x, e, dual, beta[k], w2[k], tau2[k], beta[next], q, e, dual, arg, M, k + 1 == K);
     multiply(M, D, z, packed_a, touching(M, x, dual, arg), follow);
   };
   const int64_t threads = threads_for(K * work);
@@ -185,10 +180,10 @@ void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l
     return;
   }
   const int64_t fitting = kCached / (int64_t(sizeof(T)) * ((kUpdate == kGeneral ? 4 : 3) * M + D));
-  const int64_t band = fitting < kMaxRows ? kMaxRows : smaller_of(kBand, fitting / kMaxRows * kMaxRows);
+  const int64_t band = fitting < kMaxRows ? kMaxRows : at_most(kBand, fitting / kMaxRows * kMaxRows);
   const int64_t bands = bands_of(N, threads, band), rows = tiles_of(N, bands);
   parallel(bands, K * work / 8, [&](int64_t task) {
-    const int64_t begin = task * rows, left = smaller_of(rows, N - begin);
+    const int64_t begin = task * rows, left = at_most(rows, N - begin);
     for (int64_t k = 0; k < K && left > 0; ++k)
       iterate(k, [=](int64_t columns, int64_t depth, const T* A, const T* B, const auto& touch, const auto& emit) {
         band_product<kByRows>(begin, left, 0, tiles_of(columns, kPanel<T>), N, columns, depth, A, B, touch, emit);
@@ -196,15 +191,15 @@ void iterations(const T* x, const T* a, const Address* w1, int64_t matrices, T l
   });
 }
 
-// d_parameters [4, M]: of beta, w, tau, beta_next. d_q and d_e, from outside, are read if they are used. e_next is e for kGiven;
-// for kResidual it is found again, e is not read and d_e_in not written. d_a and d_x are written if they are learned.
+// d_parameters [4, M]: of beta, w, tau, beta_next. d_q and d_e, from outside, are read if used. e_next is e for kGiven;
+// for kResidual it is found again, e is not read and d_e_in not written. d_a and d_x are written if learned.
 template <int kUpdate, typename T>
-void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const T* z, const T* a, const T* q, const T* x,
-              const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* tau, const T* beta_next,
-              T* d_z, T* d_a, T* d_x, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used, bool e_used, bool a_learned,
-              bool x_learned, int64_t N, int64_t D, int64_t M) {
-  Kept<T, kSlopes> memory(N * M);
-  T* const all_q = memory.data;  // the whole derivative of q
+void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const T* z, const T* a, const T* q,
+              const T* x, const T* e, const T* dual, const T* e_next, const T* beta, const T* w, const T* tau,
+              const T* beta_next, T* d_z, T* d_a, T* d_x, T* d_e_in, T* d_dual_in, T* d_parameters, bool q_used,
+              bool e_used, bool a_learned, bool x_learned, int64_t N, int64_t D, int64_t M) {
+  Scratch memory;
+  T* const all_q = memory.take<T>(N * M);  // the whole derivative of q
   sums_over_rows<4>(N, M, d_parameters, [=](int64_t row, int64_t first, int64_t n, T* part) {
     const int64_t at = row * M + first;
     const T *br = beta + first, *wr = w + first, *tr = tau + first, *next = beta_next + first;
@@ -250,87 +245,78 @@ void step_bwd(const T* d_q, const T* d_e, const T* d_dual, const T* d_arg, const
   if (a_learned) matrix_product<kByColumns, kByRows>(M, D, N, all_q, z, touching(D, d_a), into(d_a, D));
 }
 
-// Calls kernel<update> for a type given by a zero of it.
-#define FASTRECON_UPDATES(update, call)        \
-  switch (update) {                            \
-    case kGeneral: call(kGeneral); break;      \
-    case kResidual: call(kResidual); break;    \
-    default: call(kGiven);                     \
-  }
+template <int kUpdate>
+struct Kind {
+  static constexpr int update = kUpdate;
+};
 
-template <typename T>
-const T* in(Address a) {
-  return reinterpret_cast<const T*>(a);
-}
-template <typename T>
-T* out(Address a) {
-  return reinterpret_cast<T*>(a);
+// kernel(Kind<update>()).
+template <typename F>
+FR_INLINE void by_update(int update, const F& kernel) {
+  if (update == kGeneral) return kernel(Kind<kGeneral>());
+  if (update == kResidual) return kernel(Kind<kResidual>());
+  kernel(Kind<kGiven>());
 }
 }  // namespace
 
 void ladmm_shrink_fwd(int dtype, Address z, Address arg, Address w, Address tau, Address z_next, int64_t N, int64_t M,
                       int64_t D) {
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
-    shrink_fwd(in<T>(z), in<T>(arg), in<T>(w), in<T>(tau), out<T>(z_next), N, M, D);
-  };
-  dtype == kFloat32 ? run(0.0f) : run(0.0);
+  by_dtype<kReal>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    shrink_fwd(as<const T>(z), as<const T>(arg), as<const T>(w), as<const T>(tau), as<T>(z_next), N, M, D);
+  });
 }
 
 void ladmm_shrink_bwd(int dtype, Address d_next, Address z_next, Address arg, Address w, Address d_z, Address d_arg,
                       Address d_w, Address d_tau, int64_t N, int64_t M, int64_t D) {
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
-    shrink_bwd(in<T>(d_next), in<T>(z_next), in<T>(arg), in<T>(w), out<T>(d_z), out<T>(d_arg), out<T>(d_w), out<T>(d_tau),
-               N, M, D);
-  };
-  dtype == kFloat32 ? run(0.0f) : run(0.0);
+  by_dtype<kReal>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    shrink_bwd(as<const T>(d_next), as<const T>(z_next), as<const T>(arg), as<const T>(w), as<T>(d_z), as<T>(d_arg),
+               as<T>(d_w), as<T>(d_tau), N, M, D);
+  });
 }
 
-void ladmm_step_fwd(int dtype, int update, Address z, Address a, Address x, Address e, Address dual, Address beta, Address w,
-                    Address tau, Address beta_next, Address q, Address e_next, Address dual_next, Address arg, int64_t N,
-                    int64_t D, int64_t M) {
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
-#define FASTRECON_CALL(kUpdate)                                                                                       \
-  step_fwd<kUpdate>(in<T>(z), in<T>(a), in<T>(x), in<T>(e), in<T>(dual), in<T>(beta), in<T>(w), in<T>(tau),           \
-                    in<T>(beta_next), out<T>(q), out<T>(e_next), out<T>(dual_next), out<T>(arg), N, D, M)
-    FASTRECON_UPDATES(update, FASTRECON_CALL)
-#undef FASTRECON_CALL
-  };
-  dtype == kFloat32 ? run(0.0f) : run(0.0);
+void ladmm_step_fwd(int dtype, int update, Address z, Address a, Address x, Address e, Address dual, Address beta,
+                    Address w, Address tau, Address beta_next, Address q, Address e_next, Address dual_next,
+                    Address arg, int64_t N, int64_t D, int64_t M) {
+  by_dtype<kReal>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    by_update(update, [&](auto kind) {
+      step_fwd<kind.update>(as<const T>(z), as<const T>(a), as<const T>(x), as<const T>(e), as<const T>(dual),
+                            as<const T>(beta), as<const T>(w), as<const T>(tau), as<const T>(beta_next), as<T>(q),
+                            as<T>(e_next), as<T>(dual_next), as<T>(arg), N, D, M);
+    });
+  });
 }
 
-void ladmm_iterations(int dtype, int update, Address x, Address a, Address w1, std::int64_t matrices, double l1, Address tau1,
-                      Address beta, Address w2, Address tau2, Address z, Address e, Address dual, Address q, Address arg,
-                      std::int64_t tau1_step, std::int64_t beta_step, std::int64_t w2_step, std::int64_t tau2_step,
-                      std::int64_t K, std::int64_t N, std::int64_t D, std::int64_t M) {
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
+void ladmm_iterations(int dtype, int update, Address x, Address a, Address w1, std::int64_t matrices, double l1,
+                      Address tau1, Address beta, Address w2, Address tau2, Address z, Address e, Address dual,
+                      Address q, Address arg, std::int64_t tau1_step, std::int64_t beta_step, std::int64_t w2_step,
+                      std::int64_t tau2_step, std::int64_t K, std::int64_t N, std::int64_t D, std::int64_t M) {
+  by_dtype<kReal>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
     const auto kernel = update == kGeneral ? iterations<kGeneral, T> : iterations<kResidual, T>;
-    kernel(in<T>(x), in<T>(a), reinterpret_cast<const Address*>(w1), matrices, T(l1), {in<T>(tau1), tau1_step},
-           {in<T>(beta), beta_step}, {in<T>(w2), w2_step}, {in<T>(tau2), tau2_step}, out<T>(z), out<T>(e), out<T>(dual),
-           out<T>(q), out<T>(arg), K, N, D, M);
-  };
-  dtype == kFloat32 ? run(0.0f) : run(0.0);
+    kernel(as<const T>(x), as<const T>(a), as<const Address>(w1), matrices, T(l1), {as<const T>(tau1), tau1_step},
+           {as<const T>(beta), beta_step}, {as<const T>(w2), w2_step}, {as<const T>(tau2), tau2_step}, as<T>(z),
+           as<T>(e), as<T>(dual), as<T>(q), as<T>(arg), K, N, D, M);
+  });
 }
 
-void ladmm_step_bwd(int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z, Address a,
-                    Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w, Address tau,
-                    Address beta_next, Address d_z, Address d_a, Address d_x, Address d_e_in, Address d_dual_in,
-                    Address d_parameters, bool q_used, bool e_used, bool a_learned, bool x_learned, int64_t N,
-                    int64_t D, int64_t M) {
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
-#define FASTRECON_CALL(kUpdate)                                                                                       \
-  step_bwd<kUpdate>(in<T>(d_q), in<T>(d_e), in<T>(d_dual), in<T>(d_arg), in<T>(z), in<T>(a), in<T>(q), in<T>(x),      \
-                    in<T>(e), in<T>(dual), in<T>(e_next), in<T>(beta), in<T>(w), in<T>(tau), in<T>(beta_next),        \
-                    out<T>(d_z), out<T>(d_a), out<T>(d_x), out<T>(d_e_in), out<T>(d_dual_in), out<T>(d_parameters),   \
-                    q_used, e_used, a_learned, x_learned, N, D, M)
-    FASTRECON_UPDATES(update, FASTRECON_CALL)
-#undef FASTRECON_CALL
-  };
-  dtype == kFloat32 ? run(0.0f) : run(0.0);
+void ladmm_step_bwd(int dtype, int update, Address d_q, Address d_e, Address d_dual, Address d_arg, Address z,
+                    Address a, Address q, Address x, Address e, Address dual, Address e_next, Address beta, Address w,
+                    Address tau, Address beta_next, Address d_z, Address d_a, Address d_x, Address d_e_in,
+                    Address d_dual_in, Address d_parameters, bool q_used, bool e_used, bool a_learned, bool x_learned,
+                    int64_t N, int64_t D, int64_t M) {
+  by_dtype<kReal>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    by_update(update, [&](auto kind) {
+      step_bwd<kind.update>(as<const T>(d_q), as<const T>(d_e), as<const T>(d_dual), as<const T>(d_arg), as<const T>(z),
+                            as<const T>(a), as<const T>(q), as<const T>(x), as<const T>(e), as<const T>(dual),
+                            as<const T>(e_next), as<const T>(beta), as<const T>(w), as<const T>(tau),
+                            as<const T>(beta_next), as<T>(d_z), as<T>(d_a), as<T>(d_x), as<T>(d_e_in), as<T>(d_dual_in),
+                            as<T>(d_parameters), q_used, e_used, a_learned, x_learned, N, D, M);
+    });
+  });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -36,7 +36,7 @@ constexpr Nanoseconds kPortion = 20e3;      // time that a portion of tasks shou
 constexpr Nanoseconds kLong = 4e6;          // work that is always shared: as long as a time slice of the system
 constexpr Nanoseconds kLeast = 4e3;         // work that is never shared: calling costs as much
 constexpr int kLengths = 10;                // powers of two from kLeast to kLong
-constexpr int kProbe = 16;                  // of calls whose sharing has not paid, one in so many asks whether it does now
+constexpr int kProbe = 16;                  // of calls whose sharing has not paid, one in so many asks if it does now
 constexpr double kWorst = 16;               // a loss that counts, in lengths of the work
 constexpr std::int64_t kUnknown = 1 << 15;  // work of a site that was never timed from which on it is shared
 
@@ -127,8 +127,8 @@ void set_openmp_threads(int count) {
 #endif
 }
 
-// Sets this thread's number for the MKL inside of torch, which torch.set_num_threads takes out of OpenMP's hands; returns
-// the one before.
+// Sets this thread's number for the MKL inside of torch, which torch.set_num_threads takes out of OpenMP's hands;
+// returns the one before.
 int set_mkl_threads(int count) {
 #if defined(__linux__)
   using Set = int (*)(int);
@@ -296,14 +296,16 @@ Pool*& pool() {
   return the;
 }
 
-// What sharing has saved lately, in lengths of the work, by the length. A thread that the system takes from a core while it
-// holds a portion makes all wait for a time slice: rare on a quiet machine, and beside others often enough to cost more than
-// all the rest saves. The mean sees that, whoever is to blame.
+// What sharing has saved lately, in lengths of the work, by the length. A thread that the system takes from a core
+// while it holds a portion makes all wait for a time slice: rare on a quiet machine, and beside others often enough to
+// cost more than all the rest saves. The mean sees that, whoever is to blame.
 struct Savings {
   std::atomic<float> mean{0.25f};
   std::atomic<unsigned> asked{0};
 
-  bool worth() { return mean.load(std::memory_order_relaxed) > 0 || asked.fetch_add(1, std::memory_order_relaxed) % kProbe == 0; }
+  bool worth() {
+    return mean.load(std::memory_order_relaxed) > 0 || asked.fetch_add(1, std::memory_order_relaxed) % kProbe == 0;
+  }
   void add(double saved) {
     const float known = mean.load(std::memory_order_relaxed);
     const float now = known + float(std::max(saved, -kWorst) - known) / 16;
@@ -362,7 +364,8 @@ void share_tasks(std::int64_t tasks, std::int64_t work, Site& site, Body body, c
     if (cost != 0 && expected < kLong && !savings(expected).worth()) return false;
     const double each = cost == 0 ? HUGE_VAL : expected / double(tasks);
     const std::int64_t fair = std::max<std::int64_t>(1, tasks / (4 * (helpers + 1)));
-    const std::int64_t portion = each * double(fair) <= kPortion ? fair : std::max<std::int64_t>(1, std::int64_t(kPortion / each));
+    const std::int64_t portion =
+        each * double(fair) <= kPortion ? fair : std::max<std::int64_t>(1, std::int64_t(kPortion / each));
     if (!pool()->share(body, context, tasks, std::min(portion, fair), helpers, &spent)) return false;
     if (cost != 0) savings(expected).add(1 - since(start) / expected);
     return true;

@@ -1,17 +1,16 @@
 // power.h: x^q for positive normal x and fixed q, written so that loops over it vectorise on every instruction set.
 //
-// x^q = 2^(q log2 x) with log2 x = e + log2 m, 1/sqrt(2) <= m < sqrt(2). q e is split into an exact and a small part, so
-// the error stays near one unit in the last place however large the exponent is. Only logical shifts, integer sums and
-// additions of `kShift` are used where SSE2 and AVX2 lack arithmetic shifts, rounding and 64-bit conversions.
+// x^q = 2^(q log2 x) with log2 x = e + log2 m, 1/sqrt(2) <= m < sqrt(2). q e is split into an exact and a small part,
+// so the error stays near one unit in the last place however large the exponent is. Only logical shifts, integer sums
+// and additions of `kShift` are used where SSE2 and AVX2 lack arithmetic shifts, rounding and 64-bit conversions.
 #pragma once
-#include "isa.h"
-#include "scalar_math.h"
+#include "lanes.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
-// Polynomials interpolate at Chebyshev nodes: kLog is log2 m / s in s^2 with s = (m - 1) / (m + 1), relative error 7e-10
-// (float) and 1e-18 (double); kExp is (2^f - 1) / f on [-1/2, 1/2], error of 2^f 5e-9 and 8e-18.
+// Polynomials interpolate at Chebyshev nodes: kLog is log2 m / s in s^2 with s = (m - 1) / (m + 1), relative error
+// 7e-10 (float) and 1e-18 (double); kExp is (2^f - 1) / f on [-1/2, 1/2], error of 2^f 5e-9 and 8e-18.
 template <typename T>
 struct Format;
 template <>
@@ -33,10 +32,10 @@ struct Format<double> {
   static constexpr double kLog[] = {2.8853900817779268115,  0.96179669392598972877, 0.5770780163455202295,
                                     0.41219858584090053448, 0.32059853491395986095, 0.26233435250418301904,
                                     0.22091308423117679618, 0.21365895694319269427};
-  static constexpr double kExp[] = {0.69314718055994530942,    0.2402265069591009822,     0.055504108664821594339,
-                                    0.0096181291076068885273,  0.001333355814641693531,   0.00015403530441736050155,
+  static constexpr double kExp[] = {0.69314718055994530942,     0.2402265069591009822,    0.055504108664821594339,
+                                    0.0096181291076068885273,   0.001333355814641693531,  0.00015403530441736050155,
                                     0.000015252733829836118394, 1.3215442587921689653e-6, 1.0178062445845773521e-7,
-                                    7.0725859492692236999e-9,  4.4549605981865183938e-10};
+                                    7.0725859492692236999e-9,   4.4549605981865183938e-10};
 };
 
 template <typename To, typename From>

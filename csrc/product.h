@@ -1,6 +1,6 @@
 // product.h: small matrix products in registers, the inner loop of convolutions and of matrices.
 #pragma once
-#include "isa.h"
+#include "lanes.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {

@@ -63,84 +63,74 @@ FR_INLINE void real_tile(const T* x, const T* grad, const T* step, int64_t step_
     put(to + i, d);
     slope += widen(g) * widen(d);
     square += widen(d) * widen(d);
-    size += widen(l * larger(-p, p));
+    size += widen(l * at_least(-p, p));
   }
   if (to != z) std::memcpy(z, to, n * sizeof(T));
-  part[0] = sum_of_lanes(slope);
-  part[1] = sum_of_lanes(square);
-  part[2] = sum_of_lanes(size);
+  part[0] = sum_in_order(slope);
+  part[1] = sum_in_order(square);
+  part[2] = sum_in_order(size);
 }
 
 template <int kWidth, typename T>
 FR_INLINE void run(Address x, Address grad, Address step, Address lam, Address z, Address sums, int64_t B, int64_t N,
                    int64_t step_image, int64_t step_entry, int64_t lam_image, int64_t lam_entry) {
-  const int64_t tiles = tiles_of(N);
-  Scratch<double> part(3 * B * tiles);
-  parallel(B * tiles, kWidth * B * N, [&](int64_t task) {
-    const int64_t b = task / tiles, first = task % tiles * kTile, n = smaller_of(kTile, N - first);
-    const int64_t at = kWidth * (b * N + first);
-    const T *xs = reinterpret_cast<const T*>(x) + at, *grads = reinterpret_cast<const T*>(grad) + at;
-    const T *own_step = reinterpret_cast<const T*>(step) + b * step_image;
-    const T *own_lam = reinterpret_cast<const T*>(lam) + b * lam_image;
-    T* const out = reinterpret_cast<T*>(z) + at;
+  const auto part = [&](int64_t b, int64_t tile, double* own_sums) {
+    const int64_t first = tile * kTile, n = at_most(kTile, N - first), at = kWidth * (b * N + first);
+    const T *xs = as<const T>(x) + at, *grads = as<const T>(grad) + at;
+    const T *own_step = as<const T>(step) + b * step_image, *own_lam = as<const T>(lam) + b * lam_image;
+    T* const out = as<T>(z) + at;
     if (kWidth == 1) {
       real_tile(xs, grads, own_step + first * step_entry, step_entry, own_lam + first * lam_entry, lam_entry, out, n,
-                part.data + 3 * task);
+                own_sums);
     } else {
       T steps[kTile], lams[kTile];
       pick(own_step, step_entry, first, n, steps);
       pick(own_lam, lam_entry, first, n, lams);
-      complex_tile(xs, grads, steps, lams, out, n, part.data + 3 * task);
+      complex_tile(xs, grads, steps, lams, out, n, own_sums);
     }
-  });
-  double* const out = reinterpret_cast<double*>(sums);
-  for (int64_t b = 0; b < B; ++b)
-    for (int k = 0; k < 3; ++k) {
-      double total = 0;
-      for (int64_t t = 0; t < tiles; ++t) total += part.data[3 * (b * tiles + t) + k];
-      out[3 * b + k] = total;
-    }
+  };
+  const auto take = [=](int64_t b, const double* totals) {
+    for (int k = 0; k < 3; ++k) as<double>(sums)[3 * b + k] = totals[k];
+  };
+  sum_per_image<3>(B, tiles_of(N), kWidth * B * N, part, take);
 }
 
 template <int kWidth, typename T>
 FR_INLINE void run_squares(Address x, Address minus, Address out, bool differ, int64_t B, int64_t N) {
-  const int64_t tiles = tiles_of(N);
-  Scratch<double> part(B * tiles);
-  parallel(B * tiles, kWidth * B * N, [&](int64_t task) {
-    const int64_t first = task % tiles * kTile, n = kWidth * smaller_of(kTile, N - first);
-    const int64_t at = kWidth * (task / tiles * N + first);
-    const T *own = reinterpret_cast<const T*>(x) + at, *other = reinterpret_cast<const T*>(minus) + at;
+  const auto part = [&](int64_t b, int64_t tile, double* out_of_tile) {
+    const int64_t first = tile * kTile, n = kWidth * at_most(kTile, N - first), at = kWidth * (b * N + first);
+    const T *own = as<const T>(x) + at, *other = as<const T>(minus) + at;
     Vec<double> square{};
     int64_t i = 0;
     for (; i + kLanes<double> <= n; i += kLanes<double>) {
       const Vec<double> v = widen(load_narrow(own + i)), w = differ ? v - widen(load_narrow(other + i)) : v;
       square += w * w;
     }
-    double total = sum_of_lanes(square);
+    double total = sum_in_order(square);
     for (; i < n; ++i) {
       const double v = differ ? double(own[i]) - double(other[i]) : double(own[i]);
       total += v * v;
     }
-    part.data[task] = total;
-  });
-  for (int64_t b = 0; b < B; ++b) {
-    double total = 0;
-    for (int64_t t = 0; t < tiles; ++t) total += part.data[b * tiles + t];
-    reinterpret_cast<double*>(out)[b] = total;
-  }
+    *out_of_tile = total;
+  };
+  const auto take = [=](int64_t b, const double* total) { as<double>(out)[b] = *total; };
+  sum_per_image<1>(B, tiles_of(N), kWidth * B * N, part, take);
 }
 }  // namespace
 
 // x, minus [B, N]   out [B] double: |x - minus|^2 if they differ, |x|^2 otherwise
 void squares(int dtype, Address x, Address minus, Address out, bool differ, int64_t B, int64_t N) {
-  FASTRECON_SHRINKAGE(dtype, run_squares, (x, minus, out, differ, B, N));
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { run_squares<type.width, RealOf<decltype(type)>>(x, minus, out, differ, B, N); });
 }
 
 void prox_gradient_step(int dtype, Address x, Address grad, Address step, Address lam, Address z, Address sums,
                         int64_t B, int64_t N, int64_t step_image, int64_t step_entry, int64_t lam_image,
                         int64_t lam_entry) {
-  FASTRECON_SHRINKAGE(dtype, run,
-                      (x, grad, step, lam, z, sums, B, N, step_image, step_entry, lam_image, lam_entry));
+  by_dtype<kRealOrComplex>(dtype, [&](auto type) {
+    run<type.width, RealOf<decltype(type)>>(x, grad, step, lam, z, sums, B, N, step_image, step_entry, lam_image,
+                                            lam_entry);
+  });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

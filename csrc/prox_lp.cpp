@@ -1,4 +1,5 @@
-// prox_lp.cpp: the proximal map of lam |x|^p, 0 <= p <= 1, to machine precision (CPU). Definition: fastrecon/ops/prox_lp.py
+// prox_lp.cpp: the proximal map of lam |x|^p, 0 <= p <= 1, to machine precision (CPU). Definition:
+// fastrecon/ops/prox_lp.py
 //   x, y, d_y, d_x [R, M, S] real or complex   lam, d_lam [M] real
 // In units of |x|, r = |y| / |x| is the larger root of r - 1 + c r^(p-1) = 0 with c = lam p |x|^(p-2).
 #include "broadcast.h"
@@ -39,11 +40,11 @@ FR_INLINE void solve_all(const T* a, const T* lam, int64_t n, const Problem<T>& 
     c[i] = lam[i] * weight[i] / a[i];
     out.r[i] = at_least(smallest, halley_step(T(1), c[i], p));
   }
-  for (int64_t i = 0; i < n; ++i)  // in units of an infinite |x| the penalty vanishes; `power` knows finite numbers only
+  for (int64_t i = 0; i < n;
+       ++i)  // in units of an infinite |x| the penalty vanishes; `power` knows finite numbers only
     if (a[i] > kLargest<T>) weight[i] = c[i] = 0, out.r[i] = 1;
   for (int step = 1; step < problem.steps; ++step)
-    for (int64_t i = 0; i < n; ++i)
-      out.r[i] = at_least(smallest, halley_step(out.r[i], c[i] * power(out.r[i]), p));
+    for (int64_t i = 0; i < n; ++i) out.r[i] = at_least(smallest, halley_step(out.r[i], c[i] * power(out.r[i]), p));
   if (!kDerivative) return;
   for (int64_t i = 0; i < n; ++i) {
     const T r = out.r[i], w = power(r);
@@ -160,7 +161,7 @@ FR_INLINE void thresholds(const T* lam, int64_t M, double p, T* tau) {
   const double down = __builtin_pow(up, -q);
   const Power<double> power(q);
   parallel(tiles_of(M), M, [=](int64_t task) {
-    const int64_t first = task * kTile, last = smaller_of(M, first + kTile);
+    const int64_t first = task * kTile, last = at_most(M, first + kTile);
     if (p == 0)  // exact where sqrt(2 lam) is
       for (int64_t m = first; m < last; ++m) tau[m] = T(square_root(2 * double(lam[m])));
     else
@@ -175,15 +176,15 @@ template <int kWidth, typename T>
 FR_INLINE void fwd(Address x, Address lam, Address y, int64_t R, int64_t M, int64_t S, double p) {
   const int64_t total = R * M * S;
   const Problem<T> problem(p);
-  Scratch<T> tau(M);
-  thresholds(reinterpret_cast<const T*>(lam), M, p, tau.data);
+  Scratch memory;
+  T* const tau = memory.take<T>(M);
+  thresholds(as<const T>(lam), M, p, tau);
   parallel(tiles_of(total), kWidth * total, [&](int64_t task) {
-    const int64_t first = task * kTile, n = smaller_of(kTile, total - first);
+    const int64_t first = task * kTile, n = at_most(kTile, total - first);
     T l[kTile], t[kTile];
-    spread(reinterpret_cast<const T*>(lam), M, S, first, n, l);
-    spread(tau.data, M, S, first, n, t);
-    fwd_tile<kWidth>(reinterpret_cast<const T*>(x) + kWidth * first, l, t, reinterpret_cast<T*>(y) + kWidth * first, n,
-                     problem);
+    spread(as<const T>(lam), M, S, first, n, l);
+    spread(tau, M, S, first, n, t);
+    fwd_tile<kWidth>(as<const T>(x) + kWidth * first, l, t, as<T>(y) + kWidth * first, n, problem);
   });
 }
 
@@ -191,25 +192,27 @@ template <int kWidth, typename T>
 FR_INLINE void bwd(Address d_y, Address x, Address lam, Address d_x, Address d_lam, int64_t R, int64_t M, int64_t S,
                    double p) {
   const Problem<T> problem(p);
-  Scratch<T> tau(M);
-  thresholds(reinterpret_cast<const T*>(lam), M, p, tau.data);
-  sum_to_parameter(R, M, S, kWidth * R * M * S, reinterpret_cast<T*>(d_lam), [&](int64_t first, int64_t n, T* part) {
+  Scratch memory;
+  T* const tau = memory.take<T>(M);
+  thresholds(as<const T>(lam), M, p, tau);
+  sum_to_parameter(R, M, S, kWidth * R * M * S, as<T>(d_lam), [&](int64_t first, int64_t n, T* part) {
     T l[kTile], t[kTile];
-    spread(reinterpret_cast<const T*>(lam), M, S, first, n, l);
-    spread(tau.data, M, S, first, n, t);
-    bwd_tile<kWidth>(reinterpret_cast<const T*>(d_y) + kWidth * first, reinterpret_cast<const T*>(x) + kWidth * first,
-                     l, t, reinterpret_cast<T*>(d_x) + kWidth * first, part, n, problem);
+    spread(as<const T>(lam), M, S, first, n, l);
+    spread(tau, M, S, first, n, t);
+    bwd_tile<kWidth>(as<const T>(d_y) + kWidth * first, as<const T>(x) + kWidth * first, l, t,
+                     as<T>(d_x) + kWidth * first, part, n, problem);
   });
 }
 }  // namespace
 
 void prox_lp_fwd(int dtype, Address x, Address lam, Address y, int64_t R, int64_t M, int64_t S, double p) {
-  FASTRECON_SHRINKAGE(dtype, fwd, (x, lam, y, R, M, S, p));
+  by_dtype<kRealOrComplex>(dtype, [&](auto type) { fwd<type.width, RealOf<decltype(type)>>(x, lam, y, R, M, S, p); });
 }
 
 void prox_lp_bwd(int dtype, Address d_y, Address x, Address lam, Address d_x, Address d_lam, int64_t R, int64_t M,
                  int64_t S, double p) {
-  FASTRECON_SHRINKAGE(dtype, bwd, (d_y, x, lam, d_x, d_lam, R, M, S, p));
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { bwd<type.width, RealOf<decltype(type)>>(d_y, x, lam, d_x, d_lam, R, M, S, p); });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

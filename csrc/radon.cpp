@@ -6,10 +6,6 @@
 // A sample costs 8 operations to locate and 3 to interpolate, on data that stays in the first two caches: arithmetic
 // bounds it. A task of the forward projection has some views, one of the adjoint a tile of the image: no two add to one
 // number, and sums have one order on any number of threads.
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "tiles.h"
 
 namespace fastrecon {
@@ -28,8 +24,8 @@ struct Bundle {  // the rays of all views
   const signed char* axis;
   int64_t A, D;
   Bundle(Address lines, Address axes, int64_t A, int64_t D)
-      : start(reinterpret_cast<const double*>(lines)), slope(start + A * D), length(slope + A * D),
-        axis(reinterpret_cast<const signed char*>(axes)), A(A), D(D) {}
+      : start(as<const double>(lines)), slope(start + A * D), length(slope + A * D), axis(as<const signed char>(axes)),
+        A(A), D(D) {}
 };
 
 // Rays [first, last) of a view that step over `over` (1: rows, 2: columns) and meet lines [line, line + lines) between
@@ -89,8 +85,8 @@ FR_INLINE void interpolate(const T* line, const std::int32_t* cell, const T* f, 
     Vec<T> left, right;
 #if defined(__AVX512F__)
     const std::int32_t a = cell[d], b = cell[d + lanes - 1];
-    const std::int32_t low = smaller(a, b) - 1;  // rounding may swap neighbours
-    if (larger(a, b) - low < 2 * lanes - 2) {  // all in two vectors
+    const std::int32_t low = at_most(a, b) - 1;  // rounding may swap neighbours
+    if (at_least(a, b) - low < 2 * lanes - 2) {  // all in two vectors
       if constexpr (sizeof(T) == 4) {
         const __m512i index = _mm512_sub_epi32(_mm512_loadu_si512(cell + d), _mm512_set1_epi32(low));
         const __m512 u = _mm512_loadu_ps(line + low), v = _mm512_loadu_ps(line + low + lanes);
@@ -125,13 +121,13 @@ FR_INLINE void widen_lines(const T* x, T* out, int64_t N, int64_t H, int64_t W, 
   const int64_t line_step = over == 1 ? W : 1, cell_step = over == 1 ? 1 : W, blocks = tiles_of(lines, block);
   for (int64_t i = 1; i <= kSlack; ++i) out[-i] = out[N * lines * stride - 1 + i] = 0;
   parallel(N * blocks, N * H * W, [=](int64_t task) {
-    const int64_t n = task / blocks, first = task % blocks * block, last = smaller_of(first + block, lines);
+    const int64_t n = task / blocks, first = task % blocks * block, last = at_most(first + block, lines);
     T* to = out + n * lines * stride;
     for (int64_t line = first; line < last; ++line)
       for (int64_t k = 0; k < kMargin; ++k) to[line * stride + k] = to[(line + 1) * stride - 1 - k] = 0;
     for (int64_t c = 0; c < cells; c += block)  // by blocks, for the caches
       for (int64_t line = first; line < last; ++line)
-        for (int64_t k = c; k < smaller_of(c + block, cells); ++k)
+        for (int64_t k = c; k < at_most(c + block, cells); ++k)
           to[line * stride + kMargin + k] = x[n * H * W + line * line_step + k * cell_step];
   });
 }
@@ -144,7 +140,7 @@ FR_INLINE void project(const T* image, const Bundle& rays, int64_t view, int ove
   for (Run run = next_run(rays, view, 0, over, line, lines, 0, cells); run.first < rays.D;
        run = next_run(rays, view, run.next, over, line, lines, 0, cells))
     for (int64_t d = run.first; d < run.last; d += kChunk) {
-      const int64_t count = smaller_of(kChunk, run.last - d);
+      const int64_t count = at_most(kChunk, run.last - d);
       Chunk c;
       std::int32_t cell[kChunk];
       T f[kChunk], sum[kChunk] = {};
@@ -161,12 +157,13 @@ template <typename T>
 FR_INLINE void forward(const T* x, const Bundle& rays, T* y, int64_t N, int64_t H, int64_t W) {
   const int64_t groups = tiles_of(rays.A, kViews), D = rays.D;
   const int64_t rows = N * H * (W + 2 * kMargin), columns = N * W * (H + 2 * kMargin);
-  Scratch<T> memory(rows + columns + 4 * kSlack);
-  T *by_row = memory.data + kSlack, *by_column = by_row + rows + 2 * kSlack;
+  Scratch memory;
+  T* const by_row = memory.take<T>(rows + 2 * kSlack) + kSlack;
+  T* const by_column = memory.take<T>(columns + 2 * kSlack) + kSlack;
   widen_lines(x, by_row, N, H, W, 1);
   widen_lines(x, by_column, N, H, W, 2);
-  parallel(N * groups, N * rays.A * D * (H < W ? H : W), [&](int64_t task) {
-    const int64_t n = task / groups, first = task % groups * kViews, last = smaller_of(first + kViews, rays.A);
+  parallel(N * groups, N * rays.A * D * at_most(H, W), [&](int64_t task) {
+    const int64_t n = task / groups, first = task % groups * kViews, last = at_most(first + kViews, rays.A);
     T* out = y + n * rays.A * D;
     for (int64_t k = first * D; k < last * D; ++k) out[k] = 0;
     for (int over = 1; over <= 2; ++over) {
@@ -174,7 +171,7 @@ FR_INLINE void forward(const T* x, const Bundle& rays, T* y, int64_t N, int64_t 
       const T* image = (over == 1 ? by_row : by_column) + n * lines * (cells + 2 * kMargin);
       for (int64_t line = 0; line < lines; line += kStrip)
         for (int64_t view = first; view < last; ++view)
-          project(image, rays, view, over, line, smaller_of(kStrip, lines - line), cells, out + view * D);
+          project(image, rays, view, over, line, at_most(kStrip, lines - line), cells, out + view * D);
     }
     for (int64_t k = first * D; k < last * D; ++k) out[k] *= T(rays.length[k]);
   });
@@ -195,7 +192,7 @@ FR_INLINE void spread(const T* y, const Bundle& rays, int over, int64_t line, in
     for (Run run = next_run(rays, view, 0, over, line, lines, origin, cells); run.first < rays.D;
          run = next_run(rays, view, run.next, over, line, lines, origin, cells))
       for (int64_t d = run.first; d < run.last; d += kChunk) {
-        const int64_t count = smaller_of(kChunk, run.last - d), at = view * rays.D + d;
+        const int64_t count = at_most(kChunk, run.last - d), at = view * rays.D + d;
         Chunk c;
         std::int32_t cell[kChunk];
         T f[kChunk], w[kChunk], given[2 * kChunk];
@@ -224,10 +221,10 @@ FR_INLINE void adjoint(const T* y, const Bundle& rays, T* x, int64_t N, int64_t 
   for (int over = 1; over <= 2; ++over) {
     const int64_t lines = over == 1 ? H : W, cells = over == 1 ? W : H;
     const int64_t strips = tiles_of(lines, kTileLines), blocks = tiles_of(cells, kTileCells);
-    parallel(N * strips * blocks, N * rays.A * rays.D * (H < W ? H : W), [&](int64_t task) {
+    parallel(N * strips * blocks, N * rays.A * rays.D * at_most(H, W), [&](int64_t task) {
       const int64_t n = task / (strips * blocks);
-      const int64_t line = task / blocks % strips * kTileLines, own_lines = smaller_of(kTileLines, lines - line);
-      const int64_t origin = task % blocks * kTileCells, own_cells = smaller_of(kTileCells, cells - origin);
+      const int64_t line = task / blocks % strips * kTileLines, own_lines = at_most(kTileLines, lines - line);
+      const int64_t origin = task % blocks * kTileCells, own_cells = at_most(kTileCells, cells - origin);
       T pairs[kTileLines][kTileCells + 2 * kMargin][2] = {};
       spread(y + n * rays.A * rays.D, rays, over, line, own_lines, origin, own_cells, pairs[0][0]);
       const auto pixel = [&](int64_t i, int64_t c) { return pairs[i][c + kMargin][0] + pairs[i][c + kMargin - 1][1]; };
@@ -247,15 +244,19 @@ FR_INLINE void adjoint(const T* y, const Bundle& rays, T* x, int64_t N, int64_t 
 void radon(int dtype, Address x, Address lines, Address axis, Address y, int64_t N, int64_t H, int64_t W, int64_t A,
            int64_t D) {
   const Bundle rays(lines, axis, A, D);
-  if (dtype == kFloat32) forward(reinterpret_cast<const float*>(x), rays, reinterpret_cast<float*>(y), N, H, W);
-  if (dtype == kFloat64) forward(reinterpret_cast<const double*>(x), rays, reinterpret_cast<double*>(y), N, H, W);
+  by_dtype<kReal>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    forward(as<const T>(x), rays, as<T>(y), N, H, W);
+  });
 }
 
 void radon_adjoint(int dtype, Address y, Address lines, Address axis, Address x, int64_t N, int64_t H, int64_t W,
                    int64_t A, int64_t D) {
   const Bundle rays(lines, axis, A, D);
-  if (dtype == kFloat32) adjoint(reinterpret_cast<const float*>(y), rays, reinterpret_cast<float*>(x), N, H, W);
-  if (dtype == kFloat64) adjoint(reinterpret_cast<const double*>(y), rays, reinterpret_cast<double*>(x), N, H, W);
+  by_dtype<kReal>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    adjoint(as<const T>(y), rays, as<T>(x), N, H, W);
+  });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

@@ -32,8 +32,8 @@ constexpr T kSmallSquare = sizeof(T) == 4 ? T(0x1p-100) : T(0x1p-960);
 template <typename T>
 constexpr T kLargest = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
 
-// A factor that takes numbers with such a sum of squares to where their squares do neither; of powers of two, which do not
-// round. NaN gives 1.
+// A factor that takes numbers with such a sum of squares to where their squares do neither; of powers of two, which do
+// not round. NaN gives 1.
 template <typename T>
 FR_HD T down_of(T square) {
   constexpr T up = sizeof(T) == 4 ? T(0x1p100) : T(0x1p800);
@@ -70,14 +70,7 @@ FR_HD T smoothed_norm(T t, T eps) {
   return t <= eps ? t * (t / eps) / 2 : t - eps / 2;
 }
 
-// Soft thresholding of a real number.
-template <typename T>
-FR_HD T shrink(T x, T tau) {
-  return with_sign(at_least(T(0), magnitude(x) - tau), x);
-}
-
-// What soft thresholding multiplies a vector of the given norm by: max(1 - tau / norm, 0), and 0 for norm 0. NaN comes
-// through.
+// What soft thresholding multiplies a vector of this norm by: max(1 - tau / norm, 0), 0 for norm 0. NaN comes through.
 template <typename T>
 FR_HD T shrink_factor(T norm, T tau) {
   return norm <= tau ? T(0) : (norm - tau) / norm;

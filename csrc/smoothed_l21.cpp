@@ -51,50 +51,41 @@ FR_INLINE double bwd_tile(const T* d_dual, T v, T eps, const T* dual, const T* n
 
 // tile(b, offset of its first pixel, n) for all tiles of all images; out[b] = the sum of what it returns.
 template <typename T, typename F>
-FR_INLINE void sum_per_image(int64_t B, int64_t C, int64_t N, T* out, const F& tile) {
-  const int64_t tiles = tiles_of(N);
-  Scratch<double> part(B * tiles);
-  parallel(B * tiles, B * C * N, [&](int64_t task) {
-    const int64_t first = task % tiles * kTile;
-    part.data[task] = tile(task / tiles, first, smaller_of(kTile, N - first));
-  });
-  for (int64_t b = 0; b < B; ++b) {
-    double total = 0;
-    for (int64_t k = 0; k < tiles; ++k) total += part.data[b * tiles + k];
-    out[b] = T(total);
-  }
+FR_INLINE void sum_tiles(int64_t B, int64_t C, int64_t N, T* out, const F& tile) {
+  const auto part = [&](int64_t b, int64_t i, double* value) {
+    *value = tile(b, i * kTile, at_most(kTile, N - i * kTile));
+  };
+  sum_per_image<1>(B, tiles_of(N), B * C * N, part, [=](int64_t b, const double* total) { out[b] = T(*total); });
 }
 
 template <typename T>
 FR_INLINE void fwd(Address g, Address eps, Address value, Address dual, Address norm, int64_t B, int64_t C, int64_t N) {
-  sum_per_image(B, C, N, reinterpret_cast<T*>(value), [=](int64_t b, int64_t first, int64_t n) {
+  sum_tiles(B, C, N, as<T>(value), [=](int64_t b, int64_t first, int64_t n) {
     const int64_t at = b * C * N + first;
-    return fwd_tile(reinterpret_cast<const T*>(g) + at, reinterpret_cast<const T*>(eps)[b],
-                    reinterpret_cast<T*>(dual) + at, reinterpret_cast<T*>(norm) + b * N + first, C, N, n);
+    return fwd_tile(as<const T>(g) + at, as<const T>(eps)[b], as<T>(dual) + at, as<T>(norm) + b * N + first, C, N, n);
   });
 }
 
 template <typename T>
 FR_INLINE void bwd(Address d_value, Address d_dual, Address eps, Address dual, Address norm, Address d_g, Address d_eps,
                    int64_t B, int64_t C, int64_t N) {
-  sum_per_image(B, C, N, reinterpret_cast<T*>(d_eps), [=](int64_t b, int64_t first, int64_t n) {
+  sum_tiles(B, C, N, as<T>(d_eps), [=](int64_t b, int64_t first, int64_t n) {
     const int64_t at = b * C * N + first;
-    return bwd_tile(reinterpret_cast<const T*>(d_dual) + at, reinterpret_cast<const T*>(d_value)[b],
-                    reinterpret_cast<const T*>(eps)[b], reinterpret_cast<const T*>(dual) + at,
-                    reinterpret_cast<const T*>(norm) + b * N + first, reinterpret_cast<T*>(d_g) + at, C, N, n);
+    return bwd_tile(as<const T>(d_dual) + at, as<const T>(d_value)[b], as<const T>(eps)[b], as<const T>(dual) + at,
+                    as<const T>(norm) + b * N + first, as<T>(d_g) + at, C, N, n);
   });
 }
 }  // namespace
 
 void smoothed_l21_fwd(int dtype, Address g, Address eps, Address value, Address dual, Address norm, int64_t B,
                       int64_t C, int64_t N) {
-  dtype == kFloat32 ? fwd<float>(g, eps, value, dual, norm, B, C, N) : fwd<double>(g, eps, value, dual, norm, B, C, N);
+  by_dtype<kReal>(dtype, [&](auto type) { fwd<RealOf<decltype(type)>>(g, eps, value, dual, norm, B, C, N); });
 }
 
 void smoothed_l21_bwd(int dtype, Address d_value, Address d_dual, Address eps, Address dual, Address norm, Address d_g,
                       Address d_eps, int64_t B, int64_t C, int64_t N) {
-  dtype == kFloat32 ? bwd<float>(d_value, d_dual, eps, dual, norm, d_g, d_eps, B, C, N)
-                    : bwd<double>(d_value, d_dual, eps, dual, norm, d_g, d_eps, B, C, N);
+  by_dtype<kReal>(
+      dtype, [&](auto type) { bwd<RealOf<decltype(type)>>(d_value, d_dual, eps, dual, norm, d_g, d_eps, B, C, N); });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

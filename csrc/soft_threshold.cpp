@@ -11,7 +11,8 @@ using std::int64_t;
 template <int kWidth, typename T>
 FR_INLINE void fwd_tile(const T* x, const T* tau, T* y, int64_t n) {
   if (kWidth == 1) {
-    for (int64_t i = 0; i < n; ++i) y[i] = shrink(x[i], tau[i]);
+    for (int64_t i = 0; i < n; ++i)  // what vanishes keeps its sign, as in the definition
+      y[i] = with_sign(at_least(T(0), magnitude(x[i]) - tau[i]), x[i]);
     return;
   }
   T factor[kTile], factors[kWidth * kTile];
@@ -68,30 +69,30 @@ FR_INLINE double bwd_whole(const T* d_y, const T* x, T tau, T* d_x, int64_t n) {
   const Narrow<T> zero{}, limit = tau - zero;
   Vec<double> total[2] = {};
   for (int64_t i = 0; i < n; i += lanes) {
-    const Narrow<T> v = load_narrow(x + i), d = larger(-v, v) > limit ? load_narrow(d_y + i) : zero;
+    const Narrow<T> v = load_narrow(x + i), d = at_least(-v, v) > limit ? load_narrow(d_y + i) : zero;
     put(to + i, d);
     total[i / lanes % 2] += widen(v < zero ? d : -d);
   }
   if (to != d_x) std::memcpy(d_x, to, n * sizeof(T));
-  return sum_of_lanes(total[0] + total[1]);
+  return sum_in_order(total[0] + total[1]);
 }
 
 template <int kWidth, typename T>
 FR_INLINE void fwd(Address x, Address tau, Address y, int64_t R, int64_t M, int64_t S) {
   const int64_t total = R * M * S;
   parallel(tiles_of(total), kWidth * total, [=](int64_t task) {
-    const int64_t first = task * kTile, n = smaller_of(kTile, total - first);
+    const int64_t first = task * kTile, n = at_most(kTile, total - first);
     T t[kTile];
-    spread(reinterpret_cast<const T*>(tau), M, S, first, n, t);
-    fwd_tile<kWidth>(reinterpret_cast<const T*>(x) + kWidth * first, t, reinterpret_cast<T*>(y) + kWidth * first, n);
+    spread(as<const T>(tau), M, S, first, n, t);
+    fwd_tile<kWidth>(as<const T>(x) + kWidth * first, t, as<T>(y) + kWidth * first, n);
   });
 }
 
 template <int kWidth, typename T>
 FR_INLINE void bwd(Address d_y, Address x, Address tau, Address d_x, Address d_tau, int64_t R, int64_t M, int64_t S) {
-  const T *slopes = reinterpret_cast<const T*>(d_y), *from = reinterpret_cast<const T*>(x);
-  const T* const taus = reinterpret_cast<const T*>(tau);
-  T* const to = reinterpret_cast<T*>(d_x);
+  const T *slopes = as<const T>(d_y), *from = as<const T>(x);
+  const T* const taus = as<const T>(tau);
+  T* const to = as<T>(d_x);
   const auto body = [=](int64_t first, int64_t n, T* part) {
     T t[kTile];
     spread(taus, M, S, first, n, t);
@@ -100,7 +101,7 @@ FR_INLINE void bwd(Address d_y, Address x, Address tau, Address d_x, Address d_t
   const auto whole = [=](int64_t first, int64_t n) {
     return bwd_whole(slopes + first, from + first, taus[first / S % M], to + first, n);
   };
-  T* const out = reinterpret_cast<T*>(d_tau);
+  T* const out = as<T>(d_tau);
   if constexpr (kWidth == 1)
     sum_to_parameter(R, M, S, R * M * S, out, body, whole);
   else
@@ -109,12 +110,13 @@ FR_INLINE void bwd(Address d_y, Address x, Address tau, Address d_x, Address d_t
 }  // namespace
 
 void soft_threshold_fwd(int dtype, Address x, Address tau, Address y, int64_t R, int64_t M, int64_t S) {
-  FASTRECON_SHRINKAGE(dtype, fwd, (x, tau, y, R, M, S));
+  by_dtype<kRealOrComplex>(dtype, [&](auto type) { fwd<type.width, RealOf<decltype(type)>>(x, tau, y, R, M, S); });
 }
 
 void soft_threshold_bwd(int dtype, Address d_y, Address x, Address tau, Address d_x, Address d_tau, int64_t R,
                         int64_t M, int64_t S) {
-  FASTRECON_SHRINKAGE(dtype, bwd, (d_y, x, tau, d_x, d_tau, R, M, S));
+  by_dtype<kRealOrComplex>(
+      dtype, [&](auto type) { bwd<type.width, RealOf<decltype(type)>>(d_y, x, tau, d_x, d_tau, R, M, S); });
 }
 }  // namespace FASTRECON_ISA
 }  // namespace fastrecon

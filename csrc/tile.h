@@ -9,8 +9,8 @@
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
-constexpr int kTile = 16;               // rows of a tile, and float32 columns
-constexpr int kTilePairs = 2 * kTile;   // its bfloat16 columns
+constexpr int kTile = 16;              // rows of a tile, and float32 columns
+constexpr int kTilePairs = 2 * kTile;  // its bfloat16 columns
 constexpr int kTileSize = kTile * kTilePairs;
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__)
@@ -61,7 +61,8 @@ void tile_zero() {
 }
 template <int kTo>
 void tile_load(const Half* p, std::int64_t bytes) {
-  for (int r = 0; r < kTile; ++r) __builtin_memcpy(tile_memory[kTo][r], reinterpret_cast<const char*>(p) + r * bytes, 64);
+  for (int r = 0; r < kTile; ++r)
+    __builtin_memcpy(tile_memory[kTo][r], reinterpret_cast<const char*>(p) + r * bytes, 64);
 }
 template <int kC, int kA, int kB>
 void tile_product() {

@@ -11,10 +11,10 @@ namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
 
-constexpr int kTileOut = 4;                   // a tile's outputs are 4x4
-constexpr int kTileIn = 6;                    // of 6x6 inputs
-constexpr int kPoints = kTileIn * kTileIn;    // products a tile and channel pair
-constexpr double kA = 0.625, kB = 1.5;        // the finite points besides 0
+constexpr int kTileOut = 4;                 // a tile's outputs are 4x4
+constexpr int kTileIn = 6;                  // of 6x6 inputs
+constexpr int kPoints = kTileIn * kTileIn;  // products a tile and channel pair
+constexpr double kA = 0.625, kB = 1.5;      // the finite points besides 0
 
 // C[m, n] (+)= sum_k A[m, k] B[k, n] for n < N, a multiple of the lanes. B and C have rows of N. A has rows of lda, or
 // columns of lda if kTransposed. kN and kLda are N and lda where the compiler may know them, else 0.
@@ -35,6 +35,10 @@ __attribute__((noinline)) void multiply(int M, int N, int K, const T* A, int lda
   });
 }
 
+// As above with bfloat16 products and float32 sums, B [K / 2, N, 2]; only where the processor has them.
+template <int kN, int kLda>
+void multiply_half(int M, int N, int K, const Half* A, int lda, const Half* B, float* C);
+
 #if defined(__AVX512BF16__)
 // bfloat16 products with float32 sums: B holds pairs of rows side by side, [K / 2, N, 2], and A has rows of lda.
 template <int M, int N>
@@ -51,11 +55,13 @@ FR_INLINE void product_half(int K, const Half* a, std::int64_t lda, const Half* 
       FR_UNROLL for (int j = 0; j < N; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], x, w[j]);
     }
   }
-  FR_UNROLL for (int i = 0; i < M; ++i) FR_UNROLL for (int j = 0; j < N; ++j) _mm512_storeu_ps(c + i * width + j * 16, acc[i][j]);
+  FR_UNROLL for (int i = 0; i < M; ++i) FR_UNROLL for (int j = 0; j < N; ++j)
+      _mm512_storeu_ps(c + i * width + j * 16, acc[i][j]);
 }
 
 template <int N, int M = kMaxRows>
-FR_INLINE void product_half_rows(int m, int K, const Half* a, std::int64_t lda, const Half* b, std::int64_t width, float* c) {
+FR_INLINE void product_half_rows(int m, int K, const Half* a, std::int64_t lda, const Half* b, std::int64_t width,
+                                 float* c) {
   if (m == M) return product_half<M, N>(K, a, lda, b, width, c);
   if constexpr (M > 1) product_half_rows<N, M - 1>(m, K, a, lda, b, width, c);
 }
@@ -65,16 +71,18 @@ __attribute__((noinline)) void multiply_half(int M, int N, int K, const Half* A,
   const std::int64_t ld = kLda ? kLda : lda, width = kN ? kN : N;
   split_rows(M, [&](int begin, int m) {
     int n = 0;
-    for (; n + 32 <= width; n += 32) product_half_rows<2>(m, K, A + begin * ld, ld, B + 2 * n, width, C + begin * width + n);
+    for (; n + 32 <= width; n += 32)
+      product_half_rows<2>(m, K, A + begin * ld, ld, B + 2 * n, width, C + begin * width + n);
     if (n < width) product_half_rows<1>(m, K, A + begin * ld, ld, B + 2 * n, width, C + begin * width + n);
   });
 }
 #endif
 
-// One row of a 3x3 convolution of Cin images with C channels out: to[W, C] = f(sum over k of x at tap k times w[9 Cin, C]).
-// Rows of x are `width` apart, images `image`. kN is C where the compiler may know it, else 0. `to` may be of bfloat16.
+// One row of a 3x3 convolution of Cin images with C channels out: to[W, C] = f(sum over k of x at tap k times w[9 Cin,
+// C]). Rows of x are `width` apart, images `image`. kN is C where it is known, else 0. `to` may be of bfloat16.
 template <int kN, typename T, typename P, typename F>
-__attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W, const T* w, int C, P* to, F f) {
+__attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W,
+                                            const T* w, int C, P* to, F f) {
   constexpr int L = kLanes<T>;
   const std::int64_t ld = kN ? kN : C;
   std::int64_t offset[18];
@@ -90,7 +98,8 @@ __attribute__((noinline)) void convolve_row(const T* x, std::int64_t image, std:
 
 // Its derivative by w: sums[9 Cin, C] += sum over the row of x at the tap times z[W, C].
 template <int kN, typename T>
-__attribute__((noinline)) void correlate_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W, const T* z, int C, T* sums) {
+__attribute__((noinline)) void correlate_row(const T* x, std::int64_t image, std::int64_t width, int Cin, int W,
+                                             const T* z, int C, T* sums) {
   constexpr int L = kLanes<T>;
   const std::int64_t ld = kN ? kN : C;
   split_rows(9 * Cin, [&](int begin, int m) {
@@ -126,7 +135,8 @@ FR_INLINE void direct_rows(const T* const (&rows)[kTileIn], int i0, int C, const
       }
     }
   }
-  FR_UNROLL for (int i = 0; i < M; ++i) FR_UNROLL for (int j = 0; j < N; ++j) store(D + (i0 * 4 + i) * C + j * kLanes<T>, acc[i][j]);
+  FR_UNROLL for (int i = 0; i < M; ++i) FR_UNROLL for (int j = 0; j < N; ++j)
+      store(D + (i0 * 4 + i) * C + j * kLanes<T>, acc[i][j]);
 }
 
 template <typename T>
@@ -141,7 +151,8 @@ __attribute__((noinline)) void direct_tile(const T* const (&rows)[kTileIn], int 
 // B^T d: six inputs to six points.
 template <typename T, typename V>
 FR_INLINE void to_points(const V (&d)[6], V (&o)[6]) {
-  constexpr T a = T(kA), b = T(kB), aa = T(kA * kA), bb = T(kB * kB), s = T(kA * kA + kB * kB), p = T(kA * kA * kB * kB);
+  constexpr T a = T(kA), b = T(kB), aa = T(kA * kA), bb = T(kB * kB), s = T(kA * kA + kB * kB),
+              p = T(kA * kA * kB * kB);
   const V e1 = d[4] - bb * d[2], o1 = a * (d[3] - bb * d[1]);
   const V e2 = d[4] - aa * d[2], o2 = b * (d[3] - aa * d[1]);
   o[0] = (d[4] - s * d[2]) + p * d[0];
@@ -204,7 +215,8 @@ void kernels_to_points(const T* taps, bool reversed, int K, int N, T* U) {
       Vec<double> w[9], t[6][3];
       for (int i = 0; i < 9; ++i) {
         double lane[L];
-        for (int l = 0; l < L; ++l) lane[l] = n + l < N ? double(taps[(k * N + n + l) * 9 + (reversed ? 8 - i : i)]) : 0;
+        for (int l = 0; l < L; ++l)
+          lane[l] = n + l < N ? double(taps[(k * N + n + l) * 9 + (reversed ? 8 - i : i)]) : 0;
         w[i] = load(lane);
       }
       for (int i = 0; i < 6; ++i)
@@ -219,7 +231,7 @@ void kernels_to_points(const T* taps, bool reversed, int K, int N, T* U) {
 }
 
 // taps[3, 3] = G^T D G of the sums D[p] over points of one channel pair.
-inline __attribute__((always_inline)) void points_to_kernel(const double (&D)[kPoints], double (&taps)[9]) {
+FR_INLINE void points_to_kernel(const double (&D)[kPoints], double (&taps)[9]) {
   const auto& G = kKernelPoints.g;
   double t[3][6];
   for (int y = 0; y < 3; ++y)

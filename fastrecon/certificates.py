@@ -289,6 +289,9 @@ class MisfitReport(Certificate):
         history: None.
     """
 
+    NORMS: ClassVar[tuple[str, ...]] = ("misfit",)
+    MAXIMA: ClassVar[tuple[str, ...]] = ("relative_misfit",)
+
     misfit: Tensor
     relative_misfit: Tensor
     converged: Tensor

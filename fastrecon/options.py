@@ -53,7 +53,7 @@ def option(
         within: the interval of its numbers: "(0, 100]".
         of: another option, --simulate say, without which it means nothing.
         file_name: whether it becomes part of a file's name.
-        parser: what argparse needs to know: `type` of a number, `choices`, `nargs`.
+        parser: what argparse needs to know: `type` of a number, bool where None is the default, `choices`, `nargs`.
     """
     bounds = {"within": Interval(within)} if within else {}
     return dataclasses.field(
@@ -103,11 +103,11 @@ def _wrong(field: dataclasses.Field[Any], value: Any) -> str:
     if value is None and field.default is None:
         return ""
     several = "nargs" in field.metadata
-    values = list(value) if several and isinstance(value, list | tuple) else [value]
+    values: list[Any] = list(value) if several and isinstance(value, list | tuple) else [value]
     if within:
         good = bool(values) and all(_is(kind or float, v) and v in within for v in values)
         return "" if good else within.phrase(kind or float, several)
-    if isinstance(field.default, bool):
+    if isinstance(field.default, bool) or kind is bool:
         return "" if isinstance(value, bool) else "true or false"
     if choices:
         good = value == field.default or (bool(values) and all(v in choices for v in values))
@@ -164,8 +164,8 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[st
             several = isinstance(field.default, tuple)
             facts.append(f"default: {' '.join(map(_plain, field.default if several else (field.default,)))}")
         text += f" ({'; '.join(facts)})" if facts else ""
-        if isinstance(field.default, bool):
-            parser_options["action"] = argparse.BooleanOptionalAction
+        if isinstance(field.default, bool) or parser_options.get("type") is bool:
+            parser_options |= {"action": argparse.BooleanOptionalAction, "type": None}
         elif within:
             parser_options.setdefault("type", float)
         target.add_argument(

@@ -64,7 +64,8 @@ def tiles(tmp_path_factory):
     source = tmp_path_factory.mktemp("tiles") / "tiles.cpp"
     source.write_text(TILES_ON_HOST)
     flags = ["-std=c++17", "-O1", "-ftree-vectorize", "-shared", "-fPIC", "-fno-math-errno", f"-I{CSRC}"]
-    command = ["g++", *flags, "-pthread", source, CSRC / "pool.cpp", "-o", source.with_suffix(".so")]
+    sources = [source, CSRC / "memory.cpp", CSRC / "pool.cpp"]
+    command = ["g++", *flags, "-pthread", *sources, "-o", source.with_suffix(".so")]
     subprocess.run(command, check=True, capture_output=True, text=True)
     library = ctypes.CDLL(str(source.with_suffix(".so")))
     pointers, sizes = [ctypes.c_void_p] * 4, [ctypes.c_int64] * 6

@@ -803,27 +803,40 @@ def test_operators_compile_and_export_through_their_border():
     torch.testing.assert_close(torch.export.export(a, (x,)).module()(x), a(x))
 
 
-def test_functions_are_given_what_they_ask_for_in_the_precision_of_the_image():
+def test_functions_are_given_what_they_take_in_the_precision_of_the_image():
     seen = []
 
-    def forward(x):
-        seen.append((tuple(x.shape), x.dtype))
-        return np.asarray(x, np.float64) * 2
+    def flat(x):  # one image, of two dimensions
+        h, w = x.shape
+        seen.append(x.dtype)
+        return np.asarray(x, np.float64).reshape(h * w) * 2
 
-    for shape, given in (((4, 5), [(4, 5)] * 2), ((1, 4, 5), [(1, 4, 5)] * 2), ((1, 1, 4, 5), [(2, 1, 4, 5)])):
-        seen.clear()
-        a = Callables(forward, lambda y: 2 * y, shape)
-        y = a(torch.ones(2, 1, 4, 5))
-        assert y.dtype == torch.float32
-        assert seen == [(s, torch.float32) for s in given]
-        assert a.adjoint(y).shape == (2, 1, 4, 5)
-        assert a.norm() == pytest.approx(2)
-        assert isinstance(a(np.ones((2, 1, 4, 5), np.float32)), np.ndarray)
+    a = Callables(flat, lambda y: 2 * y.reshape(4, 5), (4, 5))
+    y = a(torch.ones(2, 1, 4, 5))
+    assert (y.shape, y.dtype, set(seen)) == ((2, 20), torch.float32, {torch.float32})
+    assert a.adjoint(y).shape == (2, 1, 4, 5)
+    assert a.norm() == pytest.approx(2)
+    assert isinstance(a(np.ones((2, 1, 4, 5), np.float32)), np.ndarray)
+    batch = Inpainting(some(4, 5))  # takes batches only
+    for shape in ((4, 5), (1, 4, 5), (1, 1, 4, 5)):
+        a = Callables(batch, batch.adjoint, shape)
+        assert torch.equal(a(torch.ones(2, 1, 4, 5)), batch(torch.ones(2, 1, 4, 5)))
+        assert a.adjoint(torch.ones(2, 1, 4, 5)).shape == (2, 1, 4, 5)
     fft = Callables(
         lambda x: np.fft.fft2(x, norm="ortho"), lambda k: np.fft.ifft2(k, norm="ortho"), (4, 5), complex_input=True
     )
     assert fft(torch.ones(1, 1, 4, 5, dtype=torch.complex64)).dtype == torch.complex64
     assert fft.adjoint_test((1, 1, 4, 5)) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5), (2, 1, 4, 5)], ids=str)
+def test_functions_that_take_anything_follow_the_shape_of_the_measurements(shape):
+    a, y = Callables(lambda x: 2 * x, lambda y: 2 * y, (4, 5)), torch.ones(shape)
+    x = a.adjoint(y)
+    assert x.shape == (2, 1, 4, 5)
+    assert a(x).shape == shape
+    with pytest.raises(ValueError, match=r"Callables: y: expected \[B, 1, 4, 5\] or \[B, 4, 5\], got \(4, 5\)"):
+        a.adjoint(torch.ones(4, 5))
 
 
 def test_functions_of_a_batch_keep_each_image_its_own():

@@ -81,6 +81,23 @@ def test_extension_uses_the_best_instruction_set():
     assert set(info["isa_supported"]) <= set(info["isa_built"])
 
 
+@pytest.mark.skipif(registry.extension() is None, reason="the extension was not built")
+def test_kernels_name_their_arguments():
+    kernels, sizes = registry.compiled(), {"R": 1, "M": 1, "S": 1}
+    with pytest.raises(ValueError, match=r"^soft_threshold_fwd: tau: expected the address of an array, got 0$"):
+        kernels.soft_threshold_fwd(0, 64, 0, 64, 1, 1, 1)
+    with pytest.raises(ValueError, match=r"^soft_threshold_fwd: M: expected a number >= 0, got -2$"):
+        kernels.soft_threshold_fwd(dtype=0, x=64, tau=64, y=64, **sizes | {"M": -2})
+    with pytest.raises(ValueError, match="dtype: expected"):
+        kernels.soft_threshold_fwd(dtype=4, x=64, tau=64, y=64, **sizes)
+
+
+@pytest.mark.skipif(registry.extension() is None, reason="the extension was not built")
+def test_memory_that_is_not_to_be_had_is_an_error():
+    with pytest.raises(MemoryError):
+        registry.compiled().squares(dtype=0, x=64, minus=64, out=64, differ=False, B=1 << 55, N=1)
+
+
 def test_the_ten_lines_of_the_readme_run(monkeypatch):
     whole = data.camera
     monkeypatch.setattr(data, "camera", lambda: whole()[200:233, 200:233])  # one block: rigorous mode takes a while

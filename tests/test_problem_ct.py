@@ -9,7 +9,7 @@ import torch
 from fastrecon import io
 from fastrecon.operators import Radon
 from fastrecon.problems import PROBLEMS
-from fastrecon.problems.scan import axis_of
+from fastrecon.problems.scan import Scan, axis_of
 
 CT = PROBLEMS["ct"]
 SIDE, VIEWS, DETECTORS = 40, 60, 58
@@ -262,3 +262,17 @@ def test_a_simulated_scan_takes_no_options_of_measured_ones():
     complex_one = io.Picture(1j * picture.pixels, "x.npy", io.Form(), white=None)
     with pytest.raises(ValueError, match="ct: picture: expected a real one"):
         CT.simulate(complex_one, CT.Options())
+
+
+@pytest.mark.parametrize("place", [{}, FAN, {**FAN, "curved": True}], ids=["parallel", "flat", "curved"])
+def test_beyond_what_all_views_see_the_start_is_0(place):
+    """A pixel is within the circle if every one of many views sees it."""
+    a = Radon((31, 31), 90, 25, **place)
+    hit = torch.stack(
+        [Radon((31, 31), [t], 25, a.spacing, **place).adjoint(torch.ones(1, 1, 1, 25))[0, 0] for t in a.angles.tolist()]
+    )
+    seen = Scan.like(a).seen()
+    assert not seen.all()
+    assert bool((hit > 0)[:, seen].all())
+    assert (seen ^ (hit > 0).all(0)).float().mean() < 0.05  # pixels at the edge
+    assert Scan.like(Radon((31, 20), 90, **place)).seen().all()

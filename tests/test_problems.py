@@ -54,7 +54,7 @@ def test_a_file_holds_all_that_makes_the_operator(name, size, suffix, tmp_path):
     path = tmp_path / f"m{suffix}"
     file.write(path, m)
     assert file.problem_of(path) == name
-    again = problem.read(path, problem.Options())
+    again = file.measured(problem, path, problem.Options())
     for one, other in ((m.y, again.y), (m.truth, again.truth)):
         assert torch.equal(one, other)
     assert (again.size, again.window, again.scale, again.noise) == (m.size, m.window, m.scale, m.noise)
@@ -68,7 +68,7 @@ def test_a_file_of_another_problem_is_refused(name, tmp_path):
     other = "impulse" if name != "impulse" else "inpaint"
     file.write(tmp_path / "m.npz", simulated(other))
     with pytest.raises(ValueError, match=rf"m.npz: expected measurements of {name}, got those of {other}"):
-        PROBLEMS[name].read(tmp_path / "m.npz", PROBLEMS[name].Options())
+        file.measured(PROBLEMS[name], tmp_path / "m.npz", PROBLEMS[name].Options())
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from utils import numbers
+from utils import compiles, numbers
 
 import fastrecon as fr
 from fastrecon.operators import (
@@ -304,6 +304,27 @@ def test_terms_compile(transform):
     term, v = L1(0.3, transform), numbers(2, 1, 8, 8)
     compiled = torch.compile(lambda v: term.prox(v, 0.5), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(v), term.prox(v, 0.5))
+
+
+@compiles
+@pytest.mark.parametrize(
+    "name", ["a mask per image, complex", "Fourier, image centred", "blur", "inpainting of wavelets"]
+)
+def test_proximal_maps_in_closed_form_compile_and_export(name):
+    a, dtype = CLOSED[name]
+    v, y = measured(a, dtype)
+
+    class Prox(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = LeastSquares(a)
+
+        def forward(self, v, y):
+            return self.f.prox(v, WEIGHTS, y)
+
+    expected = LeastSquares(a, y).prox(v, WEIGHTS)
+    torch.testing.assert_close(torch.compile(Prox(), fullgraph=True, backend="aot_eager")(v, y), expected)
+    torch.testing.assert_close(torch.export.export(Prox(), (v, y)).module()(v, y), expected)
 
 
 def test_gaussian_blur_at_great_weights_is_undone():

@@ -242,10 +242,11 @@ def test_denoising_run_and_its_commands(photos, tmp_path, capsys):
         (["--problem", "impulse"], "train: --data: expected folders of training images, got none"),
         (
             ["--task", "denoise"],
-            "train: --task: expected --problem impulse, as it is called now, got --task denoise",
+            "train: --task: expected --problem impulse, its name now, got --task denoise",
         ),
         (["--problem", "sparse-coding", "--layers", "0"], "train: --layers: expected an integer in [1, 1000], got 0"),
-        (["--problem", "sparse-coding", "--noise", "1.5"], "train: --noise: expected a number in (0, 1), got 1.5"),
+        (["--problem", "sparse-coding", "--share", "1.5"], "train: --share: expected a number in (0, 1), got 1.5"),
+        (["--noise", "0.1"], "train: --noise: expected --share 0.1, its name now, got --noise 0.1"),
         (["--resume"], "train: resume: expected a checkpoint"),
     ],
 )

@@ -113,10 +113,7 @@ class Toy(Objective[nn.Linear]):
 
     def export(self, facts):
         weight = f"{self.module.weight.item()}"
-        write_pair(self.folder / "model.safetensors", lambda p: p.write_text(weight), self.card()[0], str(facts))
-
-    def card(self):
-        return self.folder / "toy.md", str
+        write_pair(self.folder / "model.safetensors", lambda p: p.write_text(weight), self.card, str(facts))
 
     def finish(self):
         (self.folder / "finished").touch()
@@ -196,7 +193,12 @@ def test_a_constrained_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
 
 
 FORMER = {
-    "sgp": (sgp.Unrolled, STEPS | {"problem": "mri", "unroll": 2}, {"task": "fourier"}, "sgp-step-fourier"),
+    "sgp": (
+        sgp.Unrolled,
+        STEPS | {"problem": "mri", "unroll": 2, "noise": 5 / 255},
+        {"task": "fourier", "noise": [5.0]},
+        "sgp-step-fourier",
+    ),
     "dladmm": (Synthetic, SPARSE | {"problem": "sparse-coding"}, {"task": "synthetic"}, "dladmm-synthetic"),
 }
 
@@ -225,6 +227,6 @@ def test_a_run_of_before_the_names_of_today_goes_on(kind, images, tmp_path, monk
 def test_tasks_are_called_problems_now(tmp_path, capsys):
     for task, problem in (("fourier", "mri"), ("ct", "ct")):
         assert train("sgp", tmp_path, {"task": task, "data": "x"}) == 2
-        said = f"fastrecon: train: --task: expected --problem {problem}, as it is called now, got --task {task}\n"
+        said = f"fastrecon: train: --task: expected --problem {problem}, its name now, got --task {task}\n"
         assert capsys.readouterr().err == said
     assert not list(tmp_path.iterdir())

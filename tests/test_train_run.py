@@ -18,7 +18,6 @@ import pytest
 import torch
 
 import fastrecon as fr
-from fastrecon import options
 from fastrecon.cli.main import main
 from fastrecon.models.sparse_coding import SparseCoder
 from fastrecon.train import checkpoint, commandline, progress
@@ -92,12 +91,6 @@ def test_groups_of_a_unet_are_whole():
         with pytest.raises(ValueError, match=r"^train: --width: expected a multiple of 8"):
             sgp.Config(["x"], method="unet", width=width)
         sgp.Config(["x"], method="sgp", width=width)  # has none
-
-
-def test_intervals():
-    unit, share = options.Interval("[1, 1e9]"), options.Interval("(0, 1)")
-    assert [v in unit for v in (0, 1, 10**9, 10**9 + 1, math.inf, math.nan)] == [False, True, True, False, False, False]
-    assert [v in share for v in (0, 1e-300, 0.5, 1, math.nan)] == [False, True, True, False, False]
 
 
 @pytest.mark.parametrize(

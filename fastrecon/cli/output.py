@@ -169,6 +169,9 @@ def summary(c: Mapping[str, Any] | None) -> str:
     """A certificate in one line."""
     if c is None:
         return "no certificate: a network's answer"
+    if "misfit" in c:
+        relative = arguments.number(c["relative_misfit"], ".2g")
+        return f"a network's answer: |A x - y| = {arguments.number(c['misfit'], '.3g')}, {relative} of |y|"
     words = [f"objective {arguments.number(c.get('phi', c.get('objective')), '.6g')}"]
     if "grad_norm" in c:
         words.append(f"gradient norm {arguments.number(c['grad_norm'], '.3g')} at eps {c['eps']:.3g}")

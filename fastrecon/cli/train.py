@@ -1,6 +1,7 @@
 """`fastrecon train`: one subcommand for each recipe."""
 
 import argparse
+from collections.abc import Sequence
 
 from fastrecon.train import command
 from fastrecon.train.recipes import RECIPES
@@ -8,7 +9,7 @@ from fastrecon.train.recipes import RECIPES
 TORCHRUN = "torchrun --nproc-per-node 4 -m fastrecon train lda-cs --data train400 --ratio 25 --out runs/lda-cs-25"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
     """A parser for each recipe, those registered from outside included."""
     lines = [f"  fastrecon train {example}" for recipe in RECIPES.values() for example in recipe.examples]
     parser.epilog = "\n".join(["examples:", *lines, f"  {TORCHRUN}"])

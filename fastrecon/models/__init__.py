@@ -1,6 +1,6 @@
 """Trained methods, a family a file; `load` gives one by its name."""
 
-from fastrecon.models.base import MODELS, Model, load, pretrained, register
+from fastrecon.models.base import MODELS, Model, load, pretrained, register, trained
 from fastrecon.models.block_sensing import BlockSensingModel
 from fastrecon.models.sgp import DirectModel, StepModel
 from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
@@ -16,4 +16,5 @@ __all__ = [
     "load",
     "pretrained",
     "register",
+    "trained",
 ]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -157,6 +158,39 @@ def load(name: str | Path) -> Model:
     known = ", ".join(pretrained()) or "(none shipped)"
     expect(is_path, "load", "name", f"one of {known} or a .safetensors file", repr(name))
     return _read(io.existing(name))
+
+
+def trained(
+    method: str, problem: str, name: str = "", fits: Callable[[model_file.Header], bool] = lambda head: True
+) -> Model:
+    """A model of a method for a problem, on the CPU.
+
+    Args:
+        method: its name.
+        problem: name of the problem; "": any.
+        name: of the model, or its file; "": the first shipped one that is of this kind.
+        fits: what the header of a shipped one must be besides.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or it is of another kind.
+    """
+    what = f"a model of {method}" + (f" for {problem}" if problem else "")
+    if not name:
+        heads = {n: _header(n) for n in pretrained()}
+        kind = [n for n, h in heads.items() if h.method == method and problem in ("", h.problem) and fits(h)]
+        expect(bool(kind), method, "--model", what, "none, and no shipped one fits")
+        return load(kind[0])
+    model = load(name)
+    same = model.method == method and problem in ("", model.problem)
+    expect(same, method, "--model", what, f"{name}, of {model.method} for {model.problem}")
+    return model
+
+
+@cache
+def _header(name: str) -> model_file.Header:
+    """The header of a shipped model."""
+    with resources.as_file(_shipped() / f"{name}.safetensors") as path:
+        return model_file.read_header(path)
 
 
 def _read(path: Path) -> Model:

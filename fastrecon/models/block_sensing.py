@@ -5,7 +5,9 @@ arXiv:2007.11245.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,12 +16,17 @@ from torch import Tensor
 from fastrecon.certificates import Report
 from fastrecon.checks import expect, expect_finite, flag, size_2d
 from fastrecon.models import card
-from fastrecon.models.base import Model, register
+from fastrecon.models.base import Model, register, trained
 from fastrecon.models.file import Header
 from fastrecon.operators.base import LinearOperator
-from fastrecon.operators.block_sensing import BlockSensing, product_per_image, random_phi
+from fastrecon.operators.block_sensing import BlockSensing, measurements, product_per_image, random_phi
+from fastrecon.ops.feature_gradient import PRECISIONS
+from fastrecon.options import check, option
+from fastrecon.problems.block_cs import fingerprint, same_sampling
 from fastrecon.solvers import LDA, AGDNet, GDNet
-from fastrecon.solvers.rigorous import RigorousDescent
+from fastrecon.solvers.descent import DescentState
+from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
+from fastrecon.solvers.rigorous import RigorousDescent, reductions_left
 
 SOLVERS: dict[str, type[RigorousDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
 SAME = 1e-5  # sampling matrices that differ by less are one, made on two machines
@@ -203,3 +210,114 @@ class BlockSensingModel(Model):
 def _sample(phi: Tensor) -> list[float]:
     """A few entries that tell whether a matrix made from its seed is the one of the training."""
     return phi.flatten()[:: max(1, phi.numel() // 7)].tolist()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of LDA and its like."""
+
+    model: str = option("shipped model, or path of a .safetensors file; default: the one for this sampling", "")
+    rigorous: bool = option("iterate to convergence after the trained phases", False)
+    tol: float = option(
+        "rigorous: an image is done once sigma eps < TOL and its gradient is below sigma gamma eps", 1.5e-5,
+        within="(0, 1e9]", type=float, of="rigorous",
+    )  # fmt: skip
+    iterations: int = option("rigorous: at most so many", 50_000, within="[0, 1e9]", type=int, of="rigorous")
+    blockwise: bool | None = option(
+        "whether every block is an image of its own, as in the paper; default: as the model was trained", None,
+        type=bool,
+    )  # fmt: skip
+    precision: str = option(
+        "products in the network's steps: bfloat16 is faster where the processor has it, tf32 on a GPU, direct is"
+        " without Winograd's transforms; what is decided and reported is that of float32", "float32",
+        choices=PRECISIONS,
+    )  # fmt: skip
+    maps: bool = option("keep the size of the learned features at every pixel", False)
+
+    def __post_init__(self):
+        check(self, "reconstruct")
+
+
+def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
+    def prepare(options: Options, device: torch.device) -> Runner:
+        @cache
+        def model(count: int) -> BlockSensingModel:
+            def fits(head: Header) -> bool:
+                return measurements(head.operator["ratio"], head.hyperparameters["block"] ** 2) == count
+
+            found = trained(name, BlockSensingModel.problem, options.model, fits).to(device)
+            assert isinstance(found, BlockSensingModel)
+            found.set_precision(options.precision)
+            found.blockwise = found.blockwise if options.blockwise is None else options.blockwise
+            return found
+
+        if options.model:  # a wrong one is told before anything is read
+            model(0)
+
+        def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
+            own = model(0 if options.model else inverse.y.shape[-1])
+            own.check(inverse.y)
+            _expect_own(own, inverse)
+            told = {"tol": options.tol, "iterations": options.iterations} if options.rigorous else {}
+            callback = None if watch is None else _Told(own, inverse, options, watch)
+            result = own(
+                inverse.y, size=inverse.size, rigorous=options.rigorous, history=True, callback=callback, **told
+            )
+            if not (torch.isfinite(result.x).all() and torch.isfinite(result.report.merit).all()):
+                largest = f"|y| up to {inverse.y.abs().max().item():.3g}"
+                raise RuntimeError(
+                    f"reconstruct: the iterations diverged: {own.name} is not trained for such measurements ({largest})"
+                )
+            maps = {"maps": own.solver.regulariser.feature_norms(result.x)} if options.maps else {}
+            return Outcome(result.x, result.report, own.start(inverse.y.to(own.q.dtype), inverse.size), maps)
+
+        return run
+
+    return prepare
+
+
+@dataclass
+class _Told:
+    """Tells who watches of phases, or of reductions of eps out of all that the termination test needs."""
+
+    model: BlockSensingModel
+    inverse: Inverse
+    options: Options
+    watch: Watch
+    reductions: int = 0
+
+    def __call__(self, k: int, s: DescentState) -> None:
+        solver = self.model.solver
+        if not self.options.rigorous:
+            self.watch(k, solver.phases, lambda: self._images(s.x), "phases")
+            return
+        left = int(reductions_left(s.eps.detach().cpu(), solver.sigma, solver.gamma, self.options.tol).max())
+        self.reductions = self.reductions or left + 1
+        self.watch(self.reductions - left, self.reductions, lambda: self._images(s.x), "reductions of eps")
+
+    def _images(self, x: Tensor) -> Tensor:
+        if not self.model.blockwise:
+            return x
+        return self.model.operator.to_image(x.reshape(*self.inverse.y.shape[:3], -1), self.inverse.size)
+
+
+def _expect_own(model: BlockSensingModel, inverse: Inverse) -> None:
+    """Raises ValueError unless the measurements were made with the model's sampling matrix.
+
+    A file may say by a fingerprint what made them; then its operator was only assumed.
+    """
+    told = inverse.facts.get("operator")
+    if isinstance(told, str):
+        same = same_sampling(told, fingerprint(model.operator))
+    else:
+        same = model.measures(inverse.operator)
+    maker = f" (they were made for {inverse.facts['model']})" if "model" in inverse.facts else ""
+    expect(same, "reconstruct", "measurements", "those of the model's own sampling matrix", f"another's{maker}")
+
+
+for _name, _summary in (
+    ("lda", "learned descent, which can be run to convergence"),
+    ("gd-net", "learned gradient descent"),
+    ("agd-net", "learned gradient descent with extrapolation"),
+):
+    method(_name, Options, _summary, (BlockSensingModel.problem, ""))(_prepare(_name))

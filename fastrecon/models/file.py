@@ -74,7 +74,19 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
         FileNotFoundError, ValueError: the file is missing, damaged or foreign, or holds NaN or Inf.
     """
     meta, tensors = _contents(path)
-    name = io.shown(path)
+    for key, tensor in tensors.items():
+        finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+        expect(finite, "load", f"{io.shown(path)}: {io.shown(key)}", "finite numbers", "NaN or Inf")
+    return _header(meta, io.shown(path)), tensors
+
+
+def read_header(path: Path) -> Header:
+    """The header alone. Raises as `read`."""
+    return _header(_contents(path, whole=False)[0], io.shown(path))
+
+
+def _header(meta: dict[str, Any], name: str) -> Header:
+    """The header that metadata are, of either format."""
     known = meta.get("format") in (1, FORMAT)
     expect(known, "load", name, f"format 1 or {FORMAT}", f"{meta.get('format')}")
     expect(isinstance(meta.get("method"), str), "load", name, "the name of a method", f"{meta.get('method')}")
@@ -87,21 +99,18 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
         what = {dict: "a JSON object", str: "a text"}[kind]
         expect(isinstance(value, kind), "load", f"{name}: {part.name}", what, type(value).__name__)
         found[part.name] = value
-    for key, tensor in tensors.items():
-        finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-        expect(finite, "load", f"{name}: {io.shown(key)}", "finite numbers", "NaN or Inf")
-    return Header(**found), tensors
+    return Header(**found)
 
 
-def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON object of a file, and its tensors."""
+def _contents(path: Path, whole: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON object of a file, and if `whole` its tensors."""
     io.existing(path)
     name = io.shown(path)
     try:
         with io.text_name(path) as readable, safe_open(readable, framework="pt") as file:
             text = (file.metadata() or {}).get("fastrecon")
             # copies start on 64 bytes, where vendor products round as they did before saving
-            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
+            tensors = {k: file.get_tensor(k).clone() for k in (file.keys() if whole else ())}
     except Exception as e:  # readers raise whatever a damaged file makes them trip over
         raise ValueError(f"load: {name}: expected a model file, got a damaged or foreign one ({io.reason(e)})") from e
     expect(text is not None, "load", name, "a model file", "a safetensors file of another program")

@@ -5,8 +5,9 @@ Source: Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter 
 Networks for Inverse Problems in Image Processing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,14 +17,16 @@ from torch.nn.functional import pad
 from fastrecon.certificates import TRAINED_ONLY, MisfitReport, ProximalReport, Status
 from fastrecon.checks import expect, expect_finite
 from fastrecon.models import card
-from fastrecon.models.base import Model, register
+from fastrecon.models.base import Model, register, trained
 from fastrecon.models.file import Header
 from fastrecon.networks.unet import MULTIPLE, DirectNet, StepNet
 from fastrecon.operators import LinearOperator, Radon, Wavelet
 from fastrecon.ops import squares
+from fastrecon.options import check, option
 from fastrecon.problems.wavelet_l1 import LAM as TASKS
-from fastrecon.problems.wavelet_l1 import LEVEL, WAVELET
+from fastrecon.problems.wavelet_l1 import LEVEL, SCALE, WAVELET
 from fastrecon.solvers import SGP
+from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
 ITERATIONS = 20
 LAM = {"mri": TASKS["fourier"]} | TASKS  # the paper's weights, for images on [0, 1] and |A| = 1
@@ -109,7 +112,9 @@ class _NetworkModel(Model, Generic[N]):
         """What the measurements of the training were, in words."""
         settings = card.training_of(self.meta)[1]
         known = f"{settings['views']} views" if self.problem == "ct" else f"rate {_listed(settings['rate'])}"
-        return ([] if self.problem == "deblur" else [known]) + [f"noise {_listed(settings['noise'])} of 255"]
+        unit = 1 if "task" in settings else SCALE  # runs of then told their noise on the scale of 255
+        levels = _listed([unit * v for v in settings["noise"]])
+        return ([] if self.problem == "deblur" else [known]) + [f"noise {levels} of 255"]
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -250,3 +255,87 @@ def _misfit(image: Tensor, y: Tensor) -> MisfitReport:
     finite = torch.isfinite(distance)
     status = Status(TRAINED_ONLY, torch.zeros_like(finite), finite)
     return MisfitReport(distance, distance / size.clamp_min(1e-300), torch.zeros_like(finite), status)
+
+
+@dataclass(frozen=True)
+class DirectOptions:
+    """Options of the direct U-Net."""
+
+    model: str = option("shipped model, or path of a .safetensors file; default: the shipped one, if there is one", "")
+
+    def __post_init__(self):
+        check(self, "reconstruct")
+
+
+@dataclass(frozen=True)
+class StepOptions(DirectOptions):
+    """Options of SGP with a network."""
+
+    iterations: int = option("at most so many", ITERATIONS, within="[1, 1e6]", type=int)
+    lam_factor: float = option(
+        "weight of the coefficients relative to the paper's", 1.0, within="[1e-9, 1e9]", type=float
+    )
+
+
+def _prepare_step(name: str) -> Callable[[StepOptions, torch.device], Runner]:
+    def prepare(options: StepOptions, device: torch.device) -> Runner:
+        model = _finder(name, options.model, device)
+
+        def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
+            own, x0 = model(inverse.problem, inverse.y.is_complex()), inverse.first()
+            assert isinstance(own, StepModel)
+            wavelet = Wavelet(WAVELET, LEVEL, x0.shape[-2:])
+            bound = (inverse.operator.norm(x0.shape, tol=1e-9) if inverse.norm is None else inverse.norm) ** 2
+
+            def tell(k: int, s: Any) -> None:
+                if watch is not None:
+                    watch(k, options.iterations, lambda: wavelet.adjoint(s.x))
+
+            x, report = own(
+                inverse.y, operator=inverse.operator, x0=x0, iterations=options.iterations, lipschitz=bound,
+                lam=options.lam_factor * LAM[own.problem] * bound, history=True, callback=tell,
+            )  # fmt: skip
+            return Outcome(x, report)
+
+        return run
+
+    return prepare
+
+
+def _prepare_direct(options: DirectOptions, device: torch.device) -> Runner:
+    model = _finder(DirectModel.method, options.model, device)
+
+    def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
+        x, report = model(inverse.problem, inverse.y.is_complex())(
+            inverse.y, operator=inverse.operator, x0=inverse.first()
+        )
+        return Outcome(x, report)
+
+    return run
+
+
+def _finder(name: str, chosen: str, device: torch.device) -> Callable[[str, bool], Model]:
+    """The model for a problem and measurements that are complex or not; one that was chosen is looked at now."""
+
+    @cache
+    def find(problem: str, complex_input: bool) -> Model:
+        def fits(head: Header) -> bool:
+            return bool(problem) or head.hyperparameters["complex_input"] == complex_input
+
+        return trained(name, problem, chosen, fits).to(device)
+
+    if chosen:
+        find("", False)
+    return find
+
+
+_MEASURED = (*OPERATORS, "")
+method("sgp-step", StepOptions, "images sparse in wavelets by SGP, steps by a network", _MEASURED)(
+    _prepare_step("sgp-step")
+)
+method("sgp-diag", StepOptions, "images sparse in wavelets by SGP, a metric by a network", _MEASURED)(
+    _prepare_step("sgp-diag")
+)
+method("unet", DirectOptions, "a network corrects the first image; nothing is promised", tuple(OPERATORS))(
+    _prepare_direct
+)

@@ -5,6 +5,7 @@ Source: Xie, Wu, Zhong, Liu & Lin, Differentiable Linearized ADMM, arXiv:1905.06
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from fastrecon.certificates import SplittingReport
 from fastrecon.checks import choice, expect, expect_finite
 from fastrecon.models import card
 from fastrecon.models import file as model_file
-from fastrecon.models.base import Model, register
+from fastrecon.models.base import Model, register, trained
 from fastrecon.operators import Dictionary
 from fastrecon.operators.base import LinearOperator
+from fastrecon.options import check, option
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
+from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
 
 @register("d-ladmm")
@@ -203,10 +206,44 @@ class PatchDenoiser(SparseCoder):
         """As of Model."""
         training, settings = card.training_of(self.meta)
         side, quality = settings["patch"], training.get("validation_psnr")
+        share = settings["share"] if "share" in settings else settings["noise"]  # as it was called once
         what = f"removes salt-and-pepper noise from images by {side}x{side} patches, with a dictionary of"
         data = f"{', '.join(training['data'])}: luminance, {training['images']['training']} images"
         return self._page(
             f"{what} {settings['atoms']} atoms", "result = model(noisy)  # noisy [B, 1, H, W] on [0, 1]",
-            f"{data}, {100 * settings['noise']:g}% of the pixels black or white",
+            f"{data}, {100 * share:g}% of the pixels black or white",
             "none" if quality is None else f"PSNR {quality} dB",
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of D-LADMM."""
+
+    model: str = option("shipped model, or path of a .safetensors file; default: the shipped one", "")
+    rigorous: bool = option("iterate to convergence after the learned layers", False)
+    tol: float = option(
+        "rigorous: a patch is done once its duality gap is below TOL times the objective", 1e-2, within="(0, 1]",
+        type=float, of="rigorous",
+    )  # fmt: skip
+    iterations: int = option("rigorous: at most so many", 50_000, within="[0, 1e9]", type=int, of="rigorous")
+
+    def __post_init__(self):
+        check(self, "reconstruct")
+
+
+@method("d-ladmm", Options, "learned sparse coding of patches", (PatchDenoiser.problem,))
+def _prepare(options: Options, device: torch.device) -> Runner:
+    model = trained(PatchDenoiser.method, PatchDenoiser.problem, options.model).to(device)
+    assert isinstance(model, PatchDenoiser)
+
+    def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
+        def tell(k: int, s: Splitting) -> None:
+            if watch is not None:
+                watch(k, options.iterations, lambda: model.to_image(s.az, inverse.y.shape[-2:]))
+
+        told = {"tol": options.tol, "iterations": options.iterations, "callback": tell} if options.rigorous else {}
+        x, report = model(inverse.y, rigorous=options.rigorous, **told)
+        return Outcome(x, report)
+
+    return run

@@ -13,6 +13,7 @@ from fastrecon.ops.function import differentiated, transformed
 from fastrecon.ops.layout import real_dtype
 
 Map = Callable[[Any], Any]
+SAME = 1e-3  # relative difference between an image alone and in a batch that is taken for rounding
 
 
 class Callables(LinearOperator):
@@ -25,11 +26,11 @@ class Callables(LinearOperator):
     Norm: by power iteration, once.
 
     Args:
-        forward: x -> A x. It is given what `shape` says, and linear.
-        adjoint: y -> A* y, given what `forward` returns.
-        shape: of what `forward` takes: an image (H, W) or (C, H, W), when images of a batch are given one after the
-            other, or a batch (B, C, H, W), when they are given together; with B = 1 for any number of them that the
-            functions treat alike.
+        forward: x -> A x, linear, of a batch [B, C, H, W] or of one image of `shape`.
+        adjoint: y -> A* y, of what `forward` returns.
+        shape: of an image, (H, W) or (C, H, W): whether the functions take a batch or one image after the other is
+            found out by the shape of y and by trying `forward` on noise. Or (B, C, H, W): they take a batch, of B = 1
+            images or any number that they treat alike, or of these B.
         complex_input: whether images are complex.
         dtype: real type in which the norm is found out, and adjoints are tested: one that the functions take.
 
@@ -51,6 +52,8 @@ class Callables(LinearOperator):
         self.functions, self.shape, self.dtype = (forward, adjoint), tuple(int(n) for n in shape), dtype
         self.complex_input = flag(complex_input, op, "complex_input")
         self._known_norm: float | None = None
+        self._outputs: tuple[torch.Size | None, torch.Size | None] | None = None  # of an image in a batch, and alone
+        self._together = True if len(shape) == 4 else None  # whether the functions take a batch; None: not known yet
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -77,25 +80,61 @@ class Callables(LinearOperator):
 
     def compute(self, t: Tensor, back: bool) -> Tensor:
         """A t, or its adjoint at t, without derivatives."""
-        name, together = "adjoint" if back else "forward", len(self.shape) == 4
-        inner = t.shape[1:] if back or together else self.shape
-        kind, t = real_dtype(t), t.detach()
-
-        def result(given: Tensor) -> Tensor:
-            found = as_tensor(self.functions[back](given), "Callables", name).detach()
-            return found.to(t.device, kind.to_complex() if found.is_complex() else kind)
-
-        if together:
-            found = result(t)
+        t = t.detach()
+        if len(self.shape) < 4:
+            self._find_out(t, back)
+        inner = t.shape[1:] if back else self.shape
+        if self._together:
+            found = self._result(t, back)
         else:
             images = t.unbind() or (t.new_zeros(t.shape[1:]),)  # of no image the result has a shape all the same
-            found = torch.stack([result(one.reshape(inner)) for one in images])[: len(t)]
+            found = torch.stack([self._result(one.reshape(inner), back) for one in images])[: len(t)]
         if back and found.shape[1:].numel() == math.prod(self.image):
             found = found.reshape(-1, *self.image)  # (H, W) of an image
         fits = found.shape[:1] == t.shape[:1] and (not back or tuple(found.shape[1:]) == self.image)
         own = ", ".join(map(str, self.image)) if back else "..."
-        expect(fits, "Callables", name, f"[{len(t)}, {own}] of {tuple(t.shape)}", found)
+        expect(fits, "Callables", "adjoint" if back else "forward", f"[{len(t)}, {own}] of {tuple(t.shape)}", found)
         return found
+
+    def _result(self, given: Tensor, back: bool = False) -> Tensor:
+        """What a function returns, in the precision of what it is given."""
+        found = as_tensor(self.functions[back](given), "Callables", "adjoint" if back else "forward").detach()
+        kind = real_dtype(given)
+        return found.to(given.device, kind.to_complex() if found.is_complex() else kind)
+
+    def _find_out(self, t: Tensor, back: bool) -> None:
+        """Whether the functions take a batch: by the shape of y, or else preferably."""
+        if self._outputs is None:
+            self._outputs = self._try(t)
+        whole, alone = self._outputs
+        if not back:
+            self._together = whole is not None if self._together is None else self._together
+            return
+        fits = t.shape[1:] in (whole, alone)
+        expected = " or ".join(str(["B", *s]).replace("'", "") for s in dict.fromkeys(self._outputs) if s is not None)
+        expect(fits, "Callables", "y", expected, t)
+        self._together = t.shape[1:] == whole
+
+    def _try(self, like: Tensor) -> tuple[torch.Size | None, torch.Size | None]:
+        """What `forward` makes of each image of a batch, which it must treat each on its own, and of an image alone."""
+        kind, whole, alone, errors = real_dtype(like), None, None, []
+        noise = torch.randn(3, *self.image, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        noise = noise.to(like.device, kind.to_complex() if self.complex_input else kind)
+        try:
+            together, one = self._result(noise), self._result(noise[1:2])
+            if together.shape[:1] == (3,) and one.shape == (1, *together.shape[1:]):
+                near = (together[1:2] - one).abs().max() <= SAME * one.abs().max() if one.numel() else True
+                whole = one.shape[1:] if near else None
+        except Exception as e:
+            errors.append(e)
+        try:
+            alone = self._result(noise[0].reshape(self.shape)).shape
+        except Exception as e:
+            errors.append(e)
+        own = f"a function of images [B, {', '.join(map(str, self.image))}] or of one {self.shape}"
+        got = f"{type(errors[-1]).__name__}: {errors[-1]}" if errors else "a function of neither"
+        expect(whole is not None or alone is not None, "Callables", "forward", own, got)
+        return whole, alone
 
     def take(self, which: Tensor) -> LinearOperator:
         """Of a batch of several images that are given together, each of which may be treated in its own way."""

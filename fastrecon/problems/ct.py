@@ -197,9 +197,11 @@ class CT(Problem[CTOptions]):
         return Scan.of(m).radon(m.number("pixel"))
 
     def start(self, m: Measurement) -> Tensor:
-        """Filtered back-projection."""
-        radon = Scan.of(m).radon(m.number("pixel"))
-        return radon.fbp(m.y, "hann")
+        """Filtered back-projection, 0 beyond the circle that all views see."""
+        scan = Scan.of(m)
+        x = scan.radon(m.number("pixel")).fbp(m.y, "hann")
+        seen = scan.seen()
+        return x if seen.all() else x * seen.to(x)
 
     def conditions(self, table: str) -> list[Condition]:
         """Those of Lee & Chun: numbers of views, noise, lam, or all of them."""

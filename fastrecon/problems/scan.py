@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastrecon.checks import expect
 from fastrecon.operators import Radon
@@ -72,6 +73,16 @@ class Scan:
     def radon(self, pixel: float = 1.0) -> Radon:
         """The operator, with integrals in the unit in which a pixel has side `pixel`."""
         return _radon(self, pixel)
+
+    def seen(self) -> Tensor:
+        """Which pixels all views see whatever their angle, [H, W] bool: those within a circle."""
+        half = self.detectors / 2 * self.spacing - abs(self.offset)  # to the edge of the last detector
+        radius = half
+        if self.geometry == "fan":
+            reach = self.source + self.behind
+            radius = self.source * math.sin(half / reach if self.curved else math.atan(half / reach))
+        row, column = (torch.arange(n) - c for n, c in zip(self.size, self.centre, strict=True))
+        return torch.hypot(row[:, None], column) <= radius
 
     def unit(self) -> float:
         """The side of a pixel for which |A| = 1."""

@@ -108,7 +108,7 @@ class LeastSquares(Term):
         """The solution of normal(x) = b, differentiable in all that `normal` and b depend on."""
 
         def solved(b: Tensor) -> Tensor:
-            return conjugate_gradients(normal, b, self.tol, self.iterations).x
+            return conjugate_gradients(normal, b, self.tol, self.iterations, 10 if b.is_cuda else 1).x
 
         if transformed() or not differentiated(b):
             return solved(b)
@@ -137,4 +137,4 @@ def _in_basis(basis: Diagonal, v: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     if z.shape != k.shape:
         expect(False, "LeastSquares", "y", "measurements as the operator makes of v", y)
     w, square = column(weight, k), s.abs().square() if s.is_complex() else s.square()
-    return basis.inverse((k + w * (s.conj() * z)) / (1 + w * square))
+    return basis.inverse((k + (w * s.conj()) * z) / (1 + w * square))

@@ -29,7 +29,8 @@ STATE: dict[str, type | tuple[type, ...]] = {
     "settings": dict, "task": dict, "moments": dict, "average": dict, "step": int, "seconds": (int, float),
     "losses": list, "best": (int, float),
 }  # fmt: skip
-# What --task was called with, and the --problem that it is now.
+FORMER = "former_"  # before the names of options that were renamed, among the parsed ones
+# Problems as they were called once, and now.
 PROBLEMS = {"fourier": "mri", "denoise": "impulse", "synthetic": "sparse-coding"}
 
 
@@ -98,8 +99,8 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: Recipe) -> None:
         help="choose --steps to take about this long here, in (0, 1e6]; prints the number",
     )  # fmt: skip
     options.add_options(parser, recipe.Config, without=(*recipe.fixed, *recipe.without))
-    if "problem" in fields:
-        add("--task", dest="former_problem", help=argparse.SUPPRESS)
+    for name in recipe.renamed:
+        add(flag_of(name), dest=FORMER + name, help=argparse.SUPPRESS)
 
 
 def run(recipe: Recipe, args: argparse.Namespace) -> int:
@@ -108,9 +109,10 @@ def run(recipe: Recipe, args: argparse.Namespace) -> int:
     Raises:
         ValueError, FileNotFoundError, RuntimeError, OSError: one line each, naming the option or the file.
     """
-    former = getattr(args, "former_problem", None)
-    now = f"--problem {PROBLEMS.get(str(former), former)}, as it is called now"
-    expect(former is None, "train", "--task", now, f"--task {former}")
+    for name, now in recipe.renamed.items():
+        value = getattr(args, FORMER + name, None)
+        known = f"{flag_of(now)} {PROBLEMS.get(str(value), value)}, its name now"
+        expect(value is None, "train", flag_of(name), known, f"{flag_of(name)} {value}")
     expect(not (args.resume and args.minutes), "train", "--minutes", "a new run", "--resume: its steps are chosen")
     expect(bool(args.out), "train", "--out", "the name of a folder", repr(args.out))
     if args.threads:
@@ -197,7 +199,7 @@ def _resumed(call: Run) -> Trainer:
         if call.world.rank == 0 and damaged.exists():  # else the next checkpoint would take the good one's place
             os.replace(damaged, call.folder / checkpoint.DAMAGED)
     call.say(f"continues after step {trainer.step} of {trainer.schedule.steps}" + "".join(f"; {c}" for c in changes))
-    if call.world.rank == 0 and not mend(call.folder / MODEL, trainer.objective.card()):
+    if call.world.rank == 0 and not mend(call.folder / MODEL, trainer.objective.card):
         trainer.best, trainer.exported = float("-inf"), False  # the model is gone: the next one is the best
     return trainer
 

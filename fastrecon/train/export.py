@@ -23,7 +23,7 @@ def mend(weights: Path, card: Path) -> bool:
     """Writes the card anew unless it is that of the weights; false if they cannot be read."""
     try:
         text = models.load(weights).card()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError):
         return False
     if not card.is_file() or card.read_bytes() != _bytes(text):
         with io.atomic(card) as file:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon import threads
+from fastrecon.models.base import Model
+from fastrecon.train.claim import MODEL
+from fastrecon.train.export import write_pair
 from fastrecon.train.world import World
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -86,11 +90,16 @@ class Objective(ABC, Generic[Network]):
 
     @abstractmethod
     def export(self, facts: dict[str, Any]) -> None:
-        """Writes the model and its card into the run's folder, with what is known of its training."""
+        """Writes the model and its card into the run's folder (`write`), with what is known of its training."""
 
-    @abstractmethod
+    def write(self, model: Model, save: Callable[[Path], object] | None = None) -> None:
+        """Writes a model, with `save` if its own way will not do, and its card."""
+        write_pair(self.folder / MODEL, save or model.save, self.card, model.card())
+
+    @property
     def card(self) -> Path:
         """The card's file in the run's folder."""
+        return self.folder / f"{self.name}.md"
 
     def finish(self) -> None:
         """Called once, at the end of a whole run, in the first process: figures and tables."""

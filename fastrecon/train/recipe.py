@@ -56,6 +56,7 @@ class Recipe:
         always: options that a card's command names even where they have their default.
         timed: whether a new run measures and tells how long it will take; with --minutes every recipe does.
         processes: whether several processes may share the batch.
+        renamed: what options are called now, by what they were called once: who uses those is told.
         upgrade: settings as they are now, of those in an older checkpoint.
     """
 
@@ -72,6 +73,7 @@ class Recipe:
     always: tuple[str, ...] = ()
     timed: bool = False
     processes: bool = True
+    renamed: Mapping[str, str] = field(default_factory=dict)
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 

@@ -47,7 +47,7 @@ class Denoise(Layers[Tensor]):
         self.held = [i[None, None].to(world.device, dtype) for i in cropped]
         start = self._start(config, world) if fresh else None
         atoms = torch.eye(config.patch**2, config.atoms) if start is None else start.a.atoms
-        facts = {"noise": config.noise, "patch": config.patch}
+        facts = {"share": config.share, "patch": config.patch}
         super().__init__(config, world, folder, fresh, atoms, PatchDenoiser, facts)
         if start is not None and config.init:
             self.module.solver.load_state_dict(start.state_dict())
@@ -77,7 +77,7 @@ class Denoise(Layers[Tensor]):
     def batch(self) -> tuple[Tensor, Tensor]:
         """Noisy patches [N, m] and the clean ones."""
         clean = self.crops(self.config.batch).flatten(1)
-        noisy = salt_and_pepper(clean, self.config.noise, self.generator)  # of the whole batch in every process
+        noisy = salt_and_pepper(clean, self.config.share, self.generator)  # of the whole batch in every process
         share = slice(self.world.rank, None, self.world.size)
         return noisy[share].contiguous(), clean[share]
 
@@ -94,7 +94,7 @@ class Denoise(Layers[Tensor]):
         """Mean PSNR in dB over the validation images, the same noise each time."""
         found = []
         for k, x in enumerate(self.held):
-            noisy = salt_and_pepper(x, self.config.noise, torch.Generator().manual_seed(k))
+            noisy = salt_and_pepper(x, self.config.share, torch.Generator().manual_seed(k))
             found.append(psnr(self.module(noisy).x.clamp(0, 1), x).item())
         return Score("psnr", math.fsum(found) / len(found)) if found else None
 
@@ -131,11 +131,13 @@ def objective(config: Config, world: World, folder: Path, fresh: bool = True) ->
 
 def upgrade(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a checkpoint as they are called now."""
-    task, *others = settings.get("task"), *(k for k in settings if k != "task")
-    if task not in FORMER:
-        return settings
-    problem, name = FORMER[task]
-    return {k: settings[k] for k in others} | {"problem": problem, "name": settings.get("name") or name}
+    found = dict(settings)
+    if found.get("task") not in FORMER:
+        return found
+    problem, name = FORMER[found.pop("task")]
+    if "noise" in found:
+        found["share"] = found.pop("noise")
+    return found | {"problem": problem, "name": found.get("name") or name}
 
 
 RECIPE = register(
@@ -152,6 +154,7 @@ RECIPE = register(
         presets={"sparse-coding": SYNTHETIC},
         preset_of="problem",
         always=("problem",),
+        renamed={"task": "problem", "noise": "share"},
         upgrade=upgrade,
     )
 )

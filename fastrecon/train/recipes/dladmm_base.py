@@ -15,7 +15,6 @@ from fastrecon.options import check, option
 from fastrecon.solvers import DLADMM
 from fastrecon.solvers.ladmm import Splitting
 from fastrecon.train.commandline import command, settings_of
-from fastrecon.train.export import write_pair
 from fastrecon.train.objective import Objective
 from fastrecon.train.recipes.dladmm_loss import LOSSES, gap, gap_literal, weighted
 from fastrecon.train.schedule import Schedule
@@ -87,7 +86,7 @@ class Config:
     dictionary_patches: int = option(
         "impulse: patches that the dictionary is learned from", 40_000, within="[1, 1e8]", type=int
     )
-    noise: float = option("impulse: share of the pixels that become black or white", 0.1, within="(0, 1)", type=float)
+    share: float = option("impulse: of the pixels that become black or white", 0.1, within="(0, 1)", type=float)
     init: str = option("impulse: start from this model (name or file) and its dictionary", "")
     seed: int = option("of the network, the data and the noise", 0, within="[0, 2147483647]", type=int)
     dtype: str = option("of the arithmetic", "float32", choices=("float32", "float64"))
@@ -207,11 +206,7 @@ class Layers(Objective[SparseCoder], Generic[Truth]):
         self.after_step()  # averages of projected weights need not be near the classical ones
         told = {"command": command(self.config, "dladmm", ("problem",)), "settings": settings_of(self.config)}
         self.module.meta["training"] = facts | self.facts() | told
-        write_pair(self.folder / "model.safetensors", self.save, self.card(), self.module.card())
-
-    def card(self) -> Path:
-        """The card's file."""
-        return self.folder / f"{self.name}.md"
+        self.write(self.module, self.save)
 
     def state_dict(self) -> dict[str, Any]:
         """Network and generator."""

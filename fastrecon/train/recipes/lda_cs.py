@@ -23,7 +23,6 @@ from fastrecon.solvers import LDA
 from fastrecon.train import images
 from fastrecon.train.block_start import block_covariance, least_squares_start
 from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.export import write_pair
 from fastrecon.train.objective import Objective, Score
 from fastrecon.train.progress import say
 from fastrecon.train.recipe import Recipe, register
@@ -214,11 +213,7 @@ class LdaCs(Objective[models.BlockSensingModel]):
             "stages": list(map(str, self.stages)),
             "settings": settings_of(config),
         }
-        write_pair(self.folder / "model.safetensors", self.module.save, self.card(), self.module.card())
-
-    def card(self) -> Path:
-        """The card's file."""
-        return self.folder / f"{self.name}.md"
+        self.write(self.module)
 
     def describe(self) -> str:
         """The stage in a few words."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastrecon.networks.unet import StepNet
 from fastrecon.ops import prox_gradient_step
+from fastrecon.problems.wavelet_l1 import SCALE
 from fastrecon.solvers import SGP
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.sgp_base import Config, Networks, square
@@ -59,14 +60,14 @@ class Unrolled(Networks):
         x = s.x
         for k in range(c.unroll):
             # a constant: x - d grad has the derivative 1 - d A* A, so gradients would explode; the next step undoes it
-            grad = a.adjoint(s.residual)
+            grad = a.apply_adjoint(s.residual)
             d = module(s.x / weight, grad / weight, k)
             answer["d"] = d.detach()
             with torch.no_grad():
                 new = solver.step(s, k)
             x = x + prox_gradient_step(x, grad, d, lam)[0]
-            x = x + prox_gradient_step(x, a.adjoint(a(x) - y), 1.0, lam)[0]
-            value = square(a(x) - y) / 2 + lam * x.abs().flatten(1).sum(1)
+            x = x + prox_gradient_step(x, a.apply_adjoint(a.forward(x) - y), 1.0, lam)[0]
+            value = square(a.forward(x) - y) / 2 + lam * x.abs().flatten(1).sum(1)
             rise = c.rise * (value / s.objective - 1).relu()
             x = x + (new.x - x).detach()
             error = 10 * torch.log10(square(x - truth) / size)
@@ -86,6 +87,7 @@ def upgrade(settings: dict[str, Any]) -> dict[str, Any]:
     if "task" not in settings:
         return settings
     found = {k: v for k, v in settings.items() if k != "task"}
+    found["noise"] = [v / SCALE for v in settings.get("noise", ())]
     task, kind = settings["task"], "unet" if settings.get("method") == "unet" else f"sgp-{settings.get('variant')}"
     return found | {"problem": "mri" if task == "fourier" else task, "name": settings.get("name") or f"{kind}-{task}"}
 
@@ -98,12 +100,13 @@ RECIPE = register(
         objective,
         examples=(
             "sgp --problem inpaint --data train400 --out runs/greedy  # the paper's stages",
-            "sgp --problem inpaint --data train400 --rate 0.3 0.5 0.7 --noise 0 5 --lam-factor 0.5 1 2 --side 96 \\\n"
-            "      --unroll 20 --first-step 2 --width 8 --lr 2e-3 --batch 4 --steps 200 --out runs/sgp-step-inpaint",
+            "sgp --problem inpaint --data train400 --rate 0.3 0.5 0.7 --noise 0 0.02 --lam-factor 0.5 1 2 \\\n"
+            "      --side 96 --unroll 20 --first-step 2 --width 8 --lr 2e-3 --batch 4 --steps 200 --out runs/sgp",
         ),
         contents="targets, model.safetensors, model card",
         fixed={"method": "sgp"},
         processes=False,
+        renamed={"task": "problem"},
         upgrade=upgrade,
     )
 )

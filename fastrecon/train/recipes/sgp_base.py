@@ -13,12 +13,12 @@ from fastrecon.checks import expect
 from fastrecon.metrics import nmse_db, psnr
 from fastrecon.models import DirectModel, StepModel
 from fastrecon.networks.unet import GROUP, LEVELS, DirectNet, StepNet
+from fastrecon.operators import LinearOperator
 from fastrecon.options import check, option
 from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import SGP
 from fastrecon.train import images
 from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.export import write_pair
 from fastrecon.train.objective import Objective, Score
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
@@ -49,7 +49,7 @@ class Config:
         type=float,
     )
     noise: Sequence[float] = option(
-        "deviations of noise on the scale [0, 255], likewise", (0.0,), nargs="+", within="[0, 1000]", type=float
+        "standard deviations of the noise, where white is 1; likewise", (0.0,), nargs="+", within="[0, 1]", type=float
     )
     lam_factor: Sequence[float] = option(
         "weights of |c|_1 relative to the paper's, likewise", (1.0,), nargs="+", within="[1e-4, 1e4]", type=float
@@ -156,13 +156,18 @@ class Networks(Objective[StepNet | DirectNet]):
         def drawn(values: Sequence[float]) -> list[float]:
             return [values[i] for i in torch.randint(len(values), (len(x),), generator=generator).tolist()]
 
-        p = problems.instance(task_of(c.problem), x, drawn(c.rate), drawn(c.noise), seed, views=c.views)
+        p = problems.instance(task_of(c.problem), x, drawn(c.rate), drawn(self.levels), seed, views=c.views)
         return p, p.lam * torch.tensor(drawn(c.lam_factor)).to(x)
 
     @property
     def name(self) -> str:
         """The model's name."""
         return self.config.name or f"{self.config.kind}-{self.config.problem}"
+
+    @property
+    def levels(self) -> list[float]:
+        """Standard deviations of the noise as `wavelet_l1` takes them, on the scale [0, 255]."""
+        return [round(problems.SCALE * v, 9) for v in self.config.noise]
 
     @property
     def data(self) -> str:
@@ -173,10 +178,9 @@ class Networks(Objective[StepNet | DirectNet]):
         """Numbers of the images of the next step."""
         return torch.randint(self.count, (self.config.batch,), generator=self.generator).to(self.x.device)
 
-    def operator(self, which: Tensor) -> Any:
+    def operator(self, which: Tensor) -> LinearOperator:
         """A W* of some of the images."""
-        mask = None if self.problem.mask is None else self.problem.mask[which]
-        return problems.operators(task_of(self.config.problem), mask, self.x, self.config.views)[1]
+        return self.problem.operator.take(which)
 
     @torch.no_grad()
     def validate(self) -> Score | None:
@@ -206,12 +210,8 @@ class Networks(Objective[StepNet | DirectNet]):
             "command": command(c, c.method, ("problem",), ("method",)),
         }  # fmt: skip
         net, meta = self.module, {"name": self.name, "training": training}
-        model = StepModel(net, c.problem, meta) if isinstance(net, StepNet) else DirectModel(net, c.problem, meta)
-        write_pair(self.folder / "model.safetensors", model.save, self.card(), model.card())
-
-    def card(self) -> Path:
-        """The card's file."""
-        return self.folder / f"{self.name}.md"
+        step = isinstance(net, StepNet)
+        self.write(StepModel(net, c.problem, meta) if step else DirectModel(net, c.problem, meta))
 
     def describe(self) -> str:
         """The stage in a few words."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrecon.operators import LinearOperator
 from fastrecon.ops import prox_gradient_step
 from fastrecon.solvers import FISTA
 from fastrecon.train import checkpoint
@@ -33,7 +34,8 @@ class Stages(Networks):
     def _targets(self) -> Tensor:
         """Solutions by FISTA, stored under a key of what they depend on."""
         c = self.config
-        chosen = f"{task_of(c.problem)} {c.rate} {c.noise} {c.lam_factor} {c.views} {c.seed} {c.target_iterations}"
+        drawn = f"{task_of(c.problem)} {list(c.rate)} {self.levels} {list(c.lam_factor)}"
+        chosen = f"{drawn} {c.views} {c.seed} {c.target_iterations}"
         key, path = f"{chosen} {self.digest}", self.folder / "targets.safetensors"
         with contextlib.suppress(FileNotFoundError, ValueError):  # missing or damaged: they are computed again
             stored = checkpoint.load(path)
@@ -66,14 +68,14 @@ class Stages(Networks):
         for which in self._chunks():
             a, x, y = self.operator(which), self.iterates[-1][which], self.problem.y[which]
             x = x + self._step(a, x, y, self.lam[which])
-            parts.append(x + prox_gradient_step(x, a.adjoint(a(x) - y), 1.0, self.lam[which])[0])
+            parts.append(x + prox_gradient_step(x, a.apply_adjoint(a.forward(x) - y), 1.0, self.lam[which])[0])
         self.module.train()
         return torch.cat(parts)
 
-    def _step(self, a: Any, x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
+    def _step(self, a: LinearOperator, x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
         """The learned proximal gradient step from x, as a direction; L = 1 for all tasks."""
         with torch.no_grad():
-            grad = a.adjoint(a(x) - y)
+            grad = a.apply_adjoint(a.forward(x) - y)
         weight = lam[:, None, None, None]
         return prox_gradient_step(x, grad, self.module(x / weight, grad / weight), lam)[0]
 
