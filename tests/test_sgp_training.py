@@ -12,7 +12,6 @@ from PIL import Image
 
 import fastrecon as fr
 from fastrecon import models
-from fastrecon.cli import tables
 from fastrecon.cli.main import main
 from fastrecon.models import StepModel
 from fastrecon.networks.unet import LIMITS, DirectNet, StepNet, UNet
@@ -335,6 +334,8 @@ def test_wrong_kinds_are_one_line(images, tmp_path, capsys, command, message):
 
 
 def test_the_table(images, tmp_path, capsys, monkeypatch):
+    from fastrecon.cli import tables
+
     monkeypatch.setattr(tables, "FISTA", (10, 30))
     monkeypatch.setattr(models, "pretrained", list)  # no others than ours
     net = random_net("step").float()
