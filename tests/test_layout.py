@@ -46,18 +46,11 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-class WithoutTypeChecking(ast.NodeTransformer):
-    """Drops `if TYPE_CHECKING:`: what only type checkers import makes no circle."""
-
-    def visit_If(self, node: ast.If) -> ast.AST:
-        return ast.Pass() if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
-
-
-def imports(module: str, for_types: bool = True) -> set[str]:
+def imports(module: str) -> set[str]:
     """The fastrecon modules that `module` imports anywhere in its text, functions included."""
     tree = ast.parse(MODULES[module].read_text())
     names = set()
-    for node in ast.walk(tree if for_types else WithoutTypeChecking().visit(tree)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -87,7 +80,7 @@ def test_no_circular_imports():
         if module in done:
             return
         open_.append(module)
-        for imported in sorted(imports(module, for_types=False) & set(MODULES) - {"fastrecon"}):
+        for imported in sorted(imports(module) & set(MODULES) - {"fastrecon"}):
             if not module.startswith(f"{imported}."):  # a package imports its parts, which may name the package
                 visit(imported)
         open_.pop()

@@ -11,6 +11,7 @@ from typing_extensions import Self
 from fastrecon.certificates import TRAINED_ONLY, Report, Status
 from fastrecon.checks import expect, integer, number
 from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.select_descent import shrink_eps
 from fastrecon.solvers.base import Callback, Row, Run, iterate, with_parts
 from fastrecon.terms.feature_norm import Evaluation, FeatureNorm
@@ -86,7 +87,8 @@ class UnrolledDescent(nn.Module):
     Args:
         operator: A.
         phases: trained phases K.
-        channels, layers, in_channels, delta, final_activation: of the regulariser, see FeatureNorm.
+        channels, layers, in_channels, delta, final_activation: of the regulariser, see FeatureNorm; of a complex image
+            real and imaginary part are a channel each.
         alpha: initial step size of the gradient steps, > 1e-6.
         eps0: initial smoothing radius, > 1e-6.
         sigma, gamma: > 0 and in (0, 1): eps becomes gamma * eps once |grad phi_eps(x)| < sigma * gamma * eps.
@@ -197,10 +199,10 @@ class UnrolledDescent(nn.Module):
         op = type(self).__name__
         for argument, t in (("y", y), ("x0", x0)):
             expect(isinstance(t, Tensor) and t.ndim > 0, op, argument, "a batch, a tensor", t)
-        channels = self.regulariser.weights[0].shape[1]
+        channels = self.regulariser.weights[0].shape[1] // (2 if x0.is_complex() else 1)
         fits = x0.ndim == 4 and x0.shape[:2] == (y.shape[0], channels)
         expect(fits, op, "x0", f"images [{y.shape[0]}, {channels}, H, W]", x0)
-        expect(x0.dtype == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", x0)
+        expect(real_dtype(x0) == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", x0)
         eps = self.eps0.expand(x0.shape[0])
         zero, never = (torch.zeros(x0.shape[0], dtype=t, device=x0.device) for t in (torch.int64, torch.bool))
         s = DescentState(x0, x0, eps, eps, never, self.fidelity.grad(x0, y), None, None, None, None, zero, zero, zero)

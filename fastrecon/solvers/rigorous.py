@@ -141,7 +141,7 @@ class RigorousDescent(UnrolledDescent):
         expect(callback is None or callable(callback), "solve", "callback", "a function or None", callback)
         kind, net = x0.dtype, copy.deepcopy(self.balanced() if balance else self)
         if dtype is not None:
-            net, y, x0 = net.to(dtype), y.to(dtype), x0.to(dtype)
+            net, y, x0 = net.to(dtype), *(t.to(dtype.to_complex() if t.is_complex() else dtype) for t in (y, x0))
         phases = net.run(y, x0, history=history)
         found = net._continued(phases, y, iterations, tol, steps, check_every, callback)
         s, rows = found.state.at, phases.history

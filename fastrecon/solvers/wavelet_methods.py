@@ -72,7 +72,7 @@ def _prepare(solver: Any) -> Callable[[WaveletOptions, torch.device], Runner]:
 
             def tell(k: int, s: Any) -> None:
                 if watch is not None:
-                    watch(k, options.iterations, lambda: wavelet.adjoint(getattr(s, "x", s), inverse.size))
+                    watch(k, options.iterations, lambda: wavelet.adjoint(s.x, inverse.size))
 
             c, report = solver(inverse.operator @ wavelet.T, lam, bound)(
                 inverse.y, c0, iterations=options.iterations, tol=options.tol, history=True, callback=tell
