@@ -232,9 +232,9 @@ for name in fr.pretrained():
     elif hasattr(model, "solver"):
         y = torch.rand(1, model.operator.atoms.shape[0], dtype=torch.float32)
     else:
-        y = x.to(torch.complex64) if model.settings.get("complex_input") else x
+        y = x.to(torch.complex64) if model.network.settings.get("complex_input") else x
         with torch.no_grad():
-            answer = model(y) if name.startswith("unet") else model(y, y)
+            answer = model.network(y) if name.startswith("unet") else model.network(y, y)
         assert answer.dtype == torch.float32, name
         continue
     for one in (model, fr.Engine(model)):

@@ -136,7 +136,7 @@ def test_rounding_noise_is_no_gradient():
 def test_instances_are_what_they_say(task):
     x = torch.from_numpy(picture(32, 1)).double()[None, None].expand(2, 1, 32, 32) / 255
     p = problems.instance(task, x, 0.4, seed=5)
-    assert p.y.is_complex() == (task == "fourier")
+    assert p.y.is_complex() == (task == "mri")
     torch.testing.assert_close(p.operator(p.coefficients), p.y, rtol=0, atol=1e-8)
     torch.testing.assert_close(p.image(p.coefficients), x, rtol=0, atol=1e-8)
     assert p.operator.norm() <= 1 + 1e-6
@@ -153,7 +153,7 @@ def test_instances_are_what_they_say(task):
 @pytest.mark.parametrize("kind", ["uniform", "variable", "cartesian", "radial"])
 def test_masks_of_every_kind(kind):
     x = torch.rand(2, 1, 32, 32)
-    p = problems.instance("fourier", x, [0.3, 0.6], mask=kind)
+    p = problems.instance("mri", x, [0.3, 0.6], mask=kind)
     shares = p.mask.mean((1, 2, 3)).tolist()
     assert shares == pytest.approx([0.3, 0.6], abs=0.08)  # one rate for each image
     assert p.mask_kind == kind

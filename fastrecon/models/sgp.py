@@ -23,13 +23,11 @@ from fastrecon.networks.unet import MULTIPLE, DirectNet, StepNet
 from fastrecon.operators import LinearOperator, Radon, Wavelet
 from fastrecon.ops import squares
 from fastrecon.options import check, option
-from fastrecon.problems.wavelet_l1 import LAM as TASKS
-from fastrecon.problems.wavelet_l1 import LEVEL, SCALE, WAVELET
+from fastrecon.problems.wavelet_l1 import LAM, LEVEL, SCALE, WAVELET
 from fastrecon.solvers import SGP
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
 ITERATIONS = 20
-LAM = {"mri": TASKS["fourier"]} | TASKS  # the paper's weights, for images on [0, 1] and |A| = 1
 OPERATORS = {  # of the examples on cards
     "inpaint": "Inpainting(mask)",
     "mri": "Fourier(mask)",

@@ -228,14 +228,18 @@ def unit_scale(picture: Picture) -> float:
     return float(np.abs(picture.pixels).max(initial=0.0)) or 1.0
 
 
-def add_noise(y: Tensor, sigma: float, seed: int) -> Tensor:
-    """y with Gaussian noise of this standard deviation on each real number, the same on every device."""
-    if not sigma:
+def add_noise(y: Tensor, sigma: float | Sequence[float], seed: int) -> Tensor:
+    """y [B, ...] with Gaussian noise of this standard deviation on each real number, the same on every device.
+
+    `sigma` is a number, or one for each of the batch.
+    """
+    if not np.any(sigma):
         return y
     wide = torch.complex128 if y.is_complex() else torch.float64
     drawn = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=wide)
+    levels = torch.as_tensor(sigma, dtype=torch.float64).view(-1, *[1] * (y.ndim - 1))
     # complex normal numbers have variance 1 in sum: twice the power for one deviation in each part
-    return y + (sigma * (2**0.5 if y.is_complex() else 1) * drawn).to(y)
+    return y + (levels * (2**0.5 if y.is_complex() else 1) * drawn).to(y)
 
 
 def stems(paths: Sequence[Path]) -> list[str]:

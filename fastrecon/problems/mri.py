@@ -91,7 +91,7 @@ class MRI(Problem[MRIOptions]):
         y = mask * add_noise(Fourier(mask)(truth), sigma, seed)
         if len(y) == 3:
             notes = (*notes, "three channels, each restored on its own")
-        facts = {"mask": mask, PAPER_LAM: LAM["fourier"]}
+        facts = {"mask": mask, PAPER_LAM: LAM["mri"]}
         notes = (*notes, _share(mask))
         return Measurement(self.name, y, size, facts, sigma, scale, truth, None, picture.form, notes)
 
@@ -105,7 +105,7 @@ class MRI(Problem[MRIOptions]):
         y = torch.from_numpy(_cornered(np.where(sampled, k.data, 0), in_kspace, in_image))[None].to(torch.complex64)
         sampled = np.fft.ifftshift(sampled) if in_kspace else sampled
         mask = torch.from_numpy(sampled).float()[None, None]
-        facts: dict[str, Tensor | float] = {"mask": mask, PAPER_LAM: LAM["fourier"]}
+        facts: dict[str, Tensor | float] = {"mask": mask, PAPER_LAM: LAM["mri"]}
         gain, maps_notes = 1.0, ()
         if y.shape[1] > 1 or options.maps or k.maps is not None:
             maps, maps_notes = coils.sensitivities(k.maps, options.maps, y, mask)

@@ -100,6 +100,13 @@ def _radon(scan: Scan, pixel: float) -> Radon:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=8)
+def even_scan(size: tuple[int, int], views: int) -> Radon:
+    """Parallel beams over half a turn that see all of the images, in the unit in which the norm is 1."""
+    scan = Scan.like(Radon(size, views))
+    return scan.radon(scan.unit())
+
+
 def views_first(sinogram: np.ndarray, views: int, axes: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """A sinogram as [views, detectors], and a remark.
 

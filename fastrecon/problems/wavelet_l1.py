@@ -8,7 +8,6 @@ Networks for Inverse Problems in Image Processing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,16 @@ from torch import Tensor
 
 from fastrecon import masks
 from fastrecon.checks import choice, expect, integer, named, number
-from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Radon, Wavelet, gaussian_kernel
+from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Wavelet, gaussian_kernel
+from fastrecon.problems.base import add_noise
+from fastrecon.problems.scan import even_scan
 
 SCALE = 255.0
 WAVELET, LEVEL = "sym4", 3
-LAM = {"inpaint": 0.1 / SCALE, "fourier": 0.1 / SCALE, "deblur": 1e-5 / SCALE, "ct": 5e-4 / SCALE}
+LAM = {"inpaint": 0.1 / SCALE, "mri": 0.1 / SCALE, "deblur": 1e-5 / SCALE, "ct": 5e-4 / SCALE}
 BLUR = (2.0, 13)  # standard deviation and side of the Gaussian kernel, in pixels
 VIEWS = 144  # of the scan
-MASK = {"inpaint": "uniform", "fourier": "variable"}  # of the tasks that have one, unless another is chosen
+MASK = {"inpaint": "uniform", "mri": "variable"}  # of the problems that have one, unless another is chosen
 Values = float | Sequence[float]
 
 
@@ -33,17 +34,17 @@ class Instance:
     """One problem for a batch of images.
 
     Attributes:
-        task: inpaint, fourier, deblur or ct.
+        problem: inpaint, mri, deblur or ct.
         mask: [B, 1, H, W] of 0 and 1; None for deblur and ct.
         image_operator: A, from images; |A| <= 1.
         operator: A W*, from coefficients.
         y: measurements [B, 1, H, W]; [B, 1, views, detectors] for ct.
-        coefficients: c of the true images, complex for fourier.
+        coefficients: c of the true images, complex for mri.
         lam: weight of |c|_1.
         mask_kind: of masks.GENERATORS; None for deblur and ct.
     """
 
-    task: str
+    problem: str
     mask: Tensor | None
     image_operator: LinearOperator
     operator: LinearOperator
@@ -59,42 +60,36 @@ class Instance:
 
     def start(self) -> Tensor:
         """Where iterations start: coefficients of the adjoint at y, of the filtered back-projection for ct."""
-        if self.task == "ct":
+        if self.problem == "ct":
             radon: Any = self.image_operator
             return analysis(radon.fbp(self.y, "hann"))
         return self.operator.adjoint(self.y)
 
 
-@lru_cache(maxsize=8)
-def scan(size: tuple[int, int], views: int) -> Radon:
-    """Parallel beams, integrals in the unit that gives |A| = 1."""
-    return Radon(size, views, pixel=1 / Radon(size, views).norm())
-
-
 def operators(
-    task: str, mask: Tensor | None, like: Tensor, views: int = VIEWS
+    problem: str, mask: Tensor | None, like: Tensor, views: int = VIEWS
 ) -> tuple[LinearOperator, LinearOperator]:  # fmt: skip
-    """A, and A W*, for images like the real tensor `like` [B, 1, H, W], with masks like it where the task has them."""
-    choice(task, LAM, "problems", "task")
+    """A, and A W*, for images like the real tensor `like` [B, 1, H, W], with masks like it where there are masks."""
+    choice(problem, LAM, "problems", "problem")
     a: LinearOperator
-    if task == "deblur":
+    if problem == "deblur":
         a = Blur(gaussian_kernel(*BLUR, dtype=like.dtype)).to(like.device)
-    elif task == "ct":
-        a = scan((like.shape[2], like.shape[3]), views)
+    elif problem == "ct":
+        a = even_scan((like.shape[2], like.shape[3]), views)
     else:
         assert mask is not None
-        kind: Any = Inpainting if task == "inpaint" else Fourier
+        kind: Any = Inpainting if problem == "inpaint" else Fourier
         a = kind(mask.to(like))
     return a, a @ Wavelet(WAVELET, LEVEL, like.shape[2:]).T
 
 
 def draw_masks(
-    task: str, count: int, size: tuple[int, int], rate: Values, seed: int, kind: str | None = None
+    problem: str, count: int, size: tuple[int, int], rate: Values, seed: int, kind: str | None = None
 ) -> Tensor | None:  # fmt: skip
-    """Masks [count, 1, H, W], image i from seed + i with its own rate; None for tasks without."""
-    if task not in MASK:
+    """Masks [count, 1, H, W], image i from seed + i with its own rate; None for problems without."""
+    if problem not in MASK:
         return None
-    make = masks.GENERATORS[choice(MASK[task] if kind is None else kind, masks.GENERATORS, "problems", "mask")]
+    make = masks.GENERATORS[choice(MASK[problem] if kind is None else kind, masks.GENERATORS, "problems", "mask")]
     rates = each(rate, count, "rate", above=0, most=1)
     seed = integer(seed, "problems", "seed", least=0, most=2**32 - max(count, 1))
     drawn = [make(size, rates[i], seed + i) for i in range(count)]
@@ -114,46 +109,40 @@ def each(value: Values, count: int, argument: str = "rate, noise", **limits: flo
 
 
 def instance(
-    task: str, x: Tensor, rate: Values = 0.5, noise: Values = 0.0, seed: int = 0, *, mask: str | None = None,
+    problem: str, x: Tensor, rate: Values = 0.5, noise: Values = 0.0, seed: int = 0, *, mask: str | None = None,
     views: int = VIEWS,
 ) -> Instance:  # fmt: skip
     """Simulates measurements of images.
 
     Args:
-        task: inpaint, fourier, deblur or ct.
+        problem: inpaint, mri, deblur or ct.
         x: images [B, 1, H, W] on [0, 1], more than 4 pixels a side; coefficients are those of images filled
             up with zeros to multiples of 8.
         rate: share of known pixels or of sampled frequencies: a number, or one for each image.
         noise: standard deviation on the scale [0, 255], of each real number that is measured; likewise.
         seed: of masks and noise, >= 0.
-        mask: its kind: uniform (default for inpaint), variable (default for fourier), cartesian or radial.
+        mask: its kind: uniform (default for inpaint), variable (default for mri), cartesian or radial.
         views: of ct.
 
     Raises:
-        ValueError: the task is unknown, or an argument does not fit.
+        ValueError: the problem is unknown, or an argument does not fit.
     """
-    choice(task, LAM, "problems", "task")
+    choice(problem, LAM, "problems", "problem")
     fits = isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 1 and x.is_floating_point()
     expect(fits, "problems", "x", "real [B, 1, H, W]", named(x))
     levels = each(noise, len(x), "noise", least=0)
     seed = integer(seed, "problems", "seed", least=0, most=2**32 - max(len(x), 1))
     views = integer(views, "problems", "views", least=1)
-    drawn = draw_masks(task, len(x), (x.shape[2], x.shape[3]), rate, seed, mask)
+    drawn = draw_masks(problem, len(x), (x.shape[2], x.shape[3]), rate, seed, mask)
     drawn = None if drawn is None else drawn.to(x)
-    a, whole = operators(task, drawn, x, views)
+    a, whole = operators(problem, drawn, x, views)
     y = a(x)
     if any(levels):
-        wide = torch.complex128 if y.is_complex() else torch.float64
-        generator = torch.Generator().manual_seed(seed)
-        # complex normal numbers have variance 1 in sum: twice the power for one deviation in each part
-        sigma = (
-            torch.tensor(levels, dtype=torch.float32)[:, None, None, None] / SCALE * (2**0.5 if y.is_complex() else 1)
-        )
-        n = (sigma * torch.randn(y.shape, generator=generator, dtype=wide)).to(y)
-        y = y + (n if drawn is None else drawn * n)
+        y = add_noise(y, [level / SCALE for level in levels], seed)
+        y = y if drawn is None else drawn * y
     c = analysis(x)
-    kind = None if drawn is None else mask or MASK[task]
-    return Instance(task, drawn, a, whole, y, c.to(y.dtype) if y.is_complex() else c, LAM[task], kind)
+    kind = None if drawn is None else mask or MASK[problem]
+    return Instance(problem, drawn, a, whole, y, c.to(y.dtype) if y.is_complex() else c, LAM[problem], kind)
 
 
 def analysis(x: Tensor) -> Tensor:

@@ -23,13 +23,8 @@ from fastrecon.train.objective import Objective, Score
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
-PROBLEMS = ("inpaint", "mri", "deblur", "ct")
+PROBLEMS = tuple(problems.LAM)
 VALIDATION_ITERATIONS = 20
-
-
-def task_of(problem: str) -> str:
-    """The problem as `wavelet_l1` calls it."""
-    return "fourier" if problem == "mri" else problem
 
 
 @dataclass(frozen=True)
@@ -156,7 +151,7 @@ class Networks(Objective[StepNet | DirectNet]):
         def drawn(values: Sequence[float]) -> list[float]:
             return [values[i] for i in torch.randint(len(values), (len(x),), generator=generator).tolist()]
 
-        p = problems.instance(task_of(c.problem), x, drawn(c.rate), drawn(self.levels), seed, views=c.views)
+        p = problems.instance(c.problem, x, drawn(c.rate), drawn(self.levels), seed, views=c.views)
         return p, p.lam * torch.tensor(drawn(c.lam_factor)).to(x)
 
     @property

@@ -17,7 +17,7 @@ from fastrecon.ops import prox_gradient_step
 from fastrecon.solvers import FISTA
 from fastrecon.train import checkpoint
 from fastrecon.train.progress import track
-from fastrecon.train.recipes.sgp_base import Config, Networks, square, task_of
+from fastrecon.train.recipes.sgp_base import Config, Networks, square
 from fastrecon.train.world import World
 
 CHUNK = 8  # images solved at a time
@@ -34,7 +34,7 @@ class Stages(Networks):
     def _targets(self) -> Tensor:
         """Solutions by FISTA, stored under a key of what they depend on."""
         c = self.config
-        drawn = f"{task_of(c.problem)} {list(c.rate)} {self.levels} {list(c.lam_factor)}"
+        drawn = f"{c.problem} {list(c.rate)} {self.levels} {list(c.lam_factor)}"
         chosen = f"{drawn} {c.views} {c.seed} {c.target_iterations}"
         key, path = f"{chosen} {self.digest}", self.folder / "targets.safetensors"
         with contextlib.suppress(FileNotFoundError, ValueError):  # missing or damaged: they are computed again
