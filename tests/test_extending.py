@@ -11,6 +11,7 @@ import torch
 import fastrecon as fr
 from fastrecon import io
 from fastrecon.cli import main as cli
+from fastrecon.models.base import MODELS
 from fastrecon.problems import PROBLEMS
 from fastrecon.problems.base import quality
 from fastrecon.solvers.methods import METHODS
@@ -21,11 +22,13 @@ TEXT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text
 @pytest.fixture
 def parts():
     """The solver and the problem of the text, registered as modules from outside would be."""
-    before = dict(METHODS), dict(PROBLEMS)
+    registries: tuple[dict, ...] = (METHODS, MODELS, PROBLEMS)
+    before = [dict(registry) for registry in registries]
+    names = {"__name__": "outside"}
     for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
-        exec(compile(code, "extending.md", "exec"), {"__name__": "outside"})
-    yield
-    for registry, kept in zip((METHODS, PROBLEMS), before, strict=True):
+        exec(compile(code, "extending.md", "exec"), names)
+    yield names
+    for registry, kept in zip(registries, before, strict=True):
         registry.clear()
         registry.update(kept)
 
@@ -89,3 +92,17 @@ def test_a_method_from_outside_serves_the_one_line_of_python():
     assert quality(found.x[:1], x[:1])["psnr"] > 60
     with pytest.raises(ValueError, match="landweber: options: expected some of iterations, got 'steps'"):
         fr.reconstruct(a(x), a, method="landweber", steps=2)
+
+
+def test_a_model_from_outside_is_loaded_and_chosen_by_its_file(parts, capsys, photo, tmp_path):
+    parts["Gain"](2.0, {"name": "twice"}).save(tmp_path / "gain.safetensors")
+    model = fr.load(tmp_path / "gain.safetensors")
+    assert (model.problem, model.method, model.name) == ("dim", "gain", "twice")
+    argv = ["reconstruct", str(photo), "--model", str(tmp_path / "gain.safetensors"), "--simulate", "--json"]
+    assert cli.main([*argv, "--no-figure", "--out", str(tmp_path / "out")]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert (report["problem"], report["method"]) == ("dim", "gain")
+    assert report["scores"]["reconstruction"]["relative_error"] < 1e-6
+    assert report["certificate"]["misfit"] < 1e-6
+    assert cli.main(["reconstruct", str(photo), "--problem", "dim", "--method", "gain", "--out", str(tmp_path)]) == 2
+    assert "gain: --model: expected a model of gain for dim, got none" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from fastrecon.models.base import Model, register, trained
 from fastrecon.operators import Dictionary
 from fastrecon.operators.base import LinearOperator
 from fastrecon.options import check, option
-from fastrecon.solvers import DLADMM
+from fastrecon.solvers import DLADMM, LADMM
 from fastrecon.solvers.ladmm import Splitting
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
@@ -230,6 +230,33 @@ class Options:
 
     def __post_init__(self):
         check(self, "reconstruct")
+
+
+@dataclass(frozen=True)
+class ClassicalOptions:
+    """Options of LADMM with the dictionary of a model."""
+
+    model: str = option("whose dictionary: shipped model, or path of a file; default: the shipped one", "")
+    iterations: int = option("of LADMM", 1500, within="[1, 1e9]", type=int)
+
+    def __post_init__(self):
+        check(self, "reconstruct")
+
+
+@method("ladmm", ClassicalOptions, "sparse coding of patches by LADMM", (PatchDenoiser.problem,))
+def _prepare_classical(options: ClassicalOptions, device: torch.device) -> Runner:
+    model = trained(PatchDenoiser.method, PatchDenoiser.problem, options.model).to(device)
+    assert isinstance(model, PatchDenoiser)
+    solver = LADMM(model.operator, model.solver.lam)
+
+    def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
+        model.check(inverse.y)
+        y = inverse.y.to(model.operator.atoms.dtype)
+        patches = model.to_patches(y)
+        s, report = solver(patches, iterations=options.iterations)
+        return Outcome(model.to_image(s.az, y.shape[-2:]), report.merged(len(patches) // len(y)))
+
+    return run
 
 
 @method("d-ladmm", Options, "learned sparse coding of patches", (PatchDenoiser.problem,))

@@ -32,7 +32,7 @@ class Impulse(Problem[ImpulseOptions]):
     name = "impulse"
     summary = "photographs with salt-and-pepper noise"
     Options = ImpulseOptions
-    methods = ("d-ladmm",)
+    methods = ("d-ladmm", "ladmm")
 
     def simulate(self, picture: Picture, options: ImpulseOptions, seed: int = 0) -> Measurement:
         """A picture with impulses."""
