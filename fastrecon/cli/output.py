@@ -131,7 +131,7 @@ class Job:
             io.write_figure(files[name], figures.feature_maps(picture, values[0].float().cpu().numpy(), title))
         files["report"] = prefix.with_name(f"{prefix.name}_report.json")
         report = {
-            "schema": SCHEMA, "fastrecon": fastrecon.__version__, "input": source, "notes": list(m.notes),
+            "schema": SCHEMA, "fastrecon": fastrecon.__version__, "input": source, "notes": list(m.remarks),
             "problem": self.problem.name, **self.about, "simulated": m.truth is not None,
             "size": list(pixels.shape[:2]), "channels": len(m.y),
             "noise": None if m.noise is None else m.noise * m.scale, "scale": m.scale, "device": str(self.device),

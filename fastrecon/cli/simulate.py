@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         target = prefix.with_name(prefix.name + end)
         file.write(target, m)
         return {
-            "input": path, "notes": m.notes, "problem": problem.name, "size": m.size, "shape": tuple(m.y.shape),
+            "input": path, "notes": m.remarks, "problem": problem.name, "size": m.size, "shape": tuple(m.y.shape),
             "output": target, "measurements": problem.describe(m),
         }  # fmt: skip
 

@@ -56,6 +56,11 @@ class Measurement:
     def __post_init__(self):
         expect(self.y.ndim > 1 and len(self.y) > 0, "Measurement", "y", "measurements [B, ...]", self.y)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and what becomes of colours."""
+        return self.notes + (("three channels, each restored on its own",) if len(self.y) == 3 else ())
+
     def to(self, device: torch.device | str) -> "Measurement":
         """The same with its tensors on `device`."""
         facts = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.facts.items()}

@@ -59,9 +59,8 @@ class BlockCS(Problem[BlockCSOptions]):
         facts = self._matrix(options)
         sigma = (options.noise or 0.0) / scale
         y = add_noise(self._sensing(facts)(truth), sigma, seed)
-        notes = picture.notes + (("three channels, each measured on its own",) if len(y) == 3 else ())
         size = (truth.shape[-2], truth.shape[-1])
-        return Measurement(self.name, y, size, facts, sigma, scale, truth, None, picture.form, notes)
+        return Measurement(self.name, y, size, facts, sigma, scale, truth, None, picture.form, picture.notes)
 
     def read(self, path: Path, options: BlockCSOptions) -> Measurement:
         """An array y [rows, cols, m], with facts beside it."""

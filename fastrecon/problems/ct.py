@@ -123,8 +123,6 @@ class CT(Problem[CTOptions]):
         truth, sigma = x / scale, (options.noise or 0.0) / scale
         m = _measurement(scan, torch.zeros(len(x), 1, len(scan.angles), scan.detectors))
         y = add_noise(self.operator(m)(truth), sigma, seed)
-        if len(y) == 3:
-            notes = (*notes, "three channels, each restored on its own")
         return Measurement(
             self.name, y, size, m.facts, sigma, scale, truth, None, picture.form, (*picture.notes, *notes, _said(scan))
         )

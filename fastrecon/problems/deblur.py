@@ -81,7 +81,7 @@ class Deblur(Problem[DeblurOptions]):
             m = self._measured(picture, size, kernel, boundary, scale, sigma)
             y = self.operator(m)(truth)
         y = add_noise(y, sigma, seed)
-        return _with(m, y=y, truth=truth, notes=(*m.notes, *kernel_notes, *_colour(y)))
+        return _with(m, y=y, truth=truth, notes=(*m.notes, *kernel_notes))
 
     def read(self, path: Path, options: DeblurOptions) -> Measurement:
         """A blurred photograph."""
@@ -100,7 +100,7 @@ class Deblur(Problem[DeblurOptions]):
         m = self._measured(picture, size, kernel, boundary, scale, sigma)
         if boundary != "free":
             y = self._frame(m).fill(y)
-        return _with(m, y=y, notes=(*m.notes, *notes, *_colour(y)))
+        return _with(m, y=y, notes=(*m.notes, *notes))
 
     def _measured(
         self, picture: Picture, size: tuple[int, int], kernel: Tensor, boundary: str, scale: float, sigma: float
@@ -143,10 +143,6 @@ def _with(m: Measurement, **changes: object) -> Measurement:
     """m with changes."""
 
     return replace(m, **changes)  # type: ignore[arg-type]
-
-
-def _colour(y: Tensor) -> tuple[str, ...]:
-    return ("three channels, each restored on its own",) if len(y) == 3 else ()
 
 
 def _kernel(name: str, size: tuple[int, int] | torch.Size) -> tuple[Tensor, tuple[str, ...]]:

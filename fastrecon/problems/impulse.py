@@ -41,7 +41,7 @@ class Impulse(Problem[ImpulseOptions]):
         y = salt_and_pepper(truth, options.share, torch.Generator().manual_seed(seed))
         return Measurement(
             self.name, y, (y.shape[-2], y.shape[-1]), {"share": options.share}, None, scale, truth, None, picture.form,
-            picture.notes + _colour(len(y)),
+            picture.notes,
         )  # fmt: skip
 
     def read(self, path: Path, options: ImpulseOptions) -> Measurement:
@@ -49,7 +49,7 @@ class Impulse(Problem[ImpulseOptions]):
         picture = io.read_picture(path)
         scale = unit_scale(picture)
         y = channels(picture) / scale
-        notes = picture.notes + _colour(len(y))
+        notes = picture.notes
         return Measurement(self.name, y, (y.shape[-2], y.shape[-1]), {}, None, scale, None, None, picture.form, notes)
 
     def operator(self, m: Measurement) -> LinearOperator:
@@ -59,7 +59,3 @@ class Impulse(Problem[ImpulseOptions]):
     def compared(self) -> tuple[str, ...]:
         """LADMM early and late, and the shipped network."""
         return ("ladmm:iterations=150", "ladmm:iterations=1500", "d-ladmm")
-
-
-def _colour(count: int) -> tuple[str, ...]:
-    return ("three channels, each restored on its own",) if count == 3 else ()

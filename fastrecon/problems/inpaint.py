@@ -86,8 +86,6 @@ class Inpaint(Problem[InpaintOptions]):
     ) -> Measurement:
         frame = Frame.whole(y.shape[-2:])
         notes = (*picture.notes, f"{100 * mask.mean().item():.1f}% of the pixels are known", *frame.notes())
-        if len(y) == 3:
-            notes = (*notes, "three channels, each restored on its own")
         return Measurement(
             self.name, frame.fill(y), frame.size, {"mask": frame.fill(mask), PAPER_LAM: LAM["inpaint"]},
             None if noise is None else noise / scale, scale, None if truth is None else frame.fill(truth),

@@ -89,8 +89,6 @@ class MRI(Problem[MRIOptions]):
             mask = masks.GENERATORS[options.sampling](size, options.rate, seed)
         mask = mask.to(truth.real)[None, None]
         y = mask * add_noise(Fourier(mask)(truth), sigma, seed)
-        if len(y) == 3:
-            notes = (*notes, "three channels, each restored on its own")
         facts = {"mask": mask, PAPER_LAM: LAM["mri"]}
         notes = (*notes, _share(mask))
         return Measurement(self.name, y, size, facts, sigma, scale, truth, None, picture.form, notes)
