@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from fastrecon.checks import expect
@@ -66,6 +67,11 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def is_switch(field: dataclasses.Field[Any]) -> bool:
+    """Whether an option has no value on the command line: --name, or --no-name."""
+    return isinstance(field.default, bool) or field.metadata.get("type") is bool
+
+
 def make(kind: Callable[..., C], values: Mapping[str, Any], op: str) -> C:
     """A configuration with these fields.
 
@@ -107,7 +113,7 @@ def _wrong(field: dataclasses.Field[Any], value: Any) -> str:
     if within:
         good = bool(values) and all(_is(kind or float, v) and v in within for v in values)
         return "" if good else within.phrase(kind or float, several)
-    if isinstance(field.default, bool) or kind is bool:
+    if is_switch(field):
         return "" if isinstance(value, bool) else "true or false"
     if choices:
         good = value == field.default or (bool(values) and all(v in choices for v in values))
@@ -135,13 +141,30 @@ def number(kind: type, within: str) -> Callable[[str], Any]:
     interval = Interval(within)
 
     def parse(text: str) -> Any:
-        value = kind(text)
+        value = _converted(kind, text, interval.phrase(kind))
         if value not in interval:
             raise argparse.ArgumentTypeError(f"expected {interval.phrase(kind)}, got {_short(value)}")
         return value
 
-    parse.__name__ = kind.__name__  # argparse names it in its message
     return parse
+
+
+def parsed(field: dataclasses.Field[Any], text: str) -> Any:
+    """The value of an option that is no switch, from words; its range is looked at by `check`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no number where one is wanted.
+    """
+    within = field.metadata.get("within")
+    kind = field.metadata.get("type", float if within else str)
+    return _converted(kind, text, within.phrase(kind) if within else _NOUNS.get(kind, "text"))
+
+
+def _converted(kind: Callable[[str], Any], text: str, expected: str) -> Any:
+    try:
+        return kind(text)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {_short(text)}") from None
 
 
 def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[str] = (), group: str = "") -> None:
@@ -164,10 +187,10 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[st
             several = isinstance(field.default, tuple)
             facts.append(f"default: {' '.join(map(_plain, field.default if several else (field.default,)))}")
         text += f" ({'; '.join(facts)})" if facts else ""
-        if isinstance(field.default, bool) or parser_options.get("type") is bool:
+        if is_switch(field):
             parser_options |= {"action": argparse.BooleanOptionalAction, "type": None}
-        elif within:
-            parser_options.setdefault("type", float)
+        elif within or "type" in parser_options:
+            parser_options["type"] = partial(parsed, field)
         target.add_argument(
             flag_of(field.name), help=text.replace("%", "%%"), default=argparse.SUPPRESS, **parser_options
         )

@@ -32,6 +32,31 @@ def device(request):
     return request.param
 
 
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A folder with models and pictures for commands, which no test changes."""
+    from commands import furnish
+
+    return furnish(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture
+def run(capsys, place, monkeypatch):
+    """Runs a command in this process: see `commands.runner`."""
+    from commands import runner
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return runner(capsys, place)
+
+
+@pytest.fixture
+def fails(run):
+    """Runs a command that must fail with one line: see `commands.failing`."""
+    from commands import failing
+
+    return failing(run)
+
+
 @pytest.fixture
 def unwritten_is_nan():
     """Memory that an op allocates and does not write holds NaN."""

@@ -138,11 +138,17 @@ def stems(paths: Sequence[Path]) -> list[str]:
     """
     first: dict[str, Path] = {}
     for path in paths:
-        if path.stem in first:
-            both = f"{io.shown(first[path.stem])} and {io.shown(path)}"
-            raise ValueError(f"{both}: expected inputs with different names, got two {short(path.stem)}")
-        first[path.stem] = path
+        stem = stem_of(path)
+        if stem in first:
+            both = f"{io.shown(first[stem])} and {io.shown(path)}"
+            raise ValueError(f"{both}: expected inputs with different names, got two {short(stem)}")
+        first[stem] = path
     return list(first)
+
+
+def stem_of(path: Path) -> str:
+    """The name of an input without what says its format, also of two parts (.nii.gz)."""
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def number(value: float | None, form: str) -> str:

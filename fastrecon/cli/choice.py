@@ -11,16 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastrecon import io, models
 from fastrecon.cli import arguments, console
+from fastrecon.io.arrays import npz_names
 from fastrecon.models.base import Model
-from fastrecon.options import add_options, given
+from fastrecon.options import add_options, flag_of, given, is_switch, options_of
 from fastrecon.problems import file
 from fastrecon.problems.base import PROBLEMS, Problem
-from fastrecon.solvers import methods
-from fastrecon.solvers.methods import METHODS, Method, Runner
+from fastrecon.solvers.methods import METHODS, Method
 
 FORMER = {  # names of the first version
     "cs": "block-cs", "saltpepper": "impulse", "fourier": "mri", "inpaint": "inpaint", "deblur": "deblur", "ct": "ct",
@@ -32,15 +30,21 @@ FORMER_OPTIONS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What a command line means; None where it does not say."""
+    """What a command line means; None where it does not say.
+
+    Attributes:
+        maker: the model that the first file of measurements names; --model may be another.
+    """
 
     problem: Problem[Any] | None
     method: Method | None
     model: Model | None
+    maker: Model | None = None
 
     def defaults(self) -> dict[str, Any]:
         """Options of the problem that the model brings: its sampling."""
-        return {} if self.model is None else self.model.problem_options()
+        model = self.model or self.maker
+        return {} if model is None else model.problem_options()
 
     def problem_options(self, args: argparse.Namespace, simulate: bool) -> Any:
         """The options of the problem.
@@ -52,8 +56,9 @@ class Choice:
         named = given(args, self.problem.Options)
         for f in dataclasses.fields(self.problem.Options):
             alone = f.metadata.get("of") == "simulate" and not simulate
-            flag = "--" + f.name.replace("_", "-")
-            expect_option(not alone or f.name not in named, flag, "it with --simulate only", "it without")
+            expect_option(
+                not alone or f.name not in named, flag_of(f.name), "it with --simulate only", got="it without"
+            )
         return self.problem.Options(**(self.defaults() | named))
 
     def method_options(self, args: argparse.Namespace) -> Any:
@@ -61,26 +66,34 @@ class Choice:
         assert self.method is not None
         return self.method.Options(**given(args, self.method.Options))
 
-    def runner(self, args: argparse.Namespace, device: torch.device) -> Runner:
-        """The method, ready."""
+    def takes(self, model: str) -> bool:
+        """Whether the method runs the model of this name.
+
+        Raises:
+            ValueError: the method has models, and there is none of that name.
+        """
         assert self.method is not None
-        return self.method.prepare(self.method_options(args), device)
+        trained = any(f.name == "model" for f in options_of(self.method.Options))
+        return trained and load(model).method == self.method.name
 
 
-def expect_option(condition: bool, flag: str, expected: str, got: object) -> None:
-    """Raises ValueError "FLAG: expected ..., got ..." unless `condition` holds."""
+def expect_option(condition: bool, flag: str, expected: str, value: str | None = None, got: str = "none") -> None:
+    """Raises ValueError "FLAG: expected ..., got ..." unless `condition` holds; `value` is the user's, `got` ours."""
     if not condition:
-        raise ValueError(f"{flag}: expected {expected}, got {arguments.short(str(got)) if got else 'none'}")
+        raise ValueError(f"{flag}: expected {expected}, got {got if value is None else arguments.short(value)}")
 
 
 def value_of(words: Sequence[str], flag: str) -> str | None:
-    """What follows an option, before there is a parser; argparse looks at it again."""
+    """What follows an option, the last time it is given, before there is a parser; argparse looks at it again."""
+    found = None
     for k, word in enumerate(words):
+        if word == "--":
+            break
         if word == flag and k + 1 < len(words):
-            return words[k + 1]
+            found = words[k + 1]
         if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
+            found = word.partition("=")[2]
+    return found
 
 
 def choose(words: Sequence[str], inputs: bool = True) -> Choice:
@@ -95,7 +108,7 @@ def choose(words: Sequence[str], inputs: bool = True) -> Choice:
             said = value_of(words, old) or ""
             now = f"--problem {FORMER.get(said, said)}"
             raise ValueError(f"--task: expected {now}, its name now, got --task {arguments.short(said)}")
-        expect_option(former is None, old, f"{new}, its name now", old)
+        expect_option(former is None, old, f"{new}, its name now", got=old)
     name, wanted, file_name = (value_of(words, flag) for flag in ("--problem", "--method", "--model"))
     if name in FORMER and name not in PROBLEMS:
         raise ValueError(f"--problem: expected {FORMER[name]}, its name now, got {name}")
@@ -104,19 +117,31 @@ def choose(words: Sequence[str], inputs: bool = True) -> Choice:
     if name is None and model is not None:
         name = model.problem
         known = name in PROBLEMS
-        expect_option(known, "--model", f"a model for one of {', '.join(PROBLEMS)}", f"one for {model.problem}")
-    if name is None and inputs:
-        name = next((found for w in words if (found := _problem_of_file(w))), None)
+        expect_option(known, "--model", f"a model for one of {', '.join(PROBLEMS)}", got=f"one for {model.problem}")
+    found, maker = _of_files(words) if inputs else (None, None)
+    name = found if name is None else name
     if name is None:
         return Choice(None, None, model)
-    problem = PROBLEMS[name]
+    problem, maker = PROBLEMS[name], maker if found == name else None
     if model is not None:
-        expect_option(model.problem == name, "--model", f"a model for {name}", f"one for {model.problem}")
+        expect_option(model.problem == name, "--model", f"a model for {name}", got=f"one for {model.problem}")
         fits = wanted in (None, "auto", model.method)
         expect_option(fits, "--method", f"{model.method}, that of --model", wanted)
         wanted = model.method
-    wanted = problem.methods[0] if wanted in (None, "auto") else wanted
-    return Choice(problem, methods.named(wanted, name, "--method"), model)
+    usual = problem.methods[0] if maker is None else maker.method
+    wanted = usual if wanted in (None, "auto") else wanted
+    return Choice(problem, named_method(wanted, problem), model, maker)
+
+
+def named_method(name: str, problem: Problem[Any]) -> Method:
+    """A method of --method.
+
+    Raises:
+        ValueError: there is none of that name for this problem.
+    """
+    known = [m for m in METHODS if METHODS[m].solves(problem.name)]
+    expect_option(name in known, "--method", f"one of {', '.join(known)} for {problem.name}", name)
+    return METHODS[name]
 
 
 @lru_cache(maxsize=8)
@@ -132,20 +157,59 @@ def load(name: str) -> Model:
         raise ValueError(console.named(name, e)) from e
 
 
-def _problem_of_file(word: str) -> str | None:
-    path = Path(word)
+def _of_files(words: Sequence[str]) -> tuple[str | None, Model | None]:
+    """Problem and model that the first file of measurements among the inputs names."""
+    for word in _inputs(words):
+        path = Path(word)
+        try:
+            paths = sorted(path.iterdir()) if path.is_dir() else [path]
+        except OSError:
+            continue
+        for file_path in paths:
+            name, model = _of_file(file_path)
+            if name is not None:
+                return name, model
+    return None, None
+
+
+def _inputs(words: Sequence[str]) -> list[str]:
+    """The words that are no options and no values of such."""
+    flags = {f"--{word}{name.replace('_', '-')}" for name in _switches() for word in ("", "no-")}
+    before = [None, *words]
+    valued = [w is not None and w.startswith("--") and "=" not in w and w not in flags for w in before]
+    return [w for w, value in zip(words, valued, strict=False) if not value and not w.startswith("-")]
+
+
+def _switches() -> set[str]:
+    """Names of the options without a value."""
+    configs = [part.Options for part in (*PROBLEMS.values(), *METHODS.values())]
+    own = {f.name for c in configs for f in options_of(c) if is_switch(f)}
+    return own | {"simulate", "overwrite", "skip_existing", "json", "figure"}
+
+
+def _of_file(path: Path) -> tuple[str | None, Model | None]:
+    """Problem and model that a file of measurements names, as far as it can be read; its faults are told later."""
     try:
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in (".npz", ".safetensors"))
-            return file.problem_of(found[0]) if found else None
-        known = path.suffix.lower() in (".npz", ".safetensors") and path.is_file()
-        found_problem = file.problem_of(path) if known else None
-        if known and found_problem is None and not word.startswith("-"):
-            io.read_measurements(path)  # the first version's
-            return "block-cs"
-        return found_problem
+        if path.suffix.lower() not in io.MEASUREMENT_SUFFIXES or not path.is_file():
+            return None, None
+        facts = file.facts_of(path)
+        if "problem" not in facts:
+            facts = _first_version(path)
     except (OSError, ValueError):
-        return None
+        return None, None
+    try:
+        return facts.get("problem"), load(str(facts["model"])) if facts.get("model") else None
+    except ValueError:
+        return facts.get("problem"), None
+
+
+def _first_version(path: Path) -> dict[str, Any]:
+    """What a file of the first version says, also where an entry is wrong."""
+    try:
+        return io.read_measurements(path).facts | {"problem": "block-cs"}
+    except ValueError:
+        known = path.suffix.lower() == ".npz" and {"y", "size"} <= set(npz_names(path))
+        return {"problem": "block-cs"} if known else {}
 
 
 def add(parser: argparse.ArgumentParser, choice: Choice, simulates: bool, method: bool = True) -> None:
@@ -188,6 +252,6 @@ def need(choice: Choice) -> Problem[Any]:
         ValueError: nothing says which.
     """
     names = ", ".join(PROBLEMS)
-    expect_option(choice.problem is not None, "--problem", f"one of {names}, or a --model", None)
+    expect_option(choice.problem is not None, "--problem", f"one of {names}, or a --model")
     assert choice.problem is not None
     return choice.problem

@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> None:
     name = args.image.removeprefix(io.BUNDLED)
     path = io.bundled(name, "--image")
     work = reconstruct.job(args)
-    m = reconstruct.measured(work.problem, path, args.choice.problem_options(args, True), args.seed)
+    m = reconstruct.measured(work.problem, path, args.choice.problem_options(args, True), args.seed or 0)
     prefix = Path(args.out) / name
-    batch.free((f"{prefix}{end}" for end in work.ends(work.writing.form(m))), args.overwrite)
+    batch.free((f"{prefix}{end}" for end in work.writing.ends(work.writing.form(m))), args.overwrite)
     io.output_folder(args.out)
     with Progress(1) as progress:
         progress.item(name)

@@ -15,7 +15,7 @@ from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.cli import arguments, batch, choice, output, reconstruct
 from fastrecon.cli.progress import Progress
-from fastrecon.options import options_of
+from fastrecon.options import is_switch, options_of, parsed
 from fastrecon.problems.base import Condition, Measurement, Problem
 from fastrecon.solvers import methods
 from fastrecon.solvers.methods import Runner
@@ -111,15 +111,13 @@ def _entry(text: str, problem: Problem[Any], device: torch.device) -> Entry:
 
 
 def _value(field: Any, text: str, word: str) -> Any:
-    if isinstance(field.default, bool):
-        expect(text in ("", "true", "false"), "evaluate", "--methods", "true or false", word)
+    if is_switch(field):
+        expect(text in ("", "true", "false"), "evaluate", "--methods", "true or false", arguments.short(word))
         return text != "false"
-    kind = field.metadata.get("type", str)
     try:
-        return kind(text)
-    except ValueError:
-        expect(False, "evaluate", "--methods", f"a number of type {kind.__name__}", word)
-        raise
+        return parsed(field, text)
+    except argparse.ArgumentTypeError as e:
+        raise ValueError(f"evaluate: --methods: {arguments.short(word)}: {e}") from e
 
 
 def run(args: argparse.Namespace) -> None:
@@ -137,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
     warm: set[str] = set()
 
     def work(path: Path, progress: Progress) -> list[dict[str, Any]]:
-        picture, seed = io.read_picture(path), args.seed + paths.index(path)
+        picture, seed = io.read_picture(path), ((args.seed or 0) + paths.index(path)) % 2**32
         if side is not None:
             picture = dataclasses.replace(picture, pixels=square(picture.pixels, side))
         rows = []

@@ -76,7 +76,9 @@ def parser(command: str | None = None, words: Sequence[str] = ()) -> argparse.Ar
     top.add_argument("--version", action="version", version=f"fastrecon {fastrecon.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary, formatter_class=Help)
+        sub = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=Help, allow_abbrev=False
+        )  # names in short would pass by what chooses the options
         if name == command:
             loaded = importlib.import_module(module)
             loaded.add_arguments(sub, words)

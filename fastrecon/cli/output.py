@@ -33,14 +33,22 @@ class Writing:
     Attributes:
         bits: of the picture: 8, 16, 32; None: as the input.
         figure: whether to draw the figures.
+        extras: names of maps that are drawn.
     """
 
     bits: int | None = None
     figure: bool = True
+    extras: tuple[str, ...] = ()
 
     def form(self, m: Measurement) -> io.Form:
         """The kind of file of the picture."""
         return m.form if self.bits is None else m.form.with_bits(self.bits)
+
+    def ends(self, form: io.Form | None = None) -> list[str]:
+        """How the names of the files of one input end, the report last; without a form, of pictures in any."""
+        suffixes = io.Form.SUFFIXES if form is None else (form.suffix,)
+        figures = [f"_{name}.png" for name in (*(("figure",) if self.figure else ()), *self.extras)]
+        return [*(f"_reconstruction{suffix}" for suffix in suffixes), *figures, "_report.json"]
 
 
 @dataclass
@@ -88,11 +96,6 @@ class Job:
     device: torch.device
     about: Mapping[str, Any]
 
-    def ends(self, form: io.Form | None = None) -> list[str]:
-        """How the names of the files of one input end, the report last; without a form, of those that are the same."""
-        picture = [] if form is None else [f"_reconstruction{form.suffix}"]
-        return [*picture, *(["_figure.png"] if self.writing.figure else []), "_report.json"]
-
     def produce(self, m: Measurement, prefix: Path, source: object, progress: Progress | None = None) -> dict[str, Any]:
         """Reconstructs a picture and writes it with figures and report, whose contents without histories come back.
 
@@ -118,7 +121,8 @@ class Job:
         histories = _history(outcome.report)
         if watch.quality["iteration"]:
             histories["quality"] = watch.quality
-        title = " · ".join(str(t) for t in (prefix.name, self.about["model"] or self.about["method"]))
+        about = dict(self.about) | {"model": self.about["model"] or outcome.model or None}
+        title = f"{prefix.name} · {about['model'] or about['method']}"
         if self.writing.figure:
             drawn = _figure(self.problem, m, first, outcome.x, scores, histories, title)
             files["figure"] = prefix.with_name(f"{prefix.name}_figure.png")
@@ -132,7 +136,7 @@ class Job:
         files["report"] = prefix.with_name(f"{prefix.name}_report.json")
         report = {
             "schema": SCHEMA, "fastrecon": fastrecon.__version__, "input": source, "notes": list(m.remarks),
-            "problem": self.problem.name, **self.about, "simulated": m.truth is not None,
+            "problem": self.problem.name, **about, "simulated": m.truth is not None,
             "size": list(pixels.shape[:2]), "channels": len(m.y),
             "noise": None if m.noise is None else m.noise * m.scale, "scale": m.scale, "device": str(self.device),
             "backend": backend(self.device), "seconds": seconds, "scores": scores,

@@ -1,13 +1,16 @@
 """`fastrecon reconstruct`: pictures from measurements, each with a figure and its certificate."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fastrecon import io
 from fastrecon.cli import arguments, batch, choice, output
 from fastrecon.cli.progress import Progress
+from fastrecon.options import flag_of, given
 from fastrecon.problems import file
 from fastrecon.problems.base import Measurement, Problem
 
@@ -57,7 +60,7 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """--seed."""
     parser.add_argument(
-        "--seed", type=arguments.integer(0, 2**32 - 1), default=0, help="of simulated masks and noise (default: 0)"
+        "--seed", type=arguments.integer(0, 2**32 - 1), help="of simulated masks and noise (default: 0)"
     )
 
 
@@ -69,34 +72,59 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=True, help="draw the figure")
 
 
-def job(args: argparse.Namespace) -> output.Job:
-    """What is done with every input."""
+def job(args: argparse.Namespace, model: str = "") -> output.Job:
+    """What is done with every input, by the method's default model or another."""
     chosen: choice.Choice = args.choice
     problem, device = choice.need(chosen), arguments.device(args)
     assert chosen.method is not None
     options, settings = chosen.problem_options(args, args.simulate), chosen.method_options(args)
+    if model:
+        settings = dataclasses.replace(settings, model=model)
     about = {
-        "problem_options": output.plain(options), "seed": args.seed if args.simulate else None,
-        "method": chosen.method.name, "method_options": output.plain(settings),
-        "model": getattr(settings, "model", None) or (chosen.model and chosen.model.meta.get("name")),
+        "problem_options": output.plain(options), "seed": seed(args), "method": chosen.method.name,
+        "method_options": output.plain(settings), "model": getattr(settings, "model", None),
     }  # fmt: skip
     runner = chosen.method.prepare(settings, device)
-    return output.Job(problem, runner, output.Writing(args.bits, args.figure), device, about)
+    extras = ("maps",) if getattr(settings, "maps", False) else ()
+    return output.Job(problem, runner, output.Writing(args.bits, args.figure, extras), device, about)
+
+
+def seed(args: argparse.Namespace) -> int | None:
+    """--seed of what is simulated; None where nothing is.
+
+    Raises:
+        ValueError: it is given, and nothing is simulated.
+    """
+    choice.expect_option(args.simulate or args.seed is None, "--seed", "it with --simulate only", got="it without")
+    return (args.seed or 0) if args.simulate else None
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
     work = job(args)
-    options = args.choice.problem_options(args, args.simulate)
+    chosen: choice.Choice = args.choice
+    options, drawn = chosen.problem_options(args, args.simulate), seed(args)
+    named = [flag_of(name) for name in given(args, work.problem.Options)]
     own = io.IMAGE_SUFFIXES if args.simulate or work.problem.suffixes is None else work.problem.suffixes
     known = own if args.simulate else tuple(dict.fromkeys((*own, *io.MEASUREMENT_SUFFIXES)))
     paths = arguments.images(args.inputs, known)
 
-    def produce(path: Path, prefix: Path, progress: Progress) -> dict[str, Any]:
-        m = measured(work.problem, path, options, args.seed if args.simulate else None)
-        return work.produce(m, prefix, path, progress)
+    @cache
+    def made_for(model: str) -> output.Job:
+        return job(args, model) if chosen.takes(model) else work
 
-    batch.write_each(args, paths, work.ends(), produce, output.line)
+    def produce(path: Path, prefix: Path, progress: Progress) -> dict[str, Any]:
+        told = bool(named) and drawn is None and file.problem_of(path) is not None
+        flag = named[0] if named else ""
+        choice.expect_option(
+            not told, flag, "no such option", got="it for a file of `fastrecon simulate`, which says it"
+        )
+        m = measured(work.problem, path, options, drawn)
+        model = m.facts.get("model")
+        here = work if model is None or work.about["model"] != "" else made_for(str(model))
+        return here.produce(m, prefix, path, progress)
+
+    batch.write_each(args, paths, work.writing.ends(), produce, output.line)
 
 
 def measured(problem: Problem[Any], path: Path, options: Any, seed: int | None) -> Measurement:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
     paths, end = arguments.images(args.inputs), f".{args.format}"
 
     def produce(path: Path, prefix: Path, _: Progress) -> dict[str, Any]:
-        m = reconstruct.measured(problem, path, options, args.seed)
+        m = reconstruct.measured(problem, path, options, args.seed or 0)
+        if args.model:  # `reconstruct` takes the same
+            m = replace(m, facts={**m.facts, "model": args.model})
         target = prefix.with_name(prefix.name + end)
         file.write(target, m)
         return {

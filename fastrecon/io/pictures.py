@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class Form:
         dtype: of the numbers in it: uint8, uint16 (on their full scale), float32, float64, complex64 or complex128.
         affine: of NIfTI, rows of [4, 4]: millimetres right, anterior, superior from (i, j, 0, 1); None where unknown.
     """
+
+    SUFFIXES: ClassVar[tuple[str, ...]] = (".png", ".tif", ".npy", ".nii", ".nii.gz", ".h5", ".cfl", ".hdr")
 
     suffix: str = ".png"
     dtype: str = "uint8"

@@ -139,9 +139,12 @@ class BlockSensingModel(Model):
         expect_finite(y, "reconstruct", "finite measurements", "image")
 
     def problem_options(self) -> dict[str, Any]:
-        """Ratio, seed of the sampling matrix and side of the blocks, as far as they are known."""
-        known = {k: self.meta[k] for k in ("ratio", "phi_seed") if k in self.meta}
-        return known | {"block": self.operator.block}
+        """The sampling matrix and the side of the blocks."""
+        block = {"block": self.operator.block}
+        if not self._from_seed:
+            return {"matrix": self._phi} | block
+        ratio = self.meta.get("ratio", 100 * len(self._phi) / self._phi.shape[1])
+        return {"ratio": ratio, "phi_seed": self.meta["phi_seed"]} | block
 
     def hyperparameters(self) -> dict[str, Any]:
         """Of the solver, and of the blocks."""
@@ -269,7 +272,8 @@ def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
                     f"reconstruct: the iterations diverged: {own.name} is not trained for such measurements ({largest})"
                 )
             maps = {"maps": own.solver.regulariser.feature_norms(result.x)} if options.maps else {}
-            return Outcome(result.x, result.report, own.start(inverse.y.to(own.q.dtype), inverse.size), maps)
+            start = own.start(inverse.y.to(own.q.dtype), inverse.size)
+            return Outcome(result.x, result.report, start, maps, options.model or own.name)
 
         return run
 

@@ -293,7 +293,7 @@ def _prepare_step(name: str) -> Callable[[StepOptions, torch.device], Runner]:
                 inverse.y, operator=inverse.operator, x0=x0, iterations=options.iterations, lipschitz=bound,
                 lam=options.lam_factor * LAM[own.problem] * bound, history=True, callback=tell,
             )  # fmt: skip
-            return Outcome(x, report)
+            return Outcome(x, report, model=options.model or own.name)
 
         return run
 
@@ -304,10 +304,9 @@ def _prepare_direct(options: DirectOptions, device: torch.device) -> Runner:
     model = _finder(DirectModel.method, options.model, device)
 
     def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
-        x, report = model(inverse.problem, inverse.y.is_complex())(
-            inverse.y, operator=inverse.operator, x0=inverse.first()
-        )
-        return Outcome(x, report)
+        own = model(inverse.problem, inverse.y.is_complex())
+        x, report = own(inverse.y, operator=inverse.operator, x0=inverse.first())
+        return Outcome(x, report, model=options.model or own.name)
 
     return run
 

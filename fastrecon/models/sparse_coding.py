@@ -271,6 +271,6 @@ def _prepare(options: Options, device: torch.device) -> Runner:
 
         told = {"tol": options.tol, "iterations": options.iterations, "callback": tell} if options.rigorous else {}
         x, report = model(inverse.y, rigorous=options.rigorous, **told)
-        return Outcome(x, report)
+        return Outcome(x, report, model=options.model or model.name)
 
     return run

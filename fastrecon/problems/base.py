@@ -245,8 +245,3 @@ def add_noise(y: Tensor, sigma: float | Sequence[float], seed: int) -> Tensor:
     levels = torch.as_tensor(sigma, dtype=torch.float64).view(-1, *[1] * (y.ndim - 1))
     # complex normal numbers have variance 1 in sum: twice the power for one deviation in each part
     return y + (levels * (2**0.5 if y.is_complex() else 1) * drawn).to(y)
-
-
-def stems(paths: Sequence[Path]) -> list[str]:
-    """Names of inputs without what says their format, also of two parts (.nii.gz)."""
-    return [p.name.removesuffix(".gz").rpartition(".")[0] if p.suffix == ".gz" else p.stem for p in paths]

@@ -40,6 +40,8 @@ class BlockCSOptions:
 
     def __post_init__(self):
         check(self, "block-cs")
+        if self.size:
+            _size(self.size)
 
 
 @problem
@@ -85,8 +87,19 @@ class BlockCS(Problem[BlockCSOptions]):
         rows = len(facts["phi"]) if own else y.shape[3]
         expect(y.shape[3] == rows, self.name, "y", f"{rows} measurements per block, as --phi has", y.shape[3])
         expect(rows <= n, self.name, "y", f"at most {n} measurements per block", y.shape[3])
+        self._expect_made(facts)
         noise = options.noise if options.noise is not None else _noise(m.facts)
         return Measurement(self.name, y, size, facts, noise, notes=notes)
+
+    def _expect_made(self, facts: Mapping[str, Any]) -> None:
+        """Raises ValueError where a file tells by a fingerprint that another matrix made its measurements."""
+        if "operator" not in facts:
+            return
+        maker = f", of model {facts['model']}" if "model" in facts else ""
+        same = same_sampling(str(facts["operator"]), fingerprint(self._sensing(facts)))
+        wanted = "measurements of the sampling matrix of --model, or of --phi or --phi-seed and --block"
+        rows = facts["count"] if "count" in facts else len(facts["phi"])
+        expect(same, self.name, "operator", wanted, f"{rows} numbers a block of another{maker}")
 
     def _matrix(self, options: BlockCSOptions) -> dict[str, Any]:
         """The facts that make the sampling matrix."""

@@ -46,9 +46,20 @@ def write(path: str | Path, m: Measurement) -> None:
 def problem_of(path: Path) -> str | None:
     """The problem that a file of measurements names; None for other files, also for such as cannot be read."""
     try:
-        return _header(path).get("problem")
+        return facts_of(path).get("problem")
     except (OSError, ValueError):
         return None
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Problem, numbers and texts among the facts of a file of measurements; empty for files of other kinds.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or damaged.
+    """
+    head = _header(path)
+    facts = head.get("facts", {})
+    return (facts if isinstance(facts, dict) else {}) | {k: head[k] for k in ("problem",) if k in head}
 
 
 def measured(problem: Problem[O], path: Path, options: O) -> Measurement:

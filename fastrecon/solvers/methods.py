@@ -56,12 +56,13 @@ class Inverse:
 @dataclass(frozen=True)
 class Outcome:
     """What a method found: images x [B, 1, H, W], their certificates, the images it started from if not the problem's
-    own, and maps [B, H, W] by name that were asked for."""
+    own, maps [B, H, W] by name that were asked for, and the name of the trained model, if there is one."""
 
     x: Tensor
     report: Certificate | None
     start: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    model: str = ""
 
 
 class Watch(Protocol):
