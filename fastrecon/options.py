@@ -153,10 +153,12 @@ def parsed(field: dataclasses.Field[Any], text: str) -> Any:
     """The value of an option that is no switch, from words; its range is looked at by `check`.
 
     Raises:
-        argparse.ArgumentTypeError: it is no number where one is wanted.
+        argparse.ArgumentTypeError: it is no number where one is wanted, or empty.
     """
     within = field.metadata.get("within")
     kind = field.metadata.get("type", float if within else str)
+    if kind is str and not text.strip():  # "" in Python means the default, which nobody asks for here
+        raise argparse.ArgumentTypeError(f"expected a name or a text, got {_short(text)}")
     return _converted(kind, text, within.phrase(kind) if within else _NOUNS.get(kind, "text"))
 
 
@@ -189,7 +191,7 @@ def add_options(parser: argparse.ArgumentParser, kind: Any, without: Sequence[st
         text += f" ({'; '.join(facts)})" if facts else ""
         if is_switch(field):
             parser_options |= {"action": argparse.BooleanOptionalAction, "type": None}
-        elif within or "type" in parser_options:
+        elif not ({"choices", "nargs"} & parser_options.keys()) or within or "type" in parser_options:
             parser_options["type"] = partial(parsed, field)
         target.add_argument(
             flag_of(field.name), help=text.replace("%", "%%"), default=argparse.SUPPRESS, **parser_options

@@ -73,21 +73,24 @@ def test_bar_on_a_terminal(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("reconstruct {} --out {}", "of 7 phases"),
-        ("reconstruct {} --rigorous --max-iterations 20 --out {}", "reductions of eps, iteration"),
-        ("reconstruct {} --task inpaint --iterations 200 --out {}", "of 200 iterations"),
-        ("reconstruct {} --task inpaint --method sgp-step --iterations 20 --out {}", "of 120 iterations"),
-        ("reconstruct {} --task saltpepper --rigorous --tol 1e-9 --max-iterations 200 --out {}", "iterations, gap"),
-        ("evaluate --data {} --csv {}", "of 7 phases"),
-        ("evaluate --data {} --task saltpepper --csv {}", "of 1650 iterations"),
-        ("evaluate --data {} --task inpaint --side 16 --table noise --csv {}", "of 12"),
+        ("reconstruct {} --simulate --model lda-cs-25 --no-figure --out {}", "of 7 phases"),
+        ("reconstruct {} --simulate --model lda-cs-25 --rigorous --iterations 20 --no-figure --out {}",
+         "reductions of eps"),
+        ("reconstruct {} --problem inpaint --simulate --iterations 200 --no-figure --out {}", "of 200 iterations"),
+        ("reconstruct {} --problem inpaint --simulate --method sgp-step --iterations 20 --no-figure --out {}",
+         "of 20 iterations"),
+        ("reconstruct {} --problem impulse --rigorous --tol 1e-9 --iterations 200 --no-figure --out {}",
+         "of 200 iterations"),
+        ("evaluate --data {} --model lda-cs-25 --csv {}", "of 1 runs"),
+        ("evaluate --data {} --problem impulse --methods ladmm:iterations=50 d-ladmm --csv {}", "of 2 runs"),
+        ("evaluate --data {} --problem inpaint --methods fista ista --side 16 --table noise --csv {}", "of 2 runs"),
     ],
-)
+)  # fmt: skip
 def test_one_image_is_followed_inside(capsys, tmp_path, command, words):
     i = np.linspace(0, 1, 64, dtype=np.float32)
     np.save(tmp_path / "one.npy", np.outer(i, i[::-1]))
     argv = command.format(tmp_path / "one.npy", tmp_path / "out").split()
-    assert cli.main([*argv, "--no-figure"] if argv[0] == "reconstruct" else argv) == 0
+    assert cli.main(argv) == 0
     err = capsys.readouterr().err
     assert words in err
     assert "image 1 of 1: one.npy: " in err

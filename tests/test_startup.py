@@ -59,7 +59,7 @@ def test_signal_during_imports(command, number, status, line):
 
 SLOW_WRITE = """
 import sys, time
-sys.argv = ["fastrecon", "simulate", *sys.argv[1:]]
+sys.argv = ["fastrecon", "simulate", "--problem", "inpaint", *sys.argv[1:]]
 import numpy as np
 def slow(file, **_):
     file.write(b"half")
@@ -125,7 +125,7 @@ def test_reader_that_leaves_at_once_and_nobody_to_complain_to(tmp_path):
     for name in ("a.npy", "b.npy"):
         np.save(tmp_path / name, np.full((16, 16), 0.5))
     out = tmp_path / "out"
-    command = f"exec {' '.join(MODULE)} reconstruct {tmp_path} --no-figure --out {out} <&- 2>&-"
+    command = f"exec {' '.join(MODULE)} reconstruct {tmp_path} --problem impulse --no-figure --out {out} <&- 2>&-"
     with start(["sh", "-c", command]) as process:
         assert process.stdout is not None
         process.stdout.close()

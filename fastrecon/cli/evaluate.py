@@ -149,6 +149,7 @@ def run(args: argparse.Namespace) -> None:
                     warm.add(entry.label)
                     runner(problem.inverse(m))
                 rows.append(_measured(path, column.name, entry.label, problem, m, runner, tell))
+                tell.part(1, 1)
         return rows
 
     outcome = batch.each(paths, work)
@@ -180,7 +181,7 @@ class _Share:
     def part(self, done: float, total: float, what: str = "iterations", **_: object) -> None:
         """So much of this method is done."""
         share = min(done / total, 1.0) if total > 0 else 0.0
-        self.progress.part(round(100 * (self.done + share)), 100 * self.total, f"% of {self.total} runs")
+        self.progress.part(self.done + share, self.total, "runs")
 
 
 def _measured(
