@@ -149,6 +149,19 @@ def test_options_of_simulated_measurements_need_simulate(run, name):
             )
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_options_that_mean_nothing_without_a_switch(run, name):
+    for f in options_of(METHODS[name].Options):
+        if f.metadata.get("of"):
+            line = f"{SIMULATED} --problem {problem_of(name)} --method {name} {flag_of(f.name)} {f.default} --out x"
+            told = f"expected it with {flag_of(f.metadata['of'])} only, got it without"
+            assert run(line) == (2, "", f"fastrecon: {flag_of(f.name)}: {told}\n")
+            text = f"{name}:{f.name}={f.default}"
+            status, _, err = run(f"evaluate --data @images --problem {problem_of(name)} --methods {text}")
+            assert (status, one_line(err)) == (2, True)
+            assert told in err
+
+
 @pytest.mark.parametrize(("words", "name"), [(w, n) for w, n in NUMBERS if "--method" in w])
 def test_numbers_of_compared_methods(run, words, name):
     problem, _, method = words.partition(" --method ")

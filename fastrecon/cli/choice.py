@@ -4,8 +4,7 @@ An option of another problem or method is unknown to that parser, and an error.
 """
 
 import argparse
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -54,17 +53,21 @@ class Choice:
         """
         assert self.problem is not None
         named = given(args, self.problem.Options)
-        for f in dataclasses.fields(self.problem.Options):
-            alone = f.metadata.get("of") == "simulate" and not simulate
-            expect_option(
-                not alone or f.name not in named, flag_of(f.name), "it with --simulate only", got="it without"
-            )
-        return self.problem.Options(**(self.defaults() | named))
+        options = self.problem.Options(**(self.defaults() | named))
+        expect_meant(options, named, {"simulate"} if simulate else set())
+        return options
 
     def method_options(self, args: argparse.Namespace) -> Any:
-        """The options of the method."""
+        """The options of the method.
+
+        Raises:
+            ValueError: one means nothing without another, which is not given.
+        """
         assert self.method is not None
-        return self.method.Options(**given(args, self.method.Options))
+        named = given(args, self.method.Options)
+        options = self.method.Options(**named)
+        expect_meant(options, named)
+        return options
 
     def takes(self, model: str) -> bool:
         """Whether the method runs the model of this name.
@@ -81,6 +84,15 @@ def expect_option(condition: bool, flag: str, expected: str, value: str | None =
     """Raises ValueError "FLAG: expected ..., got ..." unless `condition` holds; `value` is the user's, `got` ours."""
     if not condition:
         raise ValueError(f"{flag}: expected {expected}, got {got if value is None else arguments.short(value)}")
+
+
+def expect_meant(options: Any, named: Collection[str], others: Collection[str] = ()) -> None:
+    """Raises ValueError where an option was named that means nothing without a switch: among options, or `others`."""
+    for f in options_of(options):
+        switch = f.metadata.get("of")
+        alone = switch and switch not in others and not getattr(options, switch, False)
+        wanted = f"it with {flag_of(switch or '')} only"
+        expect_option(not alone or f.name not in named, flag_of(f.name), wanted, got="it without")
 
 
 def value_of(words: Sequence[str], flag: str) -> str | None:
@@ -227,8 +239,8 @@ def add(parser: argparse.ArgumentParser, choice: Choice, simulates: bool, method
             group.add_argument("--method", metavar="NAME", help="see --problem NAME --help")
         return
     p = choice.problem
-    own = [f.name for f in dataclasses.fields(p.Options) if f.metadata.get("of") != "simulate"]
-    simulated = [f.name for f in dataclasses.fields(p.Options) if f.metadata.get("of") == "simulate"]
+    own = [f.name for f in options_of(p.Options) if f.metadata.get("of") != "simulate"]
+    simulated = [f.name for f in options_of(p.Options) if f.metadata.get("of") == "simulate"]
     add_options(parser, p.Options, simulated, p.name)
     if simulates and simulated:
         add_options(parser, p.Options, own, f"{p.name}, simulated")
@@ -239,7 +251,7 @@ def add(parser: argparse.ArgumentParser, choice: Choice, simulates: bool, method
     told = "; ".join(f"{m}, {METHODS[m].summary}" for m in dict.fromkeys(names))
     group.add_argument("--method", metavar="NAME", help=f"{told} (default: auto, here {p.methods[0]})")
     if choice.method is not None:
-        fields = [f.name for f in dataclasses.fields(choice.method.Options)]
+        fields = [f.name for f in options_of(choice.method.Options)]
         if "model" not in fields:
             group.add_argument("--model", metavar="NAME", type=arguments.name, help="a trained model and its method")
         add_options(parser, choice.method.Options, group=f"method {choice.method.name}")

@@ -43,7 +43,8 @@ def _default(words: Sequence[str]) -> list[str]:
     """The shipped model of --ratio, where neither problem nor model is named."""
     if choice.value_of(words, "--problem") or choice.value_of(words, "--model"):
         return []
-    return ["--model", f"lda-cs-{choice.value_of(words, '--ratio') or RATIO}"]
+    ratio = choice.value_of(words, "--ratio") or str(RATIO)
+    return ["--model", f"lda-cs-{ratio.removesuffix('.0')}"]
 
 
 def run(args: argparse.Namespace) -> None:

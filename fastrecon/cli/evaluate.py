@@ -107,6 +107,7 @@ def _entry(text: str, problem: Problem[Any], device: torch.device) -> Entry:
         key = key.replace("-", "_")
         expect(key in fields, "evaluate", "--methods", f"one of {', '.join(fields)} as an option of {name}", word)
         options[key] = _value(fields[key], value, word)
+    choice.expect_meant(method.Options(**options), options)
     return Entry(text, method, options, device)
 
 
