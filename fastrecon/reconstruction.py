@@ -13,7 +13,7 @@ from fastrecon.operators.callables import Callables
 from fastrecon.solvers import methods
 from fastrecon.solvers.methods import Inverse
 
-AUTO = "fista"  # for any linear operator
+AUTO = "cycle-spinning"  # for any linear operator
 Pair = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Sequence[int]]
 
 

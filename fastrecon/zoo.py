@@ -23,7 +23,7 @@ from fastrecon.operators import (
     gaussian_kernel,
     random_phi,
 )
-from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, GDNet
+from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, CycleSpinning, GDNet
 from fastrecon.terms import L1, GroupL21, LeastSquares, Lp, Term
 
 IMAGES = 3
@@ -260,6 +260,15 @@ def _proximal(
     return make
 
 
+def _spinning() -> Case:
+    mask = some(IMAGES, 1, 40, 24)
+
+    def run(y: Tensor, mask: Tensor) -> Any:
+        return CycleSpinning(Inpainting(mask).to(y.device), 0.01, 1.0)(y, iterations=8)
+
+    return Case(run, (mask * scenes(IMAGES, 40, 24), mask), smooth=False)
+
+
 def _splitting(kind: Any, method: str = "forward", general: bool = False, **options: Any) -> Callable[[], Case]:
     def make() -> Case:
         torch.manual_seed(1)
@@ -282,6 +291,7 @@ def _solvers() -> dict[str, Callable[[], Case]]:
         "ISTA, backtracking": _proximal(ISTA, Fourier, True, rule="backtracking"),
         "FISTA": _proximal(FISTA, Inpainting, True), "FISTA, Radon": _proximal(FISTA, radon, False),
         "FISTA, backtracking": _proximal(FISTA, Fourier, True, rule="backtracking"),
+        "CycleSpinning": _spinning,
         "SGP": _proximal(SGP, Inpainting, True),
         "SGP, network": _proximal(SGP, Fourier, True, network=bold),
         "SGP, paper's rule": _proximal(SGP, Inpainting, True, network=bold, rule="paper"),

@@ -1,6 +1,7 @@
 """Reconstruction methods, one a file."""
 
 from fastrecon.solvers import wavelet_methods
+from fastrecon.solvers.cycle_spinning import CycleSpinning
 from fastrecon.solvers.dladmm import DLADMM
 from fastrecon.solvers.gd_net import AGDNet, GDNet
 from fastrecon.solvers.ista import FISTA, ISTA
@@ -9,4 +10,16 @@ from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.lda import LDA
 from fastrecon.solvers.sgp import SGP
 
-__all__ = ["DLADMM", "FISTA", "ISTA", "LADMM", "LDA", "SGP", "AGDNet", "GDNet", "detail_weights", "wavelet_methods"]
+__all__ = [
+    "DLADMM",
+    "FISTA",
+    "ISTA",
+    "LADMM",
+    "LDA",
+    "SGP",
+    "AGDNet",
+    "CycleSpinning",
+    "GDNet",
+    "detail_weights",
+    "wavelet_methods",
+]

@@ -24,11 +24,9 @@ PAPER_LAM = "paper_lam"  # the fact that says the paper's
 
 
 @dataclass(frozen=True)
-class WaveletOptions:
-    """Options of the methods that seek images sparse in wavelets."""
+class Weighting:
+    """Options that all methods have which seek images sparse in wavelets."""
 
-    iterations: int = option("at most so many iterations", 500, within="[1, 1e6]", type=int)
-    tol: float = option("stop once the step is below TOL times the image; 0: never", 0.0, within="[0, 1]", type=float)
     lam: str = option(
         "weight of the coefficients: a number; auto: from the noise where that is known, else the paper's; paper",
         "auto",
@@ -36,10 +34,6 @@ class WaveletOptions:
     lam_factor: float = option("times that weight", 1.0, within="[1e-9, 1e9]", type=float)
     wavelet: str = option("family and order", "sym4")
     level: int = option("levels of the transform", 3, within="[1, 30]", type=int)
-
-    def __post_init__(self):
-        check(self, "wavelets")
-        self.number()
 
     def number(self) -> float | None:
         """The weight, where it is a number."""
@@ -52,12 +46,34 @@ class WaveletOptions:
         expect(finite_number(value) and value >= 0, "wavelets", "--lam", "auto, paper or a number >= 0", self.lam)
         return value
 
+    @property
+    def by_noise(self) -> bool:
+        """Whether the noise, where it is known, decides."""
+        return self.lam == "auto"
+
+    def value(self, inverse: Inverse) -> float:
+        """lam."""
+        given, paper = self.number(), inverse.facts.get(PAPER_LAM, FAINT)
+        usual = WEIGHT * inverse.noise if self.by_noise and inverse.noise else paper
+        return float(usual if given is None else given) * self.lam_factor
+
+
+@dataclass(frozen=True)
+class WaveletOptions(Weighting):
+    """Options of "fista" and "ista"."""
+
+    iterations: int = option("at most so many iterations", 500, within="[1, 1e6]", type=int)
+    tol: float = option("stop once the step is below TOL times the image; 0: never", 0.0, within="[0, 1]", type=float)
+
+    def __post_init__(self):
+        check(self, "wavelets")
+        self.number()
+
     def weight(self, inverse: Inverse, size: tuple[int, int]) -> float | Tensor:
         """lam, a number or [H', W'] for coefficients of this size: approximations are spared where noise decides."""
-        given, paper = self.number(), inverse.facts.get(PAPER_LAM, FAINT)
-        if given is None and self.lam == "auto" and inverse.noise:
-            return detail_weights(size, self.level, WEIGHT * inverse.noise * self.lam_factor).to(inverse.y.device)
-        return (paper if given is None else given) * self.lam_factor
+        if self.by_noise and inverse.noise:
+            return detail_weights(size, self.level, self.value(inverse)).to(inverse.y.device)
+        return self.value(inverse)
 
 
 def _prepare(solver: Any) -> Callable[[WaveletOptions, torch.device], Runner]:
