@@ -37,6 +37,7 @@ FIRST, DECAY = 0.02, 0.96  # thresholds of the first iterations, for images on [
 class SpinningState(LassoState):
     """With the point where the gradient is taken."""
 
+    step: Tensor  # [B] 1 / L, float64
     y: Tensor
     v: Tensor  # [B, C, H, W]
     residual_v: Tensor  # A v - y
@@ -91,26 +92,28 @@ class CycleSpinning(Lasso[SpinningState]):
 
     def start(self, x: Tensor, y: Tensor) -> SpinningState:
         """The state at x, without momentum."""
-        s = self.first(x, y)
-        return SpinningState(**vars(s), y=y, v=s.x, residual_v=s.residual, theta=torch.ones_like(s.objective))
+        s, step = self.first(x, y), self.steps(x)
+        return SpinningState(
+            **vars(s), step=step, y=y, v=s.x, residual_v=s.residual, theta=torch.ones_like(s.objective)
+        )
 
     def step(self, s: SpinningState, k: int) -> SpinningState:
         """One iteration."""
-        step, (down, right) = self.steps(s.x), self.shift(k)
-        u = s.v - column(step, s.v) * self.operator.apply_adjoint(s.residual_v, s.v.shape[-2:])
+        down, right = self.shift(k)
+        u = s.v - column(s.step, s.v) * self.operator.apply_adjoint(s.residual_v, s.v.shape[-2:])
         lam = max(float(self.lam), FIRST * DECAY**k)
-        x = torch.roll(self.shrunk(torch.roll(u, (down, right), (-2, -1)), step, lam), (-down, -right), (-2, -1))
+        x = torch.roll(self.shrunk(torch.roll(u, (down, right), (-2, -1)), s.step, lam), (-down, -right), (-2, -1))
         residual = self.operator.forward(x) - s.y
         theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
         weight = 1 + (s.theta - 1) / theta
         v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
         objective = squares(residual) / 2 + self.l1(x)
-        return SpinningState(x, residual, objective, squares(x - s.x), s.used, s.y, v, residual_v, theta)
+        return SpinningState(x, residual, objective, squares(x - s.x), s.used, s.step, s.y, v, residual_v, theta)
 
     def certificate(self, found: Run[SpinningState], y: Tensor, started: bool) -> ProximalReport:
         """F and its proximal gradient step at the end, with the transform as it stands, unshifted."""
         x, count = found.state.x, found.count
-        residual, step = self.operator.forward(x) - y, self.steps(x)
+        residual, step = self.operator.forward(x) - y, found.state.step
         u = x - column(step, x) * self.operator.apply_adjoint(residual, x.shape[-2:])
         square = squares(self.shrunk(u, step, float(self.lam)) - x)
         objective = squares(residual) / 2 + self.l1(x)

@@ -18,7 +18,7 @@ from fastrecon.solvers.ista import FISTA, ISTA
 from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
-WEIGHT = 0.3  # lam of the details in units of the noise: best, or within 0.5 dB, for masks, k-space and blur
+WEIGHT = 0.7  # lam of the details in units of the noise that A* makes of that of y
 FAINT = 0.1 / 255  # lam where neither noise nor a paper tells one, for images on [0, 1]
 PAPER_LAM = "paper_lam"  # the fact that says the paper's
 
@@ -54,8 +54,17 @@ class Weighting:
     def value(self, inverse: Inverse) -> float:
         """lam."""
         given, paper = self.number(), inverse.facts.get(PAPER_LAM, FAINT)
-        usual = WEIGHT * inverse.noise if self.by_noise and inverse.noise else paper
+        usual = WEIGHT * inverse.noise * spread(inverse) if self.by_noise and inverse.noise else paper
         return float(usual if given is None else given) * self.lam_factor
+
+
+def spread(inverse: Inverse) -> float:
+    """Standard deviation of A* e, over all pixels, for white noise e of 1: an orthonormal transform keeps it."""
+    y = inverse.y[:1]
+    wide = torch.complex64 if y.is_complex() else torch.float32
+    e = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=wide).to(y)
+    back = inverse.operator.apply_adjoint(e, inverse.size)
+    return float(back.abs().square().mean().sqrt())
 
 
 @dataclass(frozen=True)
