@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_radon import GEOMETRIES, rays_of
-from test_triton import aligned, double, flatten, numbers, relative
+from interpreter import aligned, flatten, numbers
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
+from utils import double, relative_error
+from zoo import GEOMETRIES, rays_of
 
 import fastrecon as fr
 from fastrecon import registry
@@ -122,7 +123,7 @@ def check(name, *arguments):
             assert torch.equal(g, e), f"{name}: output {i}"
         else:
             slack = 2e-14 if e.dtype in (torch.float64, torch.complex128) else 3e-7
-            assert relative(g, x) <= 2 * relative(e, x) + slack, f"{name}: output {i}"
+            assert relative_error(g, x) <= 2 * relative_error(e, x) + slack, f"{name}: output {i}"
 
 
 def real(dtype):
@@ -220,8 +221,8 @@ def test_feature_gradient(device, size, layers, final_activation):
     for found, same, truth, allowed in zip(
         (value, grad), rounded_chain(x, weights, eps, 0.1, final_activation), exact, (3e-3, 3e-2), strict=True
     ):
-        assert relative(found.cpu(), truth) < allowed
-        assert relative(found.cpu(), same) < 1e-3  # rounded alike, but for sums between two numbers of bfloat16
+        assert relative_error(found.cpu(), truth) < allowed
+        assert relative_error(found.cpu(), same) < 1e-3  # rounded alike, but for sums between two numbers of bfloat16
 
 
 def test_feature_gradient_has_the_same_bits_in_any_batch_and_any_bands(device, monkeypatch):

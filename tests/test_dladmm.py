@@ -2,31 +2,17 @@
 
 import pytest
 import torch
-from test_ladmm import LAM, dictionary, general_b, samples
+from zoo import LAM, dictionary, dladmm_problem, spoil
 
 from fastrecon.solvers import DLADMM, LADMM
 
 CASES = [("general", False), ("residual", False), ("general", True)]
 
 
-def problem(e_update="residual", with_b=False, dtype=torch.float64, **options):
-    a = dictionary(dtype=dtype)
-    b = general_b().to(dtype) if with_b else None
-    torch.manual_seed(0)
-    network = DLADMM(a, LAM, b, e_update=e_update, **({"layers": 6} | options))
-    return network, LADMM(a, LAM, b, e_update=e_update), samples(a, b=b)
-
-
-def spoil(network, amount):
-    with torch.no_grad():
-        for p in network.parameters():
-            p += amount * torch.randn_like(p)
-
-
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize(("e_update", "with_b"), CASES)
 def test_with_classical_weights_a_layer_is_an_iteration(e_update, with_b, per_row):
-    network, classical, x = problem(e_update, with_b, per_row=per_row)
+    network, classical, x = dladmm_problem(e_update, with_b, per_row=per_row)
     expected = list(classical.chain(x, [classical.weights] * 6))
     for mine, theirs in zip(network.states(x), expected, strict=True):
         for name in ("z", "e", "dual"):
@@ -36,7 +22,7 @@ def test_with_classical_weights_a_layer_is_an_iteration(e_update, with_b, per_ro
 
 @pytest.mark.parametrize(("e_update", "with_b"), CASES)
 def test_training_path_and_inference_path_agree(e_update, with_b):
-    network, _, x = problem(e_update, with_b, per_row=True)
+    network, _, x = dladmm_problem(e_update, with_b, per_row=True)
     spoil(network, 0.05)
     *_, last = network.states(x)
     found, report = network(x)
@@ -51,7 +37,7 @@ def test_training_path_and_inference_path_agree(e_update, with_b):
 
 @pytest.mark.parametrize(("e_update", "with_b"), CASES)
 def test_gradient_of_every_parameter(e_update, with_b):
-    network, _, x = problem(e_update, with_b, layers=2, per_row=True)
+    network, _, x = dladmm_problem(e_update, with_b, layers=2, per_row=True)
     spoil(network, 0.02)
     names, values = zip(*network.named_parameters(), strict=True)
 
@@ -72,7 +58,7 @@ def test_gradient_of_every_parameter(e_update, with_b):
 
 
 def test_learns():
-    network, _, x = problem(layers=4)
+    network, _, x = dladmm_problem(layers=4)
     target = LADMM(dictionary(), LAM, e_update="residual")(x, 200)[0]
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
     losses = []
@@ -87,7 +73,7 @@ def test_learns():
 
 
 def test_samples_do_not_depend_on_the_batch():
-    network, _, x = problem()
+    network, _, x = dladmm_problem()
     spoil(network, 0.05)
     together = network(x, safeguard=True)
     order = torch.tensor([2, 0, 3, 1])
@@ -100,7 +86,7 @@ def test_samples_do_not_depend_on_the_batch():
 @pytest.mark.parametrize("amount", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize(("e_update", "with_b"), CASES)
 def test_converges_with_any_weights(e_update, with_b, amount):
-    network, classical, x = problem(e_update, with_b, per_row=True)
+    network, classical, x = dladmm_problem(e_update, with_b, per_row=True)
     spoil(network, amount)
     _, best = classical.solve(x, tol=1e-7, iterations=5000)
     _, report = network.solve(x, tol=1e-7, iterations=5000)
@@ -111,7 +97,7 @@ def test_converges_with_any_weights(e_update, with_b, amount):
 
 
 def test_safeguard_refuses_weights_that_are_not_finite():
-    network, _, x = problem()
+    network, _, x = dladmm_problem()
     with torch.no_grad():
         network.scaled_w1[2].fill_(float("nan"))
     assert network(x)[1].status == ["the iterate is not finite"] * 4
@@ -122,7 +108,7 @@ def test_safeguard_refuses_weights_that_are_not_finite():
 
 def test_safeguard_takes_good_layers_and_refuses_bad_ones():
     """Layers that jump to the solution are accepted; layers that move away are not."""
-    network, classical, x = problem(layers=3)
+    network, classical, x = dladmm_problem(layers=3)
     spoil(network, 3.0)
     bad = network(x, safeguard=True)
     iterations = classical(x, 3)[0]
@@ -137,7 +123,7 @@ def test_safeguard_takes_good_layers_and_refuses_bad_ones():
 
 @pytest.mark.parametrize("with_b", [False, True])
 def test_projection(with_b):
-    network, _, _ = problem("general", with_b, radius=0.5)
+    network, _, _ = dladmm_problem("general", with_b, radius=0.5)
     before = [p.clone() for p in network.parameters()]
     network.project()
     for p, q in zip(network.parameters(), before, strict=True):
@@ -153,7 +139,7 @@ def test_projection(with_b):
 
 
 def test_can_be_built_anew():
-    network, _, x = problem("general", per_row=True)
+    network, _, x = dladmm_problem("general", per_row=True)
     spoil(network, 0.05)
     again = DLADMM(network.a, **network.hyperparameters())
     again.load_state_dict(network.state_dict())
@@ -161,8 +147,8 @@ def test_can_be_built_anew():
 
 
 def test_float32_follows_float64():
-    network, _, x = problem()
-    single, _, y = problem(dtype=torch.float32)
+    network, _, x = dladmm_problem()
+    single, _, y = dladmm_problem(dtype=torch.float32)
     torch.testing.assert_close(single(y)[0].z.double(), network(x)[0].z, rtol=1e-4, atol=1e-4)
 
 

@@ -6,12 +6,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_models import images
-from test_models import model as small_model
-from test_no_sync import CASES
-from test_sparse_coding import model as small_coder
-from test_sparse_coding import smooth
 from torch import Tensor
+from zoo import CASES, images, small_coder, small_model, smooth
 
 import fastrecon as fr
 from fastrecon import engine as engines

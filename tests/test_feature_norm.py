@@ -1,7 +1,6 @@
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import conv2d
+from zoo import printed_feature_norm
 
 from fastrecon.terms.feature_norm import FeatureNorm
 
@@ -15,26 +14,13 @@ def images(count=3, h=7, w=9):
     return torch.randn(count, 1, h, w, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def plain(net: FeatureNorm, x: Tensor, eps: Tensor) -> Tensor:
-    """r_eps as eqs. (9) and (33) print it, up to the missing square of eq. (25)."""
-    h = x
-    for k, w in enumerate(net.weights, 1):
-        h = conv2d(h, w, padding=1)
-        if k < len(net.weights) or net.final_activation:
-            d = net.delta
-            h = torch.where(h <= -d, 0, torch.where(h < d, h**2 / (4 * d) + h / 2 + d / 4, h))
-    norm = torch.sqrt((h**2).sum(1))
-    e = eps[:, None, None]
-    return torch.where(norm <= e, norm**2 / (2 * e), norm - e / 2).sum((1, 2))
-
-
 @pytest.mark.parametrize("final_activation", [False, True])
 @pytest.mark.parametrize("delta", [0.01, 0.3])
 def test_value_is_that_of_the_paper(final_activation, delta):
     net, x = make(final_activation=final_activation, delta=delta), images()
     for eps in (1e-3, float(net.feature_norms(x).median()), 1e2):
         e = torch.full((3,), eps, dtype=torch.float64)
-        torch.testing.assert_close(net.value(x, e), plain(net, x, e))
+        torch.testing.assert_close(net.value(x, e), printed_feature_norm(net, x, e))
 
 
 def test_smoothing_bounds():

@@ -5,32 +5,11 @@ import math
 import pytest
 import torch
 from utils import numbers
+from zoo import LAM, dictionary, general_b, samples
 
 from fastrecon.operators import Dictionary
 from fastrecon.solvers import DLADMM, LADMM
 from fastrecon.solvers.ladmm import Splitting, distance
-
-LAM = 0.3
-
-
-def dictionary(m=30, d=12, dtype=torch.float64):
-    a = numbers(m, d, dtype=torch.float64)
-    return (a / a.norm(dim=0)).to(dtype)
-
-
-def general_b(m=30, p=36):
-    """Rows that are almost orthogonal: a right inverse without large numbers."""
-    q = torch.linalg.qr(numbers(p, m, seed=7))[0].T
-    return q * torch.linspace(0.9, 1.1, m, dtype=torch.float64)[:, None]
-
-
-def samples(a, n=4, seed=1, b=None):
-    """Sparse codes and sparse errors."""
-    generator = torch.Generator().manual_seed(seed)
-    b = torch.eye(len(a), dtype=torch.float64) if b is None else b
-    z, e = (torch.randn(n, t.shape[1], generator=generator, dtype=torch.float64) for t in (a, b))
-    rare = [torch.rand(t.shape, generator=generator) < 0.15 for t in (z, e)]
-    return ((z * rare[0]) @ a.double().T + (e * rare[1]) @ b.double().T).to(a.dtype)
 
 
 def optimum(x, a, b):

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from test_dladmm import problem, spoil
+from zoo import dladmm_problem, spoil
 
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("e_update", ["general", "residual"])
 def test_layers_as_one_node_differentiate_as_their_half_steps(e_update, per_row, last):
-    network, _, x = problem(e_update, layers=3, per_row=per_row)
+    network, _, x = dladmm_problem(e_update, layers=3, per_row=per_row)
     spoil(network, 0.02)
     x.requires_grad_()
     inputs = [x, network.a.atoms.requires_grad_(), *network.parameters()]
@@ -26,6 +26,6 @@ def test_layers_as_one_node_differentiate_as_their_half_steps(e_update, per_row,
 
 def test_layers_that_no_loss_looks_at_take_part():
     """Only the dual variable of the second of three layers counts: nothing of the third does."""
-    network, _, x = problem("residual", layers=3, per_row=True)
+    network, _, x = dladmm_problem("residual", layers=3, per_row=True)
     network.states(x)[1].dual.square().sum().backward()
     assert [p.grad.abs().max() > 0 for p in network.scaled_w1] == [True, True, False]

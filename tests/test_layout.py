@@ -90,6 +90,22 @@ def test_no_circular_imports():
         visit(module)
 
 
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "bench").glob("*.py")]),
+    ids=lambda p: f"{p.parent.name}/{p.name}",
+)
+def test_no_test_module_is_imported(path):
+    """What tests share lies in tests/zoo.py, interpreter.py and utils.py."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    assert not {n for n in names if re.match(r"(tests\.)?test_", n)}
+
+
 @pytest.mark.parametrize("source", sorted((ROOT / "csrc").iterdir()), ids=lambda p: p.name)
 def test_csrc_knows_no_torch(source):
     included = set(re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)', source.read_text(), re.MULTILINE))

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from test_feature_norm import plain
 from torch import Tensor
 from utils import compiles
+from zoo import printed_feature_norm
 
 from fastrecon.certificates import Report, Status
 from fastrecon.operators import BlockSensing, random_phi
@@ -54,7 +54,7 @@ def algorithm_1(net: LDA, y: Tensor, x: Tensor, **options) -> tuple[Tensor, Tens
         return 0.5 * ((a(x) - y) ** 2).sum()
 
     def r(x, eps):
-        return plain(net.regulariser, x, eps[None]).sum()
+        return printed_feature_norm(net.regulariser, x, eps[None]).sum()
 
     def grad(function, x, **graph):
         x = x if x.requires_grad else x.detach().requires_grad_()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from zoo import BLOCK, M, images, small_model
 
 import fastrecon
 from fastrecon import load, pretrained
@@ -19,7 +20,6 @@ from fastrecon.registry import backends
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.terms.feature_norm import FeatureNorm
 
-BLOCK, M = 5, 10
 COMPILED = backends()["feature_gradient_fwd"]["cpu"].startswith("cpu")
 
 
@@ -32,31 +32,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def model(kind=LDA, blockwise=False, seed=0, meta=None):
-    torch.manual_seed(seed)
-    operator = BlockSensing(random_phi(M, BLOCK**2, seed=3).float(), BLOCK)
-    generator = torch.Generator().manual_seed(1)
-    c = torch.randn(25, 25, generator=generator)
-    c = c @ c.T + torch.eye(25)
-    phi = operator.phi
-    q = c @ phi.T @ torch.linalg.inv(phi @ c @ phi.T)
-    facts = {"ratio": 40, "name": "small", "phi_seed": 3} if meta is None else meta
-    return BlockSensingModel(operator, kind(operator, 2, channels=4, layers=2), q, facts, blockwise=blockwise)
-
-
-def images(count=2, size=(13, 9)):
-    return torch.rand(count, 1, *size, generator=torch.Generator().manual_seed(2))
-
-
 def test_start_fits_the_measurements():
-    r, x = model(), images()
+    r, x = small_model(), images()
     y = r.operator(x)
     torch.testing.assert_close(r.operator(r.start(y)), y, rtol=0, atol=1e-5)  # A Q = I
     torch.testing.assert_close(r.start(y)[1, 0, 5:10, :5].flatten(), r.q @ y[1, 1, 0])
 
 
 def test_reconstruction_is_the_solver_from_the_start():
-    r, x = model(), images()
+    r, x = small_model(), images()
     y = r.operator(x)
     result = r(y, size=(13, 9))
     with torch.no_grad():
@@ -67,7 +51,7 @@ def test_reconstruction_is_the_solver_from_the_start():
 
 
 def test_blockwise_treats_every_block_as_an_image():
-    r, x = model(blockwise=True), images()
+    r, x = small_model(blockwise=True), images()
     y = r.operator(x)
     result = r(y, size=(13, 9), history=True)
     parts = []
@@ -91,7 +75,7 @@ def test_blockwise_treats_every_block_as_an_image():
 
 
 def test_rigorous_mode_passes_options_on():
-    r, x = model(), images(1)
+    r, x = small_model(), images(1)
     result = r(r.operator(x), size=(13, 9), rigorous=True, tol=0.1, iterations=2000)
     assert result.report.status == ["converged"]
     assert result.report.iterations.item() > 2
@@ -99,7 +83,7 @@ def test_rigorous_mode_passes_options_on():
 
 @pytest.mark.parametrize("kind", [GDNet, AGDNet])
 def test_every_method_has_a_rigorous_mode(kind):
-    r = model(kind)
+    r = small_model(kind)
     result = r(r.operator(images()), size=(13, 9), rigorous=True, tol=0.1, iterations=2000)
     assert result.report.converged.all()
     assert (result.report.history["merit"][r.solver.phases :].diff(dim=0) <= 0).all()
@@ -108,7 +92,7 @@ def test_every_method_has_a_rigorous_mode(kind):
 @pytest.mark.skipif(not COMPILED, reason="bits are promised with the compiled kernels")
 @pytest.mark.parametrize("blockwise", [False, True])
 def test_image_has_the_same_bits_alone_and_in_any_batch(blockwise):
-    r = model(blockwise=blockwise)
+    r = small_model(blockwise=blockwise)
     y = r.operator(images(4))
     x = r(y, size=(13, 9)).x
     assert torch.equal(r(y[2:3], size=(13, 9)).x, x[2:3])
@@ -116,7 +100,7 @@ def test_image_has_the_same_bits_alone_and_in_any_batch(blockwise):
 
 
 def test_arrays_are_answered_in_kind():
-    r = model()
+    r = small_model()
     y = r.operator(images())
     x = r(y.numpy().astype(np.float64), size=(13, 9)).x
     assert isinstance(x, np.ndarray)
@@ -127,7 +111,7 @@ def test_arrays_are_answered_in_kind():
 @pytest.mark.parametrize("kind", [LDA, GDNet, AGDNet])
 @pytest.mark.parametrize("from_seed", [True, False])
 def test_saved_model_gives_the_same_bits(tmp_path, kind, from_seed):
-    r = model(
+    r = small_model(
         kind, blockwise=from_seed, meta={"phi_seed": 3, "training": {"psnr": 30.1}} if from_seed else {"phi_seed": 4}
     )
     y, path = r.operator(images()), tmp_path / "m.safetensors"
@@ -150,11 +134,11 @@ def test_shipped_models_load_by_name(tmp_path, monkeypatch):
         ValueError, match=r"load: name: expected one of \(none shipped\) or a .safetensors file, got 'small'"
     ):
         load("small")
-    model().save(tmp_path / "small.safetensors")
-    model(seed=1).save(tmp_path / "other.safetensors")
+    small_model().save(tmp_path / "small.safetensors")
+    small_model(seed=1).save(tmp_path / "other.safetensors")
     assert pretrained() == ["other", "small"]
-    y = model().operator(images())
-    assert torch.equal(load("small")(y).x, model()(y).x)
+    y = small_model().operator(images())
+    assert torch.equal(load("small")(y).x, small_model()(y).x)
     with pytest.raises(ValueError, match=r"expected one of other, small or a \.safetensors file, got 'lda-cs-26'"):
         load("lda-cs-26")
 
@@ -171,13 +155,13 @@ def test_every_shipped_model_fits_its_name():
 
 def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "m.safetensors"
-    model().save(path)
+    small_model().save(path)
     before = path.read_bytes()
 
     class Unsavable:
         pass
 
-    broken = model(meta={"training": Unsavable()})
+    broken = small_model(meta={"training": Unsavable()})
     with pytest.raises(TypeError):
         broken.save(path)
     assert path.read_bytes() == before
@@ -249,7 +233,7 @@ def damage_matrix(path):
 )
 def test_damaged_file_is_one_clear_line(tmp_path, damage, message):
     path = tmp_path / "m.safetensors"
-    model().save(path)
+    small_model().save(path)
     damage(path)
     with pytest.raises(ValueError, match=message) as caught:
         load(path)
@@ -280,13 +264,13 @@ def test_missing_file(tmp_path):
     ],
 )
 def test_wrong_measurements_are_named(change, message):
-    r = model()
+    r = small_model()
     with pytest.raises(ValueError, match=message):
         r(change(r.operator(images())), size=(13, 9))
 
 
 def test_parts_that_do_not_belong_together_are_refused():
-    a, b = model(), model()
+    a, b = small_model(), small_model()
     with pytest.raises(ValueError, match="BlockSensingModel: operator: expected the operator of the solver"):
         BlockSensingModel(a.operator, b.solver, a.q, {})
     with pytest.raises(ValueError, match=r"BlockSensingModel: q: expected a matrix \(25, 10\), got \(10, 25\)"):
@@ -294,7 +278,7 @@ def test_parts_that_do_not_belong_together_are_refused():
 
 
 def test_copy_of_a_model_file_keeps_working(tmp_path):
-    model().save(tmp_path / "a.safetensors")
+    small_model().save(tmp_path / "a.safetensors")
     shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert load(tmp_path / "b.safetensors").meta["name"] == "small"
 
@@ -320,7 +304,7 @@ def test_unknown_precision_is_told():
 
 @pytest.mark.parametrize("blockwise", [False, True])
 def test_empty_batch(blockwise):
-    r = model(blockwise=blockwise)
+    r = small_model(blockwise=blockwise)
     for run in (r, fastrecon.Engine(r)):
         for options in ({"history": True}, {"rigorous": True, "iterations": 2}):
             x, report = run(torch.empty(0, 3, 2, M), size=(13, 9), **options)
@@ -335,11 +319,11 @@ def test_empty_batch(blockwise):
 
 @pytest.mark.parametrize("y", [[[1.0]], None, "y.npz", 3.5], ids=str)
 def test_what_is_no_array_is_refused(y):
-    for run, name in ((model(), "BlockSensingModel"), (fastrecon.Engine(model()), "Engine")):
+    for run, name in ((small_model(), "BlockSensingModel"), (fastrecon.Engine(small_model()), "Engine")):
         with pytest.raises(ValueError, match=f"^{name}: y: expected a tensor or an array, got "):
             run(y)
     with pytest.raises(ValueError, match=r"^BlockSensingModel: y: expected an array without a mask"):
-        model()(np.ma.masked_array(np.ones((1, 3, 2, M), np.float32)))
+        small_model()(np.ma.masked_array(np.ones((1, 3, 2, M), np.float32)))
     if not isinstance(y, str):
         with pytest.raises(ValueError, match=r"^load: name: expected a name or a path, got "):
             load(y)
@@ -347,7 +331,7 @@ def test_what_is_no_array_is_refused(y):
 
 @pytest.mark.parametrize("option", [{"rigorous": "no"}, {"size": (13.5, 9)}, {"size": "ab"}], ids=str)
 def test_options_of_another_kind_are_refused(option):
-    r = model()
+    r = small_model()
     with pytest.raises(ValueError, match=f"^reconstruct: {next(iter(option))}: expected "):
         r(r.operator(images()), **option)
 
@@ -411,7 +395,7 @@ def test_every_shipped_model_tells_what_it_is():
 
 
 def test_another_sampling_matrix_is_refused():
-    r = model()
+    r = small_model()
     y = r.operator(images())
     again = BlockSensing(random_phi(M, BLOCK**2, seed=3).float(), BLOCK)
     assert torch.equal(r(y, operator=again).x, r(y).x)

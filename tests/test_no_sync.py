@@ -10,20 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_models import images
-from test_models import model as small_model
-from test_proximal import bold
-from test_sparse_coding import model as small_coder
-from test_sparse_coding import smooth
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from utils import NoSync
-
-from fastrecon import masks
-from fastrecon.models.sparse_coding import SparseCoder
-from fastrecon.networks.unet import StepNet
-from fastrecon.operators import Blur, Fourier, Inpainting, Wavelet, gaussian_kernel
-from fastrecon.solvers import FISTA, ISTA, LDA, SGP, AGDNet, GDNet
+from zoo import CASES
 
 NO_GUARD = """
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -59,45 +49,6 @@ def move_to_fake_gpu(mode: FakeTensorMode, module: nn.Module) -> None:
     for part in module.modules():
         for tensors, kind in ((part._buffers, lambda t: t), (part._parameters, nn.Parameter)):
             tensors |= {name: kind(on_fake_gpu(mode, t)) for name, t in tensors.items() if t is not None}
-
-
-def proximal(method, kind="inpainting", **options):
-    w = Wavelet("haar", 2).T
-    if kind == "inpainting":
-        a = Inpainting(torch.stack([masks.uniform((16, 16), 0.5, s) for s in (0, 1)])[:, None]) @ w
-    elif kind == "fourier":
-        a = Fourier(masks.uniform((16, 16), 0.5, 0)) @ w
-    else:
-        a = Blur(gaussian_kernel(3, 1.0)) @ w
-    solver = method(a, 0.1, 1.0, **options)
-    return solver, a(images(2, (16, 16))).detach(), {"iterations": 3, "history": True}
-
-
-def learned(kind=LDA, blockwise=False, safeguard=False):
-    r, options = small_model(kind, blockwise), {} if blockwise else {"history": True}
-    r.solver.safeguard = safeguard
-    return r, r.operator(images()).detach(), {"size": (13, 9)} | options
-
-
-CASES = {
-    "lda": learned,
-    "lda-blockwise": lambda: learned(blockwise=True),
-    "lda-safeguarded": lambda: learned(safeguard=True),
-    "gd-net": lambda: learned(GDNet),
-    "agd-net": lambda: learned(AGDNet),
-    "ista": lambda: proximal(ISTA),
-    "ista-backtracking": lambda: proximal(ISTA, rule="backtracking"),
-    "fista": lambda: proximal(FISTA, "fourier"),
-    "fista-backtracking": lambda: proximal(FISTA, rule="backtracking"),
-    "sgp": lambda: proximal(SGP, "blur"),
-    "sgp-network": lambda: proximal(SGP, "blur", network=bold),
-    "sgp-unet": lambda: proximal(SGP, "blur", network=StepNet(width=2, iterations=2)),
-    "sgp-bonettini": lambda: proximal(SGP, network=bold, bonettini=True),
-    "sgp-paper": lambda: proximal(SGP, network=bold, rule="paper"),
-    "d-ladmm": lambda: (small_coder(SparseCoder), torch.rand(3, 16), {"history": True}),
-    "d-ladmm-safeguarded": lambda: (small_coder(SparseCoder), torch.rand(3, 16), {"safeguard": True}),
-    "d-ladmm-patches": lambda: (small_coder(), smooth(), {}),
-}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -5,26 +5,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from zoo import METHODS, bold, kkt, scene
 
 from fastrecon import masks
 from fastrecon.certificates import CONVERGED, ITERATION_LIMIT, NOT_FINITE
 from fastrecon.operators import Blur, Fourier, Inpainting, LinearOperator, Wavelet, gaussian_kernel
 from fastrecon.ops import dwt2, prox_gradient_step
 from fastrecon.solvers import FISTA, ISTA, SGP, detail_weights
-
-METHODS = {
-    "ista": lambda a, lam: ISTA(a, lam),
-    "ista-backtracking": lambda a, lam: ISTA(a, lam, rule="backtracking"),
-    "fista": lambda a, lam: FISTA(a, lam),
-    "fista-backtracking": lambda a, lam: FISTA(a, lam, rule="backtracking"),
-    "sgp": lambda a, lam: SGP(a, lam),
-    "sgp-network": lambda a, lam: SGP(a, lam, network=bold),
-}
-
-
-def bold(x, grad):
-    """Twice the safe step, as a trained network often says."""
-    return torch.full((len(x),), 1.9, device=x.device)
 
 
 class Counting(LinearOperator):
@@ -46,13 +33,6 @@ class Counting(LinearOperator):
         return self.inner._norm()
 
 
-def scene(side=32, count=2, dtype=torch.float64):
-    """Smooth images with edges, [count, 1, side, side] on [0, 1]."""
-    t = torch.linspace(0, 1, side, dtype=dtype)
-    x = torch.stack([(3 * t[:, None] + (k + 1) * t).sin().abs() + (t[:, None] > t + 0.2 * k) for k in range(count)])
-    return x[:, None] / 2
-
-
 def problem(kind="inpainting", side=32, dtype=torch.float64):
     """Operator on coefficients, measurements, lam."""
     x, w = scene(side, 2, dtype), Wavelet("sym4", 2).T
@@ -64,13 +44,6 @@ def problem(kind="inpainting", side=32, dtype=torch.float64):
         return a, a.outer(x.to(dtype.to_complex())), 0.02
     a = Blur(gaussian_kernel(0.6, 5, dtype)) @ w
     return a, a.outer(x), 0.01
-
-
-def kkt(x, a, y, lam):
-    """The largest violation of 0 in grad f(x) + lam d|x|, over lam."""
-    g = a.adjoint(a(x) - y)
-    on, off = (g + lam * x.sgn()).abs() * (x != 0), (g.abs() - lam).clamp_min(0) * (x == 0)
-    return ((on + off).amax() / lam).item()
 
 
 @pytest.mark.parametrize("kind", ["inpainting", "fourier", "blur"])

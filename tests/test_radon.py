@@ -16,11 +16,11 @@ from utils import (
     numbers,
     relative_error,
 )
+from zoo import GEOMETRIES, rays_of
 
 from fastrecon.ops import fan_rays, parallel_rays, radon, radon_adjoint
 from fastrecon.ops.radon import radon_adjoint_ref, radon_ref
 
-GEOMETRIES = ["parallel", "flat", "curved"]
 CASES = [  # image, views, detectors, spacing: wider and narrower than the image, finer and coarser than its pixels
     ((2, 1, 16, 16), 8, 25, 1.0),
     ((1, 3, 19, 31), 5, 70, 1.0),
@@ -31,15 +31,6 @@ CASES = [  # image, views, detectors, spacing: wider and narrower than the image
     ((1, 1, 40, 33), 6, 13, 3.7),
     ((1, 1, 3, 530), 3, 61, 9.1),  # several tiles of the adjoint
 ]
-
-
-def rays_of(geometry, size, views, detectors, spacing, pixel=1.0):
-    """Views over a full turn, so that rays run in every direction."""
-    angles = torch.arange(views, dtype=torch.float64) * (2 * math.pi / views) + 0.1
-    if geometry == "parallel":
-        return parallel_rays(size, angles, detectors, spacing, pixel)
-    far = 0.9 * math.hypot(*size) * pixel + 1
-    return fan_rays(size, angles, detectors, 1.6 * spacing, far, 0.6 * far, geometry == "curved", pixel)
 
 
 def on(device, rays):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_proximal import METHODS, kkt, scene
 from torch import Tensor
+from zoo import METHODS, kkt, scene
 
 from fastrecon import masks
 from fastrecon.operators import Blur, Fourier, Inpainting, Radon, Wavelet, gaussian_kernel

@@ -5,30 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from zoo import small_coder, smooth
 
 import fastrecon as fr
 from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
 from fastrecon.noise import salt_and_pepper
 from fastrecon.solvers import DLADMM
-
-
-def cosines(side=4, atoms=24):
-    """An overcomplete dictionary of smooth patches, the constant first."""
-    t = torch.arange(side, dtype=torch.float64) + 0.5
-    waves = torch.stack([torch.cos(torch.pi * f * t / side) for f in torch.linspace(0, 2, 5)])
-    found = torch.einsum("ai,bj->abij", waves, waves).flatten(2).flatten(0, 1)[:atoms]
-    return (found / found.norm(dim=1, keepdim=True)).T.contiguous().float()
-
-
-def model(kind=PatchDenoiser, **options):
-    torch.manual_seed(0)
-    solver = DLADMM(cosines(), 0.4, layers=4, noise=0.05, **options)
-    return kind(solver, {"name": "small"}).eval()
-
-
-def smooth(h=30, w=41):
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    return (0.5 + 0.3 * torch.sin(rows / 9) * torch.cos(columns / 7))[None, None]
 
 
 def noisy(x, share=0.1):
@@ -48,7 +30,7 @@ def test_noise_replaces_the_share_that_was_asked_for():
 
 @pytest.mark.parametrize("size", [(16, 24), (30, 41), (3, 2)], ids=str)
 def test_patches_and_back(size):
-    net, x = model(), torch.rand(2, 1, *size)
+    net, x = small_coder(), torch.rand(2, 1, *size)
     patches = net.to_patches(x)
     assert patches.shape == (2 * -(-size[0] // 4) * -(-size[1] // 4), 16)
     assert torch.equal(net.to_image(patches, size), x)
@@ -58,14 +40,14 @@ def test_patches_and_back(size):
 def test_removes_salt_and_pepper_in_rigorous_mode():
     x = smooth()
     y = noisy(x)
-    found = model()(y, rigorous=True, tol=1e-3)
+    found = small_coder()(y, rigorous=True, tol=1e-3)
     assert found.report.status == ["converged"]
     assert found.report.gap[0] <= 1e-3 * found.report.objective[0] * 1.01 + 1e-3 * 88
     assert fr.metrics.psnr(found.x, x) > fr.metrics.psnr(y, x) + 6
 
 
 def test_certificate_of_an_image_adds_up_over_its_patches():
-    net, y = model(), noisy(torch.cat([smooth(), 1 - smooth()]))
+    net, y = small_coder(), noisy(torch.cat([smooth(), 1 - smooth()]))
     together = net(y)
     assert len(together.report) == 2
     s, report = net.solver(net.to_patches(y[:1]))
@@ -77,7 +59,7 @@ def test_certificate_of_an_image_adds_up_over_its_patches():
 @pytest.mark.parametrize("options", [{}, {"per_row": True}, {"e_update": "general"}], ids=str)
 @pytest.mark.parametrize("kind", [SparseCoder, PatchDenoiser])
 def test_saved_and_loaded_it_answers_the_same(kind, options, tmp_path):
-    net = model(kind, **options)
+    net = small_coder(kind, **options)
     y = noisy(smooth()) if kind is PatchDenoiser else torch.randn(5, 16)
     path = tmp_path / "small.safetensors"
     net.save(path)
@@ -93,16 +75,16 @@ def test_saved_and_loaded_it_answers_the_same(kind, options, tmp_path):
 
 def test_arrays_in_arrays_out():
     y = noisy(smooth()).numpy()
-    found = model()(y)
+    found = small_coder()(y)
     assert isinstance(found.x, np.ndarray)
-    np.testing.assert_array_equal(found.x, model()(torch.from_numpy(y)).x.numpy())
+    np.testing.assert_array_equal(found.x, small_coder()(torch.from_numpy(y)).x.numpy())
 
 
 def test_a_file_with_missing_weights_is_told(tmp_path):
     from safetensors.torch import load_file, save_file
 
     path = tmp_path / "small.safetensors"
-    net = model()
+    net = small_coder()
     net.save(path)
     tensors = load_file(path)
     del tensors["raw_beta"]
@@ -125,7 +107,7 @@ def test_a_file_with_missing_weights_is_told(tmp_path):
 )
 def test_says_what_is_wrong(kind, y, message):
     with pytest.raises(ValueError, match=message):
-        model(kind)(y)
+        small_coder(kind)(y)
 
 
 def test_needs_square_patches():
@@ -146,7 +128,7 @@ def test_shipped_model_denoises_a_photograph():
 
 @pytest.mark.parametrize("kind", [SparseCoder, PatchDenoiser])
 def test_empty_batch(kind):
-    m = model(kind)
+    m = small_coder(kind)
     y = torch.empty(0, 1, 13, 9) if kind is PatchDenoiser else torch.empty(0, m.operator.atoms.shape[0])
     for rigorous in (False, True):
         x, report = m(y, rigorous=rigorous)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_dladmm import problem
+from zoo import dladmm_problem as problem
+from zoo import small_coder
 
 pytest.importorskip("skimage")
 
@@ -256,9 +257,7 @@ def test_says_what_is_wrong(arguments, message, tmp_path, capsys):
 
 
 def test_models_of_other_tasks_are_refused(tmp_path, capsys):
-    from test_sparse_coding import model
-
-    model().save(tmp_path / "small.safetensors")
+    small_coder().save(tmp_path / "small.safetensors")
     io.write_image(tmp_path / "photo.png", samples.camera()[:64, :64].astype("float32") / 255)
     shared = ["reconstruct", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")]
     assert main([*shared, "--model", str(tmp_path / "small.safetensors")]) == 2

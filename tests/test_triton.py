@@ -5,15 +5,14 @@ They run in Triton's interpreter on the CPU, and on a GPU where there is one (un
 
 import pytest
 import torch
-
-pytest.importorskip("triton", reason="triton is not installed")
+from interpreter import DEVICE, aligned, flatten, numbers
+from utils import double, relative_error
 
 from fastrecon import registry
 from fastrecon.kernels import feature_gradient
 from fastrecon.kernels.sums import ordered_sum
 from fastrecon.ops.feature_gradient import PRECISIONS
 
-DEVICE = "cpu" if registry.interpreting() else "cuda"
 pytestmark = [
     pytest.mark.usefixtures("unwritten_is_nan"),  # what a kernel does not write is seen
     pytest.mark.skipif(
@@ -33,12 +32,6 @@ SLACK = {  # a few units in the last place, since the definition may be exact by
 remarks = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 
 
-def numbers(*shape, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed + sum(shape))
-    x = torch.randn((*shape, 2), generator=generator, dtype=torch.float64)
-    return (torch.view_as_complex(x) if dtype.is_complex else x[..., 0].contiguous()).to(DEVICE, dtype)
-
-
 def real(dtype):
     return dtype.to_real() if dtype.is_complex else dtype
 
@@ -53,31 +46,11 @@ def definition(name):
     return registry.OPS[name].implementations["reference"]
 
 
-def aligned(x):
-    """A cotangent of x [R, M, S] along x in varying amounts, so that sums of inner products do not cancel."""
-    turn = numbers(*x.shape, seed=1)
-    turn = torch.complex(turn.abs(), turn.flip(-1)) if x.is_complex() else turn.abs()
-    return x * turn.to(x.dtype)
-
-
 def apply(function, value):
     """`function` of every tensor in nested lists of arguments; a flat list."""
     if isinstance(value, list | tuple):
         return [apply(function, v) for v in value]
     return function(value) if isinstance(value, torch.Tensor) else value
-
-
-def flatten(result):
-    return [t for r in result for t in flatten(r)] if isinstance(result, list | tuple) else [result]
-
-
-def double(t):
-    return t.to(torch.complex128) if t.is_complex() else t.double() if t.is_floating_point() else t
-
-
-def relative(x, exact):
-    size = torch.linalg.vector_norm(double(exact))
-    return (torch.linalg.vector_norm(double(x) - exact) / size.clamp_min(1e-300)).item()
 
 
 def check(name, *arguments):
@@ -96,7 +69,7 @@ def check(name, *arguments):
         if g.dtype == torch.bool:
             assert torch.equal(g, e), f"{name}: output {i}"
         elif g.numel():
-            ours, theirs = relative(g, x), relative(e, x)
+            ours, theirs = relative_error(g, x), relative_error(e, x)
             assert ours <= 2 * theirs + slack, f"{name}: output {i}: error {ours:.1e}, eager {theirs:.1e}"
 
 

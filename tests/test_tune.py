@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_triton import DEVICE  # sets Triton's interpreter up
+from interpreter import DEVICE
 
 from fastrecon.cli import tune
 from fastrecon.kernels import configs, feature_gradient, launch
