@@ -160,6 +160,16 @@ def test_pictures_come_back_in_the_kind_of_the_input(run, place, tmp_path):
     assert next(r for r in found if r["input"].endswith("floats.npy"))["scale"] == pytest.approx(32)
 
 
+def test_complex_pictures_are_inpainted(run, tmp_path):
+    x = np.add.outer(np.linspace(0, 0.5, 24), 1j * np.linspace(0, 0.5, 30)).astype(np.complex64)
+    np.save(tmp_path / "x.npy", x)
+    options = "--simulate --problem inpaint --rate 0.9 --iterations 100 --json --no-figure --out"
+    report = told(ok(run(f"reconstruct {tmp_path / 'x.npy'}", *options.split(), tmp_path / "out")))
+    found = np.load(report["files"]["reconstruction"])
+    assert found.dtype == np.complex64
+    assert abs(found - x).mean() < 0.02
+
+
 def test_noise_is_in_the_unit_of_the_data(run, tmp_path):
     """A picture 100 times as bright, with 100 times the noise, is the same problem."""
     x = np.add.outer(np.linspace(0, 0.5, 24), np.linspace(0, 0.5, 24)).astype(np.float32)

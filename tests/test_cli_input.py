@@ -170,6 +170,14 @@ MISFITS = {
     "real k-space": ("--problem mri #k.npy", {"k.npy": array(RANDOM((16, 16)))}, ("k.npy", "complex")),
     "complex photograph": ("--problem deblur --kernel #k.npy #p.npy", {
         "k.npy": array(np.ones((3, 3)) / 9), "p.npy": array(RANDOM((16, 16)) + 1j)}, ("p.npy",)),
+    "matrix too large": (
+        "--problem block-cs --simulate @images/disc.png --block 1024 --method fista", {}, ("disc.png", "--block")
+    ),
+    "image too large": (
+        "--problem ct #s.npy --angles 8 --size 100000", {"s.npy": array(RANDOM((8, 12)))}, ("s.npy", "--size")
+    ),
+    "pixels too small": ("--problem ct #s.npy --angles 8 --pitch 1e9 --pixel 1e-9", {
+        "s.npy": array(RANDOM((8, 12)))}, ("s.npy", "--size", "--pixel")),
     "no matrix": ("--problem block-cs #y.npz --phi #phi.npy --block 8", {
         "y.npz": lambda p: np.savez(p, y=np.zeros((1, 1, 4), np.float32))}, ("phi.npy", "no such file")),
     "another matrix": ("--problem block-cs #y.npz --phi #phi.npy --block 8 --method fista", {

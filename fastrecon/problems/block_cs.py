@@ -17,6 +17,7 @@ from fastrecon.options import check, option
 from fastrecon.problems.base import Measurement, Problem, add_noise, channels, problem, unit_scale
 
 BLOCK = 33  # pixels: of ISTA-Net and LDA
+MOST = 2**27  # numbers of a sampling matrix that is drawn
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class BlockCS(Problem[BlockCSOptions]):
         block = int(facts["block"])
         if "phi" in facts:
             return BlockSensing(facts["phi"], block)
+        numbers = int(facts["count"]) * block**2
+        expect(numbers <= MOST, self.name, "--block", f"a sampling matrix of at most {MOST} numbers", numbers)
         return BlockSensing(random_phi(int(facts["count"]), block**2, int(facts["phi_seed"])).float(), block)
 
     def describe(self, m: Measurement) -> str:

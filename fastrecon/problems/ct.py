@@ -41,15 +41,15 @@ class CTOptions:
     )  # fmt: skip
     pixel: float | None = option(
         "side of a pixel of the image, in the unit of all lengths, which is the picture's too: attenuation per unit"
-        " (default: what one detector sees at the centre of rotation; 1 without --pitch)", None, within="(0, 1e9]",
+        " (default: what one detector sees at the centre of rotation; 1 without --pitch)", None, within="[1e-9, 1e9]",
         type=float,
     )  # fmt: skip
     pitch: float | None = option(
         "from the middle of a detector to the next (default: a pixel at the centre of rotation)", None,
-        within="(0, 1e9]", type=float,
+        within="[1e-9, 1e9]", type=float,
     )  # fmt: skip
     source_distance: float | None = option(
-        "fan: from the source to the centre of rotation", None, within="(0, 1e9]", type=float
+        "fan: from the source to the centre of rotation", None, within="[1e-9, 1e9]", type=float
     )
     detector_distance: float | None = option(
         "fan: from the centre of rotation to the detectors (default: 0)", None, within="[0, 1e9]", type=float
@@ -261,6 +261,8 @@ def _scan(
         assert detectors is not None
         magnification = 1 + behind / source if source else 1.0
         side = options.size or max(1, round(detectors * spacing / magnification))
+        most = io.max_pixels()
+        expect(side**2 <= most, "ct", "--size", f"an image of at most {most} pixels (--pixel?)", f"{side}x{side}")
         size = (side, side)
     if options.geometry == "skimage":
         whole = math.ceil(math.sqrt(2) * max(size))

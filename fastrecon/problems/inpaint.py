@@ -59,7 +59,7 @@ class Inpaint(Problem[InpaintOptions]):
         )
         scale = unit_scale(picture)
         truth = x / scale
-        mask = torch.as_tensor(known).to(x)[None, None]
+        mask = torch.as_tensor(known).to(x.real)[None, None]
         y = mask * add_noise(truth, (options.noise or 0.0) / scale, seed)
         return self._measured(picture, y, mask, options.noise or 0.0, scale, truth)
 
@@ -74,7 +74,7 @@ class Inpaint(Problem[InpaintOptions]):
             whole = "every pixel is known: a mask says which are not (--mask FILE)"
             expect(picture.known is not None, self.name, "--mask", "transparent or NaN pixels, or a mask", whole)
             known = torch.as_tensor(picture.known)
-        mask = known.to(x)[None, None]
+        mask = known.to(x.real)[None, None]
         share = mask.mean().item()
         expect(share > 0, self.name, "--mask", "some pixels that are known", "none (is it inverted?)")
         x = torch.where(mask > 0, x, 0)
