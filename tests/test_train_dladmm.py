@@ -16,6 +16,7 @@ from skimage import data as samples
 import fastrecon as fr
 from fastrecon import io
 from fastrecon.cli.main import main
+from fastrecon.models.sparse_coding import SparseCoder
 from fastrecon.solvers.base import take
 from fastrecon.train import checkpoint
 from fastrecon.train.dictionary import learn_dictionary
@@ -218,20 +219,17 @@ def test_denoising_run_and_its_commands(photos, tmp_path, capsys):
     image = photos / "0.png"
     out = str(tmp_path / "out")
     capsys.readouterr()
-    assert (
-        main(["evaluate", "--task", "saltpepper", "--data", str(image), "--model", str(path), "--csv", f"{out}.csv"])
-        == 0
-    )
-    (row, _) = csv.DictReader(Path(f"{out}.csv").read_text().splitlines())
-    assert float(row["D-LADMM 6"]) > float(row["noisy"]) + 6
-    assert {"LADMM 150", "LADMM 1500", "seconds D-LADMM 6"} < set(row)
-    shared = ["reconstruct", "--task", "saltpepper", str(image), "--model", str(path), "--out", out]
-    assert main([*shared, "--noise", "0.1"]) == 0
+    shared = ["--problem", "impulse", "--share", "0.1"]
+    methods = ["--methods", f"d-ladmm:model={path}", "--csv", f"{out}.csv"]
+    assert main(["evaluate", *shared, "--data", str(image), *methods]) == 0
+    before, after = csv.DictReader(Path(f"{out}.csv").read_text().splitlines())
+    assert float(after["psnr"]) > float(before["psnr"]) + 6
+    shared = ["reconstruct", *shared, "--simulate", str(image), "--model", str(path), "--out", out]
+    assert main(shared) == 0
     assert "PSNR" in capsys.readouterr().out
     for name in ("0_reconstruction.png", "0_figure.png", "0_report.json"):
         assert (tmp_path / "out" / name).stat().st_size > 100
-    noisy = io.read_image(tmp_path / "out" / "0_reconstruction.png").pixels
-    assert noisy.shape == (96, 128)
+    assert io.read_image(tmp_path / "out" / "0_reconstruction.png").pixels.shape == (96, 128)
     assert main([*shared, "--overwrite", "--rigorous", "--tol", "0.05", "--no-figure", "--json"]) == 0
     assert '"status": "converged"' in capsys.readouterr().out
 
@@ -257,15 +255,14 @@ def test_says_what_is_wrong(arguments, message, tmp_path, capsys):
 
 
 def test_models_of_other_tasks_are_refused(tmp_path, capsys):
-    small_coder().save(tmp_path / "small.safetensors")
+    small_coder(SparseCoder).save(tmp_path / "small.safetensors")
     io.write_image(tmp_path / "photo.png", samples.camera()[:64, :64].astype("float32") / 255)
-    shared = ["reconstruct", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out")]
+    shared = ["reconstruct", str(tmp_path / "photo.png"), "--simulate", "--out", str(tmp_path / "out")]
     assert main([*shared, "--model", str(tmp_path / "small.safetensors")]) == 2
-    assert "expected a model for compressed sensing" in capsys.readouterr().err
-    for name in ("lda-cs-10", "lda-cs-25"):  # the default of the other task, too
-        assert main([*shared, "--task", "saltpepper", "--model", name]) == 2
-        expected = f"expected a model for salt-and-pepper noise such as dladmm-saltpepper, got {name}"
-        assert expected in capsys.readouterr().err
+    assert "expected a model for one of block-cs, " in capsys.readouterr().err
+    for name in ("lda-cs-10", "lda-cs-25"):  # the default of the other problem, too
+        assert main([*shared, "--problem", "impulse", "--model", name]) == 2
+        assert "--model: expected a model for impulse, got one for block-cs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
