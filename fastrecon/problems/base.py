@@ -211,15 +211,6 @@ def problem(kind: P) -> P:
     return kind
 
 
-def named(name: str, op: str = "problems") -> Problem[Any]:
-    """The problem of this name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    return PROBLEMS[choice(name, PROBLEMS, op, "problem")]
-
-
 def channels(picture: Picture) -> Tensor:
     """A picture as images [B, 1, H, W], one for each channel."""
     a = torch.from_numpy(np.ascontiguousarray(picture.pixels))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,18 @@ class BlockCS(Problem[BlockCSOptions]):
             return BlockSensing(facts["phi"], block)
         numbers = int(facts["count"]) * block**2
         expect(numbers <= MOST, self.name, "--block", f"a sampling matrix of at most {MOST} numbers", numbers)
-        return BlockSensing(random_phi(int(facts["count"]), block**2, int(facts["phi_seed"])).float(), block)
+        return BlockSensing(_drawn(int(facts["count"]), block**2, int(facts["phi_seed"])), block)
 
     def describe(self, m: Measurement) -> str:
         """Measurements in words."""
         _, rows, cols, count = m.y.shape
         return f"{super().describe(m)}, {rows} x {cols} blocks, {count} numbers each"
+
+
+@lru_cache(maxsize=4)
+def _drawn(count: int, n: int, seed: int) -> Tensor:
+    """The Gaussian matrix [count, n] of a seed, float32; operator, start and scores of a picture ask for the same."""
+    return random_phi(count, n, seed).float()
 
 
 def fingerprint(operator: LinearOperator, count: int = 8) -> str:

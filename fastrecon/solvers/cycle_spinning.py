@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from fastrecon import ops
-from fastrecon.certificates import ProximalReport, Status
 from fastrecon.checks import behind, integer
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.wavelet import Wavelet
 from fastrecon.ops.by_image import each_image
 from fastrecon.options import check, option
-from fastrecon.solvers.base import Run, column
-from fastrecon.solvers.lasso import Lasso, LassoState, detail_weights
+from fastrecon.solvers.base import column
+from fastrecon.solvers.ista import FistaState, extrapolated
+from fastrecon.solvers.lasso import Lasso, detail_weights
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.solvers.wavelet_methods import Weighting
 
@@ -33,18 +33,7 @@ SHIFTED = "iteration limit: shifts at random minimise no fixed objective"
 FIRST, DECAY = 0.02, 0.96  # thresholds of the first iterations, for images on [0, 1]: large structures come first
 
 
-@dataclass(frozen=True)
-class SpinningState(LassoState):
-    """With the point where the gradient is taken."""
-
-    step: Tensor  # [B] 1 / L, float64
-    y: Tensor
-    v: Tensor  # [B, C, H, W]
-    residual_v: Tensor  # A v - y
-    theta: Tensor  # [B] t_k of FISTA, float64
-
-
-class CycleSpinning(Lasso[SpinningState]):
+class CycleSpinning(Lasso[FistaState]):
     """x+ = S* W* soft(W S (v - grad f(v) / L), lam_k / L), S a shift drawn anew; v as of FISTA.
 
     lam_k = max(lam, 0.02 * 0.96^k), on details alone. Iteration k has the same shift for every image and in every run.
@@ -59,6 +48,9 @@ class CycleSpinning(Lasso[SpinningState]):
     Raises:
         ValueError: an argument is of another kind or out of range.
     """
+
+    minimises = False
+    unfinished = SHIFTED
 
     def __init__(
         self, operator: LinearOperator, lam: float, lipschitz: float | Tensor | None = None, wavelet: str = "sym4",
@@ -90,40 +82,29 @@ class CycleSpinning(Lasso[SpinningState]):
             soft_threshold(c, tau * _details(c.shape[-2], c.shape[-1], self.level, c.device).to(tau)), x.shape[-2:]
         )
 
-    def start(self, x: Tensor, y: Tensor) -> SpinningState:
+    def start(self, x: Tensor, y: Tensor) -> FistaState:
         """The state at x, without momentum."""
         s, step = self.first(x, y), self.steps(x)
-        return SpinningState(
-            **vars(s), step=step, y=y, v=s.x, residual_v=s.residual, theta=torch.ones_like(s.objective)
-        )
+        return FistaState(**vars(s), step=step, y=y, v=s.x, residual_v=s.residual, theta=torch.ones_like(s.objective))
 
-    def step(self, s: SpinningState, k: int) -> SpinningState:
+    def step(self, s: FistaState, k: int) -> FistaState:
         """One iteration."""
         down, right = self.shift(k)
-        u = s.v - column(s.step, s.v) * self.operator.apply_adjoint(s.residual_v, s.v.shape[-2:])
+        u = self.descended(s, s.v, s.residual_v)
         lam = max(float(self.lam), FIRST * DECAY**k)
         x = torch.roll(self.shrunk(torch.roll(u, (down, right), (-2, -1)), s.step, lam), (-down, -right), (-2, -1))
         residual = self.operator.forward(x) - s.y
-        theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
-        weight = 1 + (s.theta - 1) / theta
-        v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
+        v, residual_v, theta = extrapolated(s, x, residual)
         objective = squares(residual) / 2 + self.l1(x)
-        return SpinningState(x, residual, objective, squares(x - s.x), s.used, s.step, s.y, v, residual_v, theta)
+        return FistaState(x, residual, objective, squares(x - s.x), s.used, s.step, s.y, v, residual_v, theta)
 
-    def certificate(self, found: Run[SpinningState], y: Tensor, started: bool) -> ProximalReport:
-        """F and its proximal gradient step at the end, with the transform as it stands, unshifted."""
-        x, count = found.state.x, found.count
-        residual, step = self.operator.forward(x) - y, found.state.step
-        u = x - column(step, x) * self.operator.apply_adjoint(residual, x.shape[-2:])
-        square = squares(self.shrunk(u, step, float(self.lam)) - x)
-        objective = squares(residual) / 2 + self.l1(x)
-        finite, never = torch.isfinite(objective + square), torch.zeros_like(found.done)
-        return ProximalReport(
-            objective=objective, step_norm=square.sqrt(), relative_step=(square / squares(x).clamp_min(1e-300)).sqrt(),
-            iterations=count, operator_calls=2 + count, adjoint_calls=1 + int(started) + count,
-            network_iterations=found.state.used, converged=never,
-            status=Status(SHIFTED, never, finite), history=found.history,
-        )  # fmt: skip
+    def descended(self, s: FistaState, x: Tensor, residual: Tensor) -> Tensor:
+        """x - grad f(x) / L from A x - y."""
+        return x - column(s.step, x) * self.operator.apply_adjoint(residual, x.shape[-2:])
+
+    def move(self, s: FistaState, residual: Tensor) -> Tensor:
+        """As of Lasso, with the transform as it stands, unshifted."""
+        return squares(self.shrunk(self.descended(s, s.x, residual), s.step, float(self.lam)) - s.x)
 
 
 @lru_cache(maxsize=16)

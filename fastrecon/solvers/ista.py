@@ -100,6 +100,14 @@ class ISTA(_Backtracking[IstaState]):
         return new if good is None else choose(good, new, replace(s, step=s.step / 2))
 
 
+def extrapolated(s: FistaState, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """v+ with A v+ - y and t+, from the state before and the new x with A x - y."""
+    theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
+    weight = 1 + (s.theta - 1) / theta
+    v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
+    return v, residual_v, theta
+
+
 class FISTA(_Backtracking[FistaState]):
     """x+ = soft(v - step grad f(v), step lam), v+ = x+ + (t - 1) / t+ (x+ - x), t+ = (1 + sqrt(1 + 4 t^2)) / 2."""
 
@@ -115,9 +123,7 @@ class FISTA(_Backtracking[FistaState]):
         x = s.v + z
         image = self.operator.forward(x)  # not A z: in sums of those rounding grows with the square of the iterations
         residual = image - s.y
-        theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
-        weight = 1 + (s.theta - 1) / theta
-        v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
+        v, residual_v, theta = extrapolated(s, x, residual)
         good = self.accepted(s.step, square, residual, s.residual_v, image)
         new = FistaState(x, residual, squares(residual) / 2 + l1, square, s.used, s.step, s.y, v, residual_v, theta)
         return new if good is None else choose(good, new, replace(s, step=s.step / 2))

@@ -41,6 +41,10 @@ S = TypeVar("S", bound=LassoState)
 class Lasso(nn.Module, Generic[S]):
     """min F(x) = |A x - y|^2 / 2 + |lam x|_1 by iterations that a subclass gives: `start` and `step`.
 
+    Attributes:
+        minimises: whether iterations tend to a minimiser of F, so that they may converge.
+        unfinished: why an image stopped that did not converge.
+
     Args:
         operator: A, from images or coefficients x [B, ...] to measurements; for wavelet coefficients
             `A @ Wavelet("sym4", 3).T`.
@@ -51,6 +55,9 @@ class Lasso(nn.Module, Generic[S]):
     Raises:
         ValueError: an argument is of another kind or out of range.
     """
+
+    minimises = True
+    unfinished = ITERATION_LIMIT
 
     def __init__(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None):
         super().__init__()
@@ -187,20 +194,24 @@ class Lasso(nn.Module, Generic[S]):
         """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
         return tol == 0 and callback is None and self.lipschitz is not None
 
+    def move(self, s: S, residual: Tensor) -> Tensor:
+        """|z|^2 [B] of the proximal gradient step z with step 1 / L, at a state whose A x - y is `residual`."""
+        grad = self.operator.apply_adjoint(residual)
+        return prox_gradient_step(s.x, grad, self.steps(s.x).to(real_dtype(s.x)), self.lam)[2]
+
     def certificate(self, found: Run[S], y: Tensor, started: bool) -> ProximalReport:
         """What the report says about the end of a run, computed from x, y and the problem alone."""
         x, count = found.state.x, found.count
         residual = self.operator.forward(x) - y
-        step = self.steps(x)
-        grad = self.operator.apply_adjoint(residual)
-        square = prox_gradient_step(x, grad, step.to(real_dtype(x)), self.lam)[2]
+        square = self.move(found.state, residual)
         objective = squares(residual) / 2 + self.l1(x)
         finite = torch.isfinite(objective + square)
+        done = found.done if self.minimises else torch.zeros_like(found.done)
         return ProximalReport(
             objective=objective, step_norm=square.sqrt(), relative_step=(square / squares(x).clamp_min(1e-300)).sqrt(),
             iterations=count, operator_calls=2 + self.operator_calls * count,
             adjoint_calls=1 + int(started) + self.adjoint_calls * count, network_iterations=found.state.used,
-            converged=found.done & finite, status=Status(ITERATION_LIMIT, found.done, finite), history=found.history,
+            converged=done & finite, status=Status(self.unfinished, done, finite), history=found.history,
         )  # fmt: skip
 
 
