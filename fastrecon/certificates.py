@@ -249,6 +249,49 @@ class Report(Certificate):
 
 
 @dataclass(frozen=True)
+class SmoothReport(Certificate):
+    """The certificate of each image of a batch for phi(x) = |A x - y|^2 / 2 + r(x) with a smooth r, computed in float64
+    at the image as it is given; anyone can recompute it.
+
+    Attributes:
+        objective: [B] phi(x).
+        misfit: [B] |A x - y|.
+        grad_norm: [B] |grad phi(x)|: zero at the minimisers of phi, and at its other stationary points.
+        relative_gradient: [B] |grad phi(x)| / max(|grad r(x)|, 1e-4 |A* y|): how far the pull of the data and that of r
+            are from balancing each other; 0 at stationary points.
+        iterations: [B] until the image was done.
+        trials: [B] steps tried by the line search, each an evaluation of r.
+        converged: [B] whether relative_gradient <= tol.
+        status: why each image stopped.
+        history: phi and |grad phi| after every iteration (row 0: the start), `objective` and `grad_norm` [rows, B]; or
+            None. The objective never increases.
+        noise: [B] of a learned prior: the standard deviation of the noise of y that was assumed.
+        weight: [B] of it: that of r in phi.
+        scale: [B] of it: what images and measurements were divided by in phi.
+        beyond_training: [B] of it: whether it was never trained for such noise.
+    """
+
+    NORMS: ClassVar[tuple[str, ...]] = ("misfit", "grad_norm")
+    MAXIMA: ClassVar[tuple[str, ...]] = (
+        "relative_gradient", "iterations", "noise", "weight", "scale", "beyond_training",
+    )  # fmt: skip
+
+    objective: Tensor
+    misfit: Tensor
+    grad_norm: Tensor
+    relative_gradient: Tensor
+    iterations: Tensor
+    trials: Tensor
+    converged: Tensor
+    status: Status
+    history: dict[str, Tensor] | None = None
+    noise: Tensor | None = None
+    weight: Tensor | None = None
+    scale: Tensor | None = None
+    beyond_training: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class SplittingReport(Certificate):
     """The certificate of each sample of min lam |z|_1 + |e|_1 subject to x = A z + B e.
 

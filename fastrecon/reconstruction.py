@@ -13,6 +13,7 @@ from fastrecon.operators.callables import Callables
 from fastrecon.solvers import methods
 from fastrecon.solvers.methods import Inverse
 
+PRIOR = "prior"
 AUTO = "cycle-spinning"  # for any linear operator
 Pair = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Sequence[int]]
 
@@ -29,7 +30,7 @@ def reconstruct(
             functions of tensors, A and its adjoint, and the shape (C, H, W) of an image.
         method: of `fastrecon.solvers.methods.METHODS`; "auto" chooses.
         noise: standard deviation of each real number of y, in its unit; None: not known.
-        prior: name of a learned prior; none is there yet.
+        prior: name of a learned prior, "natural" say, or the file of one: method "prior" then.
         size: (H, W) of the images, where y and A alone do not tell.
         start: images to start from, like x; None: the adjoint of A at y.
         norm: a bound of |A|; None: it is found out.
@@ -43,7 +44,10 @@ def reconstruct(
     """
     op = "reconstruct"
     a = operator if isinstance(operator, LinearOperator) else _pair(operator)
-    expect(prior is None, op, "prior", "None: no learned prior is shipped yet", repr(prior))
+    if prior is not None:
+        expect(method in ("auto", PRIOR), op, "method", f"auto or {PRIOR} with a prior", repr(method))
+        expect(isinstance(prior, str) and prior != "", op, "prior", "the name of a prior", repr(prior))
+        method, options = PRIOR, {"model": prior} | options
     noise = None if noise is None else number(noise, op, "noise", least=0)
     norm = None if norm is None else number(norm, op, "norm", above=0)
     chosen = methods.named(AUTO if method == "auto" else method, "", op)

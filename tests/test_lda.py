@@ -15,7 +15,7 @@ from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.rigorous import reductions_left
 from fastrecon.solvers.search import FIXED_TRIALS, backtrack
 from fastrecon.terms import feature_norm as regulariser
-from fastrecon.terms.feature_norm import Evaluation
+from fastrecon.terms.base import Evaluation
 
 BLOCK = 4
 COMPILED = backends()["feature_gradient_fwd"]["cpu"].startswith("cpu")

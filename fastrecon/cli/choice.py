@@ -126,7 +126,7 @@ def choose(words: Sequence[str], inputs: bool = True) -> Choice:
         raise ValueError(f"--problem: expected {FORMER[name]}, its name now, got {name}")
     expect_option(name is None or name in PROBLEMS, "--problem", f"one of {', '.join(PROBLEMS)}", name)
     model = load(file_name) if file_name and file_name.strip() else None
-    if name is None and model is not None:
+    if name is None and model is not None and model.problem:
         name = model.problem
         known = name in PROBLEMS
         expect_option(known, "--model", f"a model for one of {', '.join(PROBLEMS)}", got=f"one for {model.problem}")
@@ -136,7 +136,7 @@ def choose(words: Sequence[str], inputs: bool = True) -> Choice:
         return Choice(None, None, model)
     problem, maker = PROBLEMS[name], maker if found == name else None
     if model is not None:
-        expect_option(model.problem == name, "--model", f"a model for {name}", got=f"one for {model.problem}")
+        expect_option(model.problem in (name, ""), "--model", f"a model for {name}", got=f"one for {model.problem}")
         fits = wanted in (None, "auto", model.method)
         expect_option(fits, "--method", f"{model.method}, that of --model", wanted)
         wanted = model.method

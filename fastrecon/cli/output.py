@@ -178,9 +178,14 @@ def summary(c: Mapping[str, Any] | None) -> str:
         return f"a network's answer: |A x - y| = {arguments.number(c['misfit'], '.3g')}, {relative} of |y|"
     words = [f"objective {arguments.number(c.get('phi', c.get('objective')), '.6g')}"]
     if "grad_norm" in c:
-        words.append(f"gradient norm {arguments.number(c['grad_norm'], '.3g')} at eps {c['eps']:.3g}")
+        radius = f" at eps {c['eps']:.3g}" if "eps" in c else ""
+        words.append(f"gradient norm {arguments.number(c['grad_norm'], '.3g')}{radius}")
     if "gap" in c:
         words.append(f"duality gap {arguments.number(c['gap'], '.3g')}")
+    if "relative_gradient" in c:
+        words.append(f"{arguments.number(c['relative_gradient'], '.2g')} of the prior's")
+    if c.get("beyond_training"):
+        words.append("the prior was never trained for such noise")
     if "relative_step" in c:
         words.append(f"relative step {arguments.number(c['relative_step'], '.2g')}")
     monotone = {None: "", True: "merit never increased", False: "merit increased"}[c.get("merit_never_increased")]

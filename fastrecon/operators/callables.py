@@ -10,7 +10,7 @@ from torch import Tensor
 from fastrecon.checks import an_integer, as_tensor, expect, flag
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.function import differentiated, transformed
-from fastrecon.ops.layout import real_dtype
+from fastrecon.ops.layout import real_dtype, wide_dtype
 
 Map = Callable[[Any], Any]
 SAME = 1e-3  # relative difference between an image alone and in a batch that is taken for rounding
@@ -171,6 +171,32 @@ class Callables(LinearOperator):
 
     def _noise(self, shape: Sequence[int], seed: int = 0) -> Tensor:
         return super()._noise(shape, seed).to(self.dtype.to_complex() if self.complex_input else self.dtype)
+
+
+class Widened(LinearOperator):
+    """An operator that computes in its own precision, for iterations in float64."""
+
+    def __init__(self, operator: LinearOperator, dtype: torch.dtype):
+        super().__init__()
+        self.operator, self.dtype = operator, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x."""
+        return self._wide(self.operator.forward(self._narrow(x)))
+
+    def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """The adjoint of A at y."""
+        return self._wide(self.operator.apply_adjoint(self._narrow(y), size))
+
+    def take(self, which: Tensor) -> LinearOperator:
+        """Of the operator."""
+        return Widened(self.operator.take(which), self.dtype)
+
+    def _narrow(self, t: Tensor) -> Tensor:
+        return t.to(self.dtype.to_complex() if t.is_complex() else self.dtype)
+
+    def _wide(self, t: Tensor) -> Tensor:
+        return t.to(wide_dtype(t))
 
 
 class _Pair(torch.autograd.Function):

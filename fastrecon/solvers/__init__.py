@@ -9,6 +9,7 @@ from fastrecon.solvers.ladmm import LADMM
 from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.lda import LDA
 from fastrecon.solvers.sgp import SGP
+from fastrecon.solvers.smooth_descent import SmoothDescent
 
 __all__ = [
     "DLADMM",
@@ -20,6 +21,7 @@ __all__ = [
     "AGDNet",
     "CycleSpinning",
     "GDNet",
+    "SmoothDescent",
     "detail_weights",
     "wavelet_methods",
 ]

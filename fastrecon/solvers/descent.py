@@ -14,7 +14,8 @@ from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.select_descent import shrink_eps
 from fastrecon.solvers.base import Callback, Row, Run, iterate, with_parts
-from fastrecon.terms.feature_norm import Evaluation, FeatureNorm
+from fastrecon.terms.base import Evaluation
+from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.threads import alone
 

@@ -23,12 +23,10 @@ from fastrecon.ops.reductions import inner, sum_of_squares
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.solvers.base import Callback, Run, column, iterate, put, take, where
 from fastrecon.solvers.descent import DescentState, UnrolledDescent, row
-from fastrecon.solvers.search import FIRST_STEPS, Search, backtrack, first_step
-from fastrecon.terms.feature_norm import Evaluation
+from fastrecon.solvers.search import FIRST_STEPS, Search, backtrack, change_of, first_step
 from fastrecon.threads import alone
 
 SUFFICIENT = 0.35  # c of the descent condition, the paper's value
-ROUNDING = 8  # units in the last place of a sum over an image
 
 
 @dataclass(frozen=True)
@@ -185,14 +183,6 @@ class RigorousDescent(UnrolledDescent):
         assert s.norm is not None
         eps = s.eps.double()
         return (self.sigma * eps < tol) & (s.norm < self.sigma * self.gamma * eps)
-
-
-def change_of(start: Evaluation, end: Evaluation, d: Tensor) -> Tensor:
-    """r_eps(x + d) - r_eps(x) [B], float64, from the evaluations at both ends of d."""
-    by_values = end.value.double() - start.value.double()
-    by_slopes = inner(start.grad, d) / 2 + inner(end.grad, d) / 2
-    unit = ROUNDING * torch.finfo(start.value.dtype).eps * start.value.double().abs()
-    return torch.where((by_values - by_slopes).abs() <= unit, by_slopes, by_values)
 
 
 def reductions_left(eps: Tensor, sigma: float, gamma: float, tol: float) -> Tensor:

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from fastrecon.checks import integer, number
 from fastrecon.ops.reductions import inner, sum_of_squares
+from fastrecon.terms.base import Evaluation
 
+ROUNDING = 8  # units in the last place of a sum over an image
 TRIALS, FIXED_TRIALS = 60, 16  # at most; the trained models take at most 7
 FIRST_STEPS = ("barzilai-borwein", "grow")
 
@@ -74,3 +76,15 @@ def first_step(rule: str, d: Tensor, change: Tensor, fallback: Tensor, k: int, m
     along = inner(d, change)
     step = sum_of_squares(d) / along if k % 2 else along / sum_of_squares(change)
     return torch.where((along > 0) & torch.isfinite(step), step.clamp_max(most), fallback)
+
+
+def change_of(start: Evaluation, end: Evaluation, d: Tensor) -> Tensor:
+    """r(x + d) - r(x) [B], float64, of a smooth term r from its evaluations at both ends of d.
+
+    The difference of the two values, unless the mean of the slopes at both ends agrees with it to rounding; then the
+    slopes, which do not cancel, are the more accurate of the two.
+    """
+    by_values = end.value.double() - start.value.double()
+    by_slopes = inner(start.grad, d) / 2 + inner(end.grad, d) / 2
+    unit = ROUNDING * torch.finfo(start.value.dtype).eps * start.value.double().abs()
+    return torch.where((by_values - by_slopes).abs() <= unit, by_slopes, by_values)

@@ -1,7 +1,9 @@
 """What all terms of an objective answer: value, gradient, proximal map."""
 
+from dataclasses import dataclass
 from typing import NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from fastrecon.checks import expect, number, per_image
@@ -9,6 +11,15 @@ from fastrecon.operators.base import with_tensors
 from fastrecon.ops.layout import real_dtype
 
 Weight = float | Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A smooth term at some images: value [B] and gradient like the images."""
+
+    value: Tensor
+    grad: Tensor
+    estimated: Tensor | None = None  # [B] bool: images of which these are estimates, by bfloat16 products; None: none
 
 
 class Term(nn.Module):
@@ -31,6 +42,11 @@ class Term(nn.Module):
     def grad(self, x: Tensor) -> Tensor:
         """The gradient at x, like x; of complex x that in real and imaginary part."""
         self._lacks("grad")
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor) -> Evaluation:
+        """Value and gradient at x, in full precision: what a line search asks for."""
+        return Evaluation(self.value(x), self.grad(x))
 
     def prox(self, v: Tensor, weight: Weight) -> Tensor:
         """The proximal map argmin_x weight value(x) + |x - v|^2 / 2, like v.

@@ -1,7 +1,6 @@
 """The learned regulariser r(x) = sum_i |g_i(x)|, smoothed with radius eps: value, gradient, feature maps."""
 
 import itertools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +10,14 @@ from fastrecon.checks import behind, expect, flag, integer, number
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.feature_gradient import PRECISIONS, bfloat16_here, features
 from fastrecon.ops.layout import real_dtype
-from fastrecon.terms.base import Term
+from fastrecon.terms.base import Evaluation, Term
 
 feature_gradient, feature_value = behind(ops.feature_gradient), behind(ops.feature_value)
 
 TINY = 1e-18  # r_eps at this radius is r to rounding, and TINY^2 is still a normal float32
+NO_RADIUS = "a radius > 0: r itself has no gradient"
 # Ten times the relative errors that `feature_gradient` states for bfloat16, of its value and of its gradient.
 VALUE_ERROR, GRADIENT_ERROR = 1e-2, 1e-1
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """r_eps at some images, each at its own eps: value [B] and gradient [B, C, H, W]."""
-
-    value: Tensor
-    grad: Tensor
-    estimated: Tensor | None = None  # [B] bool: images of which these are estimates, by bfloat16 products; None: none
 
 
 class FeatureNorm(Term):
@@ -78,7 +69,7 @@ class FeatureNorm(Term):
         """The gradient of r_eps at x, like x, for a step: float32 images in `precision`."""
         eps = self.eps if eps is None else eps
         if eps is None:
-            expect(False, "FeatureNorm", "eps", "a radius > 0: r itself has no gradient", None)
+            expect(False, "FeatureNorm", "eps", NO_RADIUS, None)
         return self._both(x, eps, self.precision if real_dtype(x) == torch.float32 else "float32")[1]  # type: ignore[arg-type]
 
     def value_and_grad(self, x: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -108,9 +99,12 @@ class FeatureNorm(Term):
     # What an iteration of a solver needs, and what of it may come from products in bfloat16.
 
     @torch.no_grad()
-    def evaluate(self, x: Tensor, eps: Tensor) -> Evaluation:
-        """Value and gradient at x [B, C, H, W] with radii eps [B]."""
-        return Evaluation(*self.value_and_grad(x, eps))
+    def evaluate(self, x: Tensor, eps: Tensor | None = None) -> Evaluation:
+        """Value and gradient at x [B, C, H, W] with radii eps [B], or that of the term."""
+        radius = self.eps if eps is None else eps
+        if radius is None:
+            expect(False, "FeatureNorm", "eps", NO_RADIUS, None)
+        return Evaluation(*self.value_and_grad(x, radius))  # type: ignore[arg-type]
 
     def can_estimate(self, x: Tensor) -> bool:
         """Whether `estimate` saves time at images x: bfloat16 is asked for, is another arithmetic here, and the host

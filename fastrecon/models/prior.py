@@ -1,0 +1,292 @@
+"""A learned prior for every operator: the image that minimises phi(x) = |A x - y|^2 / 2 + w r(x).
+
+r is learned once, from pictures with noise; its weight lam(sigma) for noise of standard deviation sigma comes from the
+same training. Data of another operator need nothing but the noise of y: w = |A|^2 lam(sigma / |A|), so that measuring
+in other units changes nothing.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastrecon.certificates import SmoothReport
+from fastrecon.checks import expect, expect_finite, number, per_image
+from fastrecon.models import card
+from fastrecon.models.base import Model, pretrained, register, trained
+from fastrecon.models.file import Header
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.layout import real_dtype
+from fastrecon.options import check, option
+from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
+from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
+from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.terms.scaled import Scaled, grey, ungrey
+
+METHOD = "prior"
+PROBLEMS = ("denoise", "inpaint", "deblur", "mri", "ct", "block-cs", "")
+NOISELESS = 1e-3  # noise that is assumed where there is none, with images on [0, 1]: a quarter of a grey level
+COARSE, RATIO, COARSE_TOL = 0.05, 4.0, 0.1  # faint noise is approached from here, by such factors, to such tolerance
+FAR = 2.0  # noise beyond the training's by this factor is told
+ORDINARY = (0.1, 10.0)  # brightest pixels that count as images on [0, 1]
+USUAL = (255.0, 65535.0)  # what is white in images of 8 and 16 bits
+
+
+@register(METHOD)
+class PriorModel(Model):
+    """Images by a learned prior.
+
+    Args:
+        regulariser: r, of grey images, with a radius eps.
+        sigmas: knots [K] of standard deviations of noise, > 0, increasing, for images on [0, 1].
+        lams: weights [K] there, > 0: log lam is linear in log sigma between knots, and of slope 2 beyond.
+        meta: facts to keep with the model: `name`, `training`, and `fits`: by name of a problem (a, s), where
+            exp(a) / exp(2 s) r(exp(s) x) takes the place of r(x).
+
+    Raises:
+        ValueError: r has no radius or takes more than one channel, or the knots do not fit.
+    """
+
+    method, problem, operator = METHOD, "", None
+    sigmas: Tensor
+    lams: Tensor
+
+    def __init__(self, regulariser: FeatureNorm, sigmas: Tensor, lams: Tensor, meta: Mapping[str, Any] | None = None):
+        super().__init__(meta)
+        name = type(self).__name__
+        expect(regulariser.smooth, name, "regulariser", "a smooth term: a FeatureNorm with eps", "one without")
+        fits = sigmas.ndim == 1 and len(sigmas) > 0 and bool((sigmas > 0).all() and (sigmas.diff() > 0).all())
+        expect(fits, name, "sigmas", "increasing numbers > 0 [K]", sigmas.tolist())
+        fits = lams.shape == sigmas.shape and bool((lams > 0).all())
+        expect(fits, name, "lams", f"numbers > 0 [{len(sigmas)}]", lams.tolist())
+        self.regulariser = regulariser
+        self.register_buffer("sigmas", sigmas.detach().double())
+        self.register_buffer("lams", lams.detach().double())
+        self.fits = {k: (float(a), float(s)) for k, (a, s) in dict(self.meta.get("fits", {})).items()}
+
+    @property
+    def independent(self) -> bool:
+        """Always: nothing is shared by the images of a batch."""
+        return True
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the iterations."""
+        return next(self.regulariser.parameters()).dtype
+
+    def lam(self, sigma: Tensor) -> Tensor:
+        """The weight of r for noise of standard deviation sigma > 0, float64."""
+        x, y = self.sigmas.double().log(), self.lams.double().log()
+        at = sigma.to(x).log()
+        if len(x) == 1:
+            return (y[0] + 2 * (at - x[0])).exp()
+        k = torch.searchsorted(x, at.contiguous()).clamp(1, len(x) - 1)
+        inside = y[k - 1] + (y[k] - y[k - 1]) * (at - x[k - 1]) / (x[k] - x[k - 1])
+        below, above = y[0] + 2 * (at - x[0]), y[-1] + 2 * (at - x[-1])
+        return torch.where(at < x[0], below, torch.where(at > x[-1], above, inside)).exp()
+
+    def term(self, weight: Tensor, problem: str = "") -> Scaled:
+        """weight [B] r, as it is for a problem, of every channel and of real and imaginary part."""
+        a, s = self.fits.get(problem, (0.0, 0.0))
+        return Scaled(self.regulariser, (math.exp(a) * weight).to(self.dtype), math.exp(s))
+
+    def check(self, y: Tensor, anywhere: bool = False) -> None:
+        """Looks at measurements; their shape is the operator's to judge.
+
+        Raises:
+            ValueError: they are not numeric, on another device, or hold NaN or Inf.
+        """
+        fits = y.ndim > 1 and (y.is_floating_point() or y.is_complex())
+        expect(fits, METHOD, "y", "real or complex measurements [B, ...]", y)
+        here = anywhere or y.device == self.sigmas.device
+        expect(here, METHOD, "y", f"a tensor on {self.sigmas.device}", f"one on {y.device}")
+        expect_finite(y, METHOD, "finite measurements", "image")
+
+    @torch.no_grad()
+    def compute(
+        self, y: Tensor, operator: LinearOperator | None = None, noise: float | Tensor | None = None,
+        size: tuple[int, int] | None = None, start: Tensor | None = None, *, norm: float | None = None,
+        problem: str = "", lam: float = 1.0, scale: float | None = None, tol: float = 1e-3, iterations: int = 1000,
+        history: bool = True, callback: Callable[[int, Tensor], object] | None = None,
+    ) -> tuple[Tensor, SmoothReport]:  # fmt: skip
+        """Images [B, C, H, W] of measurements.
+
+        Where noise is faint, or none, the weight is lowered in steps, each from the images of the one before: so holes
+        and missing frequencies are filled at once. `iterations` counts all of them, the report's history shows the
+        last. phi is that of images and measurements divided by `scale`.
+
+        Args:
+            y: measurements that passed `check`.
+            operator: A.
+            noise: standard deviation of each real number of y, >= 0: a number or [B]; 0 counts as 0.001 of a norm of A
+                of 1 and images on [0, 1].
+            size: (H, W) of the images, where y and A alone do not tell.
+            start: images to start from; None: the adjoint of A at y.
+            norm: |A|, to about 1%; None: it is found out.
+            problem: whose fitted contrast is used; "": none.
+            lam: times the weight that belongs to the noise, > 0.
+            scale: what is white in the images, > 0; None: 1, unless the images are brighter or darker by a factor of
+                10: then 255 or 65535 where that is likely, else about the brightest pixels.
+            tol: as of SmoothDescent.
+            iterations: at most so many.
+            history: whether to record every iteration.
+            callback: callback(k, images) after every iteration.
+
+        Raises:
+            ValueError: an argument does not fit, or the noise is not known.
+        """
+        expect(isinstance(operator, LinearOperator), METHOD, "operator", "a LinearOperator", type(operator).__name__)
+        expect(noise is not None, METHOD, "noise", "the standard deviation of the noise of y, 0 for none", None)
+        assert operator is not None
+        assert noise is not None
+        lam = float(number(lam, METHOD, "lam", above=0))
+        tol = float(number(tol, METHOD, "tol", above=0))
+        operator = _in_precision(operator, self.dtype)
+        y = y.to(self.dtype.to_complex() if y.is_complex() else self.dtype)
+        x = operator.apply_adjoint(y, size) if start is None else start.to(y.device)
+        kind = self.dtype.to_complex() if x.is_complex() else self.dtype
+        white = _white(operator, y, size) if scale is None else float(number(scale, METHOD, "scale", above=0))
+        y, x = y / white, x.to(kind) / white
+        size_of = norm if norm is not None else operator.norm(x[:1].shape, tol=1e-2)
+        size_of = size_of if 0 < size_of < math.inf else 1.0
+        sigma = per_image(noise, x, METHOD, "noise", least=0).double() / (white * size_of)
+        good = torch.isfinite(sigma) & (sigma >= 0)
+        expect(bool(good.all()), METHOD, "noise", "standard deviations >= 0", sigma.tolist())
+        sigma = sigma.clamp_min(NOISELESS)
+        used, trials = torch.zeros(len(x), dtype=torch.int64, device=x.device), 0
+        report, images = None, x
+
+        def tell(k: int, s: SmoothState) -> None:
+            if callback is not None:
+                callback(int(used.max()) + k, s.x * white)
+
+        for level in _levels(float(sigma.min())):
+            weight = size_of**2 * lam * self.lam(sigma.clamp_min(level))
+            last = level <= float(sigma.min())
+            images, report = SmoothDescent(operator, self.term(weight, problem)).solve(
+                y, images, max(0, iterations - int(used.max())), tol if last else max(tol, COARSE_TOL),
+                history=history and last, finish=last, callback=tell,
+            )  # fmt: skip
+            used, trials = used + report.iterations, trials + report.trials
+        assert report is not None
+        low, high = float(self.sigmas[0]) / FAR, float(self.sigmas[-1]) * FAR
+        return images * white, replace(
+            report, iterations=used, trials=trials, noise=sigma * white * size_of, scale=torch.full_like(sigma, white),
+            weight=size_of**2 * lam * self.lam(sigma), beyond_training=(sigma < low) | (sigma > high),
+        )  # fmt: skip
+
+    def feature_norms(self, x: Tensor) -> Tensor:
+        """Maps [B, H, W] of the size of the features of images [B, C, H, W], root mean square over the channels."""
+        maps = self.regulariser.feature_norms(grey(x.to(self.dtype.to_complex() if x.is_complex() else self.dtype)))
+        maps = ungrey(maps[:, None], x)
+        return maps.abs().square().mean(1).sqrt()
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Of the regulariser, beside its weights."""
+        r = self.regulariser
+        return {"delta": r.delta, "eps": r.eps, "final_activation": r.final_activation}
+
+    @classmethod
+    def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "PriorModel":
+        """The model of what a file holds."""
+        weights = [tensors[f"regulariser.weights.{k}"] for k in range(len(tensors) - 2)]
+        r = FeatureNorm(in_channels=weights[0].shape[1], layers=len(weights), **head.hyperparameters)
+        r.weights = nn.ParameterList(weights)
+        return cls(r, tensors["sigmas"], tensors["lams"], head.meta)
+
+    def card(self) -> str:
+        """As of Model."""
+        training, _ = card.training_of(self.meta)
+        r = self.regulariser
+        shapes = ", ".join(str(tuple(w.shape)) for w in r.weights)
+        what = [
+            "A learned prior for every linear operator: the image minimises |A x - y|^2 / 2 + lam(sigma) r(x), sigma"
+            " the standard deviation of the noise of y.",
+            f"r: norms of features of convolutions {shapes}, delta {r.delta:g}, eps {r.eps:g}; noise of the training"
+            f" {float(self.sigmas[0]):g} to {float(self.sigmas[-1]):g} with images on [0, 1].",
+        ]
+        code = ["result = model(y, operator, noise=0.05)  # y = operator(image) + noise, image [B, 1, H, W] on [0, 1]"]
+        images, quality = training.get("images", {}), training.get("validation_psnr")
+        facts = {
+            "training data": f"{', '.join(training.get('data', []))}, {images.get('training', '?')} images",
+            "validation": "none" if quality is None else f"{images.get('validation', '?')} images, PSNR {quality} dB",
+        }
+        return card.page(self.meta, what, code, facts)
+
+
+def _levels(sigma: float) -> list[float]:
+    """Noise levels from the coarsest to sigma."""
+    steps = max(0, math.ceil(math.log(COARSE / sigma) / math.log(RATIO) - 1e-9))
+    return [sigma * RATIO**k for k in range(steps, 0, -1)] + [sigma]
+
+
+def _in_precision(operator: LinearOperator, dtype: torch.dtype) -> LinearOperator:
+    """The operator, or a copy whose tensors are of this real type."""
+    own = [t for t in (*operator.parameters(), *operator.buffers()) if t.is_floating_point() or t.is_complex()]
+    return operator if all(real_dtype(t) == dtype for t in own) else copy.deepcopy(operator).to(dtype)
+
+
+def _white(operator: LinearOperator, y: Tensor, size: tuple[int, int] | None) -> float:
+    """1, or about the brightest pixels of images that are far from [0, 1], as the adjoint shows them."""
+    x = operator.apply_adjoint(y, size)
+    energy, seen = (float(torch.linalg.vector_norm(t).double()) for t in (x, operator.forward(x)))
+    if not (0 < seen < math.inf and 0 < energy < math.inf):
+        return 1.0
+    magnitudes = x.abs().flatten()
+    count = max(1, len(magnitudes) // 1000)
+    peak = (energy / seen) ** 2 * float(magnitudes.topk(count).values[-1])
+    if ORDINARY[0] <= peak <= ORDINARY[1]:
+        return 1.0
+    return next((white for white in USUAL if white / 2 <= peak <= 1.5 * white), peak)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the learned prior."""
+
+    model: str = option("shipped prior, or path of a .safetensors file (default: prior-natural)", "")
+    lam: float = option("times the weight that belongs to the noise", 1.0, within="[1e-6, 1e6]", type=float)
+    tol: float = option(
+        "an image is done once |grad phi(x)| <= TOL |w grad r(x)|, the pull of the prior",
+        1e-3,
+        within="[1e-12, 1]",
+        type=float,
+    )
+    iterations: int = option("at most so many", 1000, within="[0, 1e6]", type=int)
+    maps: bool = option("keep the size of the learned features at every pixel", False)
+
+    def __post_init__(self):
+        check(self, METHOD)
+
+
+def file_of(name: str) -> str:
+    """The model that a short name means: "natural" is prior-natural."""
+    return f"prior-{name}" if f"prior-{name}" in pretrained() else name
+
+
+@method(METHOD, Options, "a learned prior, minimised: needs the noise; any linear operator", PROBLEMS)
+def prior(options: Options, device: torch.device) -> Runner:
+    """Images [B, C, H, W], real or complex as y is."""
+    model = trained(METHOD, "", file_of(options.model)).to(device)
+    assert isinstance(model, PriorModel)
+
+    def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
+        def tell(k: int, x: Tensor) -> None:
+            if watch is not None:
+                watch(k, options.iterations, lambda: x)
+
+        model.check(inverse.y)
+        x0 = inverse.first()
+        x0 = x0.to(inverse.y.dtype) if inverse.y.is_complex() else x0
+        x, report = model.compute(
+            inverse.y, inverse.operator, inverse.noise, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
+            lam=options.lam, tol=options.tol, iterations=options.iterations, callback=tell,
+        )  # fmt: skip
+        maps = {"maps": model.feature_norms(x)} if options.maps else {}
+        return Outcome(x, report, extras=maps, model=options.model or model.name)
+
+    return run
