@@ -340,3 +340,73 @@ class MisfitReport(Certificate):
     converged: Tensor
     status: Status
     history: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class AlternatingReport(Certificate):
+    """The certificate of each image for F(x) = f(x) + sum_i g_i(K_i x), split into z_i = K_i x.
+
+    With w_i in the subdifferential of g_i at z_i, which a proximal map finds, x is stationary where both residuals
+    vanish, and a minimiser of convex F.
+
+    Attributes:
+        objective: [B] F(x), float64.
+        primal_residual: [B] |(K_i x - z_i)_i|.
+        dual_residual: [B] |grad f(x) + sum_i K_i* w_i|.
+        relative_primal: [B] primal_residual / max(|(K_i x)_i|, |(z_i)_i|).
+        relative_dual: [B] dual_residual / |A* y|, f(x) = |A x - y|^2 / 2.
+        penalty: [B] weight of |K_i x - z_i|^2 / 2 in the last iteration.
+        iterations: [B] until the image was done.
+        converged: [B] whether both relative residuals were at most `tol`, or as the solver's text says.
+        status: why each image stopped.
+        history: objective, primal_residual, dual_residual and penalty after every iteration, [rows, B] each; or None.
+    """
+
+    NORMS: ClassVar[tuple[str, ...]] = ("primal_residual", "dual_residual")
+    MAXIMA: ClassVar[tuple[str, ...]] = ("relative_primal", "relative_dual", "penalty", "iterations")
+
+    objective: Tensor
+    primal_residual: Tensor
+    dual_residual: Tensor
+    relative_primal: Tensor
+    relative_dual: Tensor
+    penalty: Tensor
+    iterations: Tensor
+    converged: Tensor
+    status: Status
+    history: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class CorrectedReport(Certificate):
+    """The certificate of each image for F = f + r where units that promise nothing propose, and a test disposes.
+
+    Attributes:
+        objective: [B] F(x), float64; it never increased where the rule is "descent".
+        error: [B] |e| of the last iteration, e in the subdifferential of f + mu |. - x_k|^2 / 2 + r at x; 0 where that
+            took a proximal gradient step.
+        error_bound: [B] what the test allowed it to be, C |x - x_k|.
+        step_norm: [B] |prox_{s r}(x - s grad f(x)) - x|, 0 where x is stationary: made anew at the end.
+        relative_step: [B] the same over |x|.
+        accepted: [B] iterations that took what the units proposed; the others took a proximal gradient step.
+        units: [B] units asked in all iterations.
+        iterations: [B] until the image was done.
+        converged: [B] whether |x - x_k| <= tol |x| was found.
+        status: why each image stopped.
+        history: objective, error, error_bound, units and accepted of every iteration, [rows, B] each; or None.
+    """
+
+    NORMS: ClassVar[tuple[str, ...]] = ("error", "error_bound", "step_norm")
+    MAXIMA: ClassVar[tuple[str, ...]] = ("relative_step", "iterations")
+
+    objective: Tensor
+    error: Tensor
+    error_bound: Tensor
+    step_norm: Tensor
+    relative_step: Tensor
+    accepted: Tensor
+    units: Tensor
+    iterations: Tensor
+    converged: Tensor
+    status: Status
+    history: dict[str, Tensor] | None = None

@@ -15,6 +15,7 @@ from fastrecon.operators import (
     Callables,
     Dictionary,
     Fourier,
+    Gradient,
     Inpainting,
     LinearOperator,
     Radon,
@@ -124,6 +125,10 @@ OPERATORS = {  # a new operator is one row: how it is made, the shape of an inpu
     "functions_of_images": (lambda: given_by_functions((2, 3, 4)), (2, 2, 3, 4), None),
     "functions_of_batches": (lambda: given_by_functions((1, 2, 3, 4)), (3, 2, 3, 4), None),
     "functions_of_filled_wavelet": (lambda: given_by_functions((5, 6)) @ Wavelet("haar", 2).T, (1, 1, 8, 8), None),
+    "gradient": (Gradient, (2, 1, 6, 8), 8**0.5),
+    "gradient_of_odd_sizes": (Gradient, (2, 2, 5, 1), None),
+    "gradient_of_blur": (lambda: Gradient() @ Blur(random(3, 3)), (1, 1, 5, 6), None),
+    "adjoint_of_gradient": (lambda: Gradient().T, (1, 4, 5, 4), None),
     "adjoint_of_fourier": (lambda: Fourier(some(6, 5)).T, (2, 1, 6, 5), 1.0),
 }
 

@@ -7,6 +7,7 @@ from fastrecon.operators.callables import Callables
 from fastrecon.operators.crop import Crop
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.operators.fourier import Fourier
+from fastrecon.operators.gradient import Gradient
 from fastrecon.operators.identity import Identity
 from fastrecon.operators.inpainting import Inpainting
 from fastrecon.operators.radon import Radon
@@ -19,6 +20,7 @@ __all__ = [
     "Crop",
     "Dictionary",
     "Fourier",
+    "Gradient",
     "Identity",
     "Inpainting",
     "LinearOperator",

@@ -98,6 +98,14 @@ class LinearOperator(nn.Module):
         size, one = _size(like), torch.ones((), dtype=real_dtype(like), device=like.device)
         return Diagonal(itself, itself, one, lambda y: self.apply_adjoint(y, size))
 
+    def spectrum(self, like: Tensor) -> Tensor | None:
+        """Eigenvalues of A* A, where that is known to be a circular convolution of images `like` these.
+
+        Real [1 or B, 1, H, W'] (or [1, 1, 1, 1] if all are one), in the order of fft2 with W' = W, of real images of
+        rfft2 with W' = W // 2 + 1. Sums of such operators are inverted by two transforms.
+        """
+        return torch.ones(1, 1, 1, 1, dtype=real_dtype(like), device=like.device) if keeps_norms(self) else None
+
     def row_scale(self, size: Sequence[int]) -> float | None:
         """c with A A* = c I for images of this size; None if there is none, or it is not known."""
         return 1.0 if keeps_norms(self, adjoint=True) else None
@@ -260,6 +268,10 @@ class Composition(LinearOperator):
             transform=lambda x: of.transform(turn.forward(x)),
             inverse=lambda k: turn.apply_adjoint(of.inverse(k), size),
         )
+
+    def spectrum(self, like: Tensor) -> Tensor | None:
+        """Of the inner operator, if the outer keeps norms."""
+        return self.inner.spectrum(like) if keeps_norms(self.outer) else None
 
     def row_scale(self, size: Sequence[int]) -> float | None:
         """Of the outer operator, if the adjoint of the inner keeps norms."""

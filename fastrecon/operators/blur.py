@@ -146,6 +146,18 @@ class Blur(LinearOperator):
 
         return Diagonal(to_frequencies, back, self.transfer(size, real_dtype(like)), to_frequencies)
 
+    def spectrum(self, like: Tensor) -> Tensor | None:
+        """The power of the kernel's transform; None where the boundary is zero."""
+        if self.boundary != "circular":
+            return None
+        self._check(like, "x")
+        h, w = like.shape[-2:]
+        half = self.transfer((h, w), real_dtype(like)).abs().square()
+        if not like.is_complex():
+            return half
+        rest = half[..., 1 : (w + 1) // 2]  # frequency (-i, -j) has the power of (i, j)
+        return torch.cat((half, rest.flip(-1, -2).roll(1, -2)), -1)
+
     def _norm(self) -> float | None:
         k = each(self.kernel.detach())
         if len(k) == 0:

@@ -123,6 +123,13 @@ class Fourier(LinearOperator):
             measured=itself,
         )
 
+    def spectrum(self, like: Tensor) -> Tensor | None:
+        """The squared mask, of complex images and a single coil."""
+        if self.sensitivities is not None or not like.is_complex():
+            return None
+        mask = fit(self.mask, like, "Fourier", "x").square()
+        return torch.fft.ifftshift(mask, AXES) if self.centred else mask
+
     def _coils(self) -> int:
         return 1 if self.sensitivities is None else self.sensitivities.shape[-3]
 

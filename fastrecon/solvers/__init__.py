@@ -1,19 +1,24 @@
 """Reconstruction methods, one a file."""
 
 from fastrecon.solvers import wavelet_methods
+from fastrecon.solvers.admm import ADMM
 from fastrecon.solvers.cycle_spinning import CycleSpinning
 from fastrecon.solvers.dladmm import DLADMM
 from fastrecon.solvers.gd_net import AGDNet, GDNet
+from fastrecon.solvers.hqs import HQS
 from fastrecon.solvers.ista import FISTA, ISTA
 from fastrecon.solvers.ladmm import LADMM
 from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.lda import LDA
+from fastrecon.solvers.padnet import PADNet
 from fastrecon.solvers.sgp import SGP
 from fastrecon.solvers.smooth_descent import SmoothDescent
 
 __all__ = [
+    "ADMM",
     "DLADMM",
     "FISTA",
+    "HQS",
     "ISTA",
     "LADMM",
     "LDA",
@@ -21,6 +26,7 @@ __all__ = [
     "AGDNet",
     "CycleSpinning",
     "GDNet",
+    "PADNet",
     "SmoothDescent",
     "detail_weights",
     "wavelet_methods",

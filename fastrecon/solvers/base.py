@@ -21,7 +21,8 @@ def column(t: Tensor, like: Tensor) -> Tensor:
     return t.to(real_dtype(like)).view(-1, *[1] * (like.ndim - 1))
 
 
-# A state is a frozen dataclass of tensors [B, ...]; None and dataclasses of the same kind may be among them.
+# A state is a frozen dataclass of tensors [B, ...]; None, tuples of such and dataclasses of the same kind may be among
+# them.
 
 
 def take(s: S, which: Tensor) -> S:
@@ -43,6 +44,8 @@ def _each(function: Callable[..., Tensor], *parts: Any) -> Any:
     first = parts[0]
     if first is None or isinstance(first, Tensor):
         return None if first is None else function(*parts)
+    if isinstance(first, tuple):
+        return tuple(_each(function, *several) for several in zip(*parts, strict=True))
     names = [field.name for field in fields(first)]
     return replace(first, **{name: _each(function, *(getattr(p, name) for p in parts)) for name in names})
 

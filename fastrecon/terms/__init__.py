@@ -7,6 +7,17 @@ from fastrecon.terms.group import GroupL21
 from fastrecon.terms.l1 import L1
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.terms.lp import Lp
+from fastrecon.terms.normal_equations import NormalEquations
 from fastrecon.terms.scaled import Scaled
 
-__all__ = ["L1", "FeatureNorm", "GroupL21", "LeastSquares", "Lp", "Scaled", "Term", "conjugate_gradients"]
+__all__ = [
+    "L1",
+    "FeatureNorm",
+    "GroupL21",
+    "LeastSquares",
+    "Lp",
+    "NormalEquations",
+    "Scaled",
+    "Term",
+    "conjugate_gradients",
+]

@@ -1,0 +1,96 @@
+"""Half-quadratic splitting: the constraint z_i = K_i x by a penalty that grows.
+
+z_i = prox_{g_i / beta}(K_i x);  x+ = argmin f(x) + beta / 2 sum_i |K_i x - z_i|^2
+
+Source: Geman & Yang, Nonlinear Image Recovery with Half-Quadratic Regularization, IEEE Trans. Image Process. 4 (1995);
+Krishnan & Fergus, Fast Image Deconvolution using Hyper-Laplacian Priors, NIPS 2009.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from fastrecon.checks import expect, integer, number
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.solvers.splitting import Prior, Splitting, SplittingState, ratio, size_of
+from fastrecon.terms.normal_equations import total
+
+SOURCE_GROWTH, SOURCE_LAST = 2 * 2**0.5, 256.0  # Krishnan & Fergus: beta 1, 2 sqrt 2, 8, ..., 256, in units of lam
+
+
+def continuation(first: float = 1.0, last: float = SOURCE_LAST, growth: float = SOURCE_GROWTH) -> list[float]:
+    """Penalties from `first` to `last`, each `growth` times the one before; those of Krishnan & Fergus by default.
+
+    Raises:
+        ValueError: a number is not > 0, `growth` not > 1, or `last` below `first`.
+    """
+    op = "continuation"
+    number(growth, op, "growth", above=1)
+    number(first, op, "first", above=0)
+    number(last, op, "last", least=first)
+    found = [first]
+    while found[-1] * growth < last * (1 - 1e-9):
+        found.append(found[-1] * growth)
+    return [*found, last] if last > first else found
+
+
+class HQS(Splitting[SplittingState]):
+    """x, z that minimise F_beta = |A x - y|^2 / 2 + sum_i g_i(z_i) + beta / 2 |K_i x - z_i|^2 in turn, beta growing.
+
+    Each iteration with one beta decreases F_beta, for any g_i with an exact proximal map, lp with p < 1 among them.
+
+    Args:
+        operator, priors: as of Splitting.
+        penalties: beta of the iterations, > 0 and never decreasing; the last serves for all that follow.
+        inner: iterations with each.
+
+    Raises:
+        ValueError: an argument is of another kind or out of range.
+    """
+
+    splits_fidelity = False  # a fidelity that is only penalised would not count at the beginning
+    unfinished = "end of the iterations: z = K x up to the primal residual"
+
+    def __init__(
+        self, operator: LinearOperator | None, priors: Sequence[Prior] | Prior, penalties: Sequence[float],
+        inner: int = 1,
+    ):  # fmt: skip
+        super().__init__(operator, priors)
+        self.penalties = [float(number(p, "HQS", "penalties", above=0)) for p in penalties]
+        grows = len(self.penalties) > 0 and all(a <= b for a, b in pairwise(self.penalties))
+        expect(grows, "HQS", "penalties", "numbers > 0 that never decrease", penalties)
+        self.inner = integer(inner, "HQS", "inner", least=1)
+
+    @property
+    def planned(self) -> int:
+        """Iterations until the last penalty has had its share."""
+        return self.inner * len(self.penalties)
+
+    def penalty(self, k: int) -> float:
+        """beta of iteration k = 0, 1, ..."""
+        return self.penalties[min(k // self.inner, len(self.penalties) - 1)]
+
+    def begin(self, x: Tensor, b: Tensor, scale: Tensor) -> SplittingState:
+        """z_i = K_i x."""
+        z = tuple(k.forward(x) for _, k in self.plan.parts)
+        unknown, beta = torch.full_like(scale, float("inf")), torch.full_like(scale, self.penalty(0))
+        w = tuple(torch.zeros_like(t) for t in z)
+        return SplittingState(x, b, z, w, beta, unknown, unknown, unknown, scale, self.valued(x))
+
+    def step(self, s: SplittingState, k: int) -> SplittingState:
+        """One iteration."""
+        beta, size = torch.full_like(s.penalty, self.penalty(k)), s.x.shape[-2:]
+        before = [span.forward(s.x) for _, span in self.plan.parts]
+        z = tuple(self.proximal(i, v, beta) for i, v in enumerate(before))
+        x, left = self.solved(s, z, beta)
+        images = [span.forward(x) for _, span in self.plan.parts]
+        # grad f(x) + beta K* (K s.x - z) = beta K* (K s.x - K x), by the equation of x
+        moved = [p.apply_adjoint(a - b, size) for (_, p), a, b in zip(self.plan.parts, before, images, strict=True)]
+        primal = total([sum_of_squares(a - b) for a, b in zip(images, z, strict=True)]).sqrt()
+        dual = left + beta * sum_of_squares(total(moved)).sqrt()
+        relative = torch.maximum(ratio(primal, size_of(images, z)), ratio(dual, s.scale))
+        w = tuple(a - b for a, b in zip(before, z, strict=True))
+        return SplittingState(x, s.b, z, w, beta, primal, dual, relative, s.scale, self.valued(x))

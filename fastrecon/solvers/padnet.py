@@ -1,0 +1,296 @@
+"""Proximal alternating direction networks: units that know nothing of the problem, inside a method that checks them.
+
+u+    = argmin_u f(u) + mu / 2 |u - x|^2 + rho / 2 |u - (v - dual)|^2
+v+    : from u+ + dual, v <- v - rho^(-1/2) G(v), one unit G after the other
+x+    = prox_{s r}(v+ - s grad f_x(v+)),  grad f_x(v) = grad f(v) + mu (v - x)
+dual+ = dual + u+ - v+,  rho+ = growth rho
+
+e = (mu - 1/s) (x+ - v+) - grad f(v+) + grad f(x+) is a subgradient of f + mu |. - x|^2 / 2 + r at x+, for any v+. The
+paper takes x+ where |e| <= C |x+ - x|, or after the last unit whatever it is; that makes x+ nearly stationary, which
+for nonconvex r is no descent. Here x+ must decrease F = f + r by (mu / 4 - C^2 / mu) |x+ - x|^2 as well, and where no
+unit leads to such a point a proximal gradient step from x takes its place, which always decreases F: so F converges
+and |x+ - x| -> 0 whatever the units do, and every limit is stationary.
+
+Source: Liu, Fan, Cheng, Wang & Luo, Proximal Alternating Direction Network: A Globally Converged Deep Unrolling
+Framework, AAAI 2018 (arXiv:1711.07653).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastrecon.certificates import CorrectedReport, MisfitReport, Status
+from fastrecon.checks import choice, expect, flag, integer, number
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.layout import real_dtype
+from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.solvers.base import Callback, Run, column, iterate, where, with_parts
+from fastrecon.terms.base import Term
+from fastrecon.terms.least_squares import LeastSquares
+from fastrecon.threads import alone
+
+Unit = Callable[[Tensor], Tensor]  # G: a step for images [B, C, H, W], like them
+RULES = ("descent", "paper")
+
+
+@dataclass(frozen=True)
+class PadState:
+    """Where the iteration stands, per image."""
+
+    x: Tensor  # [B, C, H, W]
+    v: Tensor
+    dual: Tensor
+    rho: Tensor  # [B] float64
+    objective: Tensor  # [B] F(x), float64; of the implicit variant f(x)
+    move: Tensor  # [B] |x - x_k|^2 of the last iteration
+    error: Tensor  # [B] |e|
+    bound: Tensor  # [B] C |x - x_k|
+    units: Tensor  # [B] asked so far, int64
+    accepted: Tensor  # [B] iterations whose proposal was taken, int64
+
+
+class Units:
+    """The units of every iteration: unit(k, t), t = 0, 1, ...; None after the last of an iteration.
+
+    Args:
+        given: G, the same everywhere; or a list of them for every iteration; or a list of such lists, one an iteration.
+            The last list serves for all iterations that follow.
+        most: units asked in an iteration.
+        clip: R: outputs longer than R, a norm over the image, are shortened to it; None: as they are.
+    """
+
+    def __init__(self, given: Any, most: int, clip: float | None):
+        self.given, self.most = given, most
+        self.clip = None if clip is None else float(number(clip, "PADNet", "clip", above=0))
+        rows: list[Any] | None = list(given) if isinstance(given, Sequence | nn.ModuleList) else None
+        several = bool(rows) and all(isinstance(r, Sequence | nn.ModuleList) for r in rows or [])
+        self.rows: list[list[Unit]] | None = None if rows is None else [list(r) for r in rows] if several else [rows]
+        everyone = [given] if self.rows is None else [u for row in self.rows for u in row]
+        fits = len(everyone) > 0 and all(callable(u) for u in everyone) and all(self.rows or [[1]])
+        expect(fits, "PADNet", "units", "a function of images, a list of them, or a list of lists", given)
+
+    def unit(self, k: int, t: int) -> Unit | None:
+        """The unit t of iteration k."""
+        if t >= self.most:
+            return None
+        if self.rows is None:
+            return self.given
+        row = self.rows[min(k, len(self.rows) - 1)]
+        return row[t] if t < len(row) else None
+
+    def applied(self, unit: Unit, v: Tensor) -> Tensor:
+        """unit(v), clipped."""
+        g = unit(v)
+        fits = isinstance(g, Tensor) and g.shape == v.shape and g.dtype == v.dtype
+        expect(fits, "PADNet", "units", f"outputs like {tuple(v.shape)} {v.dtype}", g)
+        if self.clip is None:
+            return g
+        return g * column((self.clip / sum_of_squares(g).sqrt()).clamp_max(1), g)
+
+
+class PADNet(nn.Module):
+    """min F(x) = |A x - y|^2 / 2 + r(x) with units in the way (explicit); without r a plug-and-play ADMM (implicit).
+
+    Of the implicit variant x+ is v+: nothing is minimised, and nothing certified but the misfit.
+
+    Args:
+        operator: A, from images [B, C, H, W]; with a closed form (see LeastSquares.prox) an iteration costs two
+            transforms and two gradients.
+        prior: r, a term with a proximal map; None: implicit.
+        units: see Units; each is called with images like x, real or complex as they are, and its outputs are taken
+            without gradients.
+        rule: "descent", as above, or "paper": the error condition alone, and the last unit's point where none meets it.
+        mu: of the text above, > 0; None: 1 / s, which makes e = grad f(x+) - grad f(v+).
+        error: C / mu, in (0, 0.5).
+        rho, growth: the first rho, > 0, and its growth, >= 1.
+        most: units asked in an iteration, at most.
+        clip: see Units: with it the paper's Condition 2 holds for all units.
+        step: s in (0, 1 / |A|^2); None: 0.99 / |A|^2.
+
+    Raises:
+        ValueError: an argument is of another kind or out of range.
+    """
+
+    def __init__(
+        self, operator: LinearOperator, prior: Term | None, units: Any, *, rule: str = "descent",
+        mu: float | None = None, error: float = 0.45, rho: float = 1.0, growth: float = 1.5, most: int = 5,
+        clip: float | None = None, step: float | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        op = "PADNet"
+        expect(isinstance(operator, LinearOperator), op, "operator", "a LinearOperator", type(operator).__name__)
+        fits = prior is None or (isinstance(prior, Term) and prior.proximable)
+        expect(fits, op, "prior", "a term with a proximal map, or None", prior)
+        self.fidelity, self.prior = LeastSquares(operator), prior
+        self.rule = choice(rule, RULES, op, "rule")
+        self.mu = None if mu is None else float(number(mu, op, "mu", above=0))
+        self.error = float(number(error, op, "error", above=0, below=0.5))
+        self.rho, self.growth = number(rho, op, "rho", above=0), number(growth, op, "growth", least=1)
+        self.units = Units(units, integer(most, op, "most", least=1), clip)
+        self.modules_of_units = nn.ModuleList(u for u in self._everyone() if isinstance(u, nn.Module))
+        self.given_step = None if step is None else float(number(step, op, "step", above=0))
+        self.s = 0.0  # the step of the batch at hand
+
+    def _everyone(self) -> list[Unit]:
+        rows = self.units.rows
+        return [self.units.given] if rows is None else [u for row in rows for u in row]
+
+    def objective(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """F(x) [B] in float64; of the implicit variant f(x)."""
+        value = self.fidelity.value(x, y)
+        return value if self.prior is None else value + self.prior.value(x)
+
+    def corrected(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """x+ from v, and e."""
+        assert self.prior is not None
+        grad, mu, s = self.fidelity.grad(v), self._mu, self.s
+        new = self._proximal(v - s * (grad + mu * (v - x)))
+        return new, (mu - 1 / s) * (new - v) - grad + self.fidelity.grad(new)
+
+    @property
+    def _mu(self) -> float:
+        return 1 / self.s if self.mu is None else self.mu
+
+    def _proximal(self, v: Tensor) -> Tensor:
+        assert self.prior is not None
+        return self.prior.prox(v, torch.full((len(v),), self.s, dtype=real_dtype(v), device=v.device))
+
+    def fallback(self, s: PadState) -> tuple[Tensor, Tensor]:
+        """A proximal gradient step from x, and F there; x itself where rounding leaves no decrease."""
+        new = self._proximal(s.x - self.s * self.fidelity.grad(s.x))
+        objective = self.objective(new)
+        lower = objective <= s.objective
+        return where(lower, new, s.x), torch.where(lower, objective, s.objective)
+
+    def step(self, s: PadState, k: int) -> PadState:
+        """Iteration k = 0, 1, ..."""
+        mu, rho = self._mu, s.rho
+        pull = (mu * s.x + column(rho, s.x) * (s.v - s.dual)) / column(mu + rho, s.x)
+        u = self.fidelity.prox(pull, (1 / (mu + rho)).to(real_dtype(s.x)))
+        v, alpha = u + s.dual, column(rho.rsqrt(), u)
+        if self.prior is None:
+            return self._implicit(s, u, v, alpha, k)
+        state, taken, t = s, torch.zeros_like(rho, dtype=torch.bool), 0
+        best: Any = None
+        asked = torch.zeros_like(s.units)
+        while (unit := self.units.unit(k, t)) is not None and not bool(taken.all()):
+            asked, t = asked + ~taken, t + 1
+            v = v - alpha * self.units.applied(unit, v)
+            x, e = self.corrected(s.x, v)
+            square, size = sum_of_squares(x - s.x), sum_of_squares(e).sqrt()
+            bound, objective = self.error * mu * square.sqrt(), self.objective(x)
+            good = (size <= bound) & (square > 0)
+            if self.rule == "descent":
+                good &= objective <= s.objective - mu * (0.25 - self.error**2) * square
+            one = PadState(x, v, s.dual + u - v, rho, objective, square, size, bound, s.units, s.accepted + 1)
+            best = one if best is None else where(taken, best, one)
+            taken = taken | good
+        assert best is not None  # there is one unit at least in every iteration
+        if self.rule == "descent" and not bool(taken.all()):
+            x, objective = self.fallback(s)
+            nothing = torch.zeros_like(s.error)
+            # the path of the units is left: u = v = x without a multiplier
+            state = PadState(
+                x,
+                x,
+                torch.zeros_like(x),
+                rho,
+                objective,
+                sum_of_squares(x - s.x),
+                nothing,
+                nothing,
+                s.units,
+                s.accepted,
+            )
+            best = where(taken, best, state)
+        return PadState(**{**vars(best), "units": s.units + asked, "rho": rho * self.growth})
+
+    def _implicit(self, s: PadState, u: Tensor, v: Tensor, alpha: Tensor, k: int) -> PadState:
+        t = 0
+        while (unit := self.units.unit(k, t)) is not None:
+            v, t = v - alpha * self.units.applied(unit, v), t + 1
+        nothing, move = torch.zeros_like(s.error), sum_of_squares(v - s.x)
+        return PadState(
+            v, v, s.dual + u - v, s.rho * self.growth, self.objective(v), move, nothing, nothing, s.units + t,
+            s.accepted + 1,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    @alone
+    def forward(
+        self, y: Tensor, x0: Tensor | None = None, iterations: int = 30, tol: float = 1e-3, *, history: bool = False,
+        callback: Callback | None = None,
+    ) -> tuple[Tensor, CorrectedReport | MisfitReport]:  # fmt: skip
+        """Runs the iteration.
+
+        Args:
+            y: measurements [B, ...].
+            x0: start [B, C, H, W]; None takes the adjoint of A at y.
+            iterations: at most this many, >= 0.
+            tol: >= 0: an image is done, and leaves the batch, once |x - x_k| <= tol |x|. 0: never.
+            history: whether to record every iteration.
+            callback: called after every iteration with its number 1, 2, ... and the state.
+
+        Returns:
+            x [B, C, H, W], without gradients, and the report: CorrectedReport, of the implicit variant MisfitReport.
+
+        Raises:
+            ValueError: an argument does not fit, or the step is not below 1 / |A|^2.
+        """
+        op = "PADNet"
+        iterations, tol = integer(iterations, op, "iterations", least=0), number(tol, op, "tol", least=0)
+        history = flag(history, op, "history")
+        expect(isinstance(y, Tensor) and y.ndim > 0, op, "y", "measurements [B, ...], a tensor", y)
+        expect(x0 is None or isinstance(x0, Tensor), op, "x0", "a tensor or None", x0)
+        operator = self.fidelity.operator
+        x = operator.apply_adjoint(y) if x0 is None else x0
+        fits = x.ndim == 4 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
+        expect(fits, op, "x0", f"a batch of {len(y)} images [B, C, H, W]", x)
+        x = x.to(y.dtype) if y.is_complex() and not x.is_complex() else x
+        limit = 1 / max(operator.norm(x.shape) ** 2, torch.finfo(torch.float32).tiny)
+        step = 0.99 * limit if self.given_step is None else self.given_step
+        expect(step < limit, op, "step", f"a number below 1 / |A|^2 = {limit:.6g}", step)
+        solver = with_parts(self, fidelity=LeastSquares(operator, y), s=step)
+        objective = solver.objective(x)
+        none, count = torch.zeros_like(objective), torch.zeros_like(objective, dtype=torch.int64)
+        first = PadState(
+            x, x, torch.zeros_like(x), none + self.rho, objective, none + float("inf"), none, none, count, count
+        )
+        found = iterate(
+            solver.step, first, iterations, callback=callback, row=_row if history else None,
+            done=(lambda s: s.move <= tol**2 * sum_of_squares(s.x)) if tol > 0 else None, narrow=solver.narrowed,
+        )  # fmt: skip
+        return found.state.x, solver.certificate(found, y)
+
+    def narrowed(self, which: Tensor) -> Callable[[PadState, int], PadState]:
+        """`step` for the images `which` of the batch."""
+        prior = None if self.prior is None else self.prior.take(which)
+        return with_parts(self, fidelity=self.fidelity.take(which), prior=prior).step
+
+    def certificate(self, found: Run[PadState], y: Tensor) -> CorrectedReport | MisfitReport:
+        """What the report says, objective and stationarity made anew at x."""
+        s = found.state
+        if self.prior is None:
+            misfit, size = (sum_of_squares(t).sqrt() for t in (self.fidelity.residual(s.x), y))
+            finite = torch.isfinite(misfit)
+            text = "units minimise no objective: the end of their iterations"
+            return MisfitReport(misfit, misfit / size, torch.zeros_like(finite), Status(text, ~finite & finite, finite))
+        objective = self.objective(s.x)
+        move = sum_of_squares(self._proximal(s.x - self.s * self.fidelity.grad(s.x)) - s.x).sqrt()
+        size = sum_of_squares(s.x).sqrt()
+        finite = torch.isfinite(objective + move)
+        return CorrectedReport(
+            objective=objective, error=s.error, error_bound=s.bound, step_norm=move,
+            relative_step=torch.where(move == 0, 0, move / size), accepted=s.accepted, units=s.units,
+            iterations=found.count, converged=found.done & finite,
+            status=Status("iteration limit", found.done, finite), history=found.history,
+        )  # fmt: skip
+
+
+def _row(s: PadState) -> dict[str, Tensor]:
+    return {
+        "objective": s.objective, "error": s.error, "error_bound": s.bound, "units": s.units, "accepted": s.accepted
+    }  # fmt: skip
