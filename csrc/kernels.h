@@ -74,6 +74,9 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
                          std::int64_t B, std::int64_t N, std::int64_t step_image, std::int64_t step_entry,            \
                          std::int64_t lam_image, std::int64_t lam_entry))                                             \
   K(squares, (int dtype, Address x, Address minus, Address out, bool differ, std::int64_t B, std::int64_t N))         \
+  K(prox_tv, (int dtype, Address y, Address lam, Address p, Address x, Address dual, Address sums, Address count,     \
+              std::int64_t B, std::int64_t G, std::int64_t H, std::int64_t W, double tol, std::int64_t iterations,    \
+              std::int64_t look, bool isotropic))                                                                     \
   K(armijo, (int dtype, Address x, Address z, Address grad, Address lam, Address curvature, Address slack,            \
              Address gamma, Address sums, Address accepted, std::int64_t B, std::int64_t N, std::int64_t lam_image,   \
              std::int64_t lam_entry, double beta, double eta, std::int64_t trials, bool composite))                   \

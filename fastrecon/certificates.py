@@ -208,6 +208,24 @@ class ProximalReport(Certificate):
 
 
 @dataclass(frozen=True)
+class TotalVariationReport(ProximalReport):
+    """The certificate of each image of a batch for F(x) = |A x - y|^2 / 2 + lam TV(x); anyone can recompute it.
+
+    Attributes:
+        step_norm: [B] a bound of |z|, z the proximal gradient step at x with step 1 / L: the step found, and
+            sqrt(2 gap) for what its proximal map may lack. Where A is unitary, of the distance to the minimiser.
+        relative_step: [B] that over |x|.
+        converged: [B] whether that was found below tol |x|; where A is unitary, the gap below tol F.
+        gap: [B] duality gap of the proximal map in that step. Where A is unitary, of F itself: F(x) is at most so far
+            above its least value.
+
+    The others are those of ProximalReport.
+    """
+
+    gap: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Report(Certificate):
     """The certificate of each image of a batch: anyone can recompute it from the image, the measurements and `eps`.
 

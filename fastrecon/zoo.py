@@ -119,6 +119,7 @@ def _ops() -> dict[str, Callable[[], Case]]:
             lambda x, z, g, t, s: ops.armijo(x, z, g, 0.1, t, s), (x, -far, far, 9 * x[:, 0, 0, 0] ** 2, slack),
             smooth=False,
         ),
+        "prox_tv": lambda: Case(lambda x, t: ops.prox_tv(x, t, tol=0.0, iterations=12).x, (x, radii()), smooth=False),
         "select_descent": lambda: Case(ops.select_descent, (x, far, numbers(b), numbers(b, seed=1))),
         "shrink_eps": lambda: Case(lambda f, r, e: ops.shrink_eps(f, r, e, 40.0, 0.9), (x, far, radii())),
         "ladmm_shrink": lambda: Case(lambda z, t, w: ops.ladmm_shrink(z, t, w, 0.1), (rows, data), (matrix,)),

@@ -32,6 +32,7 @@ CALLS = {  # of every op and metric with sound arguments; those under test are r
     },
     "prox_gradient_step": {"x": ROWS, "grad": ROWS, "step": 0.1, "lam": 0.1},
     "prox_lp": {"x": ROWS, "lam": 0.1, "p": 0.5},
+    "prox_tv": {"y": IMAGES, "lam": 0.1},
     "radon": {"x": IMAGES, "rays": RAYS},
     "radon_adjoint": {"y": torch.rand(1, 1, 2, 5), "rays": RAYS},
     "select_descent": {"u": ROWS, "v": ROWS, "phi_u": torch.ones(2), "phi_v": torch.ones(2)},
@@ -54,7 +55,9 @@ RANGES = {  # what lies outside of the range of every number
     ("group_soft_threshold", "tau"): LEAST_0, ("ladmm_shrink", "tau"): LEAST_0, ("ladmm_step", "tau"): LEAST_0,
     ("ladmm_step", "beta"): ABOVE_0, ("ladmm_step", "w"): ABOVE_0, ("ladmm_step", "beta_next"): LEAST_0,
     ("prox_gradient_step", "step"): ABOVE_0, ("prox_gradient_step", "lam"): LEAST_0, ("prox_lp", "lam"): LEAST_0,
-    ("prox_lp", "p"): (-0.1, 1.1), ("shrink_eps", "eps"): ABOVE_0, ("shrink_eps", "sigma"): ABOVE_0,
+    ("prox_lp", "p"): (-0.1, 1.1), ("prox_tv", "lam"): LEAST_0,
+    ("prox_tv", "tol"): LEAST_0, ("prox_tv", "iterations"): (-1, 1.0),
+    ("shrink_eps", "eps"): ABOVE_0, ("shrink_eps", "sigma"): ABOVE_0,
     ("shrink_eps", "gamma"): (0, 1, 2.0), ("smoothed_l21", "eps"): ABOVE_0, ("soft_threshold", "tau"): LEAST_0,
     ("psnr", "peak"): ABOVE_0, ("ssim", "data_range"): ABOVE_0,
 }  # fmt: skip

@@ -41,6 +41,7 @@ for dtype in (torch.float32, torch.float64):
         fr.ops.soft_threshold(g, 0.4), fr.ops.soft_threshold(z, 0.4),
         fr.ops.group_soft_threshold(g, 1.5),
         *(fr.ops.prox_lp(g, 0.3, p) for p in (0.0, 0.5, 1.0)),
+        fr.ops.prox_tv(x, 0.3, iterations=8, tol=0.0).x,
         fr.operators.Radon((12, 11), 5)(x), fr.operators.Radon((12, 11), 5, 9).adjoint(x[..., :5, :9]),
         y, image, report.phi,
     ]

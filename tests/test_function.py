@@ -106,6 +106,7 @@ DECISIONS = {  # without derivatives
         lambda b: (numbers(b, 6), *(numbers(b, 6, seed=k) for k in (1, 2)), positive(b)),
         4,
     ),
+    "prox_tv": Case(lambda y, lam: ops.prox_tv(y, lam, iterations=12), lambda b: (numbers(b, 1, 4, 5), positive(b)), 2),
     "squares": Case(ops.squares, lambda b: (numbers(b, 6), numbers(b, 6, seed=1)), 2),
 }
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

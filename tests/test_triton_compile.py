@@ -32,6 +32,7 @@ def launch_everything():
         ladmm_step,
         prox_gradient_step,
         prox_lp,
+        prox_tv,
         radon,
         select_descent,
         smoothed_l21,
@@ -74,6 +75,11 @@ def launch_everything():
         lam = torch.ones(inner, dtype=dtype.to_real() if dtype.is_complex else dtype)
         prox_lp.prox_lp_fwd(x, lam, p)
         prox_lp.prox_lp_bwd(x, x, lam, p)
+    for dtype, count, isotropic in ((f32, 1, True), (f32, 3, True), (f64, 1, False), (f32, 1, False)):
+        x = torch.zeros(2, count, 33, 33, dtype=dtype)
+        prox_tv.prox_tv(
+            x, torch.ones(2, dtype=dtype), torch.zeros(2, count, 2, 33, 33, dtype=dtype), 1e-4, 2, isotropic
+        )
     for dtype, side, detectors in ((f32, 33, 49), (f64, 1, 1)):
         lines, axis = torch.zeros(3, side, detectors, dtype=f64), torch.ones(side, detectors, dtype=torch.int8)
         radon.radon(torch.zeros(2, side, side, dtype=dtype), lines, axis)

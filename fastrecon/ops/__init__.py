@@ -9,6 +9,7 @@ from fastrecon.ops.group_soft_threshold import group_soft_threshold
 from fastrecon.ops.ladmm_step import ladmm_shrink, ladmm_step
 from fastrecon.ops.prox_gradient_step import prox_gradient_step, squares
 from fastrecon.ops.prox_lp import prox_lp
+from fastrecon.ops.prox_tv import prox_tv
 from fastrecon.ops.radon import radon, radon_adjoint
 from fastrecon.ops.rays import Rays, fan_rays, parallel_rays
 from fastrecon.ops.select_descent import select_descent, shrink_eps
@@ -31,6 +32,7 @@ __all__ = [
     "parallel_rays",
     "prox_gradient_step",
     "prox_lp",
+    "prox_tv",
     "radon",
     "radon_adjoint",
     "select_descent",

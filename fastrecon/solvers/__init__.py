@@ -13,6 +13,7 @@ from fastrecon.solvers.lda import LDA
 from fastrecon.solvers.padnet import PADNet
 from fastrecon.solvers.sgp import SGP
 from fastrecon.solvers.smooth_descent import SmoothDescent
+from fastrecon.solvers.total_variation import TVFista
 
 __all__ = [
     "ADMM",
@@ -28,6 +29,7 @@ __all__ = [
     "GDNet",
     "PADNet",
     "SmoothDescent",
+    "TVFista",
     "detail_weights",
     "wavelet_methods",
 ]

@@ -161,7 +161,7 @@ class Lasso(nn.Module, Generic[S]):
         expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
         found = iterate(
             self.step, self.start(x, y), iterations, check_every=check_every, callback=callback,
-            done=(lambda s: s.move <= tol**2 * squares(s.x)) if tol > 0 else None,
+            done=(lambda s: self.done(s, tol)) if tol > 0 else None,
             narrow=lambda which: self.take(which, x).step,
             row=(lambda s: {"objective": s.objective, "step_norm": s.move.sqrt()}) if history else None,
         )  # fmt: skip
@@ -193,6 +193,10 @@ class Lasso(nn.Module, Generic[S]):
     def capturable(self, tol: float = 0.0, callback: Callback | None = None, **options: Any) -> bool:
         """Whether `compute` with these options may become a CUDA graph: it asks the host nothing."""
         return tol == 0 and callback is None and self.lipschitz is not None
+
+    def done(self, s: S, tol: float) -> Tensor:
+        """Which images are done, bool [B]."""
+        return s.move <= tol**2 * squares(s.x)
 
     def move(self, s: S, residual: Tensor) -> Tensor:
         """|z|^2 [B] of the proximal gradient step z with step 1 / L, at a state whose A x - y is `residual`."""

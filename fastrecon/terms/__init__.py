@@ -9,9 +9,11 @@ from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.terms.lp import Lp
 from fastrecon.terms.normal_equations import NormalEquations
 from fastrecon.terms.scaled import Scaled
+from fastrecon.terms.total_variation import TV
 
 __all__ = [
     "L1",
+    "TV",
     "FeatureNorm",
     "GroupL21",
     "LeastSquares",
