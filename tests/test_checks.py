@@ -56,7 +56,7 @@ RANGES = {  # what lies outside of the range of every number
     ("ladmm_step", "beta"): ABOVE_0, ("ladmm_step", "w"): ABOVE_0, ("ladmm_step", "beta_next"): LEAST_0,
     ("prox_gradient_step", "step"): ABOVE_0, ("prox_gradient_step", "lam"): LEAST_0, ("prox_lp", "lam"): LEAST_0,
     ("prox_lp", "p"): (-0.1, 1.1), ("prox_tv", "lam"): LEAST_0,
-    ("prox_tv", "tol"): LEAST_0, ("prox_tv", "iterations"): (-1, 1.0),
+    ("prox_tv", "tol"): LEAST_0, ("prox_tv", "iterations"): (-1, 1.0, 10**10),
     ("shrink_eps", "eps"): ABOVE_0, ("shrink_eps", "sigma"): ABOVE_0,
     ("shrink_eps", "gamma"): (0, 1, 2.0), ("smoothed_l21", "eps"): ABOVE_0, ("soft_threshold", "tau"): LEAST_0,
     ("psnr", "peak"): ABOVE_0, ("ssim", "data_range"): ABOVE_0,

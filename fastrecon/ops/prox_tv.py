@@ -20,7 +20,7 @@ from fastrecon.ops.layout import DTYPES, power_for
 from fastrecon.registry import compiled, define
 
 LOOK = 8  # iterations between two looks at the gap: it is jagged, and restarts at every rise would cost speed
-TOL, ITERATIONS = 1e-4, 2000
+TOL, ITERATIONS, MOST = 1e-4, 2000, 10**9
 
 
 class ProxTV(NamedTuple):
@@ -156,7 +156,7 @@ def prox_tv(
             others (Bresson & Chan 2008). False: each channel on its own.
         tol: an image, or a channel on its own, is done once gap <= tol objective, looked at every 8 iterations; both
             scale with the square of y. Float32 does not reach much below 1e-6.
-        iterations: at most this many, >= 0.
+        iterations: at most this many, 0 to 1e9.
 
     Returns:
         ProxTV. Nothing is differentiable yet.
@@ -171,7 +171,7 @@ def prox_tv(
     expect(images, op, "y", "real or complex images [B, C, H, W]", y)
     weight = per_image(lam, y, op, "lam", least=0)
     isotropic, joint = flag(isotropic, op, "isotropic"), flag(joint, op, "joint")
-    tol, iterations = float(number(tol, op, "tol", least=0)), integer(iterations, op, "iterations", least=0)
+    tol, iterations = float(number(tol, op, "tol", least=0)), integer(iterations, op, "iterations", least=0, most=MOST)
     B, C, H, W = y.shape
     if dual is None:
         start = y.new_zeros(B, C, 2, H, W)

@@ -106,7 +106,7 @@ class CT(Problem[CTOptions]):
     name = "ct"
     summary = "sinograms: integrals along parallel or fan beams"
     Options = CTOptions
-    methods = ("cycle-spinning", "fista", "ista", "sgp-step", "sgp-diag", "unet")
+    methods = ("cycle-spinning", "tv", "fista", "ista", "sgp-step", "sgp-diag", "unet")
     suffixes = (".npy", ".npz", ".tif", ".tiff", ".png", ".safetensors")
     norm = 1.0
 

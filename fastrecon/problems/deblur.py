@@ -50,7 +50,7 @@ class Deblur(Problem[DeblurOptions]):
     name = "deblur"
     summary = "blurred photographs whose blur is known"
     Options = DeblurOptions
-    methods = ("cycle-spinning", "fista", "ista", "sgp-step", "sgp-diag", "unet")
+    methods = ("cycle-spinning", "tv", "fista", "ista", "sgp-step", "sgp-diag", "unet")
 
     def simulate(self, picture: Picture, options: DeblurOptions, seed: int = 0) -> Measurement:
         """A picture blurred."""

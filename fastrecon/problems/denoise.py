@@ -37,7 +37,7 @@ class Denoise(Problem[DenoiseOptions]):
     name = "denoise"
     summary = "photographs with Gaussian noise"
     Options = DenoiseOptions
-    methods = ("cycle-spinning", "fista", "ista")
+    methods = ("cycle-spinning", "tv", "fista", "ista")
     norm = 1.0
 
     def simulate(self, picture: Picture, options: DenoiseOptions, seed: int = 0) -> Measurement:

@@ -45,7 +45,7 @@ class Inpaint(Problem[InpaintOptions]):
     name = "inpaint"
     summary = "photographs of which some pixels are known"
     Options = InpaintOptions
-    methods = ("cycle-spinning", "fista", "ista", "sgp-step", "sgp-diag", "unet")
+    methods = ("cycle-spinning", "tv", "fista", "ista", "sgp-step", "sgp-diag", "unet")
     norm = 1.0
 
     def simulate(self, picture: Picture, options: InpaintOptions, seed: int = 0) -> Measurement:

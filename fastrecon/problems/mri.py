@@ -69,7 +69,7 @@ class MRI(Problem[MRIOptions]):
     name = "mri"
     summary = "k-space of which some frequencies were sampled"
     Options = MRIOptions
-    methods = ("cycle-spinning", "fista", "ista", "sgp-step", "sgp-diag", "unet")
+    methods = ("cycle-spinning", "tv", "fista", "ista", "sgp-step", "sgp-diag", "unet")
     suffixes = io.KSPACE_SUFFIXES
     norm = 1.0
 

