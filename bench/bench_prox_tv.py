@@ -1,7 +1,7 @@
 """The proximal map of total variation to one accuracy: an objective at most TOL above the least.
 
 Each rival runs the least number of iterations (of 10, 20, 40, ...) that reach it: scikit-image's Chambolle, and in
-eager PyTorch the over-relaxed Chambolle-Pock iteration with the steps of deepinv's TVDenoiser, and our own.
+eager PyTorch the over-relaxed Chambolle-Pock iteration with the steps of deepinv's TVDenoiser, and our own iteration.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,8 @@ def scikit_image(y: Tensor, iterations: int) -> Tensor:
 
 def deepinv(y: Tensor, iterations: int) -> Tensor:
     tau, rho = 0.01, 1.99
-    x, u = y, torch.zeros_like(differences(y))
+    x = new = y
+    u = torch.zeros_like(differences(y))
     for _ in range(iterations):
         new = (x - tau * adjoint(u) + tau * y) / (1 + tau)
         v = u + differences(2 * new - x) / (8 * tau)
