@@ -16,6 +16,7 @@ from fastrecon.operators import (
     Callables,
     Dictionary,
     Fourier,
+    Identity,
     Inpainting,
     LinearOperator,
     Radon,
@@ -23,8 +24,8 @@ from fastrecon.operators import (
     gaussian_kernel,
     random_phi,
 )
-from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, CycleSpinning, GDNet
-from fastrecon.terms import L1, GroupL21, LeastSquares, Lp, Term
+from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, CycleSpinning, GDNet, SmoothDescent
+from fastrecon.terms import L1, FeatureNorm, GroupL21, LeastSquares, Lp, RidgePrior, Scaled, Term
 
 IMAGES = 3
 
@@ -211,7 +212,14 @@ def _terms() -> dict[str, Callable[[], Case]]:
         "L1 of wavelets": _prox(lambda: L1(0.3, wavelet), x),
         "Lp": _prox(lambda: Lp(0.3, 0.5), k),
         "GroupL21": _prox(lambda: GroupL21(0.3), numbers(b, 2, 19, 13)),
-    }
+        "RidgePrior": lambda: Case(
+            lambda x, r: r.evaluate(x), (x,),
+            (RidgePrior(layers((3, 1, 5, 5), (6, 3, 3, 3)), 2 + numbers(6) / 5, 2.0),), smooth=False,
+        ),
+        "Scaled, complex": lambda: Case(
+            lambda x, w, r: Scaled(r, w, 1.3).evaluate(x), (k, radii()), (_prior(),), smooth=False
+        ),
+    }  # fmt: skip
 
 
 def use(operator: LinearOperator) -> LinearOperator:
@@ -270,6 +278,26 @@ def _spinning() -> Case:
     return Case(run, (mask * scenes(IMAGES, 40, 24), mask), smooth=False)
 
 
+def _prior() -> FeatureNorm:
+    torch.manual_seed(1)
+    return FeatureNorm(8, 2, delta=0.1, eps=0.05)
+
+
+def _smooth(operator: Callable[..., LinearOperator], own: bool) -> Callable[[], Case]:
+    def make() -> Case:
+        inputs = (some(IMAGES, 1, 33, 29),) if own else ()
+        y = operator(*inputs)(scenes(IMAGES, 33, 29))
+
+        def run(y: Tensor, *more: Any) -> Any:
+            *own, r = more
+            a = operator(*own).to(y.device)
+            return SmoothDescent(a, Scaled(r, 0.05)).solve(y, a.adjoint(y, (33, 29)), iterations=12, tol=1e-6)
+
+        return Case(run, (y, *inputs), (_prior(),), smooth=False)
+
+    return make
+
+
 def _splitting(kind: Any, method: str = "forward", general: bool = False, **options: Any) -> Callable[[], Case]:
     def make() -> Case:
         torch.manual_seed(1)
@@ -293,6 +321,8 @@ def _solvers() -> dict[str, Callable[[], Case]]:
         "FISTA": _proximal(FISTA, Inpainting, True), "FISTA, Radon": _proximal(FISTA, radon, False),
         "FISTA, backtracking": _proximal(FISTA, Fourier, True, rule="backtracking"),
         "CycleSpinning": _spinning,
+        "SmoothDescent": _smooth(Inpainting, True), "SmoothDescent, blur": _smooth(blur, False),
+        "SmoothDescent, Radon": _smooth(partial(use, Radon((33, 29), 9)), False),
         "SGP": _proximal(SGP, Inpainting, True),
         "SGP, network": _proximal(SGP, Fourier, True, network=bold),
         "SGP, paper's rule": _proximal(SGP, Inpainting, True, network=bold, rule="paper"),
@@ -315,6 +345,9 @@ def _model(name: str) -> Callable[[], Case]:
                 some(IMAGES, 1, 45, 70, share=0.2) > 0, some(IMAGES, 1, 45, 70, seed=1), scenes(IMAGES, 45, 70)
             )
             return Case(lambda x, model: model(x), (x,), (model,), smooth=False)
+        if isinstance(model, models.PriorModel):
+            y = scenes(IMAGES, 64, 64) + 0.1 * numbers(IMAGES, 1, 64, 64)
+            return Case(lambda y, model: model(y, Identity(), noise=0.1, iterations=5), (y,), (model,), smooth=False)
         operator: Any = {"inpaint": Inpainting, "mri": Fourier}[model.problem]
         own = some(IMAGES, 1, 64, 64)
         y = operator(own)(scenes(IMAGES, 64, 64))

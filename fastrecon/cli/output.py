@@ -173,7 +173,7 @@ def summary(c: Mapping[str, Any] | None) -> str:
     """A certificate in one line."""
     if c is None:
         return "no certificate: a network's answer"
-    if "misfit" in c:
+    if "relative_misfit" in c:
         relative = arguments.number(c["relative_misfit"], ".2g")
         return f"a network's answer: |A x - y| = {arguments.number(c['misfit'], '.3g')}, {relative} of |y|"
     words = [f"objective {arguments.number(c.get('phi', c.get('objective')), '.6g')}"]

@@ -31,6 +31,7 @@ NAME.png DIR receives
   NAME_reconstruction.png  the picture, in the kind of the input (--bits: PNG or TIFF of 8, 16, float TIFF of 32)
   NAME_figure.png          start, reconstruction, the truth and the error where known, and every iteration
   NAME_maps.png            with --maps, of method lda: feature norms next to the gradient norm of the picture
+  NAME_features.png        with --features, of method prior: the same
   NAME_report.json         scores, certificate (objective, ..., converged or why not) and history; see docs/report.md"""
 
 
@@ -85,7 +86,7 @@ def job(args: argparse.Namespace, model: str = "") -> output.Job:
         "method_options": output.plain(settings), "model": getattr(settings, "model", None),
     }  # fmt: skip
     runner = chosen.method.prepare(settings, device)
-    extras = ("maps",) if getattr(settings, "maps", False) else ()
+    extras = tuple(name for name in ("maps", "features") if getattr(settings, name, False))
     return output.Job(problem, runner, output.Writing(args.bits, args.figure, extras), device, about)
 
 

@@ -25,6 +25,7 @@ from fastrecon.options import check, option
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
 from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.terms.ridge import RidgePrior
 from fastrecon.terms.scaled import Scaled, grey, ungrey
 
 METHOD = "prior"
@@ -41,7 +42,7 @@ class PriorModel(Model):
     """Images by a learned prior.
 
     Args:
-        regulariser: r, of grey images, with a radius eps.
+        regulariser: r, of grey images: a FeatureNorm with a radius eps, or a RidgePrior.
         sigmas: knots [K] of standard deviations of noise, > 0, increasing, for images on [0, 1].
         lams: weights [K] there, > 0: log lam is linear in log sigma between knots, and of slope 2 beyond.
         meta: facts to keep with the model: `name`, `training`, and `fits`: by name of a problem (a, s), where
@@ -55,7 +56,9 @@ class PriorModel(Model):
     sigmas: Tensor
     lams: Tensor
 
-    def __init__(self, regulariser: FeatureNorm, sigmas: Tensor, lams: Tensor, meta: Mapping[str, Any] | None = None):
+    def __init__(
+        self, regulariser: FeatureNorm | RidgePrior, sigmas: Tensor, lams: Tensor, meta: Mapping[str, Any] | None = None
+    ):
         super().__init__(meta)
         name = type(self).__name__
         expect(regulariser.smooth, name, "regulariser", "a smooth term: a FeatureNorm with eps", "one without")
@@ -153,7 +156,7 @@ class PriorModel(Model):
         y, x = y / white, x.to(kind) / white
         size_of = norm if norm is not None else operator.norm(x[:1].shape, tol=1e-2)
         size_of = size_of if 0 < size_of < math.inf else 1.0
-        sigma = per_image(noise, x, METHOD, "noise", least=0).double() / (white * size_of)
+        sigma = per_image(noise, x.new_zeros(len(x), dtype=torch.float64), METHOD, "noise", least=0) / (white * size_of)
         good = torch.isfinite(sigma) & (sigma >= 0)
         expect(bool(good.all()), METHOD, "noise", "standard deviations >= 0", sigma.tolist())
         sigma = sigma.clamp_min(NOISELESS)
@@ -188,26 +191,33 @@ class PriorModel(Model):
     def hyperparameters(self) -> dict[str, Any]:
         """Of the regulariser, beside its weights."""
         r = self.regulariser
+        if isinstance(r, RidgePrior):
+            return {"beta": r.beta, "weak_convexity": r.weak_convexity, "strength": r.strength}
         return {"delta": r.delta, "eps": r.eps, "final_activation": r.final_activation}
 
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "PriorModel":
         """The model of what a file holds."""
-        weights = [tensors[f"regulariser.weights.{k}"] for k in range(len(tensors) - 2)]
+        sigmas, lams = tensors.pop("sigmas"), tensors.pop("lams")
+        if "beta" in head.hyperparameters:
+            filters = [tensors[f"regulariser.filters.{k}"] for k in range(len(tensors) - 1)]
+            ridge = RidgePrior(filters, tensors["regulariser.scaling"], **head.hyperparameters)
+            ridge.filters = nn.ParameterList(filters)  # as they were: their norm is 1 to rounding
+            return cls(ridge, sigmas, lams, head.meta)
+        weights = [tensors[f"regulariser.weights.{k}"] for k in range(len(tensors))]
         r = FeatureNorm(in_channels=weights[0].shape[1], layers=len(weights), **head.hyperparameters)
         r.weights = nn.ParameterList(weights)
-        return cls(r, tensors["sigmas"], tensors["lams"], head.meta)
+        return cls(r, sigmas, lams, head.meta)
 
     def card(self) -> str:
         """As of Model."""
         training, _ = card.training_of(self.meta)
         r = self.regulariser
-        shapes = ", ".join(str(tuple(w.shape)) for w in r.weights)
         what = [
             "A learned prior for every linear operator: the image minimises |A x - y|^2 / 2 + lam(sigma) r(x), sigma"
             " the standard deviation of the noise of y.",
-            f"r: norms of features of convolutions {shapes}, delta {r.delta:g}, eps {r.eps:g}; noise of the training"
-            f" {float(self.sigmas[0]):g} to {float(self.sigmas[-1]):g} with images on [0, 1].",
+            f"r: {r.extra_repr()}; noise of the training {float(self.sigmas[0]):g} to {float(self.sigmas[-1]):g} with"
+            " images on [0, 1].",
         ]
         code = ["result = model(y, operator, noise=0.05)  # y = operator(image) + noise, image [B, 1, H, W] on [0, 1]"]
         images, quality = training.get("images", {}), training.get("validation_psnr")
@@ -257,7 +267,7 @@ class Options:
         type=float,
     )
     iterations: int = option("at most so many", 1000, within="[0, 1e6]", type=int)
-    maps: bool = option("keep the size of the learned features at every pixel", False)
+    features: bool = option("keep the size of the learned features at every pixel", False)
 
     def __post_init__(self):
         check(self, METHOD)
@@ -286,7 +296,7 @@ def prior(options: Options, device: torch.device) -> Runner:
             inverse.y, inverse.operator, inverse.noise, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
             lam=options.lam, tol=options.tol, iterations=options.iterations, callback=tell,
         )  # fmt: skip
-        maps = {"maps": model.feature_norms(x)} if options.maps else {}
+        maps = {"features": model.feature_norms(x)} if options.features else {}
         return Outcome(x, report, extras=maps, model=options.model or model.name)
 
     return run

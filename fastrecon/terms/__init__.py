@@ -8,6 +8,7 @@ from fastrecon.terms.l1 import L1
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.terms.lp import Lp
 from fastrecon.terms.normal_equations import NormalEquations
+from fastrecon.terms.ridge import RidgePrior
 from fastrecon.terms.scaled import Scaled
 from fastrecon.terms.total_variation import TV
 
@@ -19,6 +20,7 @@ __all__ = [
     "LeastSquares",
     "Lp",
     "NormalEquations",
+    "RidgePrior",
     "Scaled",
     "Term",
     "conjugate_gradients",

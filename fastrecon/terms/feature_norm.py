@@ -60,6 +60,11 @@ class FeatureNorm(Term):
         kernels = [torch.empty(o, i, 3, 3) for i, o in itertools.pairwise(widths)]
         self.weights = nn.ParameterList(nn.init.xavier_uniform_(w) for w in kernels)
 
+    def extra_repr(self) -> str:
+        """What it is made with."""
+        shapes = ", ".join(str(tuple(w.shape)) for w in self.weights)
+        return f"norms of features of convolutions {shapes}, delta {self.delta:g}, eps {self.eps or 0:g}"
+
     def value(self, x: Tensor, eps: float | Tensor | None = None) -> Tensor:
         """r_eps(x) [B]; r(x) without eps, here and when the term is made."""
         eps = self.eps if eps is None else eps
