@@ -1,0 +1,313 @@
+"""A prior trained for its minimiser: `fastrecon train prior`.
+
+Upper loss: the squared error of the minimiser of |x - y|^2 / 2 + lam(sigma) r(x), y a picture with noise of standard
+deviation sigma. The lower problem is solved anew for every batch, to a tolerance, and differentiated implicitly; see
+`train/bilevel.py`. It starts well from the regulariser of an LDA model (--init), whose phases have taught it images.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastrecon import models
+from fastrecon.checks import behind, expect
+from fastrecon.metrics import psnr
+from fastrecon.models import BlockSensingModel, PriorModel
+from fastrecon.ops import feature_gradient
+from fastrecon.ops.feature_gradient import PRECISIONS
+from fastrecon.options import check, option
+from fastrecon.solvers.base import column
+from fastrecon.terms import FeatureNorm
+from fastrecon.train import images
+from fastrecon.train.bilevel import Gradient, Phi, bend, hessian_at, minimise, outer, ritz
+from fastrecon.train.commandline import command, last_names, settings_of
+from fastrecon.train.objective import Objective, Score
+from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.schedule import Schedule
+from fastrecon.train.world import World
+
+feature_gradient = behind(feature_gradient)
+
+VALIDATION_SIDE, VALIDATION_TOL, VALIDATION_ITERATIONS = 128, 1e-3, 200
+SPEED = 5.0  # rate of the logarithms of lam and eps, in rates of the kernels
+LOUD = 1.3  # errors grow about like sigma^1.3: images are weighed by the inverse
+STRAY = 4.0  # an image whose lower problem ended above so many tolerances teaches nothing
+LOW, HIGH = 0.02, 1e-3  # weights of curvature below the floor and above the ceiling
+STIR = 1e-3  # of noise in Lanczos' start, which else would never see what the error is orthogonal to
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run computes."""
+
+    data: Sequence[str] = option("folders (or files) of training images", nargs="+")
+    validation_data: Sequence[str] = option(
+        "folders (or files) of validation images; default: a share of --data", (), nargs="+"
+    )
+    validation: float = option("share of the images of --data kept for validation", 0.025, within="[0, 1)", type=float)
+    name: str = option("name of the model", "prior", file_name=True)
+    init: str = option("start from this model (name or file): a prior, or one of LDA, whose regulariser is taken", "")
+    sigmas: Sequence[float] = option(
+        "noise levels between which lam and eps are learned, ascending", (0.02, 0.05, 0.1, 0.2), nargs="+", type=float
+    )
+    focus: float = option("noise level that is drawn more often", 0.1, within="(0, 10]", type=float)
+    focus_share: float = option("share of images with it", 0.35, within="[0, 1]", type=float)
+    channels: int = option("feature channels, without --init", 32, within="[1, 128]", type=int)
+    layers: int = option("convolutions, without --init", 4, within="[2, 16]", type=int)
+    delta: float = option("radius of the smoothed ReLU, without --init", 0.01, within="(0, 100]", type=float)
+    lam: float = option(
+        "first weight at --focus; default: the trained one, or fitted", 0.0, within="[0, 1e6]", type=float
+    )
+    eps: float = option(
+        "first radius of the norm; default: the trained one, or 0.004", 0.0, within="[0, 10]", type=float
+    )
+    steps: int = option("training steps", 4000, within="[1, 1e9]", type=int)
+    batch: int = option("crops in a step, over all processes", 16, within="[1, 1e6]", type=int)
+    patch: int = option("side of the crops in pixels", 64, within="[8, 65536]", type=int)
+    lr: float = option("learning rate", 1e-3, within="(0, 1000]", type=float)
+    decay: str = option("of the learning rate over the whole run", "cosine", choices=("cosine", "constant"))
+    warmup: int = option("steps over which the learning rate rises", 100, within="[0, 1e9]", type=int)
+    clip: float = option("largest norm of the gradient; 0: none", 0.0, within="[0, 1e6]", type=float)
+    ema: float = option(
+        "decay of averaged parameters, which are then validated and saved; 0: none", 0.995, within="[0, 1)", type=float
+    )
+    iterations: int = option("of the lower problem, at most", 50, within="[1, 1e6]", type=int)
+    tol: float = option("it ends once its gradient has shrunk by this", 0.02, within="(0, 1)", type=float)
+    products: int = option("with the Hessian for the implicit derivative", 4, within="[1, 100]", type=int)
+    floor: float = option("curvature of the lower problem below which it is bent", 0.1, within="[0, 1]", type=float)
+    ceiling: float = option("curvature above which it is bent", 60.0, within="[1, 1e6]", type=float)
+    precision: str = option("of the products of convolutions", "bfloat16", choices=tuple(PRECISIONS))
+    seed: int = option("of the network, the split, the crops and the noise", 0, within="[0, 2147483647]", type=int)
+    validate_every: int = option(
+        "steps between validations and checkpoints; default: a fortieth of the run", 0, within="[0, 1e9]", type=int
+    )
+
+    def __post_init__(self):
+        check(self, "train")
+        s = tuple(float(v) for v in self.sigmas)
+        fits = bool(s) and all(0 < v < math.inf for v in s) and all(a < b for a, b in itertools.pairwise(s))
+        expect(fits, "train", "--sigmas", "ascending numbers > 0", list(s))
+        object.__setattr__(self, "sigmas", s)
+
+    def schedule(self) -> Schedule:
+        """Steps and learning rates."""
+        every = self.validate_every or max(1, min(500, self.steps // 40))
+        return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, self.ema, every)
+
+
+class Learned(nn.Module):
+    """What is learned: the kernels, and log lam and log eps at the knots, SPEED times slower to write than to move."""
+
+    def __init__(self, regulariser: FeatureNorm, sigmas: Sequence[float], lams: Tensor, epses: Tensor):
+        super().__init__()
+        self.regulariser = regulariser
+        self.log_lam = nn.Parameter(lams.log().float() / SPEED)
+        self.log_eps = nn.Parameter(epses.log().float() / SPEED)
+        self.register_buffer("sigmas", torch.tensor(tuple(sigmas), dtype=torch.float64))
+
+    sigmas: Tensor
+
+    def model(self, meta: dict[str, Any]) -> PriorModel:
+        """The model as it is used."""
+        lams, epses = ((SPEED * p.detach().double()).exp() for p in (self.log_lam, self.log_eps))
+        return PriorModel(self.regulariser, self.sigmas, lams, epses, meta)
+
+    def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """lam and eps [B] for noise sigma [B] within the knots: linear in the logarithms."""
+        knots = self.sigmas.log()
+        if len(knots) == 1:
+            weights = torch.ones(len(sigma), 1)
+        else:
+            k = torch.searchsorted(knots, sigma.double().log()).clamp(1, len(knots) - 1)
+            t = ((sigma.double().log() - knots[k - 1]) / (knots[k] - knots[k - 1])).clamp(0, 1)
+            weights = torch.zeros(len(sigma), len(knots), dtype=torch.float64, device=sigma.device)
+            weights.scatter_(1, k[:, None] - 1, 1 - t[:, None]).scatter_(1, k[:, None], t[:, None])
+        weights = weights.to(self.log_lam)
+        return (SPEED * weights @ self.log_lam).exp(), (SPEED * weights @ self.log_eps).exp()
+
+
+class Prior(Objective[Learned]):
+    """A prior, its crops and their noise; see `Objective`."""
+
+    alone = True
+    config: Config
+
+    def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
+        super().__init__(config, world, folder, fresh)
+        found = images.Images.load(config.data, config.validation_data, quiet=world.rank > 0)
+        found = found.hold(config.validation, config.seed)
+        self.counts = found.counts
+        self.crops = images.Crops(found.training, config.patch, config.seed, world.device)
+        held = [images.central(i, VALIDATION_SIDE)[None, None].to(world.device) for i in found.held]
+        self.held = [i for i in held if min(i.shape[-2:]) > 2]
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.module = self._start(config).to(world.device)
+
+    def _start(self, config: Config) -> Learned:
+        torch.manual_seed(config.seed)
+        knots, focus = torch.tensor(config.sigmas, dtype=torch.float64), math.log(config.focus)
+        eps = torch.full_like(knots, config.eps or 0.004)
+        lam = config.lam * ((knots.log() - focus) * 1.5).exp()
+        if not config.init:
+            r = FeatureNorm(config.channels, config.layers, 1, config.delta)
+        else:
+            source = models.load(config.init)
+            fits = isinstance(source, PriorModel | BlockSensingModel)
+            expect(fits, "train", "--init", "a prior or a model of LDA", f"one for {source.problem}")
+            if isinstance(source, PriorModel):
+                r = source.regulariser
+                lam = lam if config.lam else source.lam(knots)
+                eps = eps if config.eps else source.eps(knots)
+            else:
+                assert isinstance(source, BlockSensingModel)
+                r = source.solver.balanced().regulariser
+        r = r.float().requires_grad_(True)
+        if not bool((lam > 0).all()):  # a first pull of a third of the noise
+            x = self.crops(8)
+            for k, (s, e) in enumerate(zip(knots.tolist(), eps.tolist(), strict=True)):
+                noisy = x + s * torch.randn(x.shape, generator=self.generator).to(x)
+                lam[k] = 0.3 * s / float(r.value_and_grad(noisy, e)[1].detach().square().mean().sqrt().clamp_min(1e-12))
+        return Learned(r, config.sigmas, lam, eps)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.config.name
+
+    @property
+    def data(self) -> str:
+        """Its images."""
+        return (
+            f"{self.counts['training']} training and {self.counts['validation']} validation images"
+            f" ({self.crops.skipped} smaller than {self.config.patch} pixels left out)"
+        )
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean crops [B, 1, P, P], noisy ones, and standard deviations [B] of the noise: this process's share."""
+        config, world = self.config, self.world
+        x = self.crops(config.batch)
+        low, high = (math.log(s) for s in (config.sigmas[0], config.sigmas[-1]))
+        draws = torch.rand(2, config.batch, generator=self.generator)
+        sigma = torch.where(draws[0] < config.focus_share, math.log(config.focus), low + draws[1] * (high - low)).exp()
+        noise = torch.randn(x.shape, generator=self.generator) * column(sigma, x)
+        share = slice(world.rank, None, world.size)
+        return x[share], (x + noise.to(x))[share], sigma.to(x)[share]
+
+    def prior(self, sigma: Tensor, precision: str, learn: bool = False) -> Phi:
+        """lam(sigma) r [B] and its gradient at images, with derivatives in what is learned or without."""
+        r = self.module.regulariser
+        with torch.set_grad_enabled(learn):
+            lam, eps = self.module.at(sigma)
+
+        def both(x: Tensor) -> tuple[Tensor, Tensor]:
+            value, grad = feature_gradient(
+                x, list(r.weights), eps, r.delta, r.final_activation, precision=precision
+            )  # fmt: skip
+            return lam * value, column(lam, x) * grad
+
+        return both
+
+    def loss(self) -> Tensor:
+        """Mean squared error of the minimisers of the next batch, with its implicit derivative."""
+        config = self.config
+        clean, noisy, sigma = self.batch()
+        found = minimise(denoising(self.prior(sigma, config.precision), noisy), noisy, config.iterations, config.tol)
+        x, error = found.x, found.x - clean
+        exact = gradient_of(denoising(self.prior(sigma, "float32"), noisy))
+        stirred = error + STIR * torch.randn(error.shape, generator=self.generator).to(error)
+        with torch.no_grad():
+            curvature = ritz(hessian_at(exact, x), stirred, config.products)
+        learned = self.prior(sigma, config.precision, learn=True)
+        weight = (config.focus / sigma) ** LOUD * (found.relative < STRAY * config.tol)
+        pixels = error[0].numel()
+        upper = weight * outer(gradient_of(learned), x, curvature.solve(config.floor or STIR)) / pixels
+        low, high = bend(
+            gradient_of(denoising(self.prior(sigma, "float32", learn=True), noisy)), x, curvature,
+            config.floor, config.ceiling,
+        )  # fmt: skip
+        total = (upper + LOW * low + HIGH * high).mean()
+        return error.square().mean() + (total - total.detach())
+
+    @torch.no_grad()
+    def validate(self) -> Score | None:
+        """Mean PSNR in dB of converged validation images over the knots, the same noise each time."""
+        found = []
+        for k, x in enumerate(self.held):
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(k)).to(x)
+            for sigma in self.config.sigmas:
+                y = x + sigma * noise
+                phi = denoising(self.prior(torch.full((1,), sigma).to(x), "float32"), y)
+                end = minimise(phi, y, VALIDATION_ITERATIONS, VALIDATION_TOL)
+                found.append(psnr(end.x.clamp(0, 1), x).item())
+        return Score("psnr", math.fsum(found) / len(found)) if found else None
+
+    def export(self, facts: dict[str, Any]) -> None:
+        """Writes model.safetensors and its card."""
+        config = self.config
+        training = facts | {
+            "command": command(config, RECIPE.name, RECIPE.always),
+            "data": last_names(config.data),
+            "images": self.counts,
+            "validation_data": last_names(config.validation_data) or f"{config.validation:g} of the images",
+            "settings": settings_of(config),
+        }
+        self.write(self.module.model({"name": self.name, "training": training}))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is learned, generators, and what tells whether the images are the same on resumption."""
+        return {
+            "module": self.module.state_dict(),
+            "shape": [len(self.module.regulariser.weights), *self.module.regulariser.weights[0].shape[:2]],
+            "delta": self.module.regulariser.delta,
+            "crops": self.crops.state_dict(),
+            "generator": self.generator.get_state(),
+            "digest": self.crops.digest,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state`.
+
+        Raises:
+            ValueError: the training images are not those of the checkpoint.
+        """
+        images.expect_same(state, self.crops.digest)
+        self.module.load_state_dict(state["module"])
+        self.crops.load_state_dict(state["crops"])
+        self.generator.set_state(state["generator"])
+
+
+def denoising(prior: Phi, y: Tensor) -> Phi:
+    """|x - y|^2 / 2 + what `prior` gives, and its gradient."""
+
+    def phi(x: Tensor) -> tuple[Tensor, Tensor]:
+        value, grad = prior(x)
+        residual = x - y
+        return residual.double().square().flatten(1).sum(1) / 2 + value.double(), residual + grad
+
+    return phi
+
+
+def gradient_of(phi: Phi) -> Gradient:
+    """Its gradient alone."""
+    return lambda x: phi(x)[1]
+
+
+RECIPE = register(
+    Recipe(
+        "prior",
+        "a prior for every linear operator, for the minimiser of its objective",
+        Config,
+        Prior,
+        examples=(
+            "prior --data train400 --init lda-cs-10 --out runs/prior",
+            "prior --out runs/prior --resume",
+        ),
+        timed=True,
+    )
+)
