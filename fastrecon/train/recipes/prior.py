@@ -5,6 +5,7 @@ deviation sigma. The lower problem is solved anew for every batch, to a toleranc
 `train/bilevel.py`. It starts well from the regulariser of an LDA model (--init), whose phases have taught it images.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -102,24 +103,26 @@ class Config:
 
 
 class Learned(nn.Module):
-    """What is learned: the kernels, and log lam and log eps at the knots, SPEED times slower to write than to move."""
+    """What is learned: the kernels, and as multiples of SPEED log lam at the knots and log eps."""
 
-    def __init__(self, regulariser: FeatureNorm, sigmas: Sequence[float], lams: Tensor, epses: Tensor):
+    def __init__(self, regulariser: FeatureNorm, sigmas: Sequence[float], lams: Tensor, eps: float):
         super().__init__()
         self.regulariser = regulariser
         self.log_lam = nn.Parameter(lams.log().float() / SPEED)
-        self.log_eps = nn.Parameter(epses.log().float() / SPEED)
+        self.log_eps = nn.Parameter(torch.tensor(math.log(eps) / SPEED, dtype=torch.float32))
         self.register_buffer("sigmas", torch.tensor(tuple(sigmas), dtype=torch.float64))
 
     sigmas: Tensor
 
     def model(self, meta: dict[str, Any]) -> PriorModel:
         """The model as it is used."""
-        lams, epses = ((SPEED * p.detach().double()).exp() for p in (self.log_lam, self.log_eps))
-        return PriorModel(self.regulariser, self.sigmas, lams, epses, meta)
+        lams, eps = ((SPEED * p.detach().double()).exp() for p in (self.log_lam, self.log_eps))
+        r = copy.deepcopy(self.regulariser).requires_grad_(False)
+        r.eps, r.smooth = float(eps), True
+        return PriorModel(r, self.sigmas, lams, meta)
 
     def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """lam and eps [B] for noise sigma [B] within the knots: linear in the logarithms."""
+        """lam for noise sigma [B] within the knots, linear in the logarithms, and eps, [B] each."""
         knots = self.sigmas.log()
         if len(knots) == 1:
             weights = torch.ones(len(sigma), 1)
@@ -129,7 +132,7 @@ class Learned(nn.Module):
             weights = torch.zeros(len(sigma), len(knots), dtype=torch.float64, device=sigma.device)
             weights.scatter_(1, k[:, None] - 1, 1 - t[:, None]).scatter_(1, k[:, None], t[:, None])
         weights = weights.to(self.log_lam)
-        return (SPEED * weights @ self.log_lam).exp(), (SPEED * weights @ self.log_eps).exp()
+        return (SPEED * weights @ self.log_lam).exp(), (SPEED * self.log_eps).exp().expand(len(sigma))
 
 
 class Prior(Objective[Learned]):
@@ -152,7 +155,7 @@ class Prior(Objective[Learned]):
     def _start(self, config: Config) -> Learned:
         torch.manual_seed(config.seed)
         knots, focus = torch.tensor(config.sigmas, dtype=torch.float64), math.log(config.focus)
-        eps = torch.full_like(knots, config.eps or 0.004)
+        eps = config.eps or 0.004
         lam = config.lam * ((knots.log() - focus) * 1.5).exp()
         if not config.init:
             r = FeatureNorm(config.channels, config.layers, 1, config.delta)
@@ -163,16 +166,18 @@ class Prior(Objective[Learned]):
             if isinstance(source, PriorModel):
                 r = source.regulariser
                 lam = lam if config.lam else source.lam(knots)
-                eps = eps if config.eps else source.eps(knots)
+                eps = config.eps or source.regulariser.eps or eps
             else:
                 assert isinstance(source, BlockSensingModel)
                 r = source.solver.balanced().regulariser
         r = r.float().requires_grad_(True)
         if not bool((lam > 0).all()):  # a first pull of a third of the noise
             x = self.crops(8)
-            for k, (s, e) in enumerate(zip(knots.tolist(), eps.tolist(), strict=True)):
+            for k, s in enumerate(knots.tolist()):
                 noisy = x + s * torch.randn(x.shape, generator=self.generator).to(x)
-                lam[k] = 0.3 * s / float(r.value_and_grad(noisy, e)[1].detach().square().mean().sqrt().clamp_min(1e-12))
+                lam[k] = (
+                    0.3 * s / float(r.value_and_grad(noisy, eps)[1].detach().square().mean().sqrt().clamp_min(1e-12))
+                )
         return Learned(r, config.sigmas, lam, eps)
 
     @property
