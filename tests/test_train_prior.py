@@ -22,8 +22,9 @@ from fastrecon.train.recipes.prior import Config, Learned, Prior
 from fastrecon.train.world import World
 
 TINY = {
-    "sigmas": (0.05, 0.2), "focus": 0.1, "channels": 4, "layers": 2, "delta": 0.05, "eps": 0.02, "steps": 12, "batch": 4,
-    "patch": 16, "lr": 5e-3, "warmup": 2, "ema": 0.5, "validation": 0.4, "validate_every": 4, "precision": "float32",
+    "sigmas": (0.05, 0.2), "focus": 0.1, "channels": 4, "layers": 2, "delta": 0.05, "eps": 0.02, "steps": 12,
+    "batch": 4, "patch": 16, "lr": 5e-3, "warmup": 2, "ema": 0.5, "validation": 0.4, "validate_every": 4,
+    "precision": "float32",
 }  # fmt: skip
 
 
