@@ -428,3 +428,36 @@ class CorrectedReport(Certificate):
     converged: Tensor
     status: Status
     history: dict[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class LinearReport(Certificate):
+    """The certificate of each image of min |A x - y|^2 / 2 + weight |P x|^2 / 2, P the identity or a gradient.
+
+    Attributes:
+        objective: [B] float64.
+        misfit: [B] |A x - y|.
+        relative_misfit: [B] |A x - y| / |y|.
+        residual: [B] |A* (A x - y) + weight P* P x|, the residual of the normal equations: 0 at the minimiser.
+        relative_residual: [B] the same over |A* y|.
+        weight: [B].
+        iterations: [B] of conjugate gradients; 0 of a closed form.
+        converged: [B] whether the normal equations are solved to the tolerance, or iterations ended where the misfit is
+            that of the noise.
+        status: why each image stopped.
+        history: misfit after every iteration, [rows, B]; None if not recorded.
+    """
+
+    NORMS: ClassVar[tuple[str, ...]] = ("misfit", "residual")
+    MAXIMA: ClassVar[tuple[str, ...]] = ("relative_misfit", "relative_residual", "weight", "iterations")
+
+    objective: Tensor
+    misfit: Tensor
+    relative_misfit: Tensor
+    residual: Tensor
+    relative_residual: Tensor
+    weight: Tensor
+    iterations: Tensor
+    converged: Tensor
+    status: Status
+    history: dict[str, Tensor] | None = None

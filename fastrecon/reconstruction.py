@@ -10,11 +10,11 @@ from fastrecon.certificates import Certificate, Result
 from fastrecon.checks import expect, expect_finite, in_kind, number, size_2d
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.callables import Callables
-from fastrecon.solvers import methods
+from fastrecon.solvers import automatic, methods
 from fastrecon.solvers.methods import Inverse
 
 PRIOR = "prior"
-AUTO = "cycle-spinning"  # for any linear operator
+USUAL = "dct"  # of the methods that `automatic` chooses from: the one that options are meant for
 Pair = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Sequence[int]]
 
 
@@ -28,7 +28,8 @@ def reconstruct(
         y: measurements [B, ...], a tensor or an array; the images should lie about in [0, 1].
         operator: A, from images [B, C, H, W]: one of `fastrecon.operators`, a composition of them, or a triple of two
             functions of tensors, A and its adjoint, and the shape (C, H, W) of an image.
-        method: of `fastrecon.solvers.methods.METHODS`; "auto" chooses.
+        method: of `fastrecon.solvers.methods.METHODS`; "auto" chooses by noise and operator, see
+            `fastrecon.solvers.automatic`, and "dct" where options are given.
         noise: standard deviation of each real number of y, in its unit; None: not known.
         prior: name of a learned prior, "natural" say, or the file of one: method "prior" then.
         size: (H, W) of the images, where y and A alone do not tell.
@@ -50,7 +51,8 @@ def reconstruct(
         method, options = PRIOR, {"model": prior} | options
     noise = None if noise is None else number(noise, op, "noise", least=0)
     norm = None if norm is None else number(norm, op, "norm", above=0)
-    chosen = methods.named(AUTO if method == "auto" else method, "", op)
+    named = USUAL if method == "auto" and options else method
+    chosen = None if named == "auto" else methods.named(named, "", op)
     where = size_2d(size, op, "size") if size is not None else None
     reports: list[Certificate | None] = []
 
@@ -61,7 +63,8 @@ def reconstruct(
         with torch.no_grad():
             first = start if start is None or isinstance(start, Tensor) else torch.from_dlpack(start)
             inverse = Inverse(y, a, where or _size(a, y), noise, first, norm)
-            found = chosen.ready(y.device, **options)(inverse)
+            one = methods.named(automatic(inverse).method) if chosen is None else chosen
+            found = one.ready(y.device, **options)(inverse)
         reports.append(found.report)
         return found.x
 

@@ -33,12 +33,14 @@ class Choice:
 
     Attributes:
         maker: the model that the first file of measurements names; --model may be another.
+        automatic: whether the problem chooses among its methods, by the measurements; `method` then has the options.
     """
 
     problem: Problem[Any] | None
     method: Method | None
     model: Model | None
     maker: Model | None = None
+    automatic: bool = False
 
     def defaults(self) -> dict[str, Any]:
         """Options of the problem that the model brings: its sampling."""
@@ -141,8 +143,9 @@ def choose(words: Sequence[str], inputs: bool = True) -> Choice:
         expect_option(fits, "--method", f"{model.method}, that of --model", wanted)
         wanted = model.method
     usual = problem.methods[0] if maker is None else maker.method
-    wanted = usual if wanted in (None, "auto") else wanted
-    return Choice(problem, named_method(wanted, problem), model, maker)
+    automatic = wanted in (None, "auto") and maker is None
+    wanted = usual if wanted is None or wanted == "auto" else wanted
+    return Choice(problem, named_method(wanted, problem), model, maker, automatic)
 
 
 def named_method(name: str, problem: Problem[Any]) -> Method:

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
     with Progress(1) as progress:
         progress.item(name)
         with torch.no_grad():
-            work.runner(work.problem.inverse(m.to(work.device)))
+            inverse = work.problem.inverse(m.to(work.device))
+            work.ready(inverse)[0](inverse)
         report = work.produce(m, prefix, path, progress)
     arguments.answer(args, report, arguments.facts(_facts(name, report, work, m)))
 

@@ -20,8 +20,9 @@ from fastrecon.certificates import Certificate
 from fastrecon.cli import arguments
 from fastrecon.cli.progress import Progress
 from fastrecon.problems.base import Measurement, Problem
-from fastrecon.solvers.methods import Runner
+from fastrecon.solvers.methods import METHODS, Inverse, Runner
 
+ASKED = "asked for"  # why a method that was named was taken
 SCHEMA = "fastrecon report 1"
 DENSE, SPARSE = 100, 50  # of every iteration up to DENSE the quality is recorded, later about SPARSE of each 1,000
 
@@ -88,13 +89,29 @@ class Watch:
 
 @dataclass(frozen=True)
 class Job:
-    """What is done with every input: problem, method and how they were asked for, and what to write."""
+    """What is done with every input: problem, method and how they were asked for, and what to write.
+
+    `automatic`: the problem chooses the method for each, and that of the job is the one whose options there are.
+    """
 
     problem: Problem[Any]
     runner: Runner
     writing: Writing
     device: torch.device
     about: Mapping[str, Any]
+    automatic: bool = False
+
+    def ready(self, inverse: Inverse) -> tuple[Runner, dict[str, Any]]:
+        """What runs for measurements, and which method that is and why."""
+        if not self.automatic:
+            return self.runner, dict(self.about) | {"why": ASKED}
+        chosen = self.problem.auto(inverse)
+        if chosen.method == self.about["method"]:
+            return self.runner, dict(self.about) | {"why": chosen.why}
+        one = METHODS[chosen.method]
+        options = one.Options()
+        told = {"method": one.name, "method_options": plain(options), "model": getattr(options, "model", None)}
+        return one.prepare(options, self.device), dict(self.about) | told | {"why": chosen.why}
 
     def produce(self, m: Measurement, prefix: Path, source: object, progress: Progress | None = None) -> dict[str, Any]:
         """Reconstructs a picture and writes it with figures and report, whose contents without histories come back.
@@ -105,8 +122,9 @@ class Job:
         m = m.to(self.device)
         with torch.no_grad():
             inverse = self.problem.inverse(m)
+            runner, about = self.ready(inverse)
             watch = Watch(self.problem, m, progress)
-            outcome = self.runner(inverse, watch)
+            outcome = runner(inverse, watch)
             synchronise(self.device)
             seconds = time.perf_counter() - watch.began - watch.spent
             first = inverse.first() if outcome.start is None else outcome.start
@@ -121,7 +139,7 @@ class Job:
         histories = _history(outcome.report)
         if watch.quality["iteration"]:
             histories["quality"] = watch.quality
-        about = dict(self.about) | {"model": self.about["model"] or outcome.model or None}
+        about["model"] = about["model"] or outcome.model or None
         title = f"{prefix.name} · {about['model'] or about['method']}"
         if self.writing.figure:
             drawn = _figure(self.problem, m, first, outcome.x, scores, histories, title)
@@ -173,9 +191,13 @@ def summary(c: Mapping[str, Any] | None) -> str:
     """A certificate in one line."""
     if c is None:
         return "no certificate: a network's answer"
+    if "residual" in c:
+        told = f"misfit {arguments.number(c['misfit'], '.3g')}, weight {arguments.number(c['weight'], '.2g')}"
+        steps = f"{c['iterations']} iterations" if c["iterations"] else "closed form"
+        return f"{c['status']} ({steps}): {told}, normal equations to {arguments.number(c['relative_residual'], '.2g')}"
     if "relative_misfit" in c:
         relative = arguments.number(c["relative_misfit"], ".2g")
-        return f"a network's answer: |A x - y| = {arguments.number(c['misfit'], '.3g')}, {relative} of |y|"
+        return f"{c['status']}: |A x - y| = {arguments.number(c['misfit'], '.3g')}, {relative} of |y|"
     words = [f"objective {arguments.number(c.get('phi', c.get('objective')), '.6g')}"]
     if "grad_norm" in c:
         radius = f" at eps {c['eps']:.3g}" if "eps" in c else ""
@@ -199,7 +221,8 @@ def line(report: Mapping[str, Any]) -> str:
     quality = f"PSNR {scores['psnr']:.2f} dB, " if scores else ""
     quality += f"SSIM {scores['ssim']:.4f}, " if scores and scores["ssim"] is not None else ""
     names = f"{io.shown(report['input'])} -> {io.shown(report['files']['reconstruction'])}"
-    told = f"{quality}{report['method']}, {report['seconds']:.3f} s; {summary(report['certificate'])}"
+    chosen = report["method"] + ("" if report["why"] == ASKED else f" ({report['why']})")
+    told = f"{quality}{chosen}, {report['seconds']:.3f} s; {summary(report['certificate'])}"
     return f"{names}: {told}{arguments.remarks(report['notes'])}"
 
 

@@ -87,7 +87,8 @@ def job(args: argparse.Namespace, model: str = "") -> output.Job:
     }  # fmt: skip
     runner = chosen.method.prepare(settings, device)
     extras = tuple(name for name in ("maps", "features") if getattr(settings, name, False))
-    return output.Job(problem, runner, output.Writing(args.bits, args.figure, extras), device, about)
+    automatic = chosen.automatic and not model and not given(args, chosen.method.Options)
+    return output.Job(problem, runner, output.Writing(args.bits, args.figure, extras), device, about, automatic)
 
 
 def seed(args: argparse.Namespace) -> int | None:

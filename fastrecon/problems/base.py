@@ -18,6 +18,7 @@ from fastrecon import metrics
 from fastrecon.checks import choice, expect
 from fastrecon.io import Form, Picture
 from fastrecon.operators.base import LinearOperator
+from fastrecon.solvers.automatic import Chosen
 from fastrecon.solvers.methods import Inverse
 
 SSIM_SIDE = 7  # pixels: the window of SSIM
@@ -146,6 +147,10 @@ class Problem(ABC, Generic[O]):
     def compared(self) -> tuple[str, ...]:
         """The methods that `evaluate` compares unless told otherwise, as NAME or NAME:OPTION=VALUE,..."""
         return self.methods[:1]
+
+    def auto(self, inverse: Inverse) -> Chosen:
+        """The method unless one is named, and why: the first of `methods`."""
+        return Chosen(self.methods[0], f"the usual one of {self.name}")
 
     def inverse(self, m: Measurement) -> Inverse:
         """The problem of measurements, as methods take it."""

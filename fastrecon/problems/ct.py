@@ -18,6 +18,8 @@ from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, 
 from fastrecon.problems.inpaint import COMPARED, paper_tables
 from fastrecon.problems.scan import Scan, axis_of, looks_like_counts, views_first
 from fastrecon.problems.wavelet_l1 import LAM, VIEWS
+from fastrecon.solvers.automatic import Chosen, automatic
+from fastrecon.solvers.methods import Inverse
 from fastrecon.solvers.wavelet_methods import PAPER_LAM
 
 BRIGHT = 0.999  # this share of the pixels is darker than what counts as white
@@ -106,7 +108,7 @@ class CT(Problem[CTOptions]):
     name = "ct"
     summary = "sinograms: integrals along parallel or fan beams"
     Options = CTOptions
-    methods = ("cycle-spinning", "tv", "fista", "ista", "sgp-step", "sgp-diag", "unet")
+    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "sgp-step", "sgp-diag", "unet")
     suffixes = (".npy", ".npz", ".tif", ".tiff", ".png", ".safetensors")
     norm = 1.0
 
@@ -200,6 +202,10 @@ class CT(Problem[CTOptions]):
         x = scan.radon(m.number("pixel")).fbp(m.y, "hann")
         seen = scan.seen()
         return x if seen.all() else x * seen.to(x)
+
+    def auto(self, inverse: Inverse) -> Chosen:
+        """By noise and operator."""
+        return automatic(inverse)
 
     def conditions(self, table: str) -> list[Condition]:
         """Those of Lee & Chun: numbers of views, noise, lam, or all of them."""

@@ -15,6 +15,8 @@ from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, 
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.inpaint import COMPARED, paper_tables
 from fastrecon.problems.wavelet_l1 import BLUR, LAM
+from fastrecon.solvers.automatic import Chosen, automatic
+from fastrecon.solvers.methods import Inverse
 from fastrecon.solvers.wavelet_methods import PAPER_LAM
 
 BOUNDARIES = ("free", "circular", "zero")
@@ -50,7 +52,7 @@ class Deblur(Problem[DeblurOptions]):
     name = "deblur"
     summary = "blurred photographs whose blur is known"
     Options = DeblurOptions
-    methods = ("cycle-spinning", "tv", "fista", "ista", "sgp-step", "sgp-diag", "unet")
+    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "sgp-step", "sgp-diag", "unet")
 
     def simulate(self, picture: Picture, options: DeblurOptions, seed: int = 0) -> Measurement:
         """A picture blurred."""
@@ -129,6 +131,10 @@ class Deblur(Problem[DeblurOptions]):
     def start(self, m: Measurement) -> Tensor:
         """The adjoint at y; of a free boundary the photograph, mirrored at its edges."""
         return self._frame(m).fill(m.y) if m.text("boundary") == "free" else super().start(m)
+
+    def auto(self, inverse: Inverse) -> Chosen:
+        """By noise and operator."""
+        return automatic(inverse)
 
     def conditions(self, table: str) -> list[Condition]:
         """Those of Lee & Chun: noiseless, with noise, halved and doubled weights, or all of them."""

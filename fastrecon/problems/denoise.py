@@ -12,6 +12,8 @@ from fastrecon.operators import Identity, LinearOperator
 from fastrecon.options import check, option
 from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
 from fastrecon.problems.frame import Frame
+from fastrecon.solvers.automatic import Chosen, automatic
+from fastrecon.solvers.methods import Inverse
 
 USUAL = 0.1  # standard deviation of simulated noise, where white is 1
 LEVELS = (0.02, 0.05, 0.1, 0.2)  # of the table
@@ -37,7 +39,7 @@ class Denoise(Problem[DenoiseOptions]):
     name = "denoise"
     summary = "photographs with Gaussian noise"
     Options = DenoiseOptions
-    methods = ("cycle-spinning", "tv", "fista", "ista")
+    methods = ("dct", "tv", "cycle-spinning", "fista", "ista")
     norm = 1.0
 
     def simulate(self, picture: Picture, options: DenoiseOptions, seed: int = 0) -> Measurement:
@@ -71,6 +73,10 @@ class Denoise(Problem[DenoiseOptions]):
     def operator(self, m: Measurement) -> LinearOperator:
         """The identity."""
         return Identity()
+
+    def auto(self, inverse: Inverse) -> Chosen:
+        """By noise and operator."""
+        return automatic(inverse)
 
     def conditions(self, table: str) -> list[Condition]:
         """The usual noise, or four levels of it."""

@@ -14,6 +14,8 @@ from fastrecon.options import check, option
 from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.wavelet_l1 import LAM, SCALE
+from fastrecon.solvers.automatic import Chosen, automatic
+from fastrecon.solvers.methods import Inverse
 from fastrecon.solvers.wavelet_methods import PAPER_LAM
 
 RATES = (0.3, 0.5, 0.7)
@@ -45,7 +47,7 @@ class Inpaint(Problem[InpaintOptions]):
     name = "inpaint"
     summary = "photographs of which some pixels are known"
     Options = InpaintOptions
-    methods = ("cycle-spinning", "tv", "fista", "ista", "sgp-step", "sgp-diag", "unet")
+    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "sgp-step", "sgp-diag", "unet")
     norm = 1.0
 
     def simulate(self, picture: Picture, options: InpaintOptions, seed: int = 0) -> Measurement:
@@ -95,6 +97,10 @@ class Inpaint(Problem[InpaintOptions]):
     def operator(self, m: Measurement) -> LinearOperator:
         """The mask."""
         return Inpainting(m.tensor("mask")[0, 0])
+
+    def auto(self, inverse: Inverse) -> Chosen:
+        """By noise and operator."""
+        return automatic(inverse)
 
     def conditions(self, table: str) -> list[Condition]:
         """Those of Lee & Chun: rates, noise, lam, or all of them."""

@@ -20,6 +20,8 @@ from fastrecon.problems import coils
 from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
 from fastrecon.problems.inpaint import COMPARED, RATES, paper_tables
 from fastrecon.problems.wavelet_l1 import LAM
+from fastrecon.solvers.automatic import Chosen, automatic
+from fastrecon.solvers.methods import Inverse
 from fastrecon.solvers.wavelet_methods import PAPER_LAM
 
 AXES = (-2, -1)
@@ -69,7 +71,7 @@ class MRI(Problem[MRIOptions]):
     name = "mri"
     summary = "k-space of which some frequencies were sampled"
     Options = MRIOptions
-    methods = ("cycle-spinning", "tv", "fista", "ista", "sgp-step", "sgp-diag", "unet")
+    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "sgp-step", "sgp-diag", "unet")
     suffixes = io.KSPACE_SUFFIXES
     norm = 1.0
 
@@ -127,6 +129,10 @@ class MRI(Problem[MRIOptions]):
     def operator(self, m: Measurement) -> LinearOperator:
         """The mask after the Fourier transform, of the image times the sensitivities of several coils."""
         return Fourier(m.tensor("mask")[0, 0], sensitivities=m.tensor("maps")[0] if "maps" in m.facts else None)
+
+    def auto(self, inverse: Inverse) -> Chosen:
+        """By noise and operator."""
+        return automatic(inverse)
 
     def conditions(self, table: str) -> list[Condition]:
         """Those of Lee & Chun: rates, noise, lam, or all of them."""

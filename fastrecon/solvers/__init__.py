@@ -1,7 +1,8 @@
 """Reconstruction methods, one a file."""
 
-from fastrecon.solvers import wavelet_methods
+from fastrecon.solvers import cg, sliding_dct, tikhonov, wavelet_methods, wiener
 from fastrecon.solvers.admm import ADMM
+from fastrecon.solvers.automatic import automatic
 from fastrecon.solvers.cycle_spinning import CycleSpinning
 from fastrecon.solvers.dladmm import DLADMM
 from fastrecon.solvers.gd_net import AGDNet, GDNet
@@ -30,6 +31,11 @@ __all__ = [
     "PADNet",
     "SmoothDescent",
     "TVFista",
+    "automatic",
+    "cg",
     "detail_weights",
+    "sliding_dct",
+    "tikhonov",
     "wavelet_methods",
+    "wiener",
 ]

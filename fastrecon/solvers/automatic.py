@@ -1,0 +1,37 @@
+"""Which classical method an inverse problem gets unless one is named, by what is known of it, and why."""
+
+from dataclasses import dataclass
+
+from fastrecon.operators.base import keeps_norms
+from fastrecon.solvers.linear import like_images
+from fastrecon.solvers.methods import Inverse
+from fastrecon.solvers.wiener import spectrum
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A method by name, and why it was chosen."""
+
+    method: str
+    why: str
+
+
+def automatic(inverse: Inverse) -> Chosen:
+    """The method for a linear operator: in closed form where that loses nothing, else by sparse patches."""
+    x = inverse.first()[:1]
+    if x.ndim != 4:
+        return Chosen("cg", "x is no batch of images [B, C, H, W]")
+    noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else "no noise is known"
+    if keeps_norms(inverse.operator):
+        return Chosen("dct", f"noise is all there is to remove: {noise}")
+    if inverse.noise:
+        return Chosen("dct", f"{noise}: patches sparse in the cosine transform tell pictures from it")
+    if _invertible(inverse):
+        return Chosen("tikhonov", f"the operator has an inverse by Fourier transforms, and {noise}")
+    return Chosen("dct", f"{noise}, and what was not measured has to be filled in")
+
+
+def _invertible(inverse: Inverse) -> bool:
+    """Whether A is diagonal in the Fourier transform, with no factor that is 0."""
+    found = spectrum(inverse, like_images(inverse, inverse.first()))
+    return found is not None and float(found.factors.abs().min()) > 0
