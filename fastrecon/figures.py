@@ -147,6 +147,36 @@ def panels(methods: Mapping[str, Mapping[str, tuple[Any, Any, Any]]], title: str
     return figure
 
 
+def bars(
+    cells: Mapping[tuple[str, str], float], lines: Sequence[str], columns: Sequence[str], label: str, title: str
+) -> Figure:
+    """Numbers of a table: a group of bars for each line, a bar for each column that it has.
+
+    Args:
+        cells: by line and column.
+        lines, columns: their order.
+        label: of the axis.
+        title: heading.
+    """
+    figure = Figure(figsize=(max(4.0, 1.7 * len(lines) + 1), 4.2), layout="constrained")
+    _heading(figure, title)
+    ax = cast(Any, figure.subplots())
+    shades = {c: (*SHADES, GREY)[k % (len(SHADES) + 1)] for k, c in enumerate(columns)}
+    for at, line in enumerate(lines):
+        here = [c for c in columns if (line, c) in cells]
+        width = 0.8 / max(len(here), 1)
+        for k, column in enumerate(here):
+            ax.bar(at - 0.4 + (k + 0.5) * width, cells[line, column], 0.9 * width, color=shades[column])
+    ax.set_xticks(range(len(lines)), [plain(line).replace(" ", "\n", 1) for line in lines], fontsize=7.5)
+    finite = [v for v in cells.values() if np.isfinite(v)]
+    if finite:
+        ax.set_ylim(min(finite) - 2, max(finite) + 1)
+    ax.set_ylabel(label, fontsize=8.5)
+    handles = [ax.bar(0, 0, color=shades[c], label=plain(c)) for c in columns]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
+    return figure
+
+
 def feature_maps(pixels: np.ndarray, norms: np.ndarray, title: str) -> Figure:
     """The image, what the learned features see of it, and what total variation would see.
 

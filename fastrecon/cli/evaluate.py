@@ -50,6 +50,10 @@ class Entry:
         """Whether it has a model, which is run once before the clock starts."""
         return any(f.name == "model" for f in options_of(self.method.Options))
 
+    def ready(self) -> Runner:
+        """The method, ready."""
+        return self.runner(Condition(""))
+
     def runner(self, condition: Condition) -> Runner:
         """The method, ready for a column."""
         known = {f.name for f in options_of(self.method.Options)}
@@ -94,10 +98,15 @@ def entries(args: argparse.Namespace, problem: Problem[Any], device: torch.devic
     if texts is None:
         named = args.choice.method
         texts = problem.compared() if args.model is None else [f"{named.name}:model={args.model}"]
-    return [_entry(text, problem, device) for text in texts]
+    return [entry(text, problem, device) for text in texts]
 
 
-def _entry(text: str, problem: Problem[Any], device: torch.device) -> Entry:
+def entry(text: str, problem: Problem[Any], device: torch.device) -> Entry:
+    """A method of --methods, as NAME or NAME:OPTION=VALUE,...
+
+    Raises:
+        ValueError: it is unknown, solves other problems, or an option is wrong.
+    """
     name, _, rest = text.partition(":")
     method = methods.named(name, problem.name, "evaluate")
     fields = {f.name: f for f in options_of(method.Options)}

@@ -21,6 +21,7 @@ COMMANDS = {
     "simulate": ("fastrecon.cli.simulate", "make measurements of pictures"),
     "reconstruct": ("fastrecon.cli.reconstruct", "pictures from measurements, with figure and certificate"),
     "evaluate": ("fastrecon.cli.evaluate", "methods compared on a set of pictures: PSNR, SSIM, error, time"),
+    "reproduce": ("fastrecon.cli.reproduce", "the tables of the documentation, measured here"),
     "train": ("fastrecon.cli.train", "train a model"),
     "bench": ("fastrecon.cli.bench", "throughput on this machine against eager PyTorch"),
     "tune": ("fastrecon.cli.tune", "measure the best tiles of the GPU kernels and keep them"),

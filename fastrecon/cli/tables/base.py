@@ -1,0 +1,117 @@
+"""What a table is: cells, each measured on its own, so that a table begun is one that can be gone on with."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastrecon import io
+
+Row = dict[str, Any]
+Key = dict[str, str | int | float | None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A cell of a table, of one image.
+
+    Attributes:
+        key: what it is: the text and numbers that begin its row, and by which it is found again.
+        measure: the rest of its row.
+    """
+
+    key: Key
+    measure: Callable[[], Row]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table by name.
+
+    Attributes:
+        name, summary: for the command line.
+        add_arguments: the options that it has beside those of all tables.
+        units: from these options all that is to be measured, in an order of which any beginning is of use.
+        columns: of rows: (line, column, number) of the table, say ("problem", "method", "psnr").
+        heading: above it.
+    """
+
+    name: str
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    units: Callable[[argparse.Namespace], list[Unit]]
+    columns: tuple[str, str, str]
+    heading: str
+
+
+TABLES: dict[str, Table] = {}
+
+
+def register(table: Table) -> Table:
+    """Makes a table one of `fastrecon reproduce`."""
+    TABLES[table.name] = table
+    return table
+
+
+def kept(path: Path) -> list[Row]:
+    """The rows of a table that was begun; none where the file is not there. A last line cut short is left out.
+
+    Raises:
+        ValueError: another line is no row.
+    """
+    if not path.exists():
+        return []
+    lines, rows = path.read_text().splitlines(), []
+    for k, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif k < len(lines) - 1:
+            raise ValueError(f"{io.shown(path)}: expected a row of a table in each line, got another in line {k + 1}")
+    return rows
+
+
+def same(key: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether a row is that of a unit."""
+    return all(k in row and row[k] == v for k, v in key.items())
+
+
+def means(rows: Sequence[Row], columns: tuple[str, str, str]) -> dict[tuple[str, str], tuple[float, int]]:
+    """The mean of the number, and of how many rows, by line and column; rows without number do not count."""
+    line, column, number = columns
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row.get(number) is not None:
+            found.setdefault((str(row[line]), str(row[column])), []).append(float(row[number]))
+    return {k: (sum(v) / len(v), len(v)) for k, v in found.items()}
+
+
+def names(rows: Iterable[Row], column: str) -> list[str]:
+    """What stands in a column, each once."""
+    return list(dict.fromkeys(str(row[column]) for row in rows))
+
+
+def markdown(rows: Sequence[Row], columns: tuple[str, str, str], heading: str) -> str:
+    """The table as text: means, the best of each line in bold, and how many images where these differ."""
+    lines, heads = names(rows, columns[0]), names(rows, columns[1])
+    cells = means(rows, columns)
+    most = max((count for _, count in cells.values()), default=0)
+    text = [heading, "", f"| {columns[0]} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for line in lines:
+        here = {h: cells[line, h] for h in heads if (line, h) in cells}
+        best = max((mean for mean, count in here.values() if count == most), default=None)
+
+        def cell(head: str, here: dict[str, tuple[float, int]] = here, best: float | None = best) -> str:
+            if head not in here:
+                return "-"
+            mean, count = here[head]
+            told = f"{mean:.2f}" if mean != best else f"**{mean:.2f}**"
+            return told if count == most else f"{told} ({count})"
+
+        text.append(f"| {line} | " + " | ".join(cell(h) for h in heads) + " |")
+    return "\n".join([*text, "", f"Means over {most} image{'s' if most != 1 else ''}."])
