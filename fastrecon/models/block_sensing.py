@@ -26,6 +26,7 @@ from fastrecon.problems.block_cs import fingerprint, same_sampling
 from fastrecon.solvers import LDA, AGDNet, GDNet
 from fastrecon.solvers.descent import DescentState
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
+from fastrecon.solvers.minimiser import Minimiser
 from fastrecon.solvers.rigorous import RigorousDescent, reductions_left
 
 SOLVERS: dict[str, type[RigorousDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
@@ -78,7 +79,8 @@ class BlockSensingModel(Model):
             y: measurements that passed `check`.
             operator: the model's own, or None.
             size: (H, W) of the images, to which the last blocks are cropped; else whole blocks.
-            rigorous: whether to continue from the trained phases to convergence (`solve` of the solver, balanced).
+            rigorous: whether to continue from the trained phases to convergence (`solve` of the solver; balanced, if it
+                has no minimiser).
             options: of the solver's `solve`, or `history` and `callback` of the trained phases.
 
         Raises:
@@ -180,7 +182,10 @@ class BlockSensingModel(Model):
                 raise RuntimeError(f"the sampling matrix of seed {seed} comes out differently on this machine")
         operator = BlockSensing(phi, settings["block"])
         names = kind(operator, phases=1).hyperparameters()
-        solver = kind(operator, **{k: settings[k] for k in names}).to(q.dtype)
+        solver = kind(operator, **{k: settings[k] for k in names})
+        if "minimiser" in settings:
+            solver.minimiser = Minimiser(**settings["minimiser"])
+        solver = solver.to(q.dtype)
         found = solver.load_state_dict(tensors, strict=False)
         missing = [k for k in found.missing_keys if not k.startswith("fidelity.")]
         if missing or found.unexpected_keys:
@@ -207,7 +212,30 @@ class BlockSensingModel(Model):
             "optimiser": f", batch {settings['batch']} of {settings['patch']}x{settings['patch']} pixels",
             "seeds": f"network and data {settings['seed']}, sampling matrix {settings['phi_seed']}",
         }
-        return card.page(self.meta, what, code, facts)
+        page = card.page(self.meta, what, code, facts)
+        return page + _minimiser_page(training["minimiser"]) if "minimiser" in training else page
+
+
+def _minimiser_page(training: Mapping[str, Any]) -> str:
+    """What the card says of the second regulariser."""
+    settings, images = training["settings"], training["images"]
+    anchored = " + mu |x - x_K|^2 / 2" if settings["anchor"] else ""
+    quality = training["validation_psnr"]
+    facts = {
+        "training data": f"{', '.join(training['data'])}: luminance, {images['training']} images",
+        "validation": "none" if quality is None else f"{images['validation']} images, converged, PSNR {quality} dB",
+        "steps": f"{training['steps']} of {settings['steps']}",
+        "optimiser": f"Adam, learning rate {settings['lr']:g} ({settings['decay']}), batch {settings['batch']} of"
+        f" {settings['patch']}x{settings['patch']} pixels",
+        "time": f"{training['hours']} h",
+    }
+    rows = [f"| {k} | {v} |" for k, v in facts.items()]
+    return "\n".join([
+        "", "## Rigorous mode", "",
+        f"`model(y, rigorous=True)` goes on from the image x_K of the phases to a stationary point of |A x - y|^2 / 2 +"
+        f" r(x){anchored} with a second regulariser r, trained for that point; the phases are as they were.", "",
+        "| fact | value |", "| --- | --- |", *rows, "", "```", training["command"], "```", "",
+    ])  # fmt: skip
 
 
 def _sample(phi: Tensor) -> list[float]:
@@ -295,9 +323,13 @@ class _Told:
         if not self.options.rigorous:
             self.watch(k, solver.phases, lambda: self._images(s.x), "phases")
             return
-        left = int(reductions_left(s.eps.detach().cpu(), solver.sigma, solver.gamma, self.options.tol).max())
-        self.reductions = self.reductions or left + 1
-        self.watch(self.reductions - left, self.reductions, lambda: self._images(s.x), "reductions of eps")
+        sigma, gamma, tol = solver.sigma, solver.gamma, self.options.tol
+        left, what = int(reductions_left(s.eps.detach().cpu(), sigma, gamma, tol).max()), "reductions of eps"
+        if solver.minimiser is not None and s.norm is not None:  # eps falls at once, the gradient by and by
+            slopes = int(reductions_left(s.norm.cpu() / sigma / gamma, sigma, gamma, tol).max())
+            left, what = max(left, slopes), what + " and gradient"
+        self.reductions = max(self.reductions, left + 1)
+        self.watch(self.reductions - left, self.reductions, lambda: self._images(s.x), what)
 
     def _images(self, x: Tensor) -> Tensor:
         if not self.model.blockwise:

@@ -80,6 +80,21 @@ def positive(raw: Tensor) -> Tensor:
     return softplus(raw) + FLOOR
 
 
+class RigorousObjective(nn.Module):
+    """An objective that rigorous mode minimises in place of the phases' own: `minimiser.Minimiser`."""
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The arguments that rebuild it."""
+        raise NotImplementedError
+
+    def solve(
+        self, net: "UnrolledDescent", y: Tensor, x0: Tensor, iterations: int, tol: float, steps: str, check_every: int,
+        history: bool, callback: Callback | None,
+    ) -> tuple[Tensor, Report]:  # fmt: skip
+        """The phases of `net`, and from their images on a stationary point; as RigorousDescent.solve."""
+        raise NotImplementedError
+
+
 class UnrolledDescent(nn.Module):
     """A fixed number of trained phases on phi_eps(x) = |A x - y|^2 / 2 + r_eps(x), each with step sizes of its own.
 
@@ -96,9 +111,14 @@ class UnrolledDescent(nn.Module):
         eps_mode: who decides that: each image ("sample"), the mean norm of the batch ("batch": results then depend on
             the batch), or nobody ("schedule": after every phase).
 
+    Attributes:
+        minimiser: the objective of rigorous mode, where it is another than that of the phases; None: theirs.
+
     Raises:
         ValueError: an argument is of another kind or out of range.
     """
+
+    minimiser: RigorousObjective | None
 
     def __init__(
         self, operator: LinearOperator, phases: int = 9, channels: int = 32, layers: int = 4, *,
@@ -118,6 +138,7 @@ class UnrolledDescent(nn.Module):
         self.regulariser = FeatureNorm(channels, layers, in_channels, delta, final_activation)
         self.raw_alpha = raw_of(alpha, phases)
         self.raw_eps0 = raw_of(eps0)
+        self.minimiser = None
 
     @property
     def phases(self) -> int:
@@ -141,7 +162,9 @@ class UnrolledDescent(nn.Module):
         return {
             "phases": self.phases, "channels": channels, "layers": len(r.weights), "delta": r.delta,
             "final_activation": r.final_activation, "sigma": self.sigma, "gamma": self.gamma, "eps_mode": self.eps_mode,
-        } | ({} if in_channels == 1 else {"in_channels": in_channels})  # fmt: skip
+        } | ({} if in_channels == 1 else {"in_channels": in_channels}) | (
+            {} if self.minimiser is None else {"minimiser": self.minimiser.hyperparameters()}
+        )  # fmt: skip
 
     def take(self, which: Tensor) -> Self:
         """The same network for the images `which` of a batch: an operator with parts of each image's own follows."""
@@ -195,8 +218,8 @@ class UnrolledDescent(nn.Module):
         )  # fmt: skip
         return replace(found, state=self.exact(found.state))
 
-    def start(self, y: Tensor, x0: Tensor, select: bool = True) -> DescentState:
-        """The state at x0. No test of eps precedes the first phase."""
+    def start(self, y: Tensor, x0: Tensor, select: bool = True, eps: Tensor | None = None) -> DescentState:
+        """The state at x0 with radii eps [B], or the first one. No test of eps precedes the first phase."""
         op = type(self).__name__
         for argument, t in (("y", y), ("x0", x0)):
             expect(isinstance(t, Tensor) and t.ndim > 0, op, argument, "a batch, a tensor", t)
@@ -204,7 +227,7 @@ class UnrolledDescent(nn.Module):
         fits = x0.ndim == 4 and x0.shape[:2] == (y.shape[0], channels)
         expect(fits, op, "x0", f"images [{y.shape[0]}, {channels}, H, W]", x0)
         expect(real_dtype(x0) == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", x0)
-        eps = self.eps0.expand(x0.shape[0])
+        eps = self.eps0.expand(x0.shape[0]) if eps is None else eps
         zero, never = (torch.zeros(x0.shape[0], dtype=t, device=x0.device) for t in (torch.int64, torch.bool))
         s = DescentState(x0, x0, eps, eps, never, self.fidelity.grad(x0, y), None, None, None, None, zero, zero, zero)
         if not select:

@@ -36,6 +36,7 @@ class RigorousState:
     alpha: Tensor  # [B] step to start from, float64
     grad: Tensor  # like x: the gradient of phi_eps one iterate before; NaN before the first
     stuck: Tensor  # [B] bool: no step decreased the objective
+    left: Tensor  # [B] iterations that it may still make, int64
     at: DescentState
 
 
@@ -137,24 +138,30 @@ class RigorousDescent(UnrolledDescent):
         expect(dtype in known, "solve", "dtype", "torch.float32, torch.float64 or None", dtype)
         choice(steps, FIRST_STEPS, "solve", "steps")
         expect(callback is None or callable(callback), "solve", "callback", "a function or None", callback)
+        if self.minimiser is not None:
+            wide = dtype in (torch.float64, None)
+            expect(wide, "solve", "dtype", "torch.float64 or None for a network with a minimiser", dtype)
+            return self.minimiser.solve(self, y, x0, iterations, tol, steps, check_every, history, callback)
         kind, net = x0.dtype, copy.deepcopy(self.balanced() if balance else self)
         if dtype is not None:
             net, y, x0 = net.to(dtype), *(t.to(dtype.to_complex() if t.is_complex() else dtype) for t in (y, x0))
         phases = net.run(y, x0, history=history)
-        found = net._continued(phases, y, iterations, tol, steps, check_every, callback)
+        most = torch.full_like(phases.count, iterations)
+        found = net.run_on(phases.state, y, most, tol, steps, check_every, history, callback)
         s, rows = found.state.at, phases.history
         if rows is not None and found.history is not None:
             rows = {k: torch.cat((v, found.history[k][1:])) for k, v in rows.items()}
         count, done = phases.count + found.count, net.done(s, tol)
         return s.x.to(kind), net.report(s, rows, done, count, ITERATION_LIMIT, found.state.stuck)
 
-    def _continued(
-        self, phases: Run[DescentState], y: Tensor, iterations: int, tol: float, steps: str, check_every: int,
-        callback: Callback | None,
+    def run_on(
+        self, s: DescentState, y: Tensor, iterations: Tensor, tol: float, steps: str = "barzilai-borwein",
+        check_every: int = 1, history: bool = True, callback: Callback | None = None,
     ) -> Run[RigorousState]:  # fmt: skip
-        """The iterations after the phases. Sets `eps_mode`: each image decides about its own."""
+        """At most so many iterations [B] from a state on; see `solve`. Sets `eps_mode`: each image decides about its
+        own."""
         self.eps_mode = "sample"
-        last, s = [sizes[-1] for sizes in self.step_sizes()], phases.state
+        last = [sizes[-1] for sizes in self.step_sizes()]
         alpha = last[0].double().expand(len(y)).clone()
 
         def step_of(net: Self, y: Tensor) -> Callable[[RigorousState, int], RigorousState]:
@@ -166,15 +173,15 @@ class RigorousDescent(UnrolledDescent):
                 s, search = net.descend(s, y, True, first, *net.beyond(last, first))
                 # a step accepted at once may have been too small; one that was not needs no second proof next time
                 alpha = torch.where(search.trials == 1, 2 * search.step, search.step)
-                return RigorousState(alpha, grad, ~search.accepted, s)
+                return RigorousState(alpha, grad, ~search.accepted, t.left - 1, s)
 
             return step
 
+        start = RigorousState(alpha, torch.full_like(s.x, float("nan")), torch.zeros_like(s.passed), iterations, s)
         return iterate(
-            step_of(self, y), RigorousState(alpha, torch.full_like(s.x, float("nan")), torch.zeros_like(s.passed), s),
-            iterations, done=lambda t: self.done(t.at, tol) | t.stuck, check_every=check_every,
-            narrow=lambda which: step_of(self.take(which), y[which]),
-            row=None if phases.history is None else lambda t: row(t.at),
+            step_of(self, y), start, int(iterations.max()),
+            done=lambda t: self.done(t.at, tol) | t.stuck | (t.left <= 0), check_every=check_every,
+            narrow=lambda which: step_of(self.take(which), y[which]), row=(lambda t: row(t.at)) if history else None,
             callback=None if callback is None else lambda k, t: callback(k, t.at),
         )  # fmt: skip
 

@@ -77,9 +77,9 @@ class FeatureNorm(Term):
             expect(False, "FeatureNorm", "eps", NO_RADIUS, None)
         return self._both(x, eps, self.precision if real_dtype(x) == torch.float32 else "float32")[1]  # type: ignore[arg-type]
 
-    def value_and_grad(self, x: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, x: Tensor, eps: float | Tensor, precision: str = "float32") -> tuple[Tensor, Tensor]:
         """r_eps(x) [B] and its gradient like x, differentiable in x, eps and the weights."""
-        return self._both(x, eps, "float32")
+        return self._both(x, eps, precision)
 
     def _value(self, x: Tensor, eps: float | Tensor, precision: str) -> Tensor:
         weights = list(self.weights)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastrecon.options import flag_of
 
-PLACES = ("data", "validation_data", "init")  # settings that say where things lie on this machine
+PLACES = ("data", "validation_data", "init", "model")  # settings that say where things lie on this machine
 
 
 def last_names(paths: Sequence[str]) -> list[str]:
