@@ -24,7 +24,8 @@ from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.solvers.base import Callback
 from fastrecon.solvers.descent import FLOOR, DescentState, RigorousObjective, UnrolledDescent, positive, raw_of
 from fastrecon.solvers.rigorous import RigorousDescent, reductions_left
-from fastrecon.terms.feature_norm import Evaluation, FeatureNorm
+from fastrecon.terms.base import Evaluation
+from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.least_squares import LeastSquares
 
 FAINT = 1e-5  # of |grad r|: below, rounding of float32 decides whether phi decreases
