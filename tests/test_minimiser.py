@@ -18,7 +18,6 @@ from fastrecon.registry import backends
 from fastrecon.solvers import LDA
 from fastrecon.solvers.minimiser import Anchored, Minimiser
 from fastrecon.train import checkpoint, command
-from fastrecon.train.implicit import Iterate, approach, hessian_of, implicit_direction
 from fastrecon.train.loop import CHECKPOINT
 from fastrecon.train.recipes.lda_cs_minimiser import RECIPE, LdaCsMinimiser
 
@@ -181,25 +180,6 @@ def test_file_keeps_it(anchor, tmp_path):
 def test_refuses_numbers_out_of_range(argument, value):
     with pytest.raises(ValueError, match=rf"(Minimiser|FeatureNorm): {argument}: expected .*, got"):
         Minimiser(**{argument: value})
-
-
-def test_derivative_at_a_minimiser():
-    """|x - b|^2 / 2 + theta |x|^2 / 2: x* = b / (1 + theta), and the loss |x* - t|^2 / 2 has a known derivative."""
-    b, t, theta = torch.rand(3, 5).double(), torch.rand(3, 5).double(), torch.tensor(0.7).double().requires_grad_()
-    scale = torch.tensor([1.0, 2.0, 0.5])[:, None]
-
-    def phi(x: Tensor) -> tuple[Tensor, Tensor]:
-        m = theta.detach() * scale
-        return ((x - b).square() + m * x.square()).sum(1) / 2, x - b + m * x
-
-    x = approach(phi, Iterate(torch.zeros_like(b), torch.ones(3).double()), 30).x
-    torch.testing.assert_close(x, b / (1 + 0.7 * scale), rtol=1e-6, atol=1e-8)
-    p = implicit_direction(hessian_of(lambda x: phi(x)[1], x), x - t, 3)
-    torch.testing.assert_close(p, (x - t) / (1 + 0.7 * scale), rtol=1e-4, atol=1e-6)
-    assert implicit_direction(lambda v: v, x, 0) is x
-    ours = torch.autograd.grad(-(theta * scale * x * p).sum(), theta)[0]
-    true = torch.autograd.grad(((b / (1 + theta * scale) - t).square() / 2).sum(), theta)[0]
-    torch.testing.assert_close(ours, true, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture

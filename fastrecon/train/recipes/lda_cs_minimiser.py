@@ -26,9 +26,8 @@ from fastrecon.options import check, option
 from fastrecon.solvers import LDA
 from fastrecon.solvers.base import column
 from fastrecon.solvers.minimiser import Minimiser
-from fastrecon.train import images
+from fastrecon.train import bilevel, images
 from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.implicit import Iterate, approach, hessian_of, implicit_direction
 from fastrecon.train.objective import Objective, Score
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.schedule import Schedule
@@ -36,6 +35,8 @@ from fastrecon.train.world import World
 
 VALIDATION_SIDE = 132  # pixels: validation images are cropped to at most 4 x 4 blocks of 33
 LEAST = 2e-5  # mean squared error of the phases (47 dB) from which on crops no longer count more
+FLAT = 0.03  # curvature that the implicit derivative takes for at least: with --anchor it is about mu
+TINY = 1e-9
 NEAR = 0.1  # |grad phi| in units of |grad r|, from which on an iterate is no minimiser and does not count
 
 
@@ -67,7 +68,7 @@ class Config:
     moves: int = option("steps towards the minimiser a visit", 4, within="[1, 1e4]", type=int)
     first_moves: int = option("steps of a new crop, from x_K", 12, within="[1, 1e4]", type=int)
     direction_steps: int = option(
-        "conjugate gradients for the implicit derivative; 0: Jacobian-free", 0, within="[0, 100]", type=int
+        "steps of Lanczos' method for the implicit derivative; 0: Jacobian-free", 0, within="[0, 100]", type=int
     )
     patch: int = option(
         "side of the crops in pixels, a multiple of the model's block", 66, within="[1, 65536]", type=int
@@ -104,7 +105,6 @@ class Pool:
     truth: Tensor  # [N, 1, H, W]
     phases: Tensor  # x_K
     x: Tensor  # the iterate
-    step: Tensor  # the step to try next, float64
     visits: Tensor  # int64
 
     def take(self, which: Tensor) -> "Pool":
@@ -202,8 +202,7 @@ class LdaCsMinimiser(Objective[models.BlockSensingModel]):
             residual = f.residual(x, y)
             return f.value_of(residual) + value.double(), f.grad_of(residual, x) + grad
 
-        found = approach(phi, Iterate(crops.x, crops.step), moves)
-        return replace(crops, x=found.x, step=found.step)
+        return replace(crops, x=bilevel.minimise(phi, crops.x, moves, TINY).x)
 
     @torch.no_grad()
     def _new(self, count: int) -> Pool:
@@ -213,9 +212,8 @@ class LdaCsMinimiser(Objective[models.BlockSensingModel]):
         self.module.set_precision(self.config.precision)
         phases = self.module(y, size=x.shape[-2:]).x
         self.module.set_precision("float32")
-        one = torch.ones(len(x), dtype=torch.float64, device=x.device)
         none = torch.zeros(len(x), dtype=torch.int64)
-        return self._approach(Pool(x, phases, phases, one, none), y, self.config.first_moves)
+        return self._approach(Pool(x, phases, phases, none), y, self.config.first_moves)
 
     def _batch(self) -> Tensor:
         """Places of the next batch in the pool, whose crops that had their visits are replaced."""
@@ -244,22 +242,19 @@ class LdaCsMinimiser(Objective[models.BlockSensingModel]):
             crops = self._approach(crops, y, self.config.moves)
             self.pool.put(which, replace(crops, visits=crops.visits + 1))
             x, e = crops.x, crops.x - crops.truth
-            size = (x.shape[-2], x.shape[-1])
             own, theirs = (t.square().flatten(1).mean(1) for t in (e, crops.phases - crops.truth))
             grad_f = self.module.solver.fidelity.grad(x, y)
         grad = self._term(x, crops.phases, self.config.precision)[1]
         with torch.no_grad():
+            p = e  # Jacobian-free: the Hessian taken as 1
             if self.config.direction_steps:
-                of_r = hessian_of(lambda x: self._term(x, crops.phases, "float32")[1], x)
-                p = implicit_direction(
-                    lambda v: a.apply_adjoint(a.forward(v), size) + of_r(v), e, self.config.direction_steps
-                )
-            else:
-                p = e
+                f = self.module.solver.fidelity
+                hessian = bilevel.hessian_at(lambda x: f.grad(x, y) + self._term(x, crops.phases, "float32")[1], x)
+                p = bilevel.ritz(hessian, e, self.config.direction_steps).solve(FLAT)
             norm, scale = sum_of_squares(grad_f + grad).sqrt(), sum_of_squares(grad).sqrt()
             weight = (norm <= NEAR * scale).to(own) / (theirs + LEAST)
             reported = (own / (theirs + LEAST)).mean()
-        implicit = -(grad * p * column(weight, p)).flatten(1).sum(1).mean() * 2 / p[0].numel()
+        implicit = bilevel.outer(lambda _: grad, x, p * column(weight, p)).mean() * 2 / p[0].numel()
         return reported + implicit - implicit.detach()
 
     @torch.no_grad()
