@@ -216,12 +216,13 @@ class TotalVariationReport(ProximalReport):
             sqrt(2 gap) for what its proximal map may lack. Where A is unitary, of the distance to the minimiser.
         relative_step: [B] that over |x|.
         converged: [B] whether that was found below tol |x|; where A is unitary, the gap below tol F.
-        gap: [B] duality gap of the proximal map in that step. Where A is unitary, of F itself: F(x) is at most so far
-            above its least value.
+        prox_gap: [B] duality gap of the proximal map in that step.
+        gap: [B] duality gap of F where A is unitary: F(x) is at most so far above its least value. NaN elsewhere.
 
     The others are those of ProximalReport.
     """
 
+    prox_gap: Tensor | None = None
     gap: Tensor | None = None
 
 

@@ -202,7 +202,7 @@ def summary(c: Mapping[str, Any] | None) -> str:
     if "grad_norm" in c:
         radius = f" at eps {c['eps']:.3g}" if "eps" in c else ""
         words.append(f"gradient norm {arguments.number(c['grad_norm'], '.3g')}{radius}")
-    if "gap" in c:
+    if "gap" in c and ("prox_gap" not in c or c["gap"] is not None):  # of the objective itself it may not be known
         words.append(f"duality gap {arguments.number(c['gap'], '.3g')}")
     if "relative_gradient" in c:
         words.append(f"{arguments.number(c['relative_gradient'], '.2g')} of the prior's")

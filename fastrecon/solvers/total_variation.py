@@ -122,10 +122,11 @@ class TVFista(Lasso[TVState]):
         return bound(found.x, s.x, found.gap), found.gap
 
     def certificate(self, found: Run[TVState], y: Tensor, started: bool) -> ProximalReport:
-        """As of Lasso, with the gap."""
+        """As of Lasso, with the gaps."""
         report = super().certificate(found, y, started)
         _, gap = self._last(found.state, self.operator.forward(found.state.x) - y)
-        return TotalVariationReport(**vars(report), gap=gap)
+        whole = gap if self.operator.unitary else torch.full_like(gap, torch.nan)
+        return TotalVariationReport(**vars(report), prox_gap=gap, gap=whole)
 
 
 def bound(z: Tensor, x: Tensor, gap: Tensor) -> Tensor:
