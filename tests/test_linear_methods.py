@@ -172,7 +172,8 @@ def test_what_is_chosen_and_why():
         return automatic(Inverse(a(x), a, SIZE, noise))
 
     assert chosen(BLUR, None).method == "tikhonov"
-    assert "no noise" in chosen(BLUR, 0.0).why
+    assert "there is no noise" in chosen(BLUR, 0.0).why
+    assert "not known" in chosen(BLUR, None).why
     assert chosen(BLUR, 0.01).method == "dct"
     assert "the noise is 0.01" in chosen(BLUR, 0.01).why
     assert chosen(Inpainting(mask), None).method == "dct"

@@ -57,6 +57,7 @@ def test_what_is_refused(fails, run, tmp_path):
     fails("reproduce pictures --out", tmp_path / "a", words=("invalid choice", "picture"))
     fails(f"{SMALL} {tmp_path}/a --rows nothing", words=("--rows: expected texts",))
     fails(f"{SMALL} {tmp_path}/a --methods magic", words=("--methods: expected some of auto",))
+    fails(f"{SMALL} {tmp_path}/a --limit 0", words=("--limit: expected an integer from 1", "got '0'"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "table.md").write_text("mine")
     fails(f"{SMALL} {tmp_path}/b", words=("table.md", "give --overwrite"))

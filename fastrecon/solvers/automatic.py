@@ -21,14 +21,15 @@ def automatic(inverse: Inverse) -> Chosen:
     x = inverse.first()[:1]
     if x.ndim != 4:
         return Chosen("cg", "x is no batch of images [B, C, H, W]")
-    noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else "no noise is known"
+    unknown = "the noise is not known" if inverse.noise is None else "there is no noise"
+    noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else unknown
     if keeps_norms(inverse.operator):
         return Chosen("dct", f"noise is all there is to remove: {noise}")
     if inverse.noise:
-        return Chosen("dct", f"{noise}: patches sparse in the cosine transform tell pictures from it")
+        return Chosen("dct", f"{noise}, from which patches sparse in the cosine transform tell pictures")
     if _invertible(inverse):
         return Chosen("tikhonov", f"the operator has an inverse by Fourier transforms, and {noise}")
-    return Chosen("dct", f"{noise}, and what was not measured has to be filled in")
+    return Chosen("dct", f"{noise}, and the measurements do not tell all")
 
 
 def _invertible(inverse: Inverse) -> bool:
