@@ -373,7 +373,7 @@ class AlternatingReport(Certificate):
         primal_residual: [B] |(K_i x - z_i)_i|.
         dual_residual: [B] |grad f(x) + sum_i K_i* w_i|.
         relative_primal: [B] primal_residual / max(|(K_i x)_i|, |(z_i)_i|).
-        relative_dual: [B] dual_residual / |A* y|, f(x) = |A x - y|^2 / 2.
+        relative_dual: [B] dual_residual / |(w_i)|.
         penalty: [B] weight of |K_i x - z_i|^2 / 2 in the last iteration.
         iterations: [B] until the image was done.
         converged: [B] whether both relative residuals were at most `tol`, or as the solver's text says.

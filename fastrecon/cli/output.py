@@ -208,6 +208,9 @@ def summary(c: Mapping[str, Any] | None) -> str:
         words.append(f"{arguments.number(c['relative_gradient'], '.2g')} of the prior's")
     if c.get("beyond_training"):
         words.append("the prior was never trained for such noise")
+    if "relative_dual" in c:
+        both = (arguments.number(c[name], ".2g") for name in ("relative_primal", "relative_dual"))
+        words.append(f"residuals {' and '.join(both)}")
     if "relative_step" in c:
         words.append(f"relative step {arguments.number(c['relative_step'], '.2g')}")
     monotone = {None: "", True: "merit never increased", False: "merit increased"}[c.get("merit_never_increased")]

@@ -1,6 +1,6 @@
 """Reconstruction methods, one a file."""
 
-from fastrecon.solvers import cg, sliding_dct, tikhonov, wavelet_methods, wiener
+from fastrecon.solvers import cg, sliding_dct, splitting_methods, tikhonov, wavelet_methods, wiener
 from fastrecon.solvers.admm import ADMM
 from fastrecon.solvers.automatic import automatic
 from fastrecon.solvers.cycle_spinning import CycleSpinning
@@ -35,6 +35,7 @@ __all__ = [
     "cg",
     "detail_weights",
     "sliding_dct",
+    "splitting_methods",
     "tikhonov",
     "wavelet_methods",
     "wiener",

@@ -49,13 +49,13 @@ class ADMM(Splitting[SplittingState]):
         self.relaxation = float(number(relaxation, "ADMM", "relaxation", above=0, below=2))
         self.adaptive = flag(adaptive, "ADMM", "adaptive")
 
-    def begin(self, x: Tensor, b: Tensor, scale: Tensor) -> SplittingState:
+    def begin(self, x: Tensor, b: Tensor) -> SplittingState:
         """z_i = K_i x, w_i = 0."""
         z = tuple(k.forward(x) for _, k in self.plan.parts)
-        unknown = torch.full_like(scale, float("inf"))
-        rho = torch.full_like(scale, self.penalty)
+        unknown = torch.full((len(x),), float("inf"), dtype=torch.float64, device=x.device)
+        rho = torch.full_like(unknown, self.penalty)
         w = tuple(torch.zeros_like(t) for t in z)
-        return SplittingState(x, b, z, w, rho, unknown, unknown, unknown, scale, self.valued(x))
+        return SplittingState(x, b, z, w, rho, unknown, unknown, unknown, self.valued(x))
 
     def step(self, s: SplittingState, k: int) -> SplittingState:
         """One iteration."""
@@ -72,10 +72,8 @@ class ADMM(Splitting[SplittingState]):
             pulls.append(span.apply_adjoint(w[i] - s.w[i] - image + s.z[i], size))
         primal = total([sum_of_squares(a - b) for a, b in zip(images, z, strict=True)]).sqrt()
         dual = left + rho * sum_of_squares(total(pulls)).sqrt()
-        r, t = ratio(primal, size_of(images, z)), ratio(dual, s.scale)
-        new = SplittingState(
-            x, s.b, tuple(z), tuple(w), rho, primal, dual, torch.maximum(r, t), s.scale, self.valued(x)
-        )
+        r, t = ratio(primal, torch.maximum(size_of(images), size_of(z))), ratio(dual, rho * size_of(w))
+        new = SplittingState(x, s.b, tuple(z), tuple(w), rho, primal, dual, torch.maximum(r, t), self.valued(x))
         return self.adapted(new, r, t) if self.adaptive and k < ADAPT_UNTIL and k % ADAPT_EVERY == 4 else new
 
     def adapted(self, s: SplittingState, primal: Tensor, dual: Tensor) -> SplittingState:

@@ -73,12 +73,13 @@ class HQS(Splitting[SplittingState]):
         """beta of iteration k = 0, 1, ..."""
         return self.penalties[min(k // self.inner, len(self.penalties) - 1)]
 
-    def begin(self, x: Tensor, b: Tensor, scale: Tensor) -> SplittingState:
+    def begin(self, x: Tensor, b: Tensor) -> SplittingState:
         """z_i = K_i x."""
         z = tuple(k.forward(x) for _, k in self.plan.parts)
-        unknown, beta = torch.full_like(scale, float("inf")), torch.full_like(scale, self.penalty(0))
+        unknown = torch.full((len(x),), float("inf"), dtype=torch.float64, device=x.device)
+        beta = torch.full_like(unknown, self.penalty(0))
         w = tuple(torch.zeros_like(t) for t in z)
-        return SplittingState(x, b, z, w, beta, unknown, unknown, unknown, scale, self.valued(x))
+        return SplittingState(x, b, z, w, beta, unknown, unknown, unknown, self.valued(x))
 
     def step(self, s: SplittingState, k: int) -> SplittingState:
         """One iteration."""
@@ -91,6 +92,8 @@ class HQS(Splitting[SplittingState]):
         moved = [p.apply_adjoint(a - b, size) for (_, p), a, b in zip(self.plan.parts, before, images, strict=True)]
         primal = total([sum_of_squares(a - b) for a, b in zip(images, z, strict=True)]).sqrt()
         dual = left + beta * sum_of_squares(total(moved)).sqrt()
-        relative = torch.maximum(ratio(primal, size_of(images, z)), ratio(dual, s.scale))
         w = tuple(a - b for a, b in zip(before, z, strict=True))
-        return SplittingState(x, s.b, z, w, beta, primal, dual, relative, s.scale, self.valued(x))
+        relative = torch.maximum(
+            ratio(primal, torch.maximum(size_of(images), size_of(z))), ratio(dual, beta * size_of(w))
+        )
+        return SplittingState(x, s.b, z, w, beta, primal, dual, relative, self.valued(x))

@@ -93,7 +93,6 @@ class SplittingState:
     primal: Tensor  # [B] |K x - z|, float64
     dual: Tensor  # [B] |grad f(x) + K* w|
     relative: Tensor  # [B] the larger of both over their scales
-    scale: Tensor  # [B] |A* y|, that of the dual residual; |x0| without A
     objective: Tensor  # [B] F(x); NaN unless recorded
 
 
@@ -143,7 +142,7 @@ class Splitting(nn.Module, Generic[S]):
             values.append(LeastSquares(self.operator).value(x, y))
         return total(values)
 
-    def begin(self, x: Tensor, b: Tensor, scale: Tensor) -> S:
+    def begin(self, x: Tensor, b: Tensor) -> S:
         """The state at x."""
         raise NotImplementedError
 
@@ -219,8 +218,7 @@ class Splitting(nn.Module, Generic[S]):
         plan = Plan.of(a, y if y is not None else x, self.pairs(), x, self.splits_fidelity)
         solver = with_parts(self, plan=plan, record=history)
         b = torch.zeros_like(x) if a is None or y is None else a.apply_adjoint(y, x.shape[-2:]).to(x.dtype)
-        scale = sum_of_squares(b if a is not None else x).sqrt()
-        first = solver.begin(x, b if plan.fidelity is not None else torch.zeros_like(b), scale)
+        first = solver.begin(x, b if plan.fidelity is not None else torch.zeros_like(b))
         found = iterate(
             solver.step, first, iterations, check_every=check_every, callback=callback,
             done=(lambda s: self.finished(s, tol)) if tol > 0 else None,
@@ -245,7 +243,8 @@ class Splitting(nn.Module, Generic[S]):
         finite = torch.isfinite(objective + primal + dual)
         return AlternatingReport(
             objective=objective, primal_residual=primal, dual_residual=dual,
-            relative_primal=ratio(primal, size_of(images, s.z)), relative_dual=ratio(dual, s.scale),
+            relative_primal=ratio(primal, torch.maximum(size_of(images), size_of(s.z))),
+            relative_dual=ratio(dual, s.penalty * size_of(s.w)),
             penalty=s.penalty, iterations=found.count, converged=found.done & finite,
             status=Status(self.unfinished, found.done, finite), history=found.history,
         )  # fmt: skip
@@ -279,10 +278,9 @@ def _row(s: SplittingState) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def size_of(images: Sequence[Tensor], z: Sequence[Tensor]) -> Tensor:
-    """max(|(K_i x)_i|, |(z_i)_i|) [B]."""
-    a, b = (total([sum_of_squares(t) for t in several]) for several in (images, z))
-    return torch.maximum(a, b).sqrt()
+def size_of(parts: Sequence[Tensor]) -> Tensor:
+    """|(t_i)_i| [B]."""
+    return total([sum_of_squares(t) for t in parts]).sqrt()
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:

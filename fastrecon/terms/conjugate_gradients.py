@@ -24,8 +24,9 @@ class Solution:
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], b: Tensor, tol: float = 1e-6, iterations: int = 100, check_every: int = 1
-) -> Solution:
+    apply: Callable[[Tensor], Tensor], b: Tensor, tol: float = 1e-6, iterations: int = 100, check_every: int = 1,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> Solution:  # fmt: skip
     """The solution of H x = b from x = 0, by H alone.
 
     An image is done once its residual is small, and is left as it is from there: what others still need does not show.
@@ -37,21 +38,26 @@ def conjugate_gradients(
         tol: |b - H x| <= tol |b|, >= 0.
         iterations: at most this many, each with one H.
         check_every: iterations between two looks at whether all are done; only then the host waits for the device.
+        precondition: r -> M r with M near H^-1, self-adjoint and positive definite; None: the identity.
     """
-    x, r, p = torch.zeros_like(b), b, b
+    x, r = torch.zeros_like(b), b
+    p = b if precondition is None else precondition(b)
     size = sum_of_squares(b)
     rr, bound = size, tol**2 * size
+    rz = rr if precondition is None else inner(r, p)  # <r, M r>
     count = torch.zeros(len(b), dtype=torch.int64, device=b.device)
     for k in range(iterations):
         going = rr > bound  # false for NaN
         if k % check_every == 0 and not torch.compiler.is_compiling() and not bool(going.any()):
             break
         hp = apply(p)
-        step = column(torch.where(going, rr / inner(p, hp), 0).to(rr.dtype), b).to(b.dtype)
+        step = column(torch.where(going, rz / inner(p, hp), 0).to(rr.dtype), b).to(b.dtype)
         moved = column(going, b)
         x = torch.where(moved, x + step * p, x)
         r = torch.where(moved, r - step * hp, r)
-        previous, rr = rr, torch.where(going, sum_of_squares(r), rr)
-        p = torch.where(moved, r + column(rr / previous, b).to(b.dtype) * p, p)
+        previous, rr = rz, torch.where(going, sum_of_squares(r), rr)
+        z = r if precondition is None else precondition(r)
+        rz = rr if precondition is None else torch.where(going, inner(r, z), rz)
+        p = torch.where(moved, z + column(rz / previous, b).to(b.dtype) * p, p)
         count = count + going
     return Solution(x, count, (rr / size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt(), rr <= bound)

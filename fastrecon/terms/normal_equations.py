@@ -2,7 +2,7 @@
 
 Where all A_i* A_i are circulant (blurs, gradients, Fourier samplings, isometries) it takes two Fourier transforms,
 however many terms there are; beside isometries, closed forms of a single operator serve too (masks); else conjugate
-gradients.
+gradients, preconditioned by what is circulant nearby.
 
 Source: Wang, Yang, Yin & Zhang, A New Alternating Minimization Algorithm for Total Variation Image Reconstruction,
 SIAM J. Imaging Sci. 1 (2008); Afonso, Bioucas-Dias & Figueiredo, An Augmented Lagrangian Approach to the Constrained
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
-from fastrecon.operators.base import LinearOperator, keeps_norms
+from fastrecon.operators._mask import fit
+from fastrecon.operators.base import Composition, LinearOperator, keeps_norms
+from fastrecon.operators.inpainting import Inpainting
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
@@ -46,6 +48,7 @@ class NormalEquations:
         self.operators, self.tol, self.iterations = tuple(operators), tol, iterations
         self._solve = None if like.numel() == 0 else self._closed_form(like)
         self.closed = self._solve is not None or like.numel() == 0
+        self._near = None if self.closed else [near_spectrum(a, like) for a in operators]
 
     def solve(self, b: Tensor, weights: Sequence[Tensor], x0: Tensor) -> tuple[Tensor, Tensor]:
         """x, and what is left of its residual |b - sum_i w_i A_i* A_i x| [B], 0 in closed form.
@@ -60,9 +63,11 @@ class NormalEquations:
             return b.clone(), exact
         if self._solve is not None:
             return self._solve(b, weights), exact
+        near = [s for s in self._near or () if s is not None]
         found = conjugate_gradients(
             lambda x: self.apply(x, weights), b - self.apply(x0, weights), self.tol, self.iterations,
             10 if b.is_cuda else 1,
+            (lambda r: _by_spectra(near, r, weights, 1.0)) if len(near) == len(weights) else None,
         )  # fmt: skip
         x = x0 + found.x
         return x, sum_of_squares(b - self.apply(x, weights)).sqrt()
@@ -104,20 +109,37 @@ class NormalEquations:
         return None
 
 
+def near_spectrum(a: LinearOperator, like: Tensor) -> Tensor | None:
+    """The spectrum of A* A, or of something circulant near it: of a window without the window, of a mask its mean."""
+    if (own := a.spectrum(like)) is not None:
+        return own
+    if isinstance(a, Inpainting):
+        mean = fit(a.mask, like, "Inpainting", "x").square().mean((-2, -1), keepdim=True)
+        return mean.clamp_min(torch.finfo(mean.dtype).eps)
+    if isinstance(a, Composition) and (inner := a.inner.spectrum(like)) is not None:
+        scale = a.outer.row_scale(like.shape[-2:])
+        return None if scale is None else scale * inner
+    return None
+
+
 def total(terms: Sequence[Tensor]) -> Tensor:
     """The sum of tensors."""
     return reduce(torch.add, terms)
 
 
-def inverted(t: Tensor) -> Tensor:
-    """1 / t of t [B, ...] >= 0, and 0 where t is 0 to rounding beside the largest of its image."""
+def inverted(t: Tensor, otherwise: float = 0.0) -> Tensor:
+    """1 / t of t [B, ...] >= 0, and `otherwise` where t is 0 to rounding beside the largest of its image."""
     least = torch.finfo(t.dtype).eps * t.flatten(1).amax(1)
-    return torch.where(t > column(least, t), 1 / t, 0)
+    return torch.where(t > column(least, t), 1 / t, otherwise)
 
 
-def _by_spectra(spectra: Sequence[Tensor], b: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def _by_spectra(
+    spectra: Sequence[Tensor], b: Tensor, weights: Sequence[Tensor], otherwise: float = 0.0
+) -> Tensor:  # fmt: skip
     size = b.shape[-2:]
-    gain = inverted(total([column(w.to(real_dtype(b)), s) * s for w, s in zip(weights, spectra, strict=True)]))
+    gain = inverted(
+        total([column(w.to(real_dtype(b)), s) * s for w, s in zip(weights, spectra, strict=True)]), otherwise
+    )
 
     def one(b: Tensor, gain: Tensor) -> Tensor:
         if b.is_complex():
