@@ -23,7 +23,8 @@ def work(seed: int = 0) -> tuple[torch.Tensor, ...]:
     """Results of kernels with few long tasks, many short ones, and sums."""
     x = numbers(3, 1, 160, 161, dtype=torch.float32, seed=seed)
     value, grad = ops.feature_gradient(x, WEIGHTS, 0.1)
-    return value, grad, ops.dwt2(x[..., :160].contiguous(), "sym4", 3), ops.squares(x), ops.prox_lp(x, 0.1, 0.5)
+    shrunk = ops.prox_lp(x, 0.1, 0.5), ops.prox_tv(x, 0.1, iterations=16).x
+    return value, grad, ops.dwt2(x[..., :160].contiguous(), "sym4", 3), ops.squares(x), *shrunk
 
 
 def info(code: str = "", **environment: str) -> dict:
