@@ -95,6 +95,14 @@ def test_an_image_has_the_bits_it_has_alone():
         assert torch.equal(alone[0], whole[i])
 
 
+def test_noise_that_nobody_knows_is_estimated():
+    x, sigma = photo(), 0.1
+    y = noisy(x, sigma)
+    found = fr.reconstruct(y, Identity()).x
+    assert psnr(found, x).item() > psnr(y, x).item() + 5
+    torch.testing.assert_close(fr.reconstruct(y, Identity(), noise=0.0).x, y)
+
+
 def test_known_pixels_are_kept_where_there_is_no_noise():
     x, a = photo(*SIZE), Inpainting(MASK)
     found, report = fr.reconstruct(a(x), a, method="dct")

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, pad
 
 from fastrecon.certificates import MisfitReport, Status
+from fastrecon.noise import estimate
 from fastrecon.operators.base import LinearOperator, keeps_norms
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype
@@ -118,7 +119,8 @@ class SlidingDCT:
     Args:
         operator: A.
         y: measurements [B, ...].
-        noise: standard deviation of each real number of y; 0 or None: as little as makes no difference.
+        noise: standard deviation of each real number of y; 0: as little as makes no difference. None: not known, of an
+            A that keeps images as they are estimated, else taken for 0.
         norm: a bound of |A|; None: it is found out.
         side: of the patches.
         strength: times all thresholds.
@@ -130,6 +132,7 @@ class SlidingDCT:
         strength: float = 1.0, seed: int = 0,
     ):  # fmt: skip
         self.operator, self.y, self.noise, self.norm = operator, y, noise or 0.0, norm
+        self.known = noise is not None
         self.side, self.strength, self.seed = side, strength, seed
 
     def run(
@@ -162,6 +165,7 @@ class SlidingDCT:
 
         if self._direct:  # noise on images as they are: nothing to split
             x = self.operator.apply_adjoint(self.y, x0.shape[-2:])
+            last = last if self.known else estimate(x.real if x.is_complex() else x)
             found = parts(lambda t, v: patches.denoised(t, self.strength * v), x, last)
             return found, self._report(found, None)
         ran = iterate(
