@@ -63,12 +63,15 @@ def test_noise_far_from_the_training_is_told():
 
 def test_each_image_may_have_its_own_noise():
     m = model()
-    y, sigma = noisy(Identity(), 0.1), torch.tensor([0.05, 0.15])
+    y, sigma = noisy(Identity(), 0.1), torch.tensor([0.0, 0.15])
     x, report = m(y, Identity(), noise=sigma)
-    assert report.noise.tolist() == pytest.approx([0.05, 0.15])
+    assert report.noise.tolist() == pytest.approx([0.001, 0.15])
     for k in range(2):
         alone = m(y[k : k + 1], Identity(), noise=float(sigma[k]))
         assert torch.equal(alone.x[0], x[k])
+    both = m(torch.cat([y[:1], 255 * y[1:]]), Identity(), noise=torch.tensor([0.1, 25.5]))
+    assert both.report.scale.tolist() == [1.0, 255.0]
+    torch.testing.assert_close(both.x[0], m(y, Identity(), noise=0.1).x[0])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ from fastrecon.models.base import Model, pretrained, register, trained
 from fastrecon.models.file import Header
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
+from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.options import check, option
+from fastrecon.solvers.base import column
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
 from fastrecon.terms.feature_norm import FeatureNorm
@@ -31,7 +33,9 @@ from fastrecon.terms.scaled import Scaled, grey, ungrey
 METHOD = "prior"
 PROBLEMS = ("denoise", "inpaint", "deblur", "mri", "ct", "block-cs", "")
 NOISELESS = 1e-3  # noise that is assumed where there is none, with images on [0, 1]: a quarter of a grey level
-COARSE, RATIO, COARSE_TOL = 0.05, 4.0, 0.1  # faint noise is approached from here, by such factors, to such tolerance
+# Images without noise, or with less than the first, are approached by these levels to such tolerance: large holes then
+# end at a lower phi. Others are solved at once, in fewer iterations.
+FAINTEST, LEVELS, COARSE_TOL = 2e-3, (0.064, 0.016, 0.004), 0.5
 FAR = 2.0  # noise beyond the training's by this factor is told
 ORDINARY = (0.1, 10.0)  # brightest pixels that count as images on [0, 1]
 USUAL = (255.0, 65535.0)  # what is white in images of 8 and 16 bits
@@ -118,8 +122,8 @@ class PriorModel(Model):
     ) -> tuple[Tensor, SmoothReport]:  # fmt: skip
         """Images [B, C, H, W] of measurements.
 
-        Where noise is faint, or none, the weight is lowered in steps, each from the images of the one before: so holes
-        and missing frequencies are filled at once. `iterations` counts all of them, the report's history shows the
+        Where there is no noise, or next to none, the weight is lowered in steps, each from the images of the one
+        before, so that large holes are filled well. The report counts the iterations of all, its history shows the
         last. phi is that of images and measurements divided by `scale`.
 
         Args:
@@ -132,10 +136,10 @@ class PriorModel(Model):
             norm: |A|, to about 1%; None: it is found out.
             problem: whose fitted contrast is used; "": none.
             lam: times the weight that belongs to the noise, > 0.
-            scale: what is white in the images, > 0; None: 1, unless the images are brighter or darker by a factor of
-                10: then 255 or 65535 where that is likely, else about the brightest pixels.
+            scale: what is white in the images, > 0; None: 1, unless an image is brighter or darker by a factor of 10:
+                then 255 or 65535 where that is likely, else about its brightest pixels.
             tol: as of SmoothDescent.
-            iterations: at most so many.
+            iterations: at most so many with each weight.
             history: whether to record every iteration.
             callback: callback(k, images) after every iteration.
 
@@ -151,35 +155,41 @@ class PriorModel(Model):
         operator = _in_precision(operator, self.dtype)
         y = y.to(self.dtype.to_complex() if y.is_complex() else self.dtype)
         x = operator.apply_adjoint(y, size) if start is None else start.to(y.device)
-        kind = self.dtype.to_complex() if x.is_complex() else self.dtype
-        white = _white(operator, y, size) if scale is None else float(number(scale, METHOD, "scale", above=0))
-        y, x = y / white, x.to(kind) / white
+        x = x.to(self.dtype.to_complex() if x.is_complex() else self.dtype)
+        white = (
+            _white(operator, y, size)
+            if scale is None
+            else x.new_full((len(x),), float(number(scale, METHOD, "scale", above=0)), dtype=torch.float64)
+        )
+        y, x = y / column(white, y), x / column(white, x)
         size_of = norm if norm is not None else operator.norm(x[:1].shape, tol=1e-2)
         size_of = size_of if 0 < size_of < math.inf else 1.0
-        sigma = per_image(noise, x.new_zeros(len(x), dtype=torch.float64), METHOD, "noise", least=0) / (white * size_of)
+        sigma = per_image(noise, white, METHOD, "noise", least=0) / (white * size_of)
         good = torch.isfinite(sigma) & (sigma >= 0)
         expect(bool(good.all()), METHOD, "noise", "standard deviations >= 0", sigma.tolist())
         sigma = sigma.clamp_min(NOISELESS)
-        used, trials = torch.zeros(len(x), dtype=torch.int64, device=x.device), 0
-        report, images = None, x
+
+        def solver(sigma: Tensor, operator: LinearOperator) -> SmoothDescent:
+            return SmoothDescent(operator, self.term(size_of**2 * lam * self.lam(sigma), problem))
 
         def tell(k: int, s: SmoothState) -> None:
             if callback is not None:
-                callback(int(used.max()) + k, s.x * white)
+                whole = s.x if len(s.x) == len(x) else x.index_copy(0, faint, s.x)
+                callback(k, whole * column(white, whole))
 
-        for level in _levels(float(sigma.min())):
-            weight = size_of**2 * lam * self.lam(sigma.clamp_min(level))
-            last = level <= float(sigma.min())
-            images, report = SmoothDescent(operator, self.term(weight, problem)).solve(
-                y, images, max(0, iterations - int(used.max())), tol if last else max(tol, COARSE_TOL),
-                history=history and last, finish=last, callback=tell,
-            )  # fmt: skip
-            used, trials = used + report.iterations, trials + report.trials
-        assert report is not None
+        used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        trials, faint = used, (sigma <= FAINTEST).nonzero().flatten()
+        for level in LEVELS if len(faint) else ():
+            part, first = solver(torch.full_like(sigma[faint], level), operator.take(faint)).solve(
+                y[faint], x[faint], iterations, max(tol, COARSE_TOL), history=False, finish=False, callback=tell
+            )
+            x = x.index_copy(0, faint, part)
+            used, trials = used.index_add(0, faint, first.iterations), trials.index_add(0, faint, first.trials)
+        x, report = solver(sigma, operator).solve(y, x, iterations, tol, history=history, callback=tell)
         low, high = float(self.sigmas[0]) / FAR, float(self.sigmas[-1]) * FAR
-        return images * white, replace(
-            report, iterations=used, trials=trials, noise=sigma * white * size_of, scale=torch.full_like(sigma, white),
-            weight=size_of**2 * lam * self.lam(sigma), beyond_training=(sigma < low) | (sigma > high),
+        return x * column(white, x), replace(
+            report, iterations=used + report.iterations, trials=trials + report.trials, noise=sigma * white * size_of,
+            weight=size_of**2 * lam * self.lam(sigma), scale=white, beyond_training=(sigma < low) | (sigma > high),
         )  # fmt: skip
 
     def feature_norms(self, x: Tensor) -> Tensor:
@@ -228,30 +238,24 @@ class PriorModel(Model):
         return card.page(self.meta, what, code, facts)
 
 
-def _levels(sigma: float) -> list[float]:
-    """Noise levels from the coarsest to sigma."""
-    steps = max(0, math.ceil(math.log(COARSE / sigma) / math.log(RATIO) - 1e-9))
-    return [sigma * RATIO**k for k in range(steps, 0, -1)] + [sigma]
-
-
 def _in_precision(operator: LinearOperator, dtype: torch.dtype) -> LinearOperator:
     """The operator, or a copy whose tensors are of this real type."""
     own = [t for t in (*operator.parameters(), *operator.buffers()) if t.is_floating_point() or t.is_complex()]
     return operator if all(real_dtype(t) == dtype for t in own) else copy.deepcopy(operator).to(dtype)
 
 
-def _white(operator: LinearOperator, y: Tensor, size: tuple[int, int] | None) -> float:
-    """1, or about the brightest pixels of images that are far from [0, 1], as the adjoint shows them."""
+def _white(operator: LinearOperator, y: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """1, or about the brightest pixels of an image that is far from [0, 1], as the adjoint shows it; [B] float64."""
     x = operator.apply_adjoint(y, size)
-    energy, seen = (float(torch.linalg.vector_norm(t).double()) for t in (x, operator.forward(x)))
-    if not (0 < seen < math.inf and 0 < energy < math.inf):
-        return 1.0
-    magnitudes = x.abs().flatten()
-    count = max(1, len(magnitudes) // 1000)
-    peak = (energy / seen) ** 2 * float(magnitudes.topk(count).values[-1])
-    if ORDINARY[0] <= peak <= ORDINARY[1]:
-        return 1.0
-    return next((white for white in USUAL if white / 2 <= peak <= 1.5 * white), peak)
+    energy, seen = sum_of_squares(x), sum_of_squares(operator.forward(x))
+    magnitudes = x.abs().flatten(1)
+    bright = magnitudes.topk(max(1, magnitudes.shape[1] // 1000)).values[:, -1].double()
+    peak = energy / seen * bright
+    white = peak
+    for usual in USUAL:
+        white = torch.where((peak >= usual / 2) & (peak <= 1.5 * usual), usual, white)
+    ordinary = (peak >= ORDINARY[0]) & (peak <= ORDINARY[1])
+    return torch.where(ordinary | ~(peak > 0) | ~torch.isfinite(peak), 1.0, white)
 
 
 @dataclass(frozen=True)
@@ -294,7 +298,8 @@ def prior(options: Options, device: torch.device) -> Runner:
         x0 = x0.to(inverse.y.dtype) if inverse.y.is_complex() else x0
         x, report = model.compute(
             inverse.y, inverse.operator, inverse.noise, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
-            lam=options.lam, tol=options.tol, iterations=options.iterations, callback=tell,
+            scale=1.0 if inverse.problem else None, lam=options.lam, tol=options.tol, iterations=options.iterations,
+            callback=tell,
         )  # fmt: skip
         maps = {"features": model.feature_norms(x)} if options.features else {}
         return Outcome(x, report, extras=maps, model=options.model or model.name)
