@@ -50,6 +50,10 @@ class Config:
         "folders (or files) of validation images; default: a share of --data", (), nargs="+"
     )
     validation: float = option("share of the images of --data kept for validation", 0.025, within="[0, 1)", type=float)
+    init: str = option(
+        "start from the second regulariser of this model (name or file), say of another ratio; mu is that of --anchor",
+        "",
+    )
     name: str = option("name of the model; default: that of --model", "", file_name=True)
     anchor: float = option(
         "initial weight mu of |x - x_K|^2 / 2, x_K the image of the phases; 0: none", 0.1, within="[0, 100]",
@@ -154,7 +158,13 @@ class LdaCsMinimiser(Objective[models.BlockSensingModel]):
             r.weights[0].shape[0], config.layers or len(r.weights), delta=r.delta, eps0=config.eps,
             anchor=config.anchor,
         )  # fmt: skip
-        if not config.layers:
+        if config.init:
+            source = models.load(config.init)
+            other = source.solver.minimiser if isinstance(source, models.BlockSensingModel) else None
+            expect(isinstance(other, Minimiser), "train", "--init", "a model with a second regulariser", config.init)
+            assert isinstance(other, Minimiser)
+            minimiser.regulariser = copy.deepcopy(other.regulariser)
+        elif not config.layers:
             own = minimiser.regulariser
             own.load_state_dict(phases.balanced().regulariser.state_dict())
             with torch.no_grad():
