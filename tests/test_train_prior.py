@@ -59,11 +59,12 @@ def column_of(out: Path, name: str) -> list[float]:
 
 
 def test_a_run_learns_and_leaves_a_prior_that_denoises(photos, tmp_path):
-    assert train(photos, tmp_path, steps=80, validate_every=20) == 0
+    assert train(photos, tmp_path, steps=80, validate_every=20, factors=("ct=0.25",)) == 0
     scores = column_of(tmp_path, "validation_psnr")
     assert scores[-1] > scores[0] + 0.3
     model = fr.load(tmp_path / "model.safetensors")
     assert isinstance(model, PriorModel)
+    assert model.fits == {"ct": (math.log(0.25), 0.0)}
     assert model.meta["training"]["command"].startswith("fastrecon train prior ")
     assert "0.05 to 0.2" in (tmp_path / "prior.md").read_text()
     clean = torch.from_numpy(io.read_image(photos / "0.png").pixels)[None, None]
@@ -133,6 +134,8 @@ def test_an_image_that_did_not_converge_teaches_nothing(photos):
         ({"init": "sgp-step-inpaint"}, "--init: expected a prior or a model of LDA"),
         ({"patch": 100}, "patch: expected images of at least 100x100 pixels"),
         ({"products": 0}, "--products"),
+        ({"factors": ("ct=0",)}, "--factors: expected a number > 0"),
+        ({"factors": ("sun=1",)}, "--factors: expected one of"),
     ],
 )
 def test_bad_settings_are_one_line(photos, tmp_path, capsys, changes, line):

@@ -1,11 +1,13 @@
-"""Which classical method an inverse problem gets unless one is named, by what is known of it, and why."""
+"""Which method an inverse problem gets unless one is named, by what is known of it, and why."""
 
 from dataclasses import dataclass
 
 from fastrecon.operators.base import keeps_norms
 from fastrecon.solvers.linear import like_images
-from fastrecon.solvers.methods import Inverse
+from fastrecon.solvers.methods import METHODS, Inverse
 from fastrecon.solvers.wiener import spectrum
+
+PRIOR = "prior"  # of the models, which lie above: there is a shipped one
 
 
 @dataclass(frozen=True)
@@ -17,19 +19,19 @@ class Chosen:
 
 
 def automatic(inverse: Inverse) -> Chosen:
-    """The method for a linear operator: in closed form where that loses nothing, else by sparse patches."""
+    """The method for a linear operator: in closed form where that loses nothing, by the learned prior where the noise
+    is known, else by sparse patches, which need no noise level.
+    """
     x = inverse.first()[:1]
     if x.ndim != 4:
         return Chosen("cg", "x is no batch of images [B, C, H, W]")
     unknown = "the noise is not known" if inverse.noise is None else "there is no noise"
     noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else unknown
-    if keeps_norms(inverse.operator):
-        return Chosen("dct", f"noise is all there is to remove: {noise}")
-    if inverse.noise:
-        return Chosen("dct", f"{noise}, from which patches sparse in the cosine transform tell pictures")
-    if _invertible(inverse):
+    if not inverse.noise and not keeps_norms(inverse.operator) and _invertible(inverse):
         return Chosen("tikhonov", f"the operator has an inverse by Fourier transforms, and {noise}")
-    return Chosen("dct", f"{noise}, and the measurements do not tell all")
+    if inverse.noise is not None and PRIOR in METHODS:
+        return Chosen(PRIOR, f"{noise}, which weighs a prior learned from pictures")
+    return Chosen("dct", f"{noise}: patches sparse in the cosine transform need no level")
 
 
 def _invertible(inverse: Inverse) -> bool:

@@ -23,6 +23,7 @@ from fastrecon.models import BlockSensingModel, PriorModel
 from fastrecon.ops import feature_gradient
 from fastrecon.ops.feature_gradient import PRECISIONS
 from fastrecon.options import check, option
+from fastrecon.problems import PROBLEMS
 from fastrecon.solvers.base import column
 from fastrecon.terms import FeatureNorm
 from fastrecon.train import images
@@ -57,6 +58,10 @@ class Config:
     sigmas: Sequence[float] = option(
         "noise levels between which lam and eps are learned, ascending", (0.02, 0.05, 0.1, 0.2), nargs="+", type=float
     )
+    factors: Sequence[str] = option(
+        "PROBLEM=FACTOR: times the weight for a problem whose noise is not that of denoising, fitted with --lam of"
+        " `fastrecon evaluate --methods prior:lam=FACTOR`", (), nargs="+",
+    )  # fmt: skip
     focus: float = option("noise level that is drawn more often", 0.1, within="(0, 10]", type=float)
     focus_share: float = option("share of images with it", 0.35, within="[0, 1]", type=float)
     channels: int = option("feature channels, without --init", 32, within="[1, 128]", type=int)
@@ -95,6 +100,18 @@ class Config:
         fits = bool(s) and all(0 < v < math.inf for v in s) and all(a < b for a, b in itertools.pairwise(s))
         expect(fits, "train", "--sigmas", "ascending numbers > 0", list(s))
         object.__setattr__(self, "sigmas", s)
+        self.fits()
+
+    def fits(self) -> dict[str, tuple[float, float]]:
+        """The factors as a model keeps them: log of the factor and of the contrast, by problem."""
+        found = {}
+        for text in self.factors:
+            problem, _, factor = text.partition("=")
+            expect(problem in PROBLEMS, "train", "--factors", f"one of {', '.join(PROBLEMS)}, = and a number", text)
+            value = float(factor) if factor.replace(".", "", 1).isdigit() else 0.0
+            expect(value > 0, "train", "--factors", "a number > 0", text)
+            found[problem] = (math.log(value), 0.0)
+        return found
 
     def schedule(self) -> Schedule:
         """Steps and learning rates."""
@@ -262,7 +279,7 @@ class Prior(Objective[Learned]):
             "validation_data": last_names(config.validation_data) or f"{config.validation:g} of the images",
             "settings": settings_of(config),
         }
-        self.write(self.module.model({"name": self.name, "training": training}))
+        self.write(self.module.model({"name": self.name, "training": training, "fits": config.fits()}))
 
     def state_dict(self) -> dict[str, Any]:
         """What is learned, generators, and what tells whether the images are the same on resumption."""
