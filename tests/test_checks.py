@@ -217,7 +217,7 @@ torch.set_default_dtype(torch.{dtype})
 import fastrecon as fr
 from fastrecon import masks, ops
 from fastrecon.problems import wavelet_l1 as problems
-from fastrecon.operators import Fourier
+from fastrecon.operators import Fourier, Identity
 for mask in (masks.uniform((16, 16), 0.5), masks.variable_density((16, 16), 1), masks.radial((16, 16), 0.3)):
     assert mask.dtype == torch.float32
 x = torch.rand(1, 1, 16, 16, dtype=torch.float32)
@@ -228,6 +228,9 @@ for name in fr.pretrained():
     model = fr.load(name)
     found = {{p.dtype for p in model.parameters()}} | {{b.dtype for b in model.buffers() if b.is_floating_point()}}
     assert found == {{torch.float32}}, (name, found)
+    if model.method == "prior":
+        assert model(x, Identity(), noise=0.1).x.dtype == torch.float32, name
+        continue
     if hasattr(model, "q"):
         y = torch.rand(1, 1, 1, model.q.shape[1], dtype=torch.float32)
     elif hasattr(model, "side"):

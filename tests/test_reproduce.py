@@ -32,7 +32,7 @@ def test_a_table_of_real_pictures_and_going_on(run, tmp_path):
     assert len(after.splitlines()) == 20
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["taken"] for row in rows if row["method"] == "auto"} == {"dct"}
+    assert {row["taken"] for row in rows if row["method"] == "auto"} == {"prior"}
     assert all("noise" in row["why"] for row in rows if row["method"] == "auto")
     (found,) = [m for m in json.loads((tmp_path / "table.json").read_text())
                 if (m["problem"], m["method"]) == ("denoise 0.1", "auto")]  # fmt: skip
@@ -50,7 +50,7 @@ def test_every_line_of_the_picture_table_is_measured(run, tmp_path):
         assert len([row for row in found["rows"] if row["problem"] == name]) >= 2
     taken = {row["problem"]: row["taken"] for row in found["rows"] if row["method"] == "auto"}
     assert taken["deblur"] == "tikhonov"
-    assert taken["deblur, noise 2/255"] == "dct"
+    assert taken["deblur, noise 2/255"] == "prior"
 
 
 def test_what_is_refused(fails, run, tmp_path):

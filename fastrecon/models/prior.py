@@ -71,8 +71,8 @@ class PriorModel(Model):
         fits = lams.shape == sigmas.shape and bool((lams > 0).all())
         expect(fits, name, "lams", f"numbers > 0 [{len(sigmas)}]", lams.tolist())
         self.regulariser = regulariser
-        self.register_buffer("sigmas", sigmas.detach().double())
-        self.register_buffer("lams", lams.detach().double())
+        self.register_buffer("sigmas", sigmas.detach().float())
+        self.register_buffer("lams", lams.detach().float())
         self.fits = {k: (float(a), float(s)) for k, (a, s) in dict(self.meta.get("fits", {})).items()}
 
     @property
