@@ -36,6 +36,7 @@ from fastrecon.train.world import World
 
 feature_gradient = behind(feature_gradient)
 
+USUAL_EPS = 0.004
 VALIDATION_SIDE, VALIDATION_TOL, VALIDATION_ITERATIONS = 128, 1e-3, 200
 SPEED = 5.0  # rate of the logarithms of lam and eps, in rates of the kernels
 LOUD = 1.3  # errors grow about like sigma^1.3: images are weighed by the inverse
@@ -171,30 +172,16 @@ class Prior(Objective[Learned]):
 
     def _start(self, config: Config) -> Learned:
         torch.manual_seed(config.seed)
-        knots, focus = torch.tensor(config.sigmas, dtype=torch.float64), math.log(config.focus)
-        eps = config.eps or 0.004
-        lam = config.lam * ((knots.log() - focus) * 1.5).exp()
-        if not config.init:
-            r = FeatureNorm(config.channels, config.layers, 1, config.delta)
-        else:
-            source = models.load(config.init)
-            fits = isinstance(source, PriorModel | BlockSensingModel)
-            expect(fits, "train", "--init", "a prior or a model of LDA", f"one for {source.problem}")
-            if isinstance(source, PriorModel):
-                r = source.regulariser
-                lam = lam if config.lam else source.lam(knots)
-                eps = config.eps or source.regulariser.eps or eps
-            else:
-                assert isinstance(source, BlockSensingModel)
-                r = source.solver.balanced().regulariser
-        r = r.float().requires_grad_(True)
-        if not bool((lam > 0).all()):  # a first pull of a third of the noise
-            x = self.crops(8)
-            for k, s in enumerate(knots.tolist()):
+        knots = torch.tensor(config.sigmas, dtype=torch.float64)
+        r, lam, eps = _source(config, knots)
+        if config.lam:
+            lam = config.lam * ((knots.log() - math.log(config.focus)) * 1.5).exp()
+        elif lam is None:  # a first pull of a third of the noise
+            x, pulls = self.crops(8), []
+            for s in config.sigmas:
                 noisy = x + s * torch.randn(x.shape, generator=self.generator).to(x)
-                lam[k] = (
-                    0.3 * s / float(r.value_and_grad(noisy, eps)[1].detach().square().mean().sqrt().clamp_min(1e-12))
-                )
+                pulls.append(r.value_and_grad(noisy, eps)[1].detach().square().mean().sqrt().double())
+            lam = 0.3 * knots / torch.stack(pulls).clamp_min(1e-12).to(knots)
         return Learned(r, config.sigmas, lam, eps)
 
     @property
@@ -302,6 +289,25 @@ class Prior(Objective[Learned]):
         self.module.load_state_dict(state["module"])
         self.crops.load_state_dict(state["crops"])
         self.generator.set_state(state["generator"])
+
+
+def _source(config: Config, knots: Tensor) -> tuple[FeatureNorm, Tensor | None, float]:
+    """The regulariser to begin with, lam at the knots if it is known, and eps."""
+    eps = config.eps or USUAL_EPS
+    if not config.init:
+        return FeatureNorm(config.channels, config.layers, 1, config.delta), None, eps
+    source = models.load(config.init)
+    lam = None
+    if isinstance(source, BlockSensingModel):
+        r = source.solver.balanced().regulariser
+    else:
+        r = source.regulariser if isinstance(source, PriorModel) else None
+        fits = isinstance(r, FeatureNorm)
+        expect(fits, "train", "--init", "a prior or a model of LDA, of convolutions", f"one of {source.method}")
+        assert isinstance(source, PriorModel)
+        assert isinstance(r, FeatureNorm)
+        lam, eps = source.lam(knots), config.eps or r.eps or eps
+    return r.float().requires_grad_(True), lam, eps
 
 
 def denoising(prior: Phi, y: Tensor) -> Phi:
