@@ -7,7 +7,7 @@ import torch
 
 import fastrecon as fr
 from fastrecon.metrics import psnr
-from fastrecon.operators import Blur, Crop, Fourier, Inpainting, gaussian_kernel
+from fastrecon.operators import Blur, Crop, Fourier, Identity, Inpainting, gaussian_kernel
 from fastrecon.operators.callables import Callables
 from fastrecon.solvers import automatic
 from fastrecon.solvers.linear import fourier_penalty, laplacian, wrapped_laplacian
@@ -176,6 +176,7 @@ def test_what_is_chosen_and_why():
     assert "not known" in chosen(BLUR, None).why
     assert chosen(BLUR, 0.01).method == "prior"
     assert chosen(Inpainting(mask), 0.0).method == "prior"
+    assert chosen(Identity(), 0.0).method == "dct"  # which leaves y as it is
     assert "the noise is 0.01" in chosen(BLUR, 0.01).why
     assert chosen(Inpainting(mask), None).method == "dct"
     assert chosen(Fourier(mask), None).method == "dct"

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from fastrecon import load
+from fastrecon.models import BlockSensingModel
 from fastrecon.models import file as model_file
 from fastrecon.models.file import Header
 
@@ -139,6 +140,8 @@ def as_format_1(path, flat, **meta):
 )
 def test_both_formats_give_one_model(tmp_path, name, flat, task):
     path, shipped = tmp_path / "m.safetensors", load(name)
+    if isinstance(shipped, BlockSensingModel):
+        shipped.solver.minimiser = None  # of which format 1 did not know
     shipped.save(path)
     new = load(path)
     as_format_1(path, flat, task=task)

@@ -73,7 +73,7 @@ def test_lda_to_convergence_with_start_and_maps():
     assert found.report.status == ["converged"]
     assert (found.report.history["merit"][found.report.trained_phases :].diff(dim=0) <= 0).all()
     assert seen[-1][0] == seen[-1][1]
-    assert {s[2:] for s in seen} == {("reductions of eps", (1, 1, 33, 33))}
+    assert {s[2:] for s in seen} == {("reductions of eps and gradient", (1, 1, 33, 33))}
     assert found.extras["maps"].shape == (1, 33, 33)
     model = fr.load("lda-cs-25")
     assert torch.equal(found.start, model.start(m.y, m.size))

@@ -29,7 +29,8 @@ def automatic(inverse: Inverse) -> Chosen:
     noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else unknown
     if not inverse.noise and not keeps_norms(inverse.operator) and _invertible(inverse):
         return Chosen("tikhonov", f"the operator has an inverse by Fourier transforms, and {noise}")
-    if inverse.noise is not None and PRIOR in METHODS:
+    nothing_to_do = inverse.noise == 0 and keeps_norms(inverse.operator)
+    if inverse.noise is not None and not nothing_to_do and PRIOR in METHODS:
         return Chosen(PRIOR, f"{noise}, which weighs a prior learned from pictures")
     return Chosen("dct", f"{noise}: patches sparse in the cosine transform need no level")
 
