@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastrecon.checks import expect, expect_finite
 from fastrecon.ops.layout import real_dtype
 
 S = TypeVar("S")
@@ -133,3 +134,13 @@ def with_parts(module: M, **parts: Any) -> M:
     for name, part in parts.items():
         setattr(twin, name, part)
     return twin
+
+
+def check_measurements(y: Tensor, name: str) -> None:
+    """Looks at measurements [B, ...] of the solver `name`; their shape and device are the operator's to judge.
+
+    Raises:
+        ValueError: they are not numeric, or hold NaN or Inf.
+    """
+    expect(y.is_floating_point() or y.is_complex(), name, "y", "real or complex measurements [B, ...]", y)
+    expect_finite(y, name, "finite measurements", "image")

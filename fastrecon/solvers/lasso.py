@@ -14,11 +14,11 @@ from typing_extensions import Self
 
 from fastrecon import ops
 from fastrecon.certificates import ITERATION_LIMIT, ProximalReport, Status
-from fastrecon.checks import behind, expect, expect_finite, flag, integer, number
+from fastrecon.checks import behind, expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype, spread_over
-from fastrecon.solvers.base import Callback, Run, iterate, with_parts
+from fastrecon.solvers.base import Callback, Run, check_measurements, iterate, with_parts
 from fastrecon.threads import alone
 
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
@@ -182,9 +182,7 @@ class Lasso(nn.Module, Generic[S]):
         Raises:
             ValueError: they are not numeric, or hold NaN or Inf.
         """
-        name = type(self).__name__
-        expect(y.is_floating_point() or y.is_complex(), name, "y", "real or complex measurements [B, ...]", y)
-        expect_finite(y, name, "finite measurements", "image")
+        check_measurements(y, type(self).__name__)
 
     def compute(self, y: Tensor, **options: Any) -> tuple[Tensor, ProximalReport]:
         """As `forward`, for measurements that passed `check`."""

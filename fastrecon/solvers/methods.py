@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.certificates import Certificate
-from fastrecon.checks import choice, expect
+from fastrecon.checks import choice, expect, finite_number
 from fastrecon.operators.base import LinearOperator
 
 O = TypeVar("O", contravariant=True)  # noqa: E741
@@ -142,3 +142,19 @@ def named(name: str, problem: str = "", op: str = "reconstruct") -> Method:
         METHODS[name].solves(problem), op, "method", f"one of {', '.join(fits)} for {problem or 'an operator'}", name
     )
     return METHODS[name]
+
+
+def given_weight(text: str, op: str, words: tuple[str, ...] = ("auto",)) -> float | None:
+    """The weight that an option --lam gives as a number; None where it is one of `words`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text in words:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    expect(finite_number(value) and value >= 0, op, "--lam", f"{', '.join(words)} or a number >= 0", text)
+    return value

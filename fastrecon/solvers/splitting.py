@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from fastrecon.certificates import AlternatingReport, Status
-from fastrecon.checks import expect, expect_finite, flag, integer, number
+from fastrecon.checks import expect, flag, integer, number
 from fastrecon.operators.base import Composition, LinearOperator
 from fastrecon.operators.identity import Identity
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
-from fastrecon.solvers.base import Callback, Run, column, iterate, with_parts
+from fastrecon.solvers.base import Callback, Run, check_measurements, column, iterate, with_parts
 from fastrecon.terms.base import Term
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.terms.normal_equations import NormalEquations, total
@@ -255,9 +255,7 @@ class Splitting(nn.Module, Generic[S]):
         Raises:
             ValueError: they are not numeric, or hold NaN or Inf.
         """
-        name = type(self).__name__
-        expect(y.is_floating_point() or y.is_complex(), name, "y", "real or complex measurements [B, ...]", y)
-        expect_finite(y, name, "finite measurements", "image")
+        check_measurements(y, type(self).__name__)
 
     def compute(self, y: Tensor, **options: Any) -> tuple[Tensor, AlternatingReport]:
         """As `forward`, for measurements that passed `check`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fastrecon.checks import expect, finite_number
+from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.gradient import Gradient
 from fastrecon.operators.wavelet import Wavelet
@@ -17,7 +17,7 @@ from fastrecon.options import check, option
 from fastrecon.solvers.admm import ADMM
 from fastrecon.solvers.hqs import HQS, continuation
 from fastrecon.solvers.lasso import detail_weights
-from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
+from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, given_weight, method
 from fastrecon.solvers.wavelet_methods import spread
 from fastrecon.terms import GroupL21, Lp, Term
 
@@ -57,14 +57,7 @@ class SplittingOptions:
 
     def number(self) -> float | None:
         """The weight, where it is a number."""
-        if self.lam == "auto":
-            return None
-        try:
-            value = float(self.lam)
-        except ValueError:
-            value = float("nan")
-        expect(finite_number(value) and value >= 0, "splitting", "--lam", "auto or a number >= 0", self.lam)
-        return value
+        return given_weight(self.lam, "splitting")
 
     def value(self, inverse: Inverse, norm: float) -> float:
         """lam: that of A / |A| and its noise, |A|^2 times."""

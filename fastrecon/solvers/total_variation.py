@@ -16,13 +16,13 @@ from typing_extensions import Self
 
 from fastrecon import ops
 from fastrecon.certificates import ProximalReport, TotalVariationReport
-from fastrecon.checks import behind, expect, finite_number
+from fastrecon.checks import behind
 from fastrecon.operators.base import LinearOperator
 from fastrecon.options import check, option
 from fastrecon.solvers.base import Run, column, with_parts
 from fastrecon.solvers.ista import FistaState
 from fastrecon.solvers.lasso import Lasso
-from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
+from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, given_weight, method
 from fastrecon.solvers.wavelet_methods import spread
 from fastrecon.terms.total_variation import TV
 
@@ -153,14 +153,7 @@ class TVOptions:
 
     def number(self) -> float | None:
         """The weight, where it is a number."""
-        if self.lam == "auto":
-            return None
-        try:
-            value = float(self.lam)
-        except ValueError:
-            value = float("nan")
-        expect(finite_number(value) and value >= 0, "tv", "--lam", "auto or a number >= 0", self.lam)
-        return value
+        return given_weight(self.lam, "tv")
 
     def value(self, inverse: Inverse) -> float:
         """lam."""

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect, finite_number
 from fastrecon.operators.wavelet import Wavelet
 from fastrecon.options import check, option
 from fastrecon.solvers.ista import FISTA, ISTA
 from fastrecon.solvers.lasso import detail_weights
-from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
+from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, given_weight, method
 
 WEIGHT = 0.7  # lam of the details in units of the noise that A* makes of that of y
 FAINT = 0.1 / 255  # lam where neither noise nor a paper tells one, for images on [0, 1]
@@ -37,14 +36,7 @@ class Weighting:
 
     def number(self) -> float | None:
         """The weight, where it is a number."""
-        if self.lam in ("auto", "paper"):
-            return None
-        try:
-            value = float(self.lam)
-        except ValueError:
-            value = float("nan")
-        expect(finite_number(value) and value >= 0, "wavelets", "--lam", "auto, paper or a number >= 0", self.lam)
-        return value
+        return given_weight(self.lam, "wavelets", ("auto", "paper"))
 
     @property
     def by_noise(self) -> bool:
