@@ -88,6 +88,20 @@ def test_a_run_goes_on_to_the_same_bits(photos, tmp_path):
     assert not torch.equal(a.regulariser.weights[0], objective.module.regulariser.weights[0])
 
 
+def test_a_run_goes_on_without_the_model_that_it_started_from(photos, tmp_path):
+    first, run = tmp_path / "first.safetensors", tmp_path / "run"
+    meta = {"name": "first", "training": {"command": "", "settings": {}}}
+    untrained(photos, channels=6, layers=3, delta=0.2).module.model(meta).save(first)
+    assert train(photos, run, init=str(first)) == 0
+    whole = fr.load(run / "model.safetensors")
+    checkpoint.save(run / CHECKPOINT, checkpoint.load(run / checkpoint.PREVIOUS))
+    first.unlink()
+    assert main(["train", "prior", "--out", str(run), "--resume", "--threads", "1", "--device", "cpu"]) == 0
+    again = fr.load(run / "model.safetensors")
+    assert again.hyperparameters() == whole.hyperparameters()
+    assert all(torch.equal(p, q) for p, q in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+
+
 def test_lam_is_linear_in_logarithms_as_the_model_has_it(photos):
     learned = untrained(photos).module
     assert isinstance(learned, Learned)

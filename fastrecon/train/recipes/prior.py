@@ -168,7 +168,12 @@ class Prior(Objective[Learned]):
         held = [images.central(i, VALIDATION_SIDE)[None, None].to(world.device) for i in found.held]
         self.held = [i for i in held if min(i.shape[-2:]) > 2]
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.module = self._start(config).to(world.device)
+        # what a checkpoint brings takes the place of an untrained one: the model of --init is not read again
+        r = FeatureNorm(config.channels, config.layers, 1, config.delta)
+        self.module = (
+            self._start(config) if fresh else Learned(r, config.sigmas, torch.ones(len(config.sigmas)), USUAL_EPS)
+        )
+        self.module.to(world.device)
 
     def _start(self, config: Config) -> Learned:
         torch.manual_seed(config.seed)
@@ -270,10 +275,15 @@ class Prior(Objective[Learned]):
 
     def state_dict(self) -> dict[str, Any]:
         """What is learned, generators, and what tells whether the images are the same on resumption."""
+        r = self.module.regulariser
         return {
             "module": self.module.state_dict(),
-            "shape": [len(self.module.regulariser.weights), *self.module.regulariser.weights[0].shape[:2]],
-            "delta": self.module.regulariser.delta,
+            "regulariser": {
+                "channels": len(r.weights[0]),
+                "layers": len(r.weights),
+                "delta": r.delta,
+                "final_activation": r.final_activation,
+            },
             "crops": self.crops.state_dict(),
             "generator": self.generator.get_state(),
             "digest": self.crops.digest,
@@ -286,6 +296,7 @@ class Prior(Objective[Learned]):
             ValueError: the training images are not those of the checkpoint.
         """
         images.expect_same(state, self.crops.digest)
+        self.module.regulariser = FeatureNorm(**state["regulariser"]).to(self.world.device)
         self.module.load_state_dict(state["module"])
         self.crops.load_state_dict(state["crops"])
         self.generator.set_state(state["generator"])
