@@ -12,6 +12,7 @@ from fastrecon import registry
 from fastrecon.operators import (
     BlockSensing,
     Blur,
+    BlurredSlopes,
     Callables,
     Dictionary,
     Fourier,
@@ -128,6 +129,7 @@ OPERATORS = {  # a new operator is one row: how it is made, the shape of an inpu
     "gradient": (Gradient, (2, 1, 6, 8), 8**0.5),
     "gradient_of_odd_sizes": (Gradient, (2, 2, 5, 1), None),
     "gradient_of_blur": (lambda: Gradient() @ Blur(random(3, 3)), (1, 1, 5, 6), None),
+    "blurred_slopes": (lambda: BlurredSlopes(Blur(random(3, 5).abs()), 0.25), (2, 2, 6, 7), 0.5),
     "adjoint_of_gradient": (lambda: Gradient().T, (1, 4, 5, 4), None),
     "adjoint_of_fourier": (lambda: Fourier(some(6, 5)).T, (2, 1, 6, 5), 1.0),
 }

@@ -1,1 +1,10 @@
 """Networks that methods are made of."""
+
+from torch import nn
+
+from fastrecon.networks.residual_cnn import ResidualCNN
+
+# Kinds of units of PADNet, by their names in model files. A kind is made with its `settings`, an instance keeps them.
+UNITS: dict[str, type[nn.Module]] = {"cnn": ResidualCNN}
+
+__all__ = ["UNITS", "ResidualCNN"]

@@ -3,6 +3,7 @@
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, measurements, random_phi
 from fastrecon.operators.blur import Blur, gaussian_kernel
+from fastrecon.operators.blurred_slopes import BlurredSlopes
 from fastrecon.operators.callables import Callables
 from fastrecon.operators.crop import Crop
 from fastrecon.operators.dictionary import Dictionary
@@ -16,6 +17,7 @@ from fastrecon.operators.wavelet import Wavelet
 __all__ = [
     "BlockSensing",
     "Blur",
+    "BlurredSlopes",
     "Callables",
     "Crop",
     "Dictionary",

@@ -57,7 +57,8 @@ class Units:
 
     Args:
         given: G, the same everywhere; or a list of them for every iteration; or a list of such lists, one an iteration.
-            The last list serves for all iterations that follow.
+            The last list serves for all iterations that follow. One with data of its own for each image has a method
+            take(which), itself for the images `which` of the batch.
         most: units asked in an iteration.
         clip: R: outputs longer than R, a norm over the image, are shortened to it; None: as they are.
     """
@@ -80,6 +81,15 @@ class Units:
             return self.given
         row = self.rows[min(k, len(self.rows) - 1)]
         return row[t] if t < len(row) else None
+
+    def take(self, which: Tensor) -> "Units":
+        """Those for the images `which` of the batch: units with a `take` of their own are asked for it."""
+
+        def one(u: Any) -> Unit:
+            return u.take(which) if hasattr(u, "take") else u
+
+        given = one(self.given) if self.rows is None else [[one(u) for u in row] for row in self.rows]
+        return Units(given, self.most, self.clip)
 
     def applied(self, unit: Unit, v: Tensor) -> Tensor:
         """unit(v), clipped."""
@@ -268,7 +278,8 @@ class PADNet(nn.Module):
     def narrowed(self, which: Tensor) -> Callable[[PadState, int], PadState]:
         """`step` for the images `which` of the batch."""
         prior = None if self.prior is None else self.prior.take(which)
-        return with_parts(self, fidelity=self.fidelity.take(which), prior=prior).step
+        units = self.units.take(which)
+        return with_parts(self, fidelity=self.fidelity.take(which), prior=prior, units=units).step
 
     def certificate(self, found: Run[PadState], y: Tensor) -> CorrectedReport | MisfitReport:
         """What the report says, objective and stationarity made anew at x."""

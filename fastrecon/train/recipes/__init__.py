@@ -1,6 +1,13 @@
 """What can be trained, a method a file: its settings, its objective, and the `Recipe` that names both."""
 
 from fastrecon.train.recipe import RECIPES
-from fastrecon.train.recipes import dladmm, lda_cs, lda_cs_minimiser, prior, sgp  # they register themselves
+from fastrecon.train.recipes import (  # they register themselves
+    dladmm,
+    lda_cs,
+    lda_cs_minimiser,
+    padnet_image,
+    prior,
+    sgp,
+)
 
-__all__ = ["RECIPES", "dladmm", "lda_cs", "lda_cs_minimiser", "prior", "sgp"]
+__all__ = ["RECIPES", "dladmm", "lda_cs", "lda_cs_minimiser", "padnet_image", "prior", "sgp"]

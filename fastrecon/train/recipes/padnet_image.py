@@ -1,0 +1,188 @@
+"""Units of PADNet for images: `fastrecon train padnet-image`.
+
+A residual network learns to clean pictures with white noise of any level that the iteration meets; it is told which.
+So one unit serves in every iteration, and for blurs and noise that it never saw.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrecon.checks import expect
+from fastrecon.metrics import psnr
+from fastrecon.models.padnet import PADNetModel, Settings
+from fastrecon.networks import ResidualCNN
+from fastrecon.options import check, option
+from fastrecon.solvers.base import column
+from fastrecon.train import images
+from fastrecon.train.commandline import command, last_names, settings_of
+from fastrecon.train.objective import Objective, Score
+from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.schedule import Schedule
+from fastrecon.train.world import World
+
+VALIDATION_SIDE = 128
+HELD = (0.02, 0.1)  # levels at which it is validated
+LOUD = 1.3  # squared errors grow about like level^1.3: images are weighed by the inverse
+WIDER = (1, 2, 3, 4, 3, 2, 1)  # Zhang, Zuo, Gu & Zhang, CVPR 2017: sees 33 x 33 pixels
+# of the iteration, as they did best in deblurring; see docs/padnet.md
+SETTINGS = Settings(variant="implicit", lam_noise=0.01, slopes=True, iterations=24, tol=0.0, mu=1e-6, most=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run computes."""
+
+    data: Sequence[str] = option("folders (or files) of training images", nargs="+")
+    validation_data: Sequence[str] = option(
+        "folders (or files) of validation images; default: a share of --data", (), nargs="+"
+    )
+    validation: float = option("share of the images of --data kept for validation", 0.02, within="[0, 1)", type=float)
+    name: str = option("name of the model", "padnet-image", file_name=True)
+    levels: Sequence[float] = option(
+        "least and largest standard deviation of the noise, where white is 1", (0.004, 0.25), nargs="+", type=float
+    )
+    layers: int = option("convolutions", 7, within="[2, 64]", type=int)
+    channels: int = option("of the features", 64, within="[1, 512]", type=int)
+    dilated: bool = option("taps 1, 2, 3, 4, 3, 2, 1 pixels apart, of 7 convolutions", True)
+    steps: int = option("training steps", 4500, within="[1, 1e9]", type=int)
+    batch: int = option("crops in a step, over all processes", 16, within="[1, 1e6]", type=int)
+    patch: int = option("side of the crops in pixels", 64, within="[8, 65536]", type=int)
+    lr: float = option("learning rate", 1e-3, within="(0, 1000]", type=float)
+    decay: str = option("of the learning rate over the whole run", "cosine", choices=("cosine", "constant"))
+    warmup: int = option("steps over which the learning rate rises", 50, within="[0, 1e9]", type=int)
+    clip: float = option("largest norm of the gradient; 0: none", 1.0, within="[0, 1e6]", type=float)
+    precision: str = option("of the convolutions", "bfloat16", choices=("bfloat16", "float32"))
+    seed: int = option("of the network, the split, the crops and the noise", 0, within="[0, 2147483647]", type=int)
+    validate_every: int = option(
+        "steps between validations and checkpoints; default: a twentieth of the run", 0, within="[0, 1e9]", type=int
+    )
+
+    def __post_init__(self):
+        check(self, "train")
+        given = tuple(float(v) for v in self.levels)
+        fits = len(given) == 2 and 0 < given[0] < given[1] < math.inf
+        expect(fits, "train", "--levels", "two numbers, 0 < LEAST < LARGEST", list(given))
+        object.__setattr__(self, "levels", given)
+        fits = not self.dilated or self.layers == len(WIDER)
+        expect(fits, "train", "--layers", f"{len(WIDER)}, or --no-dilated", self.layers)
+
+    def schedule(self) -> Schedule:
+        """Steps and learning rates."""
+        every = self.validate_every or max(1, min(500, self.steps // 20))
+        return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, 0.0, every)
+
+
+class Units(Objective[ResidualCNN]):
+    """A unit, its crops and their noise; see `Objective`."""
+
+    squared_error = False
+    config: Config
+
+    def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
+        super().__init__(config, world, folder, fresh)
+        found = images.Images.load(config.data, config.validation_data, quiet=world.rank > 0)
+        found = found.hold(config.validation, config.seed)
+        self.counts = found.counts
+        self.crops = images.Crops(found.training, config.patch, config.seed, world.device)
+        self.held = [images.central(i, VALIDATION_SIDE)[None, None].to(world.device) for i in found.held]
+        self.generator = torch.Generator().manual_seed(config.seed)
+        torch.manual_seed(config.seed)
+        dilations = WIDER if config.dilated else None
+        self.module = ResidualCNN(config.layers, config.channels, 1, levels=True, dilations=dilations).to(world.device)
+        self.quality: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.config.name
+
+    @property
+    def data(self) -> str:
+        """Its images."""
+        return f"{self.counts['training']} training and {self.counts['validation']} validation images"
+
+    def loss(self) -> Tensor:
+        """Mean squared error of the residual, in units of what is usual for the level."""
+        config, world = self.config, self.world
+        x = self.crops(config.batch)
+        low, high = (math.log(s) for s in config.levels)
+        level = (low + (high - low) * torch.rand(config.batch, generator=self.generator)).exp().to(x)
+        noise = torch.randn(x.shape, generator=self.generator).to(x) * column(level, x)
+        share = slice(world.rank, None, world.size)
+        x, level, noise = x[share], level[share], noise[share]
+        with self._precision():
+            found = self.module(x + noise, level)
+        return ((found - noise).square().mean((1, 2, 3)) / level.pow(LOUD)).mean()
+
+    def _precision(self) -> Any:
+        half = self.config.precision == "bfloat16"
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=half)
+
+    @torch.no_grad()
+    def validate(self) -> Score | None:
+        """Mean PSNR in dB of validation images over the levels `HELD`, the same noise each time."""
+        self.module.eval()
+        found = []
+        for k, x in enumerate(self.held):
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(k)).to(x)
+            for level in HELD:
+                y = x + level * noise
+                found.append(psnr((y - self.module(y, level)).clamp(0, 1), x).item())
+        self.module.train()
+        self.quality = math.fsum(found) / len(found) if found else None
+        return None if self.quality is None else Score("psnr", self.quality)
+
+    def export(self, facts: dict[str, Any]) -> None:
+        """Writes model.safetensors and its card."""
+        config, quality = self.config, self.quality
+        told = "none" if quality is None else f"PSNR {quality:.2f} dB"
+        known = {
+            "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} images",
+            "levels": " to ".join(f"{v:g}" for v in config.levels),
+            "validation": f"{self.counts['validation']} images, denoised at levels {HELD[0]:g} and {HELD[1]:g}: {told}",
+            "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
+            "seed": str(config.seed),
+        }
+        training = facts | {
+            "command": command(config, RECIPE.name, RECIPE.always),
+            "data": last_names(config.data),
+            "settings": settings_of(config),
+            "facts": known,
+        }
+        unit = self.module.folded().float()
+        self.write(PADNetModel([[unit]], "deblur", SETTINGS, {"name": self.name, "training": training}))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is learned, generators, and what tells whether the images are the same on resumption."""
+        return {
+            "module": self.module.state_dict(), "crops": self.crops.state_dict(),
+            "generator": self.generator.get_state(), "digest": self.crops.digest,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state`.
+
+        Raises:
+            ValueError: the training images are not those of the checkpoint.
+        """
+        images.expect_same(state, self.crops.digest)
+        self.module.load_state_dict(state["module"])
+        self.crops.load_state_dict(state["crops"])
+        self.generator.set_state(state["generator"])
+
+
+RECIPE = register(
+    Recipe(
+        name="padnet-image",
+        summary="units of PADNet for photographs: a residual network that removes noise of any level",
+        Config=Config,
+        Objective=Units,
+        examples=("fastrecon train padnet-image --data photographs --out unit",),
+    )
+)
