@@ -31,7 +31,10 @@ AS_IT_IS: dict[str, Any] = {"parse_math": False, "usetex": False}  # of texts fr
 Curves = Mapping[str, Sequence[float]]
 
 
-def picture(images: Sequence[np.ndarray], captions: Sequence[str], title: str, history: Mapping[str, Any]) -> Figure:
+def picture(
+    images: Sequence[np.ndarray], captions: Sequence[str], title: str, history: Mapping[str, Any],
+    maps: Mapping[str, np.ndarray] | None = None,
+) -> Figure:  # fmt: skip
     """Start and reconstruction, with the truth also that and the error; below, what every iteration did.
 
     Args:
@@ -41,10 +44,12 @@ def picture(images: Sequence[np.ndarray], captions: Sequence[str], title: str, h
         title: heading.
         history: rows of the report by name, one value for each iteration from the start on; `quality` holds
             iteration, seconds and nmse_db.
+        maps: further panels by name, [H, W] on [0, 1].
     """
+    maps = maps or {}
     images = [np.abs(a) if np.iscomplexobj(a) else a for a in images]
     panels = _panels(history)
-    columns = 4 if len(images) == 3 else max(2, len(images))
+    columns = (4 if len(images) == 3 else max(2, len(images))) + len(maps)
     height = float(np.clip(CELL * images[0].shape[0] / images[0].shape[1], 1, 2 * CELL))
     figure = Figure(figsize=(CELL * columns, height + (CURVES if panels else 0) + 1.1), layout="constrained")
     _heading(figure, title)
@@ -61,6 +66,8 @@ def picture(images: Sequence[np.ndarray], captions: Sequence[str], title: str, h
         error = error.mean(-1) if error.ndim == 3 else error
         limit = _limit(error, 0.998, 1e-6)
         _colorbar(top, axes[3], _image(axes[3], error, "|reconstruction - reference|\n", "magma", limit))
+    for ax, (name, values) in zip(axes[columns - len(maps) :], maps.items(), strict=True):
+        _colorbar(top, ax, _image(ax, values, f"{name}\n", "viridis"))
     if bottom is not None:
         places = cast(Any, bottom.subplots(1, len(panels), squeeze=False))[0]
         for ax, draw in zip(places, panels, strict=True):

@@ -18,6 +18,7 @@ from fastrecon.operators import (
     Fourier,
     Gradient,
     Inpainting,
+    Kirsch,
     LinearOperator,
     Radon,
     Wavelet,
@@ -131,6 +132,9 @@ OPERATORS = {  # a new operator is one row: how it is made, the shape of an inpu
     "gradient_of_blur": (lambda: Gradient() @ Blur(random(3, 3)), (1, 1, 5, 6), None),
     "blurred_slopes": (lambda: BlurredSlopes(Blur(random(3, 5).abs()), 0.25), (2, 2, 6, 7), 0.5),
     "adjoint_of_gradient": (lambda: Gradient().T, (1, 4, 5, 4), None),
+    "kirsch": (Kirsch, (2, 1, 6, 8), None),
+    "kirsch_of_few_pixels": (Kirsch, (1, 1, 2, 1), None),
+    "adjoint_of_kirsch": (lambda: Kirsch().T, (1, 8, 5, 4), None),
     "adjoint_of_fourier": (lambda: Fourier(some(6, 5)).T, (2, 1, 6, 5), 1.0),
 }
 

@@ -10,7 +10,8 @@ pytest.importorskip("matplotlib")
 
 from commands import names, ok
 
-from fastrecon.cli.tables import TABLES, Table, Unit, register
+from fastrecon import io
+from fastrecon.cli.tables import TABLES, Table, Unit, haze, register
 from fastrecon.cli.tables.base import kept, markdown
 from fastrecon.cli.tables.picture import CASES
 from fastrecon.problems import PROBLEMS
@@ -104,3 +105,22 @@ def test_markdown_says_where_images_are_missing():
     text = markdown(rows, ("p", "m", "v"), "Head")
     assert "| a | **2.00** | 9.00 (1) |" in text
     assert "Means over 2 images." in text
+
+
+def test_haze_beside_the_numbers_of_the_paper(run, tmp_path):
+    real = str(io.bundled("chelsea"))
+    command = f"reproduce padnet-table3 --data skimage:coffee --real {real} --methods dark-channel:radius=4 --out"
+    found = json.loads(ok(run(f"{command} {tmp_path} --json")))
+    assert found["failed"] == []
+    lines = {row["haze"]: row for row in found["rows"]}
+    assert set(lines) == {*haze.CASES, haze.PAPER_LINE, haze.REAL_LINE}
+    for case in haze.CASES:
+        assert lines[case]["psnr"] > lines[case]["hazy_psnr"] - 10
+        assert lines[case]["processor_seconds"] > 0
+    picture = lines[haze.REAL_LINE]["picture"]
+    assert {picture, picture.replace(".png", "_transmission.png")} <= set(names(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    assert "| paper, its images | " in text
+    assert "SSIM of the scene." in text
+    assert "**28.47**" in text
+    assert "**2.74**" in text  # less is better

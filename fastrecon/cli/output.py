@@ -34,12 +34,14 @@ class Writing:
     Attributes:
         bits: of the picture: 8, 16, 32; None: as the input.
         figure: whether to draw the figures.
-        extras: names of maps that are drawn.
+        extras: names of maps of the method that are drawn.
+        maps: names of those of the problem, written as grey pictures.
     """
 
     bits: int | None = None
     figure: bool = True
     extras: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
 
     def form(self, m: Measurement) -> io.Form:
         """The kind of file of the picture."""
@@ -48,7 +50,7 @@ class Writing:
     def ends(self, form: io.Form | None = None) -> list[str]:
         """How the names of the files of one input end, the report last; without a form, of pictures in any."""
         suffixes = io.Form.SUFFIXES if form is None else (form.suffix,)
-        figures = [f"_{name}.png" for name in (*(("figure",) if self.figure else ()), *self.extras)]
+        figures = [f"_{name}.png" for name in (*(("figure",) if self.figure else ()), *self.maps, *self.extras)]
         return [*(f"_reconstruction{suffix}" for suffix in suffixes), *figures, "_report.json"]
 
 
@@ -136,13 +138,16 @@ class Job:
             scores = {"start": self.problem.scores(first, m), "reconstruction": self.problem.scores(outcome.x, m)}
         pixels, form = self.problem.pixels(outcome.x, m), self.writing.form(m)
         files = {"reconstruction": io.write_picture(prefix.with_name(f"{prefix.name}_reconstruction"), pixels, form)}
+        maps = self.problem.maps_of(outcome.x, m)
+        for name, values in maps.items():
+            files[name] = io.write_picture(prefix.with_name(f"{prefix.name}_{name}"), values, io.Form())
         histories = _history(outcome.report)
         if watch.quality["iteration"]:
             histories["quality"] = watch.quality
         about["model"] = about["model"] or outcome.model or None
         title = f"{prefix.name} · {about['model'] or about['method']}"
         if self.writing.figure:
-            drawn = _figure(self.problem, m, first, outcome.x, scores, histories, title)
+            drawn = _figure(self.problem, m, first, outcome.x, scores, histories, title, maps)
             files["figure"] = prefix.with_name(f"{prefix.name}_figure.png")
             io.write_figure(files["figure"], drawn)
         for name, values in outcome.extras.items():
@@ -155,7 +160,7 @@ class Job:
         report = {
             "schema": SCHEMA, "fastrecon": fastrecon.__version__, "input": source, "notes": list(m.remarks),
             "problem": self.problem.name, **about, "simulated": m.truth is not None,
-            "size": list(pixels.shape[:2]), "channels": len(m.y),
+            "size": list(pixels.shape[:2]), "channels": 1 if pixels.ndim == 2 else pixels.shape[2],
             "noise": None if m.noise is None else m.noise * m.scale, "scale": m.scale, "device": str(self.device),
             "backend": backend(self.device), "seconds": seconds, "scores": scores,
             "certificate": certificate(outcome.report, len(m.y)), "files": files,
@@ -236,8 +241,9 @@ def _history(report: Certificate | None) -> dict[str, Any]:
 
 
 def _figure(
-    problem: Problem[Any], m: Measurement, first: Tensor, x: Tensor, scores: Any, history: Mapping[str, Any], title: str
-) -> Any:
+    problem: Problem[Any], m: Measurement, first: Tensor, x: Tensor, scores: Any, history: Mapping[str, Any],
+    title: str, maps: Mapping[str, np.ndarray],
+) -> Any:  # fmt: skip
     from fastrecon import figures
 
     shown = [problem.pixels(t, m) / m.scale for t in ((first, x) if m.truth is None else (m.truth, first, x))]
@@ -246,7 +252,7 @@ def _figure(
     if m.truth is not None:
         captions.insert(0, "reference\n")
     notes = "".join(f"\n{note}" for note in m.notes if note.startswith("assumed"))
-    return figures.picture(shown, captions, title + notes, history)
+    return figures.picture(shown, captions, title + notes, history, maps)
 
 
 def _caption(s: Mapping[str, Any] | None) -> str:

@@ -30,6 +30,7 @@ With --simulate inputs are pictures, which are measured first; the result is the
 NAME.png DIR receives
   NAME_reconstruction.png  the picture, in the kind of the input (--bits: PNG or TIFF of 8, 16, float TIFF of 32)
   NAME_figure.png          start, reconstruction, the truth and the error where known, and every iteration
+  NAME_transmission.png    of --problem dehaze: what of the scene's light came through
   NAME_maps.png            with --maps, of method lda: feature norms next to the gradient norm of the picture
   NAME_features.png        with --features, of method prior: the same
   NAME_report.json         scores, certificate (objective, ..., converged or why not) and history; see docs/report.md"""
@@ -88,7 +89,9 @@ def job(args: argparse.Namespace, model: str = "") -> output.Job:
     runner = chosen.method.prepare(settings, device)
     extras = tuple(name for name in ("maps", "features") if getattr(settings, name, False))
     automatic = chosen.automatic and not model and not given(args, chosen.method.Options)
-    return output.Job(problem, runner, output.Writing(args.bits, args.figure, extras), device, about, automatic)
+    return output.Job(
+        problem, runner, output.Writing(args.bits, args.figure, extras, problem.maps), device, about, automatic
+    )
 
 
 def seed(args: argparse.Namespace) -> int | None:

@@ -11,7 +11,7 @@ from fastrecon import io
 from fastrecon.cli import arguments, batch, console, reconstruct
 from fastrecon.cli.progress import Progress
 from fastrecon.cli.tables import TABLES, Table
-from fastrecon.cli.tables.base import Row, kept, markdown, means, names, same
+from fastrecon.cli.tables.base import Row, kept, means, names, same
 
 EPILOG = """examples:
   fastrecon reproduce picture --out tables/picture
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
             _write(folder, table, rows)
     if not rows:
         raise ValueError(f"reproduce: expected rows, got an error in each: {faults[0]['error'] if faults else ''}")
-    text = markdown(rows, table.columns, table.heading)
+    text = table.text(rows)
     arguments.answer(args, {"table": table.name, "means": _means(table, rows), "rows": rows, "failed": faults}, text)
     for fault in faults:
         console.complain(f"fastrecon: {', '.join(str(v) for v in fault.values() if v is not None)}")
@@ -106,7 +106,7 @@ def _write(folder: Path, table: Table, rows: Sequence[Row]) -> None:
     from fastrecon import figures
 
     with io.atomic(folder / FILES[0]) as file:
-        file.write((markdown(rows, table.columns, table.heading) + "\n").encode())
+        file.write((table.text(rows) + "\n").encode())
     columns = list(dict.fromkeys(k for row in rows for k in row))
     io.write_csv(folder / FILES[1], [{k: row.get(k) for k in columns} for row in rows])
     io.write_json(folder / FILES[2], _means(table, rows))

@@ -11,6 +11,7 @@ from fastrecon.operators.fourier import Fourier
 from fastrecon.operators.gradient import Gradient
 from fastrecon.operators.identity import Identity
 from fastrecon.operators.inpainting import Inpainting
+from fastrecon.operators.kirsch import Kirsch
 from fastrecon.operators.radon import Radon
 from fastrecon.operators.wavelet import Wavelet
 
@@ -25,6 +26,7 @@ __all__ = [
     "Gradient",
     "Identity",
     "Inpainting",
+    "Kirsch",
     "LinearOperator",
     "Radon",
     "Wavelet",

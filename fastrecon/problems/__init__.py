@@ -4,6 +4,7 @@ from fastrecon.problems.base import PROBLEMS, Condition, Measurement, Problem, p
 from fastrecon.problems.block_cs import BlockCS
 from fastrecon.problems.ct import CT
 from fastrecon.problems.deblur import Deblur
+from fastrecon.problems.dehaze import Dehaze
 from fastrecon.problems.denoise import Denoise
 from fastrecon.problems.impulse import Impulse
 from fastrecon.problems.inpaint import Inpaint
@@ -16,6 +17,7 @@ __all__ = [
     "BlockCS",
     "Condition",
     "Deblur",
+    "Dehaze",
     "Denoise",
     "Impulse",
     "Inpaint",

@@ -106,6 +106,7 @@ class Problem(ABC, Generic[O]):
         methods: names of methods, the default first.
         suffixes: of files that hold such measurements; None: pictures.
         norm: a bound of |A| for all of its measurements, if there is one.
+        maps: names of the maps that come with a picture; see `maps_of`.
     """
 
     name: ClassVar[str]
@@ -114,6 +115,7 @@ class Problem(ABC, Generic[O]):
     methods: ClassVar[tuple[str, ...]]
     suffixes: ClassVar[tuple[str, ...] | None] = None
     norm: ClassVar[float | None] = None
+    maps: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def simulate(self, picture: Picture, options: O, seed: int = 0) -> Measurement:
@@ -170,6 +172,10 @@ class Problem(ABC, Generic[O]):
             x = x.real
         a = (x if x.is_complex() else x.float()).numpy()[:, 0]
         return np.ascontiguousarray(a[0] if len(a) == 1 else np.moveaxis(a, 0, -1))
+
+    def maps_of(self, x: Tensor, m: Measurement) -> dict[str, np.ndarray]:
+        """What else images show than the picture: maps [H, W] on [0, 1], by the names in `maps`."""
+        return {}
 
     def scores(self, x: Tensor, m: Measurement) -> dict[str, float | None] | None:
         """Of images against the true ones: psnr (dB), ssim and relative_error on [0, 1], of real parts, or of

@@ -1,6 +1,6 @@
 """Reconstruction methods, one a file."""
 
-from fastrecon.solvers import cg, sliding_dct, splitting_methods, tikhonov, wavelet_methods, wiener
+from fastrecon.solvers import cg, haze_methods, sliding_dct, splitting_methods, tikhonov, wavelet_methods, wiener
 from fastrecon.solvers.admm import ADMM
 from fastrecon.solvers.automatic import automatic
 from fastrecon.solvers.cycle_spinning import CycleSpinning
@@ -34,6 +34,7 @@ __all__ = [
     "automatic",
     "cg",
     "detail_weights",
+    "haze_methods",
     "sliding_dct",
     "splitting_methods",
     "tikhonov",

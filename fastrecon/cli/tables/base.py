@@ -27,6 +27,17 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Further:
+    """A further number of a table's rows: its column there, what stands above its means, digits, and whether less is
+    better."""
+
+    column: str
+    heading: str
+    digits: int = 2
+    less: bool = False
+
+
+@dataclass(frozen=True)
 class Table:
     """A table by name.
 
@@ -36,6 +47,7 @@ class Table:
         units: from these options all that is to be measured, in an order of which any beginning is of use.
         columns: of rows: (line, column, number) of the table, say ("problem", "method", "psnr").
         heading: above it.
+        also: further numbers, each with a table of its own below.
     """
 
     name: str
@@ -44,6 +56,15 @@ class Table:
     units: Callable[[argparse.Namespace], list[Unit]]
     columns: tuple[str, str, str]
     heading: str
+    also: tuple[Further, ...] = ()
+
+    def text(self, rows: Sequence[Row]) -> str:
+        """All of it."""
+        line, column, _ = self.columns
+        parts = [markdown(rows, self.columns, self.heading)]
+        for n in self.also:
+            parts.append(markdown(rows, (line, column, n.column), n.heading, n.digits, n.less))
+        return "\n\n".join(parts)
 
 
 TABLES: dict[str, Table] = {}
@@ -96,7 +117,9 @@ def names(rows: Iterable[Row], column: str) -> list[str]:
     return list(dict.fromkeys(str(row[column]) for row in rows))
 
 
-def markdown(rows: Sequence[Row], columns: tuple[str, str, str], heading: str) -> str:
+def markdown(
+    rows: Sequence[Row], columns: tuple[str, str, str], heading: str, digits: int = 2, less: bool = False
+) -> str:
     """The table as text: means, the best of each line in bold, and how many images where these differ."""
     lines, heads = names(rows, columns[0]), names(rows, columns[1])
     cells = means(rows, columns)
@@ -104,13 +127,13 @@ def markdown(rows: Sequence[Row], columns: tuple[str, str, str], heading: str) -
     text = [heading, "", f"| {columns[0]} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for line in lines:
         here = {h: cells[line, h] for h in heads if (line, h) in cells}
-        best = max((mean for mean, count in here.values() if count == most), default=None)
+        best = (min if less else max)((mean for mean, count in here.values() if count == most), default=None)
 
         def cell(head: str, here: dict[str, tuple[float, int]] = here, best: float | None = best) -> str:
             if head not in here:
                 return "-"
             mean, count = here[head]
-            told = f"{mean:.2f}" if mean != best else f"**{mean:.2f}**"
+            told = f"{mean:.{digits}f}" if mean != best else f"**{mean:.{digits}f}**"
             return told if count == most else f"{told} ({count})"
 
         text.append(f"| {line} | " + " | ".join(cell(h) for h in heads) + " |")

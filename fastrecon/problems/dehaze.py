@@ -1,0 +1,200 @@
+"""Haze removal: the scene behind haze, from one photograph.
+
+I = t J + (1 - t) A of every pixel. The unknown is the transmission t, measured as its lower bound t~ (see
+`solvers.haze`), so that every method for images can refine it; the picture is J, made of t at the end.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrecon import io
+from fastrecon.checks import expect, finite_number
+from fastrecon.io import Picture
+from fastrecon.operators import Identity, LinearOperator
+from fastrecon.options import check, option
+from fastrecon.problems.base import Measurement, Problem, channels, problem, unit_scale
+from fastrecon.problems.frame import Frame
+from fastrecon.solvers import haze
+
+NAMES = ("red", "green", "blue")
+FAINT = 1e-3  # a photograph that varies by less, where white is 1, shows nothing
+
+
+@dataclass(frozen=True)
+class DehazeOptions:
+    """Options of haze removal."""
+
+    light: str = option(
+        "light of the air, where white is 1: a number or R,G,B; auto: the brightest of what is bright over 15 pixels",
+        "auto",
+    )
+    floor: float = option("transmissions below are taken for it", haze.FLOOR, within="(0, 1]", type=float)
+    exponent: float = option(
+        "of the transmission in J = (I - A) / t^EXPONENT + A; below 1 some haze stays", 1.0, within="(0, 1]", type=float
+    )
+    scattering: float = option("of the air: t = exp(-SCATTERING depth)", 1.0, within="(0, 100]", type=float,
+                               of="simulate")  # fmt: skip
+    air: float = option("light of the simulated haze, where white is 1", 0.85, within="(0, 1]", type=float,
+                        of="simulate")  # fmt: skip
+    depth: str = option(
+        "picture or array of the depth, divided by its largest value; default: 0 at the lower edge, 1 at the upper", "",
+        of="simulate",
+    )  # fmt: skip
+
+    def __post_init__(self):
+        check(self, "dehaze")
+        self.given_light()
+
+    def given_light(self) -> list[float] | None:
+        """The light: one number, or three; None: it is estimated.
+
+        Raises:
+            ValueError: the text is neither, or not in (0, 1].
+        """
+        if self.light == "auto":
+            return None
+        try:
+            values = [float(word) for word in self.light.split(",")]
+        except ValueError:
+            values = []
+        fits = len(values) in (1, 3) and all(finite_number(v) and 0 < v <= 1 for v in values)
+        expect(fits, "dehaze", "--light", "auto, a number in (0, 1], or three as R,G,B", self.light)
+        return values
+
+
+@problem
+class Dehaze(Problem[DehazeOptions]):
+    """t~ = t + what the bound lacks."""
+
+    name = "dehaze"
+    summary = "photographs with haze"
+    Options = DehazeOptions
+    methods = ("contextual", "dark-channel", "tv")
+    norm = 1.0
+    maps = ("transmission",)
+
+    def simulate(self, picture: Picture, options: DehazeOptions, seed: int = 0) -> Measurement:
+        """A picture with haze on it."""
+        truth, scale = _pixels(picture)
+        size = (truth.shape[-2], truth.shape[-1])
+        t = torch.exp(-options.scattering * _depth(options.depth, size))
+        photograph = haze.hazy(truth, t, torch.full((1, 1, 1, 1), options.air))
+        where = f"depth of {io.shown(options.depth)}" if options.depth else "depth from the lower to the upper edge"
+        told = f"haze of light {options.air:g} and scattering {options.scattering:g}, {where}"
+        return self._measured(picture, photograph, scale, options, truth, (told,))
+
+    def read(self, path: Path, options: DehazeOptions) -> Measurement:
+        """A hazy photograph."""
+        picture = io.read_picture(path)
+        photograph, scale = _pixels(picture)
+        return self._measured(picture, photograph, scale, options)
+
+    def _measured(
+        self, picture: Picture, photograph: Tensor, scale: float, options: DehazeOptions, truth: Tensor | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Measurement:  # fmt: skip
+        light, told = _light(photograph, options.given_light())
+        y, frame = haze.boundary(photograph, light), Frame.whole(photograph.shape[-2:])
+        if truth is not None:  # three images, as `images` knows photographs from transmissions
+            truth = frame.fill(truth).transpose(0, 1).expand(3, -1, -1, -1).contiguous()
+        facts = {
+            "photograph": frame.fill(photograph), "light": light, "floor": options.floor, "exponent": options.exponent,
+        }  # fmt: skip
+        return Measurement(
+            self.name, frame.fill(y), frame.size, facts, None, scale, truth, frame.window, picture.form,
+            (*picture.notes, *notes, *told, *frame.notes()),
+        )  # fmt: skip
+
+    def operator(self, m: Measurement) -> LinearOperator:
+        """The identity."""
+        return Identity()
+
+    def start(self, m: Measurement) -> Tensor:
+        """t = 1: the photograph as it is."""
+        return torch.ones_like(m.y)
+
+    def images(self, x: Tensor, m: Measurement) -> Tensor:
+        """The scene [C, 1, H, W] of a transmission [1, 1, H, W]; three images are one already."""
+        photograph = m.tensor("photograph")
+        if len(x) == 1:
+            x = haze.radiance(
+                photograph, x.to(photograph.dtype), m.tensor("light"), m.number("floor"), m.number("exponent")
+            ).transpose(0, 1)  # fmt: skip
+        return super().images(x[: photograph.shape[1]], m)
+
+    def maps_of(self, x: Tensor, m: Measurement) -> dict[str, np.ndarray]:
+        """The transmission."""
+        t = super().images(x, m).detach().clamp(0, 1)
+        return {"transmission": t[0, 0].float().cpu().numpy()}
+
+    def compared(self) -> tuple[str, ...]:
+        """All that are made for it."""
+        return self.methods[:-1]
+
+    def describe(self, m: Measurement) -> str:
+        """Size, colours and light."""
+        light = ", ".join(f"{v:.3g}" for v in m.tensor("light").flatten().tolist())
+        return f"{super().describe(m)}, {len(m.tensor('photograph')[0])} channels, light {light}"
+
+
+def _pixels(picture: Picture) -> tuple[Tensor, float]:
+    """[1, C, H, W] on [0, 1], and what it was divided by.
+
+    Raises:
+        ValueError: the picture is complex, too small, negative, or shows nothing.
+    """
+    x, scale = channels(picture), unit_scale(picture)
+    expect(not x.is_complex(), "dehaze", "photograph", "real pixels", "complex ones")
+    h, w = x.shape[-2:]
+    fits = min(h, w) >= haze.PATCH
+    expect(fits, "dehaze", "photograph", f"at least {haze.PATCH}x{haze.PATCH} pixels", f"{h}x{w}")
+    x = (x / scale).transpose(0, 1).contiguous()
+    expect(x.amin().item() >= 0, "dehaze", "photograph", "pixels >= 0", f"{x.amin().item() * scale:.3g}")
+    spread = (x.amax((-2, -1)) - x.amin((-2, -1))).max().item()
+    expect(spread > FAINT, "dehaze", "photograph", "pixels that differ", "one colour everywhere")
+    return x, scale
+
+
+def _light(photograph: Tensor, given: list[float] | None) -> tuple[Tensor, tuple[str, ...]]:
+    """A [1, C, 1, 1], and remarks.
+
+    Raises:
+        ValueError: it is so dark that nothing could be seen in it.
+    """
+    count = photograph.shape[1]
+    light = haze.airlight(photograph)
+    if given is not None:
+        several = len(given) if count == 3 or len(given) == 1 else 0
+        expect(several > 0, "dehaze", "--light", "one number for a grey photograph", given)
+        light = torch.tensor(given).to(photograph).expand(count).reshape(1, count, 1, 1).clone()
+    values = light.flatten().tolist()
+    told = ", ".join(f"{v:.3g}" for v in values)
+    least = f"above {haze.DARKEST:.3g} of white in every channel (--light sets it)"
+    expect(min(values) > haze.DARKEST, "dehaze", "light of the air", least, told)
+    notes = [] if given is not None else [f"light of the air estimated: {told} (white is 1)"]
+    if count == 1:
+        notes.append("grey: without colours haze is hardly told from bright things")
+    else:
+        flat = (photograph.amax((-2, -1)) - photograph.amin((-2, -1)) <= FAINT)[0].tolist()
+        notes += [f"{NAMES[k]} is the same everywhere: it tells nothing of the haze" for k in range(3) if flat[k]]
+    return light, tuple(notes)
+
+
+def _depth(name: str, size: tuple[int, int]) -> Tensor:
+    """The depth [H, W] on [0, 1].
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or damaged, of another size, negative, or 0 everywhere.
+    """
+    if not name:
+        return torch.linspace(1, 0, size[0])[:, None].expand(size)
+    a = torch.from_numpy(np.ascontiguousarray(io.read_picture(name, colour=False).pixels))
+    shape = f"{size[0]}x{size[1]} pixels, as the picture"
+    expect(tuple(a.shape) == size, "dehaze", "--depth", shape, "x".join(map(str, a.shape)))
+    fits = not a.is_complex() and bool(torch.isfinite(a).all()) and a.min().item() >= 0 and a.max().item() > 0
+    expect(fits, "dehaze", "--depth", "finite numbers >= 0, some of them above 0", "others")
+    return a / a.max()
