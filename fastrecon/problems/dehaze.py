@@ -21,6 +21,7 @@ from fastrecon.problems.frame import Frame
 from fastrecon.solvers import haze
 
 NAMES = ("red", "green", "blue")
+RAMP = "ramp"
 FAINT = 1e-3  # a photograph that varies by less, where white is 1, shows nothing
 
 
@@ -41,8 +42,8 @@ class DehazeOptions:
     air: float = option("light of the simulated haze, where white is 1", 0.85, within="(0, 1]", type=float,
                         of="simulate")  # fmt: skip
     depth: str = option(
-        "picture or array of the depth, divided by its largest value; default: 0 at the lower edge, 1 at the upper", "",
-        of="simulate",
+        "ramp, 0 at the lower edge and 1 at the upper; or a picture or array, which is divided by its largest value",
+        RAMP, of="simulate",
     )  # fmt: skip
 
     def __post_init__(self):
@@ -83,8 +84,8 @@ class Dehaze(Problem[DehazeOptions]):
         size = (truth.shape[-2], truth.shape[-1])
         t = torch.exp(-options.scattering * _depth(options.depth, size))
         photograph = haze.hazy(truth, t, torch.full((1, 1, 1, 1), options.air))
-        where = f"depth of {io.shown(options.depth)}" if options.depth else "depth from the lower to the upper edge"
-        told = f"haze of light {options.air:g} and scattering {options.scattering:g}, {where}"
+        where = "from the lower to the upper edge" if options.depth == RAMP else f"of {io.shown(options.depth)}"
+        told = f"haze of light {options.air:g} and scattering {options.scattering:g}, depth {where}"
         return self._measured(picture, photograph, scale, options, truth, (told,))
 
     def read(self, path: Path, options: DehazeOptions) -> Measurement:
@@ -190,7 +191,7 @@ def _depth(name: str, size: tuple[int, int]) -> Tensor:
     Raises:
         FileNotFoundError, ValueError: the file is missing or damaged, of another size, negative, or 0 everywhere.
     """
-    if not name:
+    if name == RAMP:
         return torch.linspace(1, 0, size[0])[:, None].expand(size)
     a = torch.from_numpy(np.ascontiguousarray(io.read_picture(name, colour=False).pixels))
     shape = f"{size[0]}x{size[1]} pixels, as the picture"
