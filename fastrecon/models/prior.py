@@ -27,6 +27,7 @@ from fastrecon.solvers.base import column
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
 from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.terms.multiscale import MultiScale
 from fastrecon.terms.ridge import RidgePrior
 from fastrecon.terms.scaled import Scaled, grey, ungrey
 
@@ -46,7 +47,7 @@ class PriorModel(Model):
     """Images by a learned prior.
 
     Args:
-        regulariser: r, of grey images: a FeatureNorm with a radius eps, or a RidgePrior.
+        regulariser: r, of grey images: a FeatureNorm with a radius eps, a MultiScale of such, or a RidgePrior.
         sigmas: knots [K] of standard deviations of noise, > 0, increasing, for images on [0, 1].
         lams: weights [K] there, > 0: log lam is linear in log sigma between knots, and of slope 2 beyond.
         meta: facts to keep with the model: `name`, `training`, and `fits`: by name of a problem (a, s), where
@@ -61,8 +62,9 @@ class PriorModel(Model):
     lams: Tensor
 
     def __init__(
-        self, regulariser: FeatureNorm | RidgePrior, sigmas: Tensor, lams: Tensor, meta: Mapping[str, Any] | None = None
-    ):
+        self, regulariser: FeatureNorm | MultiScale | RidgePrior, sigmas: Tensor, lams: Tensor,
+        meta: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
         super().__init__(meta)
         name = type(self).__name__
         expect(regulariser.smooth, name, "regulariser", "a smooth term: a FeatureNorm with eps", "one without")
@@ -203,7 +205,9 @@ class PriorModel(Model):
         r = self.regulariser
         if isinstance(r, RidgePrior):
             return {"beta": r.beta, "weak_convexity": r.weak_convexity, "strength": r.strength}
-        return {"delta": r.delta, "eps": r.eps, "final_activation": r.final_activation}
+        first = r.finest if isinstance(r, MultiScale) else r
+        own = {"delta": first.delta, "eps": first.eps, "final_activation": first.final_activation}
+        return own | {"scales": len(r.scales)} if isinstance(r, MultiScale) else own
 
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "PriorModel":
@@ -214,10 +218,12 @@ class PriorModel(Model):
             ridge = RidgePrior(filters, tensors["regulariser.scaling"], **head.hyperparameters)
             ridge.filters = nn.ParameterList(filters)  # as they were: their norm is 1 to rounding
             return cls(ridge, sigmas, lams, head.meta)
-        weights = [tensors[f"regulariser.weights.{k}"] for k in range(len(tensors))]
-        r = FeatureNorm(in_channels=weights[0].shape[1], layers=len(weights), **head.hyperparameters)
-        r.weights = nn.ParameterList(weights)
-        return cls(r, sigmas, lams, head.meta)
+        settings = dict(head.hyperparameters)
+        count = settings.pop("scales", None)
+        if count is None:
+            return cls(_feature_norm(tensors, "regulariser.", settings), sigmas, lams, head.meta)
+        scales = [_feature_norm(tensors, f"regulariser.scales.{k}.", settings) for k in range(count)]
+        return cls(MultiScale(scales), sigmas, lams, head.meta)
 
     def card(self) -> str:
         """As of Model."""
@@ -236,6 +242,14 @@ class PriorModel(Model):
             "validation": "none" if quality is None else f"{images.get('validation', '?')} images, PSNR {quality} dB",
         }
         return card.page(self.meta, what, code, facts)
+
+
+def _feature_norm(tensors: dict[str, Tensor], at: str, settings: dict[str, Any]) -> FeatureNorm:
+    """That whose weights are named with this before them."""
+    weights = [tensors[f"{at}weights.{k}"] for k in range(sum(name.startswith(at) for name in tensors))]
+    r = FeatureNorm(in_channels=weights[0].shape[1], layers=len(weights), **settings)
+    r.weights = nn.ParameterList(weights)
+    return r
 
 
 def _in_precision(operator: LinearOperator, dtype: torch.dtype) -> LinearOperator:

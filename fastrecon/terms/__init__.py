@@ -7,6 +7,7 @@ from fastrecon.terms.group import GroupL21
 from fastrecon.terms.l1 import L1
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.terms.lp import Lp
+from fastrecon.terms.multiscale import MultiScale
 from fastrecon.terms.normal_equations import NormalEquations
 from fastrecon.terms.ridge import RidgePrior
 from fastrecon.terms.scaled import Scaled
@@ -19,6 +20,7 @@ __all__ = [
     "GroupL21",
     "LeastSquares",
     "Lp",
+    "MultiScale",
     "NormalEquations",
     "RidgePrior",
     "Scaled",

@@ -54,11 +54,15 @@ class FeatureNorm(Term):
         channels, layers, in_channels = (integer(v, "FeatureNorm", k, least=1) for k, v in counts)
         self.delta, self.precision = float(number(delta, "FeatureNorm", "delta", above=0)), precision
         self.final_activation = flag(final_activation, "FeatureNorm", "final_activation")
-        self.eps = None if eps is None else float(number(eps, "FeatureNorm", "eps", above=0))
-        self.smooth = eps is not None
+        self.set_eps(eps)
         widths = [in_channels] + [channels] * layers
         kernels = [torch.empty(o, i, 3, 3) for i, o in itertools.pairwise(widths)]
         self.weights = nn.ParameterList(nn.init.xavier_uniform_(w) for w in kernels)
+
+    def set_eps(self, eps: float | None) -> None:
+        """Sets the radius of `value` and `grad` where they are given none."""
+        self.eps = None if eps is None else float(number(eps, "FeatureNorm", "eps", above=0))
+        self.smooth = eps is not None
 
     def extra_repr(self) -> str:
         """What it is made with."""

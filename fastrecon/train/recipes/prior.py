@@ -17,15 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon import models
-from fastrecon.checks import behind, expect
+from fastrecon.checks import expect
 from fastrecon.metrics import psnr
 from fastrecon.models import BlockSensingModel, PriorModel
-from fastrecon.ops import feature_gradient
 from fastrecon.ops.feature_gradient import PRECISIONS
 from fastrecon.options import check, option
 from fastrecon.problems import PROBLEMS
 from fastrecon.solvers.base import column
-from fastrecon.terms import FeatureNorm
+from fastrecon.terms import FeatureNorm, MultiScale
 from fastrecon.train import images
 from fastrecon.train.bilevel import Gradient, Phi, bend, hessian_at, minimise, outer, ritz
 from fastrecon.train.commandline import command, last_names, settings_of
@@ -34,7 +33,7 @@ from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
-feature_gradient = behind(feature_gradient)
+Regulariser = FeatureNorm | MultiScale
 
 USUAL_EPS = 0.004
 VALIDATION_SIDE, VALIDATION_TOL, VALIDATION_ITERATIONS = 128, 1e-3, 200
@@ -42,6 +41,7 @@ SPEED = 5.0  # rate of the logarithms of lam and eps, in rates of the kernels
 LOUD = 1.3  # errors grow about like sigma^1.3: images are weighed by the inverse
 STRAY = 4.0  # an image whose lower problem ended above so many tolerances teaches nothing
 LOW, HIGH = 0.02, 1e-3  # weights of curvature below the floor and above the ceiling
+SHARE = 0.1  # of the coarsest scale given, with which a coarser one begins
 STIR = 1e-3  # of noise in Lanczos' start, which else would never see what the error is orthogonal to
 
 
@@ -68,6 +68,10 @@ class Config:
     channels: int = option("feature channels, without --init", 32, within="[1, 128]", type=int)
     layers: int = option("convolutions, without --init", 4, within="[2, 16]", type=int)
     delta: float = option("radius of the smoothed ReLU, without --init", 0.01, within="(0, 100]", type=float)
+    scales: int = option(
+        "scales at which images are seen, each half as fine as the one before; default: those of --init, or 1", 0,
+        within="[0, 8]", type=int,
+    )  # fmt: skip
     lam: float = option(
         "first weight at --focus; default: the trained one, or fitted", 0.0, within="[0, 1e6]", type=float
     )
@@ -123,7 +127,7 @@ class Config:
 class Learned(nn.Module):
     """What is learned: the kernels, and as multiples of SPEED log lam at the knots and log eps."""
 
-    def __init__(self, regulariser: FeatureNorm, sigmas: Sequence[float], lams: Tensor, eps: float):
+    def __init__(self, regulariser: Regulariser, sigmas: Sequence[float], lams: Tensor, eps: float):
         super().__init__()
         self.regulariser = regulariser
         self.log_lam = nn.Parameter(lams.log().float() / SPEED)
@@ -136,7 +140,7 @@ class Learned(nn.Module):
         """The model as it is used."""
         lams, eps = ((SPEED * p.detach().double()).exp() for p in (self.log_lam, self.log_eps))
         r = copy.deepcopy(self.regulariser).requires_grad_(False)
-        r.eps, r.smooth = float(eps), True
+        r.set_eps(float(eps))
         return PriorModel(r, self.sigmas, lams, meta)
 
     def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +173,7 @@ class Prior(Objective[Learned]):
         self.held = [i for i in held if min(i.shape[-2:]) > 2]
         self.generator = torch.Generator().manual_seed(config.seed)
         # what a checkpoint brings takes the place of an untrained one: the model of --init is not read again
-        r = FeatureNorm(config.channels, config.layers, 1, config.delta)
+        r = _untrained(config)
         self.module = (
             self._start(config) if fresh else Learned(r, config.sigmas, torch.ones(len(config.sigmas)), USUAL_EPS)
         )
@@ -220,9 +224,7 @@ class Prior(Objective[Learned]):
             lam, eps = self.module.at(sigma)
 
         def both(x: Tensor) -> tuple[Tensor, Tensor]:
-            value, grad = feature_gradient(
-                x, list(r.weights), eps, r.delta, r.final_activation, precision=precision
-            )  # fmt: skip
+            value, grad = r.value_and_grad(x, eps, precision)
             return lam * value, column(lam, x) * grad
 
         return both
@@ -278,12 +280,15 @@ class Prior(Objective[Learned]):
         r = self.module.regulariser
         return {
             "module": self.module.state_dict(),
-            "regulariser": {
-                "channels": len(r.weights[0]),
-                "layers": len(r.weights),
-                "delta": r.delta,
-                "final_activation": r.final_activation,
-            },
+            "regulariser": [
+                {
+                    "channels": len(one.weights[0]),
+                    "layers": len(one.weights),
+                    "delta": one.delta,
+                    "final_activation": one.final_activation,
+                }
+                for one in scales_of(r)
+            ],
             "crops": self.crops.state_dict(),
             "generator": self.generator.get_state(),
             "digest": self.crops.digest,
@@ -296,29 +301,54 @@ class Prior(Objective[Learned]):
             ValueError: the training images are not those of the checkpoint.
         """
         images.expect_same(state, self.crops.digest)
-        self.module.regulariser = FeatureNorm(**state["regulariser"]).to(self.world.device)
+        given = state["regulariser"]  # of one scale, from before there were several, a dictionary
+        made = [FeatureNorm(**one) for one in ([given] if isinstance(given, dict) else given)]
+        self.module.regulariser = together(made).to(self.world.device)
         self.module.load_state_dict(state["module"])
         self.crops.load_state_dict(state["crops"])
         self.generator.set_state(state["generator"])
 
 
-def _source(config: Config, knots: Tensor) -> tuple[FeatureNorm, Tensor | None, float]:
+def scales_of(r: Regulariser) -> list[FeatureNorm]:
+    """Its scales, the finest first."""
+    return r.terms() if isinstance(r, MultiScale) else [r]
+
+
+def together(scales: list[FeatureNorm]) -> Regulariser:
+    """What `scales_of` took apart."""
+    return MultiScale(scales) if len(scales) > 1 else scales[0]
+
+
+def _untrained(config: Config) -> Regulariser:
+    count = config.scales or 1
+    return together([FeatureNorm(config.channels, config.layers, 1, config.delta) for _ in range(count)])
+
+
+def _source(config: Config, knots: Tensor) -> tuple[Regulariser, Tensor | None, float]:
     """The regulariser to begin with, lam at the knots if it is known, and eps."""
     eps = config.eps or USUAL_EPS
     if not config.init:
-        return FeatureNorm(config.channels, config.layers, 1, config.delta), None, eps
+        return _untrained(config), None, eps
     source = models.load(config.init)
     lam = None
     if isinstance(source, BlockSensingModel):
         r = source.solver.balanced().regulariser
     else:
         r = source.regulariser if isinstance(source, PriorModel) else None
-        fits = isinstance(r, FeatureNorm)
+        fits = isinstance(r, Regulariser)
         expect(fits, "train", "--init", "a prior or a model of LDA, of convolutions", f"one of {source.method}")
         assert isinstance(source, PriorModel)
-        assert isinstance(r, FeatureNorm)
+        assert isinstance(r, Regulariser)
         lam, eps = source.lam(knots), config.eps or r.eps or eps
-    return r.float().requires_grad_(True), lam, eps
+    scales = scales_of(r)
+    fits = not config.scales or config.scales >= len(scales)
+    expect(fits, "train", "--scales", f"at least the {len(scales)} of --init", config.scales)
+    while len(scales) < config.scales:
+        coarser = copy.deepcopy(scales[-1])
+        with torch.no_grad():
+            coarser.weights[-1].mul_(SHARE)
+        scales.append(coarser)
+    return together(scales).float().requires_grad_(True), lam, eps
 
 
 def denoising(prior: Phi, y: Tensor) -> Phi:
