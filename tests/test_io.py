@@ -184,7 +184,8 @@ def test_measurements_of_others(tmp_path):
     y = RNG.random((1, 2, 3, 4))
     np.savez(tmp_path / "m.npz", y=y)
     save_file({"y": y}, tmp_path / "m.safetensors")
-    for name in ("m.npz", "m.safetensors"):
+    np.save(tmp_path / "m.npy", y)
+    for name in ("m.npz", "m.safetensors", "m.npy"):
         m = io.read_measurements(tmp_path / name)
         np.testing.assert_array_equal(m.y, y[0])
         assert m.size is None
@@ -209,6 +210,16 @@ def test_bad_measurements(tmp_path, contents, words):
         io.read_measurements(tmp_path / "m.npz")
     assert words in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_bad_measurements_alone(tmp_path):
+    path = tmp_path / "m.npy"
+    np.save(path, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"m\.npy: y: expected float32 or float64 \[rows, cols, m\]"):
+        io.read_measurements(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="damaged or unknown"):
+        io.read_measurements(path)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

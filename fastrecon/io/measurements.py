@@ -1,13 +1,15 @@
-"""Measurements of one image in .npz or .safetensors: y, the size of the image, and facts about their making."""
+"""Measurements of one image in .npz, .safetensors or .npy (y alone): y, its size, and facts about their making."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastrecon.io.arrays import read_npz
+from fastrecon.io.arrays import read_npy, read_npz
+from fastrecon.io.decoders import NPY_MAGIC
 from fastrecon.io.files import atomic, encodable, shown, text_name
 from fastrecon.io.limits import Refused, bounded, refuse
 from fastrecon.io.reading import reading
@@ -46,19 +48,24 @@ def write_measurements(path: str | Path, m: Measurements) -> None:
 
 
 def read_measurements(path: str | Path) -> Measurements:
-    """Reads .npz or .safetensors: `y` [rows, cols, m] or [1, rows, cols, m] and, if known, `size` (H, W) and facts.
+    """Reads .npz or .safetensors: `y` [rows, cols, m] or [1, rows, cols, m] and, if known, `size` (H, W) and facts; or
+    .npy: y.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, empty or damaged, or an entry is not as expected; the
             message names file and entry.
     """
     with reading(path, "measurements") as file:
-        contents = (_safetensors if file.suffix.lower() == ".safetensors" else _npz)(file)
+        contents = (_safetensors if file.suffix.lower() == ".safetensors" else _arrays)(file)
         y = _y(contents)
         return Measurements(y, _size(contents, y), _facts(contents))
 
 
-def _npz(path: Path) -> dict[str, Any]:
+def _arrays(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        if file.read(len(NPY_MAGIC)) == NPY_MAGIC:
+            file.seek(0)
+            return {"y": read_npy(file, os.fstat(file.fileno()).st_size)}
     return read_npz(path, ("y", "size", *TEXTS, *NUMBERS))
 
 

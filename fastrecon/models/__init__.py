@@ -2,6 +2,7 @@
 
 from fastrecon.models.base import MODELS, Model, load, pretrained, register, trained
 from fastrecon.models.block_sensing import BlockSensingModel
+from fastrecon.models.ista_net import ISTANetModel
 from fastrecon.models.padnet import PADNetModel
 from fastrecon.models.prior import PriorModel
 from fastrecon.models.sgp import DirectModel, StepModel
@@ -11,6 +12,7 @@ __all__ = [
     "MODELS",
     "BlockSensingModel",
     "DirectModel",
+    "ISTANetModel",
     "Model",
     "PADNetModel",
     "PatchDenoiser",

@@ -53,7 +53,7 @@ class BlockCS(Problem[BlockCSOptions]):
     name = "block-cs"
     summary = "block compressed sensing"
     Options = BlockCSOptions
-    methods = ("lda", "tv", "fista", "ista")
+    methods = ("lda", "ista-net-plus", "ista-net", "tv", "fista", "ista")
     suffixes = (".npz", ".safetensors", ".npy")
 
     def simulate(self, picture: Picture, options: BlockCSOptions, seed: int = 0) -> Measurement:

@@ -3,6 +3,7 @@
 from fastrecon.train.recipe import RECIPES
 from fastrecon.train.recipes import (  # they register themselves
     dladmm,
+    ista_net,
     lda_cs,
     lda_cs_minimiser,
     padnet_image,
@@ -10,4 +11,4 @@ from fastrecon.train.recipes import (  # they register themselves
     sgp,
 )
 
-__all__ = ["RECIPES", "dladmm", "lda_cs", "lda_cs_minimiser", "padnet_image", "prior", "sgp"]
+__all__ = ["RECIPES", "dladmm", "ista_net", "lda_cs", "lda_cs_minimiser", "padnet_image", "prior", "sgp"]
