@@ -77,6 +77,12 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(prox_tv, (int dtype, Address y, Address lam, Address p, Address x, Address dual, Address sums, Address count,     \
               std::int64_t B, std::int64_t G, std::int64_t H, std::int64_t W, double tol, std::int64_t iterations,    \
               std::int64_t look, bool isotropic))                                                                     \
+  K(rbf_unit_fwd, (int dtype, Address x, Address filters, Address back, Address table, Address y, std::int64_t B,      \
+                   std::int64_t C, std::int64_t H, std::int64_t W, std::int64_t F, std::int64_t K, std::int64_t N,    \
+                   double rate))                                                                                      \
+  K(rbf_unit_vjp, (int dtype, Address d_y, Address x, Address filters, Address back, Address table, Address d_x,      \
+                   Address d_filters, Address d_back, Address d_table, std::int64_t B, std::int64_t C,                \
+                   std::int64_t H, std::int64_t W, std::int64_t F, std::int64_t K, std::int64_t N, double rate))      \
   K(armijo, (int dtype, Address x, Address z, Address grad, Address lam, Address curvature, Address slack,            \
              Address gamma, Address sums, Address accepted, std::int64_t B, std::int64_t N, std::int64_t lam_image,   \
              std::int64_t lam_entry, double beta, double eta, std::int64_t trials, bool composite))                   \

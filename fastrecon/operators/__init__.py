@@ -2,7 +2,7 @@
 
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, measurements, random_phi
-from fastrecon.operators.blur import Blur, gaussian_kernel
+from fastrecon.operators.blur import Blur, gaussian_kernel, motion_kernel
 from fastrecon.operators.blurred_slopes import BlurredSlopes
 from fastrecon.operators.callables import Callables
 from fastrecon.operators.crop import Crop
@@ -32,5 +32,6 @@ __all__ = [
     "Wavelet",
     "gaussian_kernel",
     "measurements",
+    "motion_kernel",
     "random_phi",
 ]

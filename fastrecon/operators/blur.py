@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastrecon.checks import expect, finite_number
+from fastrecon.checks import expect, finite_number, integer
 from fastrecon.operators._given import Cache, snapshot, state_of, tensor_of
 from fastrecon.operators._mask import each
 from fastrecon.operators.base import Diagonal, LinearOperator
@@ -28,6 +28,28 @@ def gaussian_kernel(sigma: float, side: int, dtype: torch.dtype = torch.float32)
     profile = torch.exp(-t.square() / (2 * sigma**2))
     kernel = torch.outer(profile, profile)
     return (kernel / kernel.sum()).to(dtype)
+
+
+def motion_kernel(side: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The blur of a shaken camera on `side` x `side` pixels, `side` odd and >= 3, with sum 1 and its centre of mass in
+    the middle, up to a pixel: the path of a random walk of the velocity, as long as fits, drawn from `seed`."""
+    op = "motion_kernel"
+    side = integer(side, op, "side", least=3)
+    expect(side % 2 == 1, op, "side", "an odd number", side)
+    seed = integer(seed, op, "seed", least=0)
+    expect(isinstance(dtype, torch.dtype) and dtype.is_floating_point, op, "dtype", "a real dtype", dtype)
+    generator, points = torch.Generator().manual_seed(seed), 32 * side
+    velocity = torch.randn(points, 2, generator=generator, dtype=torch.float64).cumsum(0)
+    path = (velocity - velocity.mean(0) / 2).cumsum(0)
+    path = path - path.mean(0)
+    path = path * ((side / 2 - 1) / path.abs().amax()) + (side - 1) / 2
+    corner, kernel = path.floor(), torch.zeros(side * side, dtype=torch.float64)
+    share = path - corner
+    for i in (0, 1):
+        for j in (0, 1):
+            place = ((corner[:, 0] + i) * side + corner[:, 1] + j).long()
+            kernel.index_add_(0, place, (share[:, 0] - 1 + i).abs() * (share[:, 1] - 1 + j).abs())
+    return (kernel / kernel.sum()).view(side, side).to(dtype)
 
 
 class Blur(LinearOperator):

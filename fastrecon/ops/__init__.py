@@ -12,6 +12,7 @@ from fastrecon.ops.prox_lp import prox_lp
 from fastrecon.ops.prox_tv import prox_tv
 from fastrecon.ops.radon import radon, radon_adjoint
 from fastrecon.ops.rays import Rays, fan_rays, parallel_rays
+from fastrecon.ops.rbf_unit import rbf_unit
 from fastrecon.ops.select_descent import select_descent, shrink_eps
 from fastrecon.ops.smoothed_l21 import smoothed_l21
 from fastrecon.ops.soft_threshold import soft_threshold
@@ -35,6 +36,7 @@ __all__ = [
     "prox_tv",
     "radon",
     "radon_adjoint",
+    "rbf_unit",
     "select_descent",
     "shrink_eps",
     "smoothed_l21",

@@ -148,6 +148,14 @@ class PADNet(nn.Module):
         rows = self.units.rows
         return [self.units.given] if rows is None else [u for row in rows for u in row]
 
+    def started(self, x: Tensor) -> PadState:
+        """The state before the first iteration."""
+        objective = self.objective(x)
+        none, count = torch.zeros_like(objective), torch.zeros_like(objective, dtype=torch.int64)
+        return PadState(
+            x, x, torch.zeros_like(x), none + self.rho, objective, none + float("inf"), none, none, count, count
+        )
+
     def objective(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """F(x) [B] in float64; of the implicit variant f(x)."""
         value = self.fidelity.value(x, y)
@@ -175,12 +183,18 @@ class PADNet(nn.Module):
         lower = objective <= s.objective
         return where(lower, new, s.x), torch.where(lower, objective, s.objective)
 
-    def step(self, s: PadState, k: int) -> PadState:
-        """Iteration k = 0, 1, ..."""
+    def pulled(self, s: PadState) -> tuple[Tensor, Tensor]:
+        """u of the next iteration, and what its units' outputs are multiplied by."""
         mu, rho = self._mu, s.rho
         pull = (mu * s.x + column(rho, s.x) * (s.v - s.dual)) / column(mu + rho, s.x)
         u = self.fidelity.prox(pull, (1 / (mu + rho)).to(real_dtype(s.x)))
-        v, alpha = u + s.dual, column(rho.rsqrt(), u)
+        return u, column(rho.rsqrt(), u)
+
+    def step(self, s: PadState, k: int) -> PadState:
+        """Iteration k = 0, 1, ..."""
+        mu, rho = self._mu, s.rho
+        u, alpha = self.pulled(s)
+        v = u + s.dual
         if self.prior is None:
             return self._implicit(s, u, v, alpha, k)
         state, taken, t = s, torch.zeros_like(rho, dtype=torch.bool), 0
@@ -264,11 +278,7 @@ class PADNet(nn.Module):
         step = 0.99 * limit if self.given_step is None else self.given_step
         expect(step < limit, op, "step", f"a number below 1 / |A|^2 = {limit:.6g}", step)
         solver = with_parts(self, fidelity=LeastSquares(operator, y), s=step)
-        objective = solver.objective(x)
-        none, count = torch.zeros_like(objective), torch.zeros_like(objective, dtype=torch.int64)
-        first = PadState(
-            x, x, torch.zeros_like(x), none + self.rho, objective, none + float("inf"), none, none, count, count
-        )
+        first = solver.started(x)
         found = iterate(
             solver.step, first, iterations, callback=callback, row=_row if history else None,
             done=(lambda s: s.move <= tol**2 * sum_of_squares(s.x)) if tol > 0 else None, narrow=solver.narrowed,
