@@ -190,9 +190,19 @@ class PADNet(nn.Module):
         u = self.fidelity.prox(pull, (1 / (mu + rho)).to(real_dtype(s.x)))
         return u, column(rho.rsqrt(), u)
 
+    def judged(self, s: PadState, u: Tensor, v: Tensor) -> tuple[PadState, Tensor]:
+        """Where v leads, and for which images [B] that is accepted."""
+        x, e = self.corrected(s.x, v)
+        square, size = sum_of_squares(x - s.x), sum_of_squares(e).sqrt()
+        bound, objective = self.error * self._mu * square.sqrt(), self.objective(x)
+        good = (size <= bound) & (square > 0)
+        if self.rule == "descent":
+            good &= objective <= s.objective - self._mu * (0.25 - self.error**2) * square
+        return PadState(x, v, s.dual + u - v, s.rho, objective, square, size, bound, s.units, s.accepted + 1), good
+
     def step(self, s: PadState, k: int) -> PadState:
         """Iteration k = 0, 1, ..."""
-        mu, rho = self._mu, s.rho
+        rho = s.rho
         u, alpha = self.pulled(s)
         v = u + s.dual
         if self.prior is None:
@@ -203,13 +213,7 @@ class PADNet(nn.Module):
         while (unit := self.units.unit(k, t)) is not None and not bool(taken.all()):
             asked, t = asked + ~taken, t + 1
             v = v - alpha * self.units.applied(unit, v)
-            x, e = self.corrected(s.x, v)
-            square, size = sum_of_squares(x - s.x), sum_of_squares(e).sqrt()
-            bound, objective = self.error * mu * square.sqrt(), self.objective(x)
-            good = (size <= bound) & (square > 0)
-            if self.rule == "descent":
-                good &= objective <= s.objective - mu * (0.25 - self.error**2) * square
-            one = PadState(x, v, s.dual + u - v, rho, objective, square, size, bound, s.units, s.accepted + 1)
+            one, good = self.judged(s, u, v)
             best = one if best is None else where(taken, best, one)
             taken = taken | good
         assert best is not None  # there is one unit at least in every iteration

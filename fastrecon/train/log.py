@@ -98,5 +98,7 @@ def line(row: dict[str, Any]) -> str:
     for name, value in row.items():
         if name.startswith(VALIDATION) and value is not None:
             kept = ": not kept" if math.isnan(value) else ""
-            text += f", validation {name.removeprefix(VALIDATION).upper()} {value:.2f} dB{kept}"
+            metric = name.removeprefix(VALIDATION)
+            told = f"{metric} {value:.4f}" if metric == "error" else f"{metric.upper()} {value:.2f} dB"
+            text += f", validation {told}{kept}"
     return text

@@ -6,9 +6,20 @@ from fastrecon.train.recipes import (  # they register themselves
     ista_net,
     lda_cs,
     lda_cs_minimiser,
+    padnet_gradient,
     padnet_image,
     prior,
     sgp,
 )
 
-__all__ = ["RECIPES", "dladmm", "ista_net", "lda_cs", "lda_cs_minimiser", "padnet_image", "prior", "sgp"]
+__all__ = [
+    "RECIPES",
+    "dladmm",
+    "ista_net",
+    "lda_cs",
+    "lda_cs_minimiser",
+    "padnet_gradient",
+    "padnet_image",
+    "prior",
+    "sgp",
+]
