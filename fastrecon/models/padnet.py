@@ -27,12 +27,12 @@ from fastrecon.operators import Blur, Crop, Gradient, LinearOperator
 from fastrecon.operators.base import Composition
 from fastrecon.operators.blurred_slopes import BlurredSlopes
 from fastrecon.options import check, option
-from fastrecon.solvers import PADNet
+from fastrecon.solvers import PADNet, haze_methods
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.terms import LeastSquares, Lp
 
 METHOD = "padnet"
-PROBLEMS = ("deblur",)  # for which a model can be trained and chosen
+PROBLEMS = ("deblur", haze_methods.PROBLEM)  # for which a model can be trained and chosen
 VARIANTS = ("explicit", "implicit")
 FAINT = 2e-3  # noise that is assumed where there is less, of images on [0, 1]
 MIRRORED = 0.01  # weight of the mirrored photograph, where what lies beyond its edges is estimated
@@ -338,15 +338,22 @@ def padnet(options: Options, device: torch.device) -> Runner:
         assert isinstance(model, PADNetModel)
         total = options.iterations or model.settings.iterations
 
+        hazy, count = inverse.problem == haze_methods.PROBLEM, inverse.y.shape[1]
+        y, first = inverse.y, inverse.first()
+        if hazy:  # the photograph rides along, as its units want it
+            y = first = haze_methods.guided(inverse)
+
         def tell(k: int, x: Callable[[], Tensor]) -> None:
             if watch is not None:
-                watch(k, total, x)
+                watch(k, total, lambda: x()[:, :count] if hazy else x())
 
-        model.check(inverse.y)
+        model.check(y)
         x, report = model.compute(
-            inverse.y, inverse.operator, inverse.noise, inverse.size, inverse.first(), lam=options.lam, callback=tell,
-            **options.changes(),
-        )  # fmt: skip
+            y, inverse.operator, inverse.noise, inverse.size, first, lam=options.lam, callback=tell, **options.changes()
+        )
+        if hazy:
+            x = x[:, :count].contiguous()
+            report = haze_methods.apart(x, inverse.y, report.status.texts[1])
         return Outcome(x, report, model=options.model or model.name)
 
     return run

@@ -2,10 +2,11 @@
 
 from torch import nn
 
+from fastrecon.networks.guided_unit import GuidedUnit
 from fastrecon.networks.rbf_unit import RBFUnit
 from fastrecon.networks.residual_cnn import ResidualCNN
 
 # Kinds of units of PADNet, by their names in model files. A kind is made with its `settings`, an instance keeps them.
-UNITS: dict[str, type[nn.Module]] = {"rbf": RBFUnit, "cnn": ResidualCNN}
+UNITS: dict[str, type[nn.Module]] = {"rbf": RBFUnit, "cnn": ResidualCNN, "guided": GuidedUnit}
 
-__all__ = ["UNITS", "RBFUnit", "ResidualCNN"]
+__all__ = ["UNITS", "GuidedUnit", "RBFUnit", "ResidualCNN"]

@@ -54,6 +54,11 @@ def scene(inverse: Inverse, op: str) -> tuple[Tensor, Tensor]:
     return photograph, light
 
 
+def guided(inverse: Inverse) -> Tensor:
+    """The boundary transmission and what networks see of the photograph, [B, 4, H, W]."""
+    return torch.cat((inverse.y, haze.guide(*scene(inverse, PROBLEM))), 1)
+
+
 def context(photograph: Tensor, sigma: float) -> Tensor:
     """w [B, 8, H, W]; 0 where a difference would reach across the border, beyond which nothing is known."""
     d = Kirsch()
