@@ -34,6 +34,7 @@ from fastrecon.terms import LeastSquares, Lp
 METHOD = "padnet"
 PROBLEMS = ("deblur", haze_methods.PROBLEM)  # for which a model can be trained and chosen
 VARIANTS = ("explicit", "implicit")
+LOOSE = 1e-6  # mu of units that are told their strength, implicit: nothing but these and the data hold the image
 FAINT = 2e-3  # noise that is assumed where there is less, of images on [0, 1]
 MIRRORED = 0.01  # weight of the mirrored photograph, where what lies beyond its edges is estimated
 
@@ -53,6 +54,8 @@ class Settings:
             of the noise; geometric between. Their outputs are `pull` noise / strength times the residual, and rho is
             (pull noise / strength)^2, so that with them `rho` and `growth` do not count.
         pull: see there.
+        warm: implicit iterations before the explicit ones: these start where those end. The implicit variant takes so
+            many. 0: none, and `iterations` of either.
         iterations: at most so many.
         tol: relative change at which an image is done; 0: never.
     """
@@ -72,6 +75,7 @@ class Settings:
     clip: float | None = None
     strengths: tuple[float, float] = (0.2, 1.0)
     pull: float = 2.0
+    warm: int = 0
     iterations: int = 30
     tol: float = 1e-3
 
@@ -125,6 +129,13 @@ class PADNetModel(Model):
         """A tensor of the units, whose type and device are the model's."""
         return next(self.units.parameters())
 
+    def planned(self, **changes: Any) -> int:
+        """Iterations of `compute` with these changes, at most."""
+        s = replace(self.settings, **changes)
+        if s.variant == "implicit":
+            return s.warm if s.warm and "iterations" not in changes else s.iterations
+        return s.warm + s.iterations
+
     def check(self, y: Tensor, anywhere: bool = False) -> None:
         """Looks at measurements; their shape is the operator's to judge.
 
@@ -172,10 +183,16 @@ class PADNetModel(Model):
         y = y.to(self.like.dtype)
         x = operator.apply_adjoint(y, size) if start is None else start.to(y)
         operator, y = _whole(operator, y, x)
-        explicit, shown = s.variant == "explicit", lambda x: x
+        explicit, shown, done = s.variant == "explicit", lambda x: x, 0
+        if s.warm and explicit:
+            first = {"variant": "implicit", "iterations": s.warm, "tol": 0.0}
+            x, _ = self.compute(y, operator, noise, start=x, history=False, callback=callback, **changes | first)
+            done = s.warm
+        elif s.warm and "iterations" not in changes:
+            s = replace(s, iterations=s.warm)
         on_slopes = explicit and s.slopes
         levels = bool(getattr(self.rows[0][0], "levels", False))
-        strengths = _strengths(s, sigma) if levels else []
+        strengths = (_strengths(s, sigma)[-1:] if done else _strengths(s, sigma)) if levels else []
         gain = s.pull * sigma
         wrap: Callable[[Any, float | None], Any] = lambda u, level: Scaled(u, level, gain)  # noqa: E731
         if on_slopes:
@@ -194,13 +211,14 @@ class PADNetModel(Model):
             growth = (strengths[0] / strengths[1]) ** 2 if len(strengths) > 1 else 1.0
         clip = None if s.clip is None else s.clip * math.sqrt(x[0].numel())
         solver = PADNet(
-            operator, Lp(weight, s.p) if explicit else None, units, rule=s.rule, mu=s.mu, error=s.error, rho=rho,
-            growth=max(growth, 1.0), most=s.most, clip=clip,
+            operator, Lp(weight, s.p) if explicit else None, units, rule=s.rule,
+            mu=LOOSE if levels and not explicit else s.mu, error=s.error, rho=rho, growth=max(growth, 1.0), most=s.most,
+            clip=clip,
         )  # fmt: skip
 
         def tell(k: int, state: Any) -> None:
             if callback is not None and len(state.x) == len(x):
-                callback(k, lambda: shown(state.x))
+                callback(done + k, lambda: shown(state.x))
 
         found, report = solver(y, x, s.iterations, s.tol, history=history, callback=tell)
         return shown(found), report
@@ -336,7 +354,7 @@ def padnet(options: Options, device: torch.device) -> Runner:
     def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
         model = models.setdefault(inverse.problem, trained(METHOD, inverse.problem, options.model).to(device))
         assert isinstance(model, PADNetModel)
-        total = options.iterations or model.settings.iterations
+        total = model.planned(**options.changes())
 
         hazy, count = inverse.problem == haze_methods.PROBLEM, inverse.y.shape[1]
         y, first = inverse.y, inverse.first()

@@ -52,7 +52,10 @@ class Deblur(Problem[DeblurOptions]):
     name = "deblur"
     summary = "blurred photographs whose blur is known"
     Options = DeblurOptions
-    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "hqs", "admm", "sgp-step", "sgp-diag", "unet")
+    methods = (
+        "dct", "tv", "cycle-spinning", "fista", "ista", "hqs", "admm", "hyper-laplacian", "padnet", "sgp-step",
+        "sgp-diag", "unet",
+    )  # fmt: skip
 
     def simulate(self, picture: Picture, options: DeblurOptions, seed: int = 0) -> Measurement:
         """A picture blurred."""

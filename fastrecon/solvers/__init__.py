@@ -1,6 +1,15 @@
 """Reconstruction methods, one a file."""
 
-from fastrecon.solvers import cg, haze_methods, sliding_dct, splitting_methods, tikhonov, wavelet_methods, wiener
+from fastrecon.solvers import (
+    cg,
+    haze_methods,
+    hyper_laplacian,
+    sliding_dct,
+    splitting_methods,
+    tikhonov,
+    wavelet_methods,
+    wiener,
+)
 from fastrecon.solvers.admm import ADMM
 from fastrecon.solvers.automatic import automatic
 from fastrecon.solvers.cycle_spinning import CycleSpinning
@@ -35,6 +44,7 @@ __all__ = [
     "cg",
     "detail_weights",
     "haze_methods",
+    "hyper_laplacian",
     "sliding_dct",
     "splitting_methods",
     "tikhonov",

@@ -144,8 +144,10 @@ def named(name: str, problem: str = "", op: str = "reconstruct") -> Method:
     return METHODS[name]
 
 
-def given_weight(text: str, op: str, words: tuple[str, ...] = ("auto",)) -> float | None:
-    """The weight that an option --lam gives as a number; None where it is one of `words`.
+def given_weight(
+    text: str, op: str, words: tuple[str, ...] = ("auto",), name: str = "--lam", above: bool = False
+) -> float | None:
+    """The weight that an option gives as a number >= 0, or if `above` > 0; None where it is one of `words`.
 
     Raises:
         ValueError: it is neither.
@@ -156,5 +158,7 @@ def given_weight(text: str, op: str, words: tuple[str, ...] = ("auto",)) -> floa
         value = float(text)
     except ValueError:
         value = float("nan")
-    expect(finite_number(value) and value >= 0, op, "--lam", f"{', '.join(words)} or a number >= 0", text)
+    least = ">" if above else ">="
+    fits = finite_number(value) and value >= 0 and (value > 0 or not above)
+    expect(fits, op, name, f"{', '.join(words)} or a number {least} 0", text)
     return value

@@ -31,7 +31,9 @@ HELD = (0.02, 0.1)  # levels at which it is validated
 LOUD = 1.3  # squared errors grow about like level^1.3: images are weighed by the inverse
 WIDER = (1, 2, 3, 4, 3, 2, 1)  # Zhang, Zuo, Gu & Zhang, CVPR 2017: sees 33 x 33 pixels
 # of the iteration, as they did best in deblurring; see docs/padnet.md
-SETTINGS = Settings(variant="implicit", lam_noise=0.01, slopes=True, iterations=24, tol=0.0, mu=1e-6, most=1)
+SETTINGS = Settings(
+    variant="explicit", lam_noise=0.01, slopes=True, beta=1.0, most=1, pull=0.95, warm=12, iterations=30, tol=1e-3
+)
 
 
 @dataclass(frozen=True)
