@@ -334,6 +334,10 @@ def _solvers() -> dict[str, Callable[[], Case]]:
     }  # fmt: skip
 
 
+def _deblurred(blur: Any, y: Tensor, model: Any) -> Any:
+    return model(y, operator=blur.to(y.device), noise=0.01, iterations=3)
+
+
 def _model(name: str) -> Callable[[], Case]:
     def make() -> Case:
         model = models.load(name)
@@ -348,6 +352,11 @@ def _model(name: str) -> Callable[[], Case]:
         if isinstance(model, models.PriorModel):
             y = scenes(IMAGES, 64, 64) + 0.1 * numbers(IMAGES, 1, 64, 64)
             return Case(lambda y, model: model(y, Identity(), noise=0.1, iterations=5), (y,), (model,), smooth=False)
+        if isinstance(model, models.PADNetModel) and model.problem == "deblur":
+            blur = Blur(gaussian_kernel(1.0, 5))
+            y = blur(scenes(IMAGES, 32, 32)) + 0.01 * numbers(IMAGES, 1, 32, 32)
+            run = partial(_deblurred, blur)
+            return Case(run, (y,), (model,), smooth=False)
         operator: Any = {"inpaint": Inpainting, "mri": Fourier}[model.problem]
         own = some(IMAGES, 1, 64, 64)
         y = operator(own)(scenes(IMAGES, 64, 64))

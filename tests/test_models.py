@@ -388,7 +388,7 @@ def test_every_shipped_model_tells_what_it_is():
         model = load(name)
         assert isinstance(model, models.Model)
         assert models.MODELS[model.method] in type(model).__mro__
-        assert model.problem in ("block-cs", "impulse", "inpaint", "mri", "")  # "": any linear operator
+        assert model.problem in ("block-cs", "deblur", "impulse", "inpaint", "mri", "")  # "": any linear operator
         assert f'fr.load("{name}")' in model.card()
     options = load("lda-cs-10").problem_options()
     assert options == {"ratio": 10, "phi_seed": 0, "block": 33}

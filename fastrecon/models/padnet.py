@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.certificates import CorrectedReport, MisfitReport
-from fastrecon.checks import expect, expect_finite, number
+from fastrecon.checks import choice, expect, expect_finite, number
 from fastrecon.models import card
 from fastrecon.models.base import Model, register, trained
 from fastrecon.models.file import Header
@@ -34,6 +34,7 @@ from fastrecon.terms import LeastSquares, Lp
 METHOD = "padnet"
 PROBLEMS = ("deblur", haze_methods.PROBLEM)  # for which a model can be trained and chosen
 VARIANTS = ("explicit", "implicit")
+PRECISIONS = ("float32", "bfloat16")
 LOOSE = 1e-6  # mu of units that are told their strength, implicit: nothing but these and the data hold the image
 FAINT = 2e-3  # noise that is assumed where there is less, of images on [0, 1]
 MIRRORED = 0.01  # weight of the mirrored photograph, where what lies beyond its edges is estimated
@@ -113,6 +114,7 @@ class PADNetModel(Model):
         self.units = nn.ModuleList(distinct)
         place = {id(u): k for k, u in enumerate(distinct)}
         self.order = [[place[id(u)] for u in row] for row in rows]
+        self.precision = PRECISIONS[0]
 
     @property
     def rows(self) -> list[list[Any]]:
@@ -128,6 +130,14 @@ class PADNetModel(Model):
     def like(self) -> Tensor:
         """A tensor of the units, whose type and device are the model's."""
         return next(self.units.parameters())
+
+    def set_precision(self, precision: str) -> None:
+        """What the units compute in: their outputs are proposals, and nothing that is certified depends on them.
+
+        Raises:
+            ValueError: it is unknown.
+        """
+        self.precision = choice(precision, PRECISIONS, METHOD, "precision")
 
     def planned(self, **changes: Any) -> int:
         """Iterations of `compute` with these changes, at most."""
@@ -193,13 +203,13 @@ class PADNetModel(Model):
         on_slopes = explicit and s.slopes
         levels = bool(getattr(self.rows[0][0], "levels", False))
         strengths = (_strengths(s, sigma)[-1:] if done else _strengths(s, sigma)) if levels else []
-        gain = s.pull * sigma
-        wrap: Callable[[Any, float | None], Any] = lambda u, level: Scaled(u, level, gain)  # noqa: E731
+        gain, half = s.pull * sigma, self.precision == "bfloat16"
+        wrap: Callable[[Any, float | None], Any] = lambda u, level: Scaled(u, level, gain, half)  # noqa: E731
         if on_slopes:
             expect(isinstance(operator, Blur), METHOD, "operator", "a Blur", type(operator).__name__)
             assert isinstance(operator, Blur)
             reduced, image_y = BlurredSlopes(operator, s.beta), y
-            wrap = lambda u, level: OnImages(Scaled(u, level, gain), reduced, image_y, level, gain)  # noqa: E731
+            wrap = lambda u, level: OnImages(Scaled(u, level, gain, half), reduced, image_y, level, gain)  # noqa: E731
             shown = lambda g: reduced.image(g, image_y)  # noqa: E731
             operator, y, x = reduced, reduced.measured(y), Gradient().forward(x)
         last = len(self.rows) - 1
@@ -259,8 +269,8 @@ class PADNetModel(Model):
 class Scaled:
     """A unit on images of any number of channels, each on its own; its output as `Settings.strengths` says."""
 
-    def __init__(self, unit: Any, level: float | None, gain: float):
-        self.unit, self.level, self.gain = unit, level, gain
+    def __init__(self, unit: Any, level: float | None, gain: float, half: bool = False):
+        self.unit, self.level, self.gain, self.half = unit, level, gain, half
         self.channels = int(unit.settings.get("in_channels", 1))
 
     def residual(self, v: Tensor) -> Tensor:
@@ -269,7 +279,9 @@ class Scaled:
         fits = v.shape[1] % c == 0
         expect(fits, METHOD, "x", f"images with a multiple of {c} channels", v)
         flat = v.reshape(-1, c, *v.shape[2:])
-        return (self.unit(flat) if self.level is None else self.unit(flat, self.level)).reshape(v.shape)
+        with torch.autocast(v.device.type, torch.bfloat16, enabled=self.half):
+            g = self.unit(flat) if self.level is None else self.unit(flat, self.level)
+        return g.to(v).reshape(v.shape)
 
     def __call__(self, v: Tensor) -> Tensor:
         """G scaled."""
@@ -337,6 +349,9 @@ class Options:
         " the model's", "", choices=("descent", "paper"),
     )  # fmt: skip
 
+    precision: str = option("of the units, which only propose: bfloat16 is quick where the processor has it", "float32",
+                            choices=PRECISIONS)  # fmt: skip
+
     def __post_init__(self):
         check(self, METHOD)
 
@@ -354,6 +369,7 @@ def padnet(options: Options, device: torch.device) -> Runner:
     def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
         model = models.setdefault(inverse.problem, trained(METHOD, inverse.problem, options.model).to(device))
         assert isinstance(model, PADNetModel)
+        model.set_precision(options.precision)
         total = model.planned(**options.changes())
 
         hazy, count = inverse.problem == haze_methods.PROBLEM, inverse.y.shape[1]

@@ -32,7 +32,7 @@ LOUD = 1.3  # squared errors grow about like level^1.3: images are weighed by th
 WIDER = (1, 2, 3, 4, 3, 2, 1)  # Zhang, Zuo, Gu & Zhang, CVPR 2017: sees 33 x 33 pixels
 # of the iteration, as they did best in deblurring; see docs/padnet.md
 SETTINGS = Settings(
-    variant="explicit", lam_noise=0.01, slopes=True, beta=1.0, most=1, pull=0.95, warm=12, iterations=30, tol=1e-3
+    variant="explicit", lam_noise=0.01, slopes=True, beta=1.0, most=1, pull=0.95, warm=12, iterations=10, tol=1e-3
 )
 
 
