@@ -7,7 +7,7 @@ from zoo import scene
 
 from fastrecon import load
 from fastrecon.certificates import CorrectedReport, MisfitReport
-from fastrecon.models.padnet import PADNetModel, Settings
+from fastrecon.models.padnet import LOOSE, PADNetModel, Settings
 from fastrecon.networks import ResidualCNN
 from fastrecon.operators import Blur, BlurredSlopes, Crop, Gradient, Identity, gaussian_kernel
 from fastrecon.solvers.base import column
@@ -106,18 +106,43 @@ def test_units_without_levels_take_the_settings_of_the_solver():
 def test_strengths_fall_to_the_noise():
     """With pull c, alpha G is the residual itself: v+ = u - G(u, level), rho = (c noise / level)^2."""
     a, y = problem()
-    m = model(variant="implicit", strengths=(0.2, 2.0), pull=2.0, iterations=1, most=1, mu=1e-9)
+    m = model(variant="implicit", strengths=(0.2, 2.0), pull=2.0, iterations=1, most=1)
     x, _ = m.compute(y, a, 0.01, start=y)
-    u = LeastSquares(a, y).prox(y, 1 / ((0.02 / 0.2) ** 2 + 1e-9))
+    u = LeastSquares(a, y).prox(y, 1 / ((0.02 / 0.2) ** 2 + LOOSE))
     torch.testing.assert_close(x, u - m.rows[0][0](u, 0.2), rtol=1e-6, atol=1e-6)
+
+
+def test_explicit_starts_where_implicit_ends():
+    a, y = problem()
+    seen, m = [], model(variant="explicit", warm=3, iterations=4)
+    first, _ = m.compute(y, a, 0.01, start=y, variant="implicit")
+    x, report = m.compute(y, a, 0.01, start=y, callback=lambda k, x: seen.append((k, x())))
+    assert [k for k, _ in seen] == list(range(1, 8))
+    assert (m.planned(), m.planned(variant="implicit"), m.planned(variant="implicit", iterations=5)) == (7, 3, 5)
+    torch.testing.assert_close(seen[2][1], first)
+    torch.testing.assert_close(seen[-1][1], x)
+    assert (report.iterations == 4).all()
+    g, f = Gradient()(first), LeastSquares(BlurredSlopes(a, m.settings.beta))
+    value = f.value(g, f.operator.measured(y)) + m.settings.lam * g.abs().pow(m.settings.p).flatten(1).sum(1)
+    torch.testing.assert_close(report.history["objective"][0], value, rtol=1e-6, atol=1e-9)
+
+
+def test_units_in_bfloat16_propose_about_the_same():
+    a, y = problem()
+    m = model(variant="explicit")
+    x = m.compute(y, a, 0.01, start=y)[0]
+    m.set_precision("bfloat16")
+    torch.testing.assert_close(m.compute(y, a, 0.01, start=y)[0], x, rtol=0, atol=0.01)
+    with pytest.raises(ValueError, match="padnet: precision: expected float32 or bfloat16, got 'half'"):
+        m.set_precision("half")
 
 
 def test_clip_bounds_what_a_unit_moves():
     a, y = problem()
-    settings = {"variant": "implicit", "iterations": 1, "most": 1, "mu": 1e-9}
+    settings = {"variant": "implicit", "iterations": 1, "most": 1}
     (x, _), (z, _) = (model(clip=clip, **settings).compute(y, a, 0.01, start=y) for clip in (None, 1e-5))
     rho = (0.02 / 0.2) ** 2
-    size = (z - LeastSquares(a, y).prox(y, 1 / (rho + 1e-9))).square().mean((1, 2, 3)).sqrt()
+    size = (z - LeastSquares(a, y).prox(y, 1 / (rho + LOOSE))).square().mean((1, 2, 3)).sqrt()
     assert (size <= rho**-0.5 * 1e-5 * (1 + 1e-6)).all()
     assert not torch.equal(x, z)
 
@@ -145,7 +170,7 @@ def test_a_free_boundary_is_one_of_known_surroundings():
         (lambda m, a, y: m(y * float("nan"), operator=a), "padnet: y: expected finite measurements"),
         (lambda m, a, y: m(y.to(torch.complex128), operator=a), "padnet: y: expected real measurements"),
         (lambda m, a, y: m.compute(y, Identity(), variant="explicit"), "padnet: operator: expected a Blur"),
-        (lambda m, a, y: PADNetModel([[]], "deblur"), "PADNetModel: rows: expected lists of units, of cnn"),
+        (lambda m, a, y: PADNetModel([[]], "deblur"), "PADNetModel: rows: expected lists of units, of .*cnn"),
         (lambda m, a, y: PADNetModel([[torch.nn.ReLU()]], "deblur"), "PADNetModel: rows: expected lists of units"),
     ],
 )
