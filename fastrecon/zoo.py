@@ -355,8 +355,7 @@ def _model(name: str) -> Callable[[], Case]:
         if isinstance(model, models.PADNetModel) and model.problem == "deblur":
             blur = Blur(gaussian_kernel(1.0, 5))
             y = blur(scenes(IMAGES, 32, 32)) + 0.01 * numbers(IMAGES, 1, 32, 32)
-            run = partial(_deblurred, blur)
-            return Case(run, (y,), (model,), smooth=False)
+            return Case(partial(_deblurred, blur), (y,), (model,), smooth=False)
         operator: Any = {"inpaint": Inpainting, "mri": Fourier}[model.problem]
         own = some(IMAGES, 1, 64, 64)
         y = operator(own)(scenes(IMAGES, 64, 64))

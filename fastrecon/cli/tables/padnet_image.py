@@ -131,6 +131,7 @@ def _simulated(path: Path, kernel: Any, solver: Any, args: argparse.Namespace, s
     with _file_of(kernel) as file:
         m = problem.simulate(picture, problem.Options(kernel=str(file), noise=args.noise * _white(picture)), seed)
     x, seconds = _run(m, solver, device)
+    assert m.truth is not None
     border = [n // 2 for n in kernel.shape]
     found, truth = (_inside(problem.images(t, m), border) for t in (x.clamp(0, 1), m.truth))
     return {"psnr": float(psnr(found.transpose(0, 1), truth.transpose(0, 1))), "seconds": seconds}
