@@ -9,12 +9,13 @@ from torch.nn.functional import softplus
 from typing_extensions import Self
 
 from fastrecon.certificates import TRAINED_ONLY, Report, Status
-from fastrecon.checks import expect, integer, number
+from fastrecon.checks import expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.select_descent import shrink_eps
 from fastrecon.solvers.base import Callback, Row, Run, iterate, with_parts
 from fastrecon.terms.base import Evaluation
+from fastrecon.terms.complex_features import ComplexFeatureNorm
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.threads import alone
@@ -104,7 +105,8 @@ class UnrolledDescent(nn.Module):
         operator: A.
         phases: trained phases K.
         channels, layers, in_channels, delta, final_activation: of the regulariser, see FeatureNorm; of a complex image
-            real and imaginary part are a channel each.
+            real and imaginary part are a channel each, unless features are complex.
+        complex_features: whether images are complex and the regulariser a ComplexFeatureNorm.
         alpha: initial step size of the gradient steps, > 1e-6.
         eps0: initial smoothing radius, > 1e-6.
         sigma, gamma: > 0 and in (0, 1): eps becomes gamma * eps once |grad phi_eps(x)| < sigma * gamma * eps.
@@ -122,8 +124,8 @@ class UnrolledDescent(nn.Module):
 
     def __init__(
         self, operator: LinearOperator, phases: int = 9, channels: int = 32, layers: int = 4, *,
-        in_channels: int = 1, delta: float = 0.01, final_activation: bool = False, alpha: float = 1.0,
-        eps0: float = 0.01, sigma: float = 1e3, gamma: float = 0.9, eps_mode: str = "sample",
+        in_channels: int = 1, delta: float = 0.01, final_activation: bool = False, complex_features: bool = False,
+        alpha: float = 1.0, eps0: float = 0.01, sigma: float = 1e3, gamma: float = 0.9, eps_mode: str = "sample",
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__
@@ -135,7 +137,8 @@ class UnrolledDescent(nn.Module):
         # Python's floats: a NumPy number would promote float32 tensors
         self.sigma, self.gamma, self.eps_mode = float(sigma), float(gamma), eps_mode
         self.fidelity = LeastSquares(operator)
-        self.regulariser = FeatureNorm(channels, layers, in_channels, delta, final_activation)
+        kind = ComplexFeatureNorm if flag(complex_features, name, "complex_features") else FeatureNorm
+        self.regulariser = kind(channels, layers, in_channels, delta, final_activation)
         self.raw_alpha = raw_of(alpha, phases)
         self.raw_eps0 = raw_of(eps0)
         self.minimiser = None
@@ -158,11 +161,11 @@ class UnrolledDescent(nn.Module):
     def hyperparameters(self) -> dict[str, Any]:
         """The arguments that rebuild this network around an operator."""
         r = self.regulariser
-        channels, in_channels = r.weights[0].shape[:2]
         return {
-            "phases": self.phases, "channels": channels, "layers": len(r.weights), "delta": r.delta,
+            "phases": self.phases, "channels": r.channels, "layers": len(r.weights), "delta": r.delta,
             "final_activation": r.final_activation, "sigma": self.sigma, "gamma": self.gamma, "eps_mode": self.eps_mode,
-        } | ({} if in_channels == 1 else {"in_channels": in_channels}) | (
+        } | ({} if r.in_channels == 1 else {"in_channels": r.in_channels}) | (
+            {"complex_features": True} if isinstance(r, ComplexFeatureNorm) else {}) | (
             {} if self.minimiser is None else {"minimiser": self.minimiser.hyperparameters()}
         )  # fmt: skip
 
@@ -223,7 +226,7 @@ class UnrolledDescent(nn.Module):
         op = type(self).__name__
         for argument, t in (("y", y), ("x0", x0)):
             expect(isinstance(t, Tensor) and t.ndim > 0, op, argument, "a batch, a tensor", t)
-        channels = self.regulariser.weights[0].shape[1] // (2 if x0.is_complex() else 1)
+        channels = self.regulariser.channels_of(x0)
         fits = x0.ndim == 4 and x0.shape[:2] == (y.shape[0], channels)
         expect(fits, op, "x0", f"images [{y.shape[0]}, {channels}, H, W]", x0)
         expect(real_dtype(x0) == self.raw_alpha.dtype, op, "x0", f"dtype {self.raw_alpha.dtype}", x0)

@@ -67,9 +67,8 @@ class Minimiser(RigorousObjective):
     def hyperparameters(self) -> dict[str, Any]:
         """The arguments that rebuild it."""
         r = self.regulariser
-        channels, in_channels = r.weights[0].shape[:2]
         return {
-            "channels": channels, "layers": len(r.weights), "in_channels": in_channels, "delta": r.delta,
+            "channels": r.channels, "layers": len(r.weights), "in_channels": r.in_channels, "delta": r.delta,
             "final_activation": r.final_activation, "anchor": float(self.anchor is not None),
         }  # fmt: skip
 
@@ -194,9 +193,8 @@ class InFloat32(FeatureNorm):
     @classmethod
     def of(cls, r: FeatureNorm) -> "InFloat32":
         """The term r."""
-        width, channels = r.weights[0].shape[:2]
         with torch.random.fork_rng(devices=[]):  # no draw that shows
-            new = cls(width, len(r.weights), channels, r.delta, r.final_activation, r.precision)
+            new = cls(r.channels, len(r.weights), r.in_channels, r.delta, r.final_activation, r.precision)
         new.load_state_dict(r.state_dict())
         return new.to(r.weights[0].device)
 

@@ -1,6 +1,7 @@
 """Terms of objectives: value, gradient, proximal map."""
 
 from fastrecon.terms.base import Term
+from fastrecon.terms.complex_features import ComplexFeatureNorm
 from fastrecon.terms.conjugate_gradients import conjugate_gradients
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.group import GroupL21
@@ -16,6 +17,7 @@ from fastrecon.terms.total_variation import TV
 __all__ = [
     "L1",
     "TV",
+    "ComplexFeatureNorm",
     "FeatureNorm",
     "GroupL21",
     "LeastSquares",

@@ -69,6 +69,24 @@ class FeatureNorm(Term):
         shapes = ", ".join(str(tuple(w.shape)) for w in self.weights)
         return f"norms of features of convolutions {shapes}, delta {self.delta:g}, eps {self.eps or 0:g}"
 
+    @property
+    def channels(self) -> int:
+        """Features of a layer."""
+        return self.weights[0].shape[-4]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that the first convolution takes."""
+        return self.weights[0].shape[-3]
+
+    def channels_of(self, x: Tensor) -> int:
+        """Channels of the images that it takes, if they are real or complex as x is."""
+        return self.in_channels // 2 if x.is_complex() else self.in_channels
+
+    def kernels(self) -> list[Tensor]:
+        """Kernels [out, in, 3, 3] of the convolutions as they are applied to `_real(x)`."""
+        return list(self.weights)
+
     def value(self, x: Tensor, eps: float | Tensor | None = None) -> Tensor:
         """r_eps(x) [B]; r(x) without eps, here and when the term is made."""
         eps = self.eps if eps is None else eps
@@ -86,12 +104,12 @@ class FeatureNorm(Term):
         return self._both(x, eps, precision)
 
     def _value(self, x: Tensor, eps: float | Tensor, precision: str) -> Tensor:
-        weights = list(self.weights)
-        return feature_value(_real(x), weights, eps, self.delta, self.final_activation, precision=precision)
+        return feature_value(_real(x), self.kernels(), eps, self.delta, self.final_activation, precision=precision)
 
     def _both(self, x: Tensor, eps: float | Tensor, precision: str) -> tuple[Tensor, Tensor]:
-        weights = list(self.weights)
-        value, grad = feature_gradient(_real(x), weights, eps, self.delta, self.final_activation, precision=precision)
+        value, grad = feature_gradient(
+            _real(x), self.kernels(), eps, self.delta, self.final_activation, precision=precision
+        )
         return value, torch.complex(*grad.chunk(2, 1)) if x.is_complex() else grad
 
     @torch.no_grad()
@@ -102,7 +120,7 @@ class FeatureNorm(Term):
     @torch.no_grad()
     def feature_norms(self, x: Tensor) -> Tensor:
         """Maps |g_i(x)| [B, H, W] of images [B, C, H, W]."""
-        options = list(self.weights), self.delta, self.final_activation
+        options = self.kernels(), self.delta, self.final_activation
         return torch.linalg.vector_norm(each_image(lambda one: features(one, *options)[-1], _real(x)), dim=1)
 
     # What an iteration of a solver needs, and what of it may come from products in bfloat16.
