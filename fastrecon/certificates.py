@@ -245,6 +245,7 @@ class Report(Certificate):
         history: after every iteration (row 0: the start) phi_eps, merit, grad_norm and eps, [rows, B] each; None if not
             recorded.
         trained_phases: iterations from here on carry the descent guarantee.
+        scale: [B] what images and measurements were divided by for all of this; None: by nothing.
 
     Objective values are NaN where nobody evaluated them (in training).
     """
@@ -265,6 +266,7 @@ class Report(Certificate):
     status: Status
     history: dict[str, Tensor] | None = None
     trained_phases: int = 0
+    scale: Tensor | None = None
 
 
 @dataclass(frozen=True)

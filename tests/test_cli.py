@@ -89,8 +89,8 @@ def test_files_of_the_first_version(run, place, tmp_path):
 
 
 def test_reconstruct_writes_everything(run, tmp_path):
-    text = ok(run("reconstruct @images --simulate --model @tv.safetensors --maps --out", tmp_path))
-    kinds = ("figure.png", "maps.png", "reconstruction.png", "report.json")
+    text = ok(run("reconstruct @images --simulate --model @tv.safetensors --features --out", tmp_path))
+    kinds = ("features.png", "figure.png", "reconstruction.png", "report.json")
     assert names(tmp_path) == [f"{stem}_{kind}" for stem in ("colour", "disc") for kind in kinds]
     assert text.count("->") == 2
     report = json.loads((tmp_path / "disc_report.json").read_text())

@@ -126,7 +126,7 @@ def test_what_exists_is_kept_replaced_or_skipped(run, fails, several, tmp_path):
         ("simulate @images/disc.png --model @tv.safetensors --out {}", "disc.npz"),
         ("demo --image coins --model @tv.safetensors --out {}", "coins_figure.png"),
         ("demo --image coins --model @tv.safetensors --bits 32 --out {}", "coins_reconstruction.tif"),
-        ("reconstruct @images/disc.png --simulate --model @tv.safetensors --maps --out {}", "disc_maps.png"),
+        ("reconstruct @images/disc.png --simulate --model @tv.safetensors --features --out {}", "disc_features.png"),
         ("reconstruct @images/disc.png --problem impulse --out {}", "disc_figure.png"),
         ("reconstruct @images/disc.png --simulate --problem inpaint --out {}", "disc_reconstruction.png"),
         ("reconstruct @images/disc.png --simulate --problem inpaint --bits 32 --out {}", "disc_reconstruction.tif"),

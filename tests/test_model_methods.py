@@ -65,16 +65,16 @@ def test_the_shipped_model_of_a_measurement(problem, method, options, gain):
     assert torch.equal(again.x, found.x)
 
 
-def test_lda_to_convergence_with_start_and_maps():
+def test_lda_to_convergence_with_start_and_features():
     p, m = measured("block-cs", (33, 33))
     seen = []
-    run = METHODS["lda"].ready(rigorous=True, tol=1.0, maps=True)
+    run = METHODS["lda"].ready(rigorous=True, tol=1.0, features=True)
     found = run(p.inverse(m), lambda done, total, x, what: seen.append((done, total, what, x().shape)))
     assert found.report.status == ["converged"]
     assert (found.report.history["merit"][found.report.trained_phases :].diff(dim=0) <= 0).all()
     assert seen[-1][0] == seen[-1][1]
     assert {s[2:] for s in seen} == {("reductions of eps and gradient", (1, 1, 33, 33))}
-    assert found.extras["maps"].shape == (1, 33, 33)
+    assert found.extras["features"].shape == (1, 33, 33)
     model = fr.load("lda-cs-25")
     assert torch.equal(found.start, model.start(m.y, m.size))
     exact = model(m.y, size=m.size, rigorous=True, tol=1.0)

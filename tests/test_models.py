@@ -387,7 +387,7 @@ def test_every_shipped_model_tells_what_it_is():
     for name in pretrained():
         model = load(name)
         assert isinstance(model, models.Model)
-        assert models.MODELS[model.method] in type(model).__mro__
+        assert models.family_of(model.method, model.problem, name) in type(model).__mro__
         assert model.problem in ("block-cs", "deblur", "impulse", "inpaint", "mri", "")  # "": any linear operator
         assert f'fr.load("{name}")' in model.card()
     options = load("lda-cs-10").problem_options()

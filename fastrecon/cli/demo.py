@@ -14,7 +14,7 @@ from fastrecon.cli.progress import Progress
 EPILOG = """examples:
   fastrecon demo
   fastrecon demo --image astronaut --ratio 10 --out somewhere
-  fastrecon demo --model lda-cs-50 --maps
+  fastrecon demo --model lda-cs-50 --features
   fastrecon demo --problem inpaint --image cat"""
 
 RATIO = 25

@@ -31,8 +31,7 @@ NAME.png DIR receives
   NAME_reconstruction.png  the picture, in the kind of the input (--bits: PNG or TIFF of 8, 16, float TIFF of 32)
   NAME_figure.png          start, reconstruction, the truth and the error where known, and every iteration
   NAME_transmission.png    of --problem dehaze: what of the scene's light came through
-  NAME_maps.png            with --maps, of method lda: feature norms next to the gradient norm of the picture
-  NAME_features.png        with --features, of method prior: the same
+  NAME_features.png        with --features, of learned regularisers: feature norms next to the picture's gradient norm
   NAME_report.json         scores, certificate (objective, ..., converged or why not) and history; see docs/report.md"""
 
 
@@ -87,7 +86,7 @@ def job(args: argparse.Namespace, model: str = "") -> output.Job:
         "method_options": output.plain(settings), "model": getattr(settings, "model", None),
     }  # fmt: skip
     runner = chosen.method.prepare(settings, device)
-    extras = tuple(name for name in ("maps", "features") if getattr(settings, name, False))
+    extras = ("features",) if getattr(settings, "features", False) else ()
     automatic = chosen.automatic and not model and not given(args, chosen.method.Options)
     return output.Job(
         problem, runner, output.Writing(args.bits, args.figure, extras, problem.maps), device, about, automatic

@@ -33,6 +33,7 @@ from fastrecon.io.pictures import Form, Picture, read_picture, write_picture
 from fastrecon.io.raster import LUMA
 from fastrecon.io.reports import finite, write_csv, write_figure, write_json
 from fastrecon.io.sinograms import Array, by_view, line_integrals, read_array
+from fastrecon.io.slices import read_slices
 
 __all__ = [
     "BUNDLED",
@@ -71,6 +72,7 @@ __all__ = [
     "read_matrix",
     "read_measurements",
     "read_picture",
+    "read_slices",
     "reason",
     "shown",
     "text_name",

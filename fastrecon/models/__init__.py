@@ -2,6 +2,7 @@
 
 from fastrecon.models.base import MODELS, Model, load, pretrained, register, trained
 from fastrecon.models.block_sensing import BlockSensingModel
+from fastrecon.models.descent import DescentModel
 from fastrecon.models.ista_net import ISTANetModel
 from fastrecon.models.padnet import PADNetModel
 from fastrecon.models.prior import PriorModel
@@ -11,6 +12,7 @@ from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
 __all__ = [
     "MODELS",
     "BlockSensingModel",
+    "DescentModel",
     "DirectModel",
     "ISTANetModel",
     "Model",

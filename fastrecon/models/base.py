@@ -1,5 +1,6 @@
 """What every trained model offers, whatever its method; the registry of families; models by name or file."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -7,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fastrecon import io
@@ -14,6 +16,7 @@ from fastrecon.certificates import Certificate, Result, answer
 from fastrecon.checks import choice, expect, named
 from fastrecon.models import file as model_file
 from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.layout import real_dtype
 
 M = TypeVar("M", bound="Model")
 
@@ -121,17 +124,28 @@ class Model(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no card")
 
 
-MODELS: dict[str, type[Model]] = {}
+MODELS: dict[str, type[Model]] = {}  # by method, or "method:problem" where a problem has a family of its own
 
 
-def register(*methods: str) -> Callable[[type[M]], type[M]]:
-    """Makes the class that it decorates the family of models of these methods."""
+def register(*methods: str, problem: str = "") -> Callable[[type[M]], type[M]]:
+    """Makes the class that it decorates the family of models of these methods, or of theirs for one problem."""
 
     def add(family: type[M]) -> type[M]:
-        MODELS.update(dict.fromkeys(methods, family))
+        MODELS.update(dict.fromkeys([f"{m}:{problem}" if problem else m for m in methods], family))
         return family
 
     return add
+
+
+def family_of(method: str, problem: str, where: str) -> type[Model]:
+    """The family of models of a method for a problem.
+
+    Raises:
+        ValueError: there is none; `where` names the argument.
+    """
+    if f"{method}:{problem}" in MODELS:
+        return MODELS[f"{method}:{problem}"]
+    return MODELS[choice(method, [m for m in MODELS if ":" not in m], "load", where)]
 
 
 def pretrained() -> list[str]:
@@ -193,9 +207,15 @@ def _header(name: str) -> model_file.Header:
         return model_file.read_header(path)
 
 
+def in_precision(operator: LinearOperator, dtype: torch.dtype) -> LinearOperator:
+    """The operator, or a copy whose tensors are of this real type."""
+    own = [t for t in (*operator.parameters(), *operator.buffers()) if t.is_floating_point() or t.is_complex()]
+    return operator if all(real_dtype(t) == dtype for t in own) else copy.deepcopy(operator).to(dtype)
+
+
 def _read(path: Path) -> Model:
     head, tensors = model_file.read(path)
-    family = MODELS[choice(head.method, MODELS, "load", f"{io.shown(path)}: method")]
+    family = family_of(head.method, head.problem, f"{io.shown(path)}: method")
     try:
         return family.from_file(head, tensors).eval()
     except Exception as e:  # whatever settings or tensors that do not fit make the parts trip over

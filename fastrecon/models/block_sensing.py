@@ -15,8 +15,9 @@ from torch import Tensor
 from fastrecon.certificates import Report
 from fastrecon.checks import flag
 from fastrecon.models import card
-from fastrecon.models.base import register, trained
+from fastrecon.models.base import load, register, trained
 from fastrecon.models.blocks import BlockModel, fits_sampling, restore, sampling
+from fastrecon.models.descent import DescentModel
 from fastrecon.models.file import Header
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing
@@ -171,7 +172,7 @@ class Options:
         " without Winograd's transforms; what is decided and reported is that of float32", "float32",
         choices=PRECISIONS,
     )  # fmt: skip
-    maps: bool = option("keep the size of the learned features at every pixel", False)
+    features: bool = option("keep the size of the learned features at every pixel", False)
 
     def __post_init__(self):
         check(self, "reconstruct")
@@ -180,33 +181,40 @@ class Options:
 def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
     def prepare(options: Options, device: torch.device) -> Runner:
         @cache
-        def model(count: int) -> BlockSensingModel:
-            fits = partial(fits_sampling, count=count)
-            found = trained(name, BlockSensingModel.problem, options.model, fits).to(device)
-            assert isinstance(found, BlockSensingModel)
-            found.set_precision(options.precision)
-            found.blockwise = found.blockwise if options.blockwise is None else options.blockwise
+        def model(problem: str, count: int) -> BlockSensingModel | DescentModel:
+            fits = partial(fits_sampling, count=count) if problem == BlockSensingModel.problem else lambda head: True
+            found = trained(name, problem, options.model, fits).to(device)
+            assert isinstance(found, BlockSensingModel | DescentModel)
+            found.solver.regulariser.precision = options.precision
+            if isinstance(found, BlockSensingModel):
+                found.blockwise = found.blockwise if options.blockwise is None else options.blockwise
             return found
 
         if options.model:  # a wrong one is told before anything is read
-            model(0)
+            imaging = name == DescentModel.method and load(options.model).problem == DescentModel.problem
+            model(DescentModel.problem if imaging else BlockSensingModel.problem, 0)
 
         def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
-            own = model(0 if options.model else inverse.y.shape[-1])
+            mri = inverse.problem == DescentModel.problem
+            problem = DescentModel.problem if mri else BlockSensingModel.problem
+            own = model(problem, 0 if options.model else inverse.y.shape[-1])
             own.check(inverse.y)
-            own.expect_own(inverse)
-            told = {"tol": options.tol, "iterations": options.iterations} if options.rigorous else {}
-            callback = None if watch is None else _Told(own, inverse, options, watch)
-            result = own(
-                inverse.y, size=inverse.size, rigorous=options.rigorous, history=True, callback=callback, **told
-            )
+            told: dict[str, Any] = {"rigorous": options.rigorous, "history": True, "size": inverse.size}
+            told |= {"tol": options.tol, "iterations": options.iterations} if options.rigorous else {}
+            whole: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
+            if isinstance(own, BlockSensingModel):
+                own.expect_own(inverse)
+                start, whole = own.start(inverse.y.to(own.q.dtype), inverse.size), partial(own.whole, inverse=inverse)
+            else:
+                start, told["operator"] = None, inverse.operator
+            told["callback"] = None if watch is None else _Told(own.solver, options, watch, whole)
+            result = own(inverse.y, **told)
             if not (torch.isfinite(result.x).all() and torch.isfinite(result.report.merit).all()):
                 largest = f"|y| up to {inverse.y.abs().max().item():.3g}"
                 raise RuntimeError(
                     f"reconstruct: the iterations diverged: {own.name} is not trained for such measurements ({largest})"
                 )
-            maps = {"maps": own.solver.regulariser.feature_norms(result.x)} if options.maps else {}
-            start = own.start(inverse.y.to(own.q.dtype), inverse.size)
+            maps = {"features": own.solver.regulariser.feature_norms(result.x)} if options.features else {}
             return Outcome(result.x, result.report, start, maps, options.model or own.name)
 
         return run
@@ -218,16 +226,16 @@ def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
 class _Told:
     """Tells who watches of phases, or of reductions of eps out of all that the termination test needs."""
 
-    model: BlockSensingModel
-    inverse: Inverse
+    solver: RigorousDescent
     options: Options
     watch: Watch
+    whole: Callable[[Tensor], Tensor]
     reductions: int = 0
 
     def __call__(self, k: int, s: DescentState) -> None:
-        solver = self.model.solver
+        solver = self.solver
         if not self.options.rigorous:
-            self.watch(k, solver.phases, lambda: self.model.whole(s.x, self.inverse), "phases")
+            self.watch(k, solver.phases, lambda: self.whole(s.x), "phases")
             return
         sigma, gamma, tol = solver.sigma, solver.gamma, self.options.tol
         left, what = int(reductions_left(s.eps.detach().cpu(), sigma, gamma, tol).max()), "reductions of eps"
@@ -235,7 +243,7 @@ class _Told:
             slopes = int(reductions_left(s.norm.cpu() / sigma / gamma, sigma, gamma, tol).max())
             left, what = max(left, slopes), what + " and gradient"
         self.reductions = max(self.reductions, left + 1)
-        self.watch(self.reductions - left, self.reductions, lambda: self.model.whole(s.x, self.inverse), what)
+        self.watch(self.reductions - left, self.reductions, lambda: self.whole(s.x), what)
 
 
 for _name, _summary in (
@@ -243,4 +251,5 @@ for _name, _summary in (
     ("gd-net", "learned gradient descent"),
     ("agd-net", "learned gradient descent with extrapolation"),
 ):
-    method(_name, Options, _summary, (BlockSensingModel.problem, ""))(_prepare(_name))
+    _problems = (BlockSensingModel.problem, *([DescentModel.problem] if _name == DescentModel.method else []), "")
+    method(_name, Options, _summary, _problems)(_prepare(_name))

@@ -5,7 +5,6 @@ same training. Data of another operator need nothing but the noise of y: w = |A|
 in other units changes nothing.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,10 +16,9 @@ from torch import Tensor, nn
 from fastrecon.certificates import SmoothReport
 from fastrecon.checks import expect, expect_finite, number, per_image
 from fastrecon.models import card
-from fastrecon.models.base import Model, pretrained, register, trained
+from fastrecon.models.base import Model, in_precision, pretrained, register, trained
 from fastrecon.models.file import Header
 from fastrecon.operators.base import LinearOperator
-from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.options import check, option
 from fastrecon.solvers.base import column
@@ -154,7 +152,7 @@ class PriorModel(Model):
         assert noise is not None
         lam = float(number(lam, METHOD, "lam", above=0))
         tol = float(number(tol, METHOD, "tol", above=0))
-        operator = _in_precision(operator, self.dtype)
+        operator = in_precision(operator, self.dtype)
         y = y.to(self.dtype.to_complex() if y.is_complex() else self.dtype)
         x = operator.apply_adjoint(y, size) if start is None else start.to(y.device)
         x = x.to(self.dtype.to_complex() if x.is_complex() else self.dtype)
@@ -250,12 +248,6 @@ def _feature_norm(tensors: dict[str, Tensor], at: str, settings: dict[str, Any])
     r = FeatureNorm(in_channels=weights[0].shape[1], layers=len(weights), **settings)
     r.weights = nn.ParameterList(weights)
     return r
-
-
-def _in_precision(operator: LinearOperator, dtype: torch.dtype) -> LinearOperator:
-    """The operator, or a copy whose tensors are of this real type."""
-    own = [t for t in (*operator.parameters(), *operator.buffers()) if t.is_floating_point() or t.is_complex()]
-    return operator if all(real_dtype(t) == dtype for t in own) else copy.deepcopy(operator).to(dtype)
 
 
 def _white(operator: LinearOperator, y: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -71,7 +71,7 @@ class MRI(Problem[MRIOptions]):
     name = "mri"
     summary = "k-space of which some frequencies were sampled"
     Options = MRIOptions
-    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "sgp-step", "sgp-diag", "unet")
+    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "lda", "sgp-step", "sgp-diag", "unet")
     suffixes = io.KSPACE_SUFFIXES
     norm = 1.0
 

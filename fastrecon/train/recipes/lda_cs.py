@@ -4,8 +4,6 @@ Loss: mean squared error of the last phase. Each new phase is a copy of the last
 stage x = u always, later the lower of u and v. Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, sec. 4.
 """
 
-import copy
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from fastrecon.options import option
 from fastrecon.solvers import LDA
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.block_cs_base import BlockConfig, BlockObjective
-from fastrecon.train.recipes.warm_start import Stage, default_stages, parse_stages
+from fastrecon.train.recipes.warm_start import Stage, WarmStarted, copy_network, default_stages, parse_stages
 from fastrecon.train.world import World
 
 
@@ -62,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class LdaCs(BlockObjective[models.BlockSensingModel]):
+class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSensingModel]):
     """LDA for block compressed sensing, its crops, and the stage of its warm start; see `Objective`.
 
     `fresh` computes the least-squares start and reads config.init.
@@ -73,9 +71,7 @@ class LdaCs(BlockObjective[models.BlockSensingModel]):
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
         self.recipe = RECIPE
-        self.stages = config.parsed_stages()
-        self.stage: Stage = self.stages[0]
-        self.select = False
+        self.begin_stages()
         self.module = self._network(fresh)
 
     def _network(self, fresh: bool) -> models.BlockSensingModel:
@@ -91,7 +87,7 @@ class LdaCs(BlockObjective[models.BlockSensingModel]):
             fits = isinstance(source, models.BlockSensingModel)
             expect(fits, "train", "--init", "a model for block-cs", f"one for {source.problem}")
             assert isinstance(source, models.BlockSensingModel)
-            _copy_network(source, solver)
+            copy_network(source.solver, solver)
         network = models.BlockSensingModel(operator, solver, q, self.meta, blockwise=self.blockwise)
         return network.to(self.world.device, self.dtype)
 
@@ -99,15 +95,6 @@ class LdaCs(BlockObjective[models.BlockSensingModel]):
     def name(self) -> str:
         """The model's name."""
         return self.config.name or f"lda-cs-{self.config.ratio:g}"
-
-    def begin_step(self, step: int) -> bool:
-        """Enters the stage of `step`; true if the network has grown."""
-        self.stage = next(s for s in self.stages if s.begin <= step < s.end)
-        self.select = step >= self.stage.select
-        if self.module.solver.phases == self.stage.phases:
-            return False
-        self.module.solver.grow(self.stage.phases)
-        return True
 
     def loss(self) -> Tensor:
         """Mean squared error of the last phase on the next batch."""
@@ -118,51 +105,14 @@ class LdaCs(BlockObjective[models.BlockSensingModel]):
         """Its stages."""
         return {"stages": list(map(str, self.stages))}
 
-    def describe(self) -> str:
-        """The stage in a few words."""
-        return f"K={self.stage.phases}" + ("" if self.select else " u-only")
-
-    def reschedule(self, config: Config) -> None:
-        """Takes settings that differ in their number of steps, before the first."""
-        self.config, self.stages = config, config.parsed_stages()
-        self.stage = self.stages[0]
-
-    def seconds(self) -> float:
-        """What the whole run takes: of each stage with x = u, and with selection."""
-        kept, found = (self.module, self.stage, self.select), []
-        for stage in self.stages:
-            self.module = copy.deepcopy(kept[0])
-            if self.module.solver.phases != stage.phases:
-                self.module.solver.grow(stage.phases)
-            for self.select, count in ((False, stage.select - stage.begin), (True, stage.end - stage.select)):
-                found.append(count * self.seconds_per_step() if count else 0.0)
-        self.module, self.stage, self.select = kept
-        return math.fsum(found)
-
     def state_dict(self) -> dict[str, Any]:
         """As of BlockObjective, and the phases that the network has grown to."""
         return super().state_dict() | {"phases": self.module.solver.phases}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`, as BlockObjective does."""
-        if state["phases"] != self.module.solver.phases:
-            self.module.solver.grow(state["phases"])
+        self.grow(state["phases"])
         super().load_state_dict(state)
-
-
-def _copy_network(source: models.BlockSensingModel, target: LDA) -> None:
-    """Copies trained parameters; phases that the source does not have copy its last one."""
-    solver = copy.deepcopy(source.solver)
-    expect(
-        solver.phases <= target.phases, "train", "--init", f"a model of at most {target.phases} phases", solver.phases
-    )
-    if solver.phases < target.phases:
-        solver.grow(target.phases)
-    theirs = dict(solver.named_parameters())
-    for name, p in target.named_parameters():
-        fits = name in theirs and theirs[name].shape == p.shape
-        expect(fits, "train", "--init", f"a model with {name} of shape {tuple(p.shape)}", "another network")
-        p.data.copy_(theirs[name].detach())
 
 
 RECIPE = register(

@@ -1,9 +1,15 @@
 """Warm start over phases: a network of few phases is trained first, and grows by copies of its last one."""
 
+import copy
 import math
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
 
 from fastrecon.checks import expect
+from fastrecon.solvers.descent import UnrolledDescent
+from fastrecon.train.objective import Objective
 
 FORM = "PHASES:SHARE[:SELECT_FROM],... with rising phases, positive shares and SELECT_FROM in [0, 1]"
 
@@ -56,3 +62,76 @@ def default_stages(phases: int) -> str:
     """3 and 5 phases, then all."""
     early = [k for k in (3, 5) if k < phases]
     return ",".join([f"{k}:0.15" for k in early] + [f"{phases}:{1 - 0.15 * len(early)}"])
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+class WarmStarted(Objective[N]):
+    """A network whose `solver` grows phase by phase; its configuration gives `parsed_stages()`.
+
+    Attributes:
+        stage: that of the step at hand.
+        select: whether x is the lower of u and v by now.
+    """
+
+    stage: Stage
+    select: bool
+
+    def begin_stages(self) -> None:
+        """Stands before the first step."""
+        self.stages: list[Stage] = self.config.parsed_stages()
+        self.stage, self.select = self.stages[0], False
+
+    def begin_step(self, step: int) -> bool:
+        """Enters the stage of `step`; true if the network has grown."""
+        self.stage = next(s for s in self.stages if s.begin <= step < s.end)
+        self.select = step >= self.stage.select
+        return self.grow(self.stage.phases)
+
+    def grow(self, phases: int) -> bool:
+        """Gives the network so many phases; whether it had others."""
+        solver: Any = self.module.solver
+        if solver.phases == phases:
+            return False
+        solver.grow(phases)
+        return True
+
+    def describe(self) -> str:
+        """The stage in a few words."""
+        return f"K={self.stage.phases}" + ("" if self.select else " u-only")
+
+    def reschedule(self, config: Any) -> None:
+        """Takes settings that differ in their number of steps, before the first."""
+        self.config = config
+        self.begin_stages()
+
+    def seconds(self) -> float:
+        """What the whole run takes: of each stage with x = u, and with selection."""
+        kept, found = (self.module, self.stage, self.select), []
+        for stage in self.stages:
+            self.module = copy.deepcopy(kept[0])
+            self.grow(stage.phases)
+            for self.select, count in ((False, stage.select - stage.begin), (True, stage.end - stage.select)):
+                found.append(count * self.seconds_per_step() if count else 0.0)
+        self.module, self.stage, self.select = kept
+        return math.fsum(found)
+
+
+def copy_network(source: UnrolledDescent, target: UnrolledDescent) -> None:
+    """Copies trained parameters; phases that the source does not have copy its last one.
+
+    Raises:
+        ValueError: the source has more phases, or is of another shape.
+    """
+    solver = copy.deepcopy(source)
+    expect(
+        solver.phases <= target.phases, "train", "--init", f"a model of at most {target.phases} phases", solver.phases
+    )
+    if solver.phases < target.phases:
+        solver.grow(target.phases)
+    theirs = dict(solver.named_parameters())
+    for name, p in target.named_parameters():
+        fits = name in theirs and theirs[name].shape == p.shape
+        expect(fits, "train", "--init", f"a model with {name} of shape {tuple(p.shape)}", "another network")
+        p.data.copy_(theirs[name].detach())

@@ -1,0 +1,173 @@
+"""LDA for MRI: any scale, mask and coils, files, commands; its training on real and complex slices, resumed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fastrecon as fr
+from fastrecon import io, masks, zoo
+from fastrecon.cli.main import main
+from fastrecon.models import DescentModel
+from fastrecon.operators import Fourier, Identity
+from fastrecon.solvers import LDA
+from fastrecon.train.recipes.lda_mri import Config, LdaMri
+from fastrecon.train.world import World
+
+SIZE = (16, 20)
+TINY = {
+    "rate": 0.5, "phases": 2, "channels": 4, "layers": 2, "steps": 8, "batch": 2, "patch": 16, "warmup": 1,
+    "validation": 0.3, "validate_every": 4,
+}  # fmt: skip
+
+
+def model(**options) -> DescentModel:
+    torch.manual_seed(4)
+    net = LDA(Identity(), phases=2, layers=2, tau=0.02, **({"channels": 3, "complex_features": True} | options))
+    return DescentModel(net, {"name": "small"})
+
+
+def measured(count=2, coils=0):
+    mask = masks.radial(SIZE, 0.4)
+    maps = None
+    if coils:
+        maps = zoo.numbers(1, coils, *SIZE, dtype=torch.complex64, seed=3)
+        maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+    a = Fourier(mask, sensitivities=maps)
+    x = torch.polar(zoo.scenes(count, *SIZE), zoo.scenes(count, *SIZE).flip(-1))
+    return a, x, a(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"complex_features": False, "in_channels": 2, "channels": 6}])
+def test_a_file_holds_the_model(tmp_path, options):
+    own, (a, _, y) = model(**options), measured()
+    own.save(tmp_path / "m.safetensors")
+    again = fr.load(tmp_path / "m.safetensors")
+    assert isinstance(again, DescentModel)
+    x, report = own(y, a)
+    assert torch.equal(again(y, a).x, x)
+    assert report.status == ["trained phases only"] * 2
+    for k in range(2):
+        assert torch.equal(own(y[k : k + 1], a).x[0], x[k])
+
+
+@pytest.mark.parametrize("coils", [0, 3])
+def test_units_change_nothing(coils):
+    m, (a, _, y) = model(), measured(coils=coils)
+    x, report = m(y, a)
+    assert x.shape == (2, 1, *SIZE)
+    assert x.is_complex()
+    factor = 1024.0  # exact in binary
+    again, same = m(factor * y, a)
+    assert torch.equal(again, factor * x)
+    assert torch.equal(same.scale, factor * report.scale)
+    assert torch.equal(same.phi_eps, report.phi_eps)
+
+
+def test_the_certificate_is_of_data_divided_by_its_scale():
+    m, (a, _, y) = model(), measured()
+    x, report = m(y, a)
+    white = report.scale.view(-1, 1, 1, 1)
+    seen, data = (x / white).to(torch.complex128), (y / white).to(torch.complex128)
+    net = m.for_operator(a).double()
+    value = net.fidelity.value(seen, data) + net.regulariser.value(seen, report.eps)
+    torch.testing.assert_close(report.phi_eps, value, rtol=1e-5, atol=1e-6)
+
+
+def test_rigorous_mode_converges():
+    m, (a, _, y) = model(sigma=10.0), measured()
+    found = m(y, a, rigorous=True, tol=1e-2)
+    assert found.report.converged.all()
+    merit = found.report.history["merit"][2:]
+    assert (merit.diff(dim=0) <= 1e-9 * merit[:-1].abs()).all()
+
+
+def test_what_does_not_fit_is_told():
+    m, (a, _, y) = model(), measured()
+    with pytest.raises(ValueError, match="lda: y: expected complex measurements"):
+        m(y.real, a)
+    with pytest.raises(ValueError, match="lda: operator: expected a LinearOperator, got NoneType"):
+        m(y)
+    with pytest.raises(ValueError, match="lda: scale: expected"):
+        m(y, a, scale=0.0)
+    with pytest.raises(ValueError, match="solver: expected a network of one complex channel, got one of 0"):
+        DescentModel(LDA(Identity(), phases=1, channels=2, layers=2))
+    nothing = torch.zeros_like(y)
+    x, report = m(nothing, a)
+    assert torch.isfinite(x.abs()).all()
+    assert report.scale.tolist() == [1.0, 1.0]
+
+
+@pytest.fixture
+def slices(tmp_path) -> Path:
+    """Six slices in a file, three of them complex."""
+    real = zoo.scenes(3, 24, 24)[:, 0].numpy()
+    turned = torch.polar(zoo.scenes(3, 20, 26), zoo.scenes(3, 20, 26).flip(-1))[:, 0].numpy()
+    np.savez(tmp_path / "slices.npz", real=200 * real, turned=turned, ids=np.arange(6))
+    return tmp_path / "slices.npz"
+
+
+def test_slices_of_a_file(slices, tmp_path):
+    found = io.read_slices(slices)
+    assert [f.shape for f in found] == [(24, 24)] * 3 + [(20, 26)] * 3
+    assert [f.dtype.kind for f in found] == ["f"] * 3 + ["c"] * 3
+    np.save(tmp_path / "one.npy", np.ones((2, 3)))
+    assert io.read_slices(tmp_path / "one.npy")[0].dtype == np.float32
+    np.savez(tmp_path / "none.npz", ids=np.arange(6))
+    with pytest.raises(ValueError, match=r"none\.npz: expected arrays \[H, W\] or \[N, H, W\], got ids"):
+        io.read_slices(tmp_path / "none.npz")
+    np.save(tmp_path / "bad.npy", np.array([[np.nan]]))
+    with pytest.raises(ValueError, match=r"bad\.npy: the array: expected finite pixels"):
+        io.read_slices(tmp_path / "bad.npy")
+
+
+def words(changes: dict) -> list[str]:
+    return [w for k, v in changes.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+
+
+@pytest.mark.parametrize("features", ["complex", "real"])
+def test_training_learns_and_its_model_reconstructs(slices, tmp_path, features):
+    run = tmp_path / "run"
+    argv = ["train", "lda-mri", "--data", str(slices), "--out", str(run), "--threads", "1", "--device", "cpu"]
+    more = {"steps": 60, "lr": 0.01, "features": features, "validate_every": 20}
+    assert main([*argv, *words(TINY | more)]) == 0
+    found = fr.load(run / "model.safetensors")
+    assert isinstance(found, DescentModel)
+    assert f"{TINY['channels']} {features} channels" in (run / "lda-mri-50.md").read_text()
+    rows = [r.split(",") for r in (run / "log.csv").read_text().splitlines()]
+    scores = [float(r[rows[0].index("validation_psnr")]) for r in rows[1:] if r[rows[0].index("validation_psnr")]]
+    assert scores[-1] > scores[0]
+    picture = tmp_path / "scene.png"
+    io.write_image(picture, zoo.scenes(1, 32, 32)[0, 0].numpy())
+    command = ["reconstruct", str(picture), "--problem", "mri", "--simulate", "--method", "lda", "--device", "cpu"]
+    command += ["--model", str(run / "model.safetensors"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert main([*command[:-1], str(tmp_path / "more"), "--rigorous", "--tol", "1", "--iterations", "50"]) == 0
+
+
+def test_training_goes_on_to_the_same_bits(slices, tmp_path):
+    config = Config([str(slices)], **TINY)
+    one, two = (LdaMri(config, World(), tmp_path) for _ in range(2))
+    one.begin_step(0)
+    one.loss()
+    two.load_state_dict(one.state_dict())
+    two.begin_step(0)
+    assert torch.equal(one.loss(), two.loss())
+    again = LdaMri(config, World(), tmp_path)
+    whole = again.batch_of(World())
+    for rank in range(2):
+        other = LdaMri(config, World(), tmp_path)
+        part = other.batch_of(World(rank=rank, size=2))
+        for a, b in zip(part[1:], whole[1:], strict=True):
+            assert torch.equal(a, b[rank::2])
+
+
+def test_a_model_of_another_problem_is_told(tmp_path, capsys):
+    model().save(tmp_path / "m.safetensors")
+    io.write_image(tmp_path / "p.png", zoo.scenes(1, 33, 33)[0, 0].numpy())
+    argv = ["reconstruct", str(tmp_path / "p.png"), "--simulate", "--out", str(tmp_path / "o"), "--method", "lda"]
+    assert main([*argv, "--problem", "block-cs", "--model", str(tmp_path / "m.safetensors")]) == 2
+    assert "expected a model for block-cs, got one for mri" in capsys.readouterr().err
+    assert main([*argv, "--problem", "mri"]) == 2
+    assert "a model of lda for mri, got none" in capsys.readouterr().err
