@@ -128,6 +128,21 @@ def layers(curves: Mapping[str, Sequence[float]], ylabel: str, title: str) -> Fi
     return figure
 
 
+def courses(curves: Mapping[str, tuple[Any, Any]], labels: tuple[str, str], title: str) -> Figure:
+    """Two quantities of several methods against iterations 1, 2, ..., side by side; the first on a scale of powers."""
+    figure = Figure(figsize=(8.4, 4.0), layout="constrained")
+    _heading(figure, title)
+    both = cast(Any, figure.subplots(1, 2))
+    for (name, values), color in zip(curves.items(), cycle(SHADES), strict=False):
+        for ax, y in zip(both, values, strict=True):
+            _curve(ax, 1 + np.arange(len(y)), y, color, name)
+    for ax, label, log in zip(both, labels, (True, False), strict=True):
+        ax.set_xscale("log")
+        _axes(ax, "iteration", label, log)
+    both[1].legend(fontsize=8, frameon=False)
+    return figure
+
+
 def panels(methods: Mapping[str, Mapping[str, tuple[Any, Any, Any]]], title: str) -> Figure:
     """NMSE against iteration, and below against time: a column for each problem, a curve for each method.
 

@@ -110,6 +110,9 @@ def _write(folder: Path, table: Table, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(k for row in rows for k in row))
     io.write_csv(folder / FILES[1], [{k: row.get(k) for k in columns} for row in rows])
     io.write_json(folder / FILES[2], _means(table, rows))
+    if table.draw is not None:
+        io.write_figure(folder / FILES[3], table.draw(rows))
+        return
     line, column, number = table.columns
     cells = {k: mean for k, (mean, _) in means(rows, table.columns).items()}
     drawn = figures.bars(cells, names(rows, line), names(rows, column), number.upper(), table.heading)

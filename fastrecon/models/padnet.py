@@ -32,7 +32,7 @@ from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.terms import LeastSquares, Lp
 
 METHOD = "padnet"
-PROBLEMS = ("deblur", haze_methods.PROBLEM)  # for which a model can be trained and chosen
+PROBLEMS = ("deblur", "slopes", haze_methods.PROBLEM)  # for which a model can be trained and chosen
 VARIANTS = ("explicit", "implicit")
 PRECISIONS = ("float32", "bfloat16")
 LOOSE = 1e-6  # mu of units that are told their strength, implicit: nothing but these and the data hold the image

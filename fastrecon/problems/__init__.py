@@ -9,6 +9,7 @@ from fastrecon.problems.denoise import Denoise
 from fastrecon.problems.impulse import Impulse
 from fastrecon.problems.inpaint import Inpaint
 from fastrecon.problems.mri import MRI
+from fastrecon.problems.slopes import Slopes
 
 __all__ = [
     "CT",
@@ -23,5 +24,6 @@ __all__ = [
     "Inpaint",
     "Measurement",
     "Problem",
+    "Slopes",
     "problem",
 ]

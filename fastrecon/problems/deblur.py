@@ -63,7 +63,7 @@ class Deblur(Problem[DeblurOptions]):
         scale = unit_scale(picture)
         x, kernel, kernel_notes = x / scale, gaussian_kernel(options.sigma, BLUR[1]), ()
         if options.kernel:
-            kernel, kernel_notes = _kernel(options.kernel, x.shape[-2:])
+            kernel, kernel_notes = read_kernel(options.kernel, x.shape[-2:])
         elif options.sigma != BLUR[0]:
             kernel = gaussian_kernel(options.sigma, 2 * int(3 * options.sigma + 0.5) + 1)
         boundary = options.boundary or "circular"
@@ -95,7 +95,7 @@ class Deblur(Problem[DeblurOptions]):
         y = channels(picture)
         scale = unit_scale(picture)
         y, size = y / scale, (y.shape[-2], y.shape[-1])
-        kernel, notes = _kernel(options.kernel, size)
+        kernel, notes = read_kernel(options.kernel, size)
         boundary = options.boundary or "free"
         if options.noise is None:
             sigma = float(noise.estimate(y).mean())
@@ -154,7 +154,7 @@ def _with(m: Measurement, **changes: object) -> Measurement:
     return replace(m, **changes)  # type: ignore[arg-type]
 
 
-def _kernel(name: str, size: tuple[int, int] | torch.Size) -> tuple[Tensor, tuple[str, ...]]:
+def read_kernel(name: str, size: tuple[int, int] | torch.Size) -> tuple[Tensor, tuple[str, ...]]:
     """The kernel of a file, and remarks."""
     kernel, notes = io.read_kernel(name)
     h, w = kernel.shape

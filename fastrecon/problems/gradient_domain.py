@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect, integer, named, number
-from fastrecon.operators import Blur, Gradient
+from fastrecon.operators import Blur, Gradient, LinearOperator
 from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.problems.base import add_noise
 from fastrecon.solvers import ADMM, HQS, PADNet
@@ -70,21 +70,28 @@ def gradient_deconvolution(
     lam, noise = number(lam, op, "lam", least=0), number(noise, op, "noise", least=0)
     blur, d, prior, more = Blur(kernel), Gradient(), Lp(lam, p), dict(padnet or {})
     b, truth = d(add_noise(blur(x), noise, seed)), d(x)
-    solvers: dict[str, Any] = {
+    several: dict[str, Any] = solvers(blur, lam, p)
+    if units is not None:
+        several["epadnet"] = PADNet(blur, prior, units, **more)
+    if implicit is not None:
+        several["ipadnet"] = PADNet(blur, None, implicit, **more)
+    return {
+        name: course(lambda note, s=s: s(b, b, iterations, 0.0, callback=note), b, truth, tol)
+        for name, s in several.items()
+    }
+
+
+def solvers(blur: LinearOperator, lam: float, p: float) -> dict[str, ADMM | HQS]:
+    """The classical ones on the same energy: "admm" and "hqs"."""
+    prior = Lp(lam, p)
+    return {
         "admm": ADMM(blur, prior, ADMM_PENALTY, relaxation=1.0, adaptive=False),
         "hqs": HQS(blur, prior, continuation(*HQS_PENALTIES)),
     }
-    if units is not None:
-        solvers["epadnet"] = PADNet(blur, prior, units, **more)
-    if implicit is not None:
-        solvers["ipadnet"] = PADNet(blur, None, implicit, **more)
-    return {
-        name: _course(lambda note, s=s: s(b, b, iterations, 0.0, callback=note), b, truth, tol)
-        for name, s in solvers.items()
-    }
 
 
-def _course(run: Callable[[Callable[[int, Any], None]], object], start: Tensor, truth: Tensor, tol: float) -> Course:
+def course(run: Callable[[Callable[[int, Any], None]], object], start: Tensor, truth: Tensor, tol: float) -> Course:
+    """The course of a method, `run(note)`, that calls note(k, state) with slopes state.x after every iteration."""
     errors: list[Tensor] = []
     changes: list[Tensor] = []
     last, size = start, sum_of_squares(truth).sqrt()

@@ -48,6 +48,8 @@ class Table:
         columns: of rows: (line, column, number) of the table, say ("problem", "method", "psnr").
         heading: above it.
         also: further numbers, each with a table of its own below.
+        less, digits: of the number, as of Further.
+        draw: the figure of all rows; None: bars.
     """
 
     name: str
@@ -57,11 +59,14 @@ class Table:
     columns: tuple[str, str, str]
     heading: str
     also: tuple[Further, ...] = ()
+    less: bool = False
+    digits: int = 2
+    draw: Callable[[Sequence[Row]], Any] | None = None
 
     def text(self, rows: Sequence[Row]) -> str:
         """All of it."""
         line, column, _ = self.columns
-        parts = [markdown(rows, self.columns, self.heading)]
+        parts = [markdown(rows, self.columns, self.heading, self.digits, self.less)]
         for n in self.also:
             parts.append(markdown(rows, (line, column, n.column), n.heading, n.digits, n.less))
         return "\n\n".join(parts)
