@@ -125,7 +125,7 @@ def test_reconstruct_json_is_the_report(run, tmp_path):
     assert report | {"history": written["history"]} == written
 
 
-SMALL = {"block-cs": "--block 8", "slopes": "--side 5"}  # options that make a problem fit a tiny picture
+SMALL = {"block-cs": "--block 8", "slopes": "--kernel-side 5"}  # options that make a problem fit a tiny picture
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

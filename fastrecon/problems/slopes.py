@@ -28,11 +28,11 @@ class SlopesOptions:
         "array or image of the blur, as convolution applies it; simulated: the path of a shaken camera by default", ""
     )
     noise: float = option("standard deviation of the noise, where white is 1", 0.01, within="[0, 1000]", type=float)
-    side: int = option("of the drawn kernel in pixels, odd", 19, within="[3, 255]", type=int, of="simulate")
+    kernel_side: int = option("of the drawn kernel in pixels, odd", 19, within="[3, 255]", type=int, of="simulate")
 
     def __post_init__(self):
         check(self, "slopes")
-        expect(self.side % 2 == 1, "slopes", "--side", "an odd number", self.side)
+        expect(self.kernel_side % 2 == 1, "slopes", "--kernel-side", "an odd number", self.kernel_side)
 
 
 @problem
@@ -50,11 +50,17 @@ class Slopes(Problem[SlopesOptions]):
         x = channels(picture)
         scale = unit_scale(picture)
         x = x / scale
-        kernel, notes = motion_kernel(options.side, seed), ()
+        kernel, notes = motion_kernel(options.kernel_side, seed), ()
         if options.kernel:
             kernel, notes = read_kernel(options.kernel, x.shape[-2:])
         fits = max(kernel.shape) <= min(x.shape[-2:])
-        expect(fits, self.name, "--side", f"one within a picture of {x.shape[-2]}x{x.shape[-1]} pixels", options.side)
+        expect(
+            fits,
+            self.name,
+            "--kernel-side",
+            f"one within a picture of {x.shape[-2]}x{x.shape[-1]} pixels",
+            options.kernel_side,
+        )
         photo = add_noise(Blur(kernel)(x), options.noise / scale, seed)
         return self._measured(picture, photo, kernel, options.noise / scale, scale, notes, x)
 

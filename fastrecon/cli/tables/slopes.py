@@ -120,7 +120,7 @@ def _instance(path: Path, number: int, size: int, noise: float) -> tuple[Tensor,
     h, w = (min(size, n) for n in pixels.shape)
     top, left = (pixels.shape[0] - h) // 2, (pixels.shape[1] - w) // 2
     cut = Picture(pixels[top : top + h, left : left + w].copy(), picture.path, picture.form, white=picture.white)
-    options = problem.Options(side=SIDES[number % len(SIDES)], noise=noise)
+    options = problem.Options(kernel_side=SIDES[number % len(SIDES)], noise=noise)
     m = problem.simulate(cut, options, UNSEEN + number)
     assert m.truth is not None
     return m.y, problem.operator(m), Gradient()(m.truth)
