@@ -231,9 +231,10 @@ for name in fr.pretrained():
     if model.method == "prior":
         assert model(x, Identity(), noise=0.1).x.dtype == torch.float32, name
         continue
-    if model.method == "padnet" and model.problem == "deblur":
+    if model.method == "padnet" and model.problem in ("deblur", "slopes"):
         blur = Blur(torch.ones(3, 3, dtype=torch.float32) / 9)
-        assert model(x, operator=blur, noise=0.1, iterations=1).x.dtype == torch.float32, name
+        y = x if model.problem == "deblur" else torch.cat((x, x), 1)
+        assert model(y, operator=blur, noise=0.1, iterations=1).x.dtype == torch.float32, name
         continue
     if hasattr(model, "q"):
         y = torch.rand(1, 1, 1, model.q.shape[1], dtype=torch.float32)

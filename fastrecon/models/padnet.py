@@ -262,7 +262,7 @@ class PADNetModel(Model):
             f" {s.iterations} iterations.",
             "Method: Liu, Fan, Cheng, Wang & Luo, Proximal Alternating Direction Network, AAAI 2018.",
         ]
-        code = ["result = model(y, operator=A, noise=0.01)  # result.x [B, 1, H, W], result.report"]
+        code = ["result = model(y, operator=A, noise=0.01)  # result.x [B, C, H, W], result.report"]
         return card.page(self.meta, what, code, {k: str(v) for k, v in training.get("facts", {}).items()})
 
 

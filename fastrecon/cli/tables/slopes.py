@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lam", type=arguments.real(0, 1e6), metavar="LAM", help=f"weight of the penalty (default: {_told(LAMS)})")
     add("--noise", type=arguments.real(0, 10), default=0.01, metavar="SIGMA", help="noise (default: 0.01)")
     add("--tol", type=arguments.real(0, 1), default=1e-3, metavar="TOL", help="relative change at the end (1e-3)")
-    add("--model", type=arguments.name, default="", metavar="FILE", help="units (default: the shipped ones)")
+    add("--model", type=arguments.name, metavar="FILE", help="units (default: the shipped ones)")
 
 
 def _told(numbers: dict[float, float]) -> str:
@@ -88,7 +88,7 @@ def _units(args: argparse.Namespace, lams: dict[float, float]) -> list[Unit]:
             for method in ("zero", *METHODS):
                 key: Key = {
                     "energy": f"p = {p:g}", "method": method, "image": io.shown(path.stem), "lam": lam,
-                    "noise": args.noise, "tol": args.tol, "size": args.size, "model": args.model,
+                    "noise": args.noise, "tol": args.tol, "size": args.size, "model": args.model or "",
                 }  # fmt: skip
                 measure = lambda m=method, q=path, n=number, p=p, lam=lam: _measured(m, q, n, p, lam, args)  # noqa: E731
                 found.append(Unit(key, measure))
@@ -97,11 +97,12 @@ def _units(args: argparse.Namespace, lams: dict[float, float]) -> list[Unit]:
 
 def _measured(method: str, path: Path, number: int, p: float, lam: float, args: argparse.Namespace) -> Row:
     device = arguments.device(args)
-    y, blur, truth = (t.to(device) for t in _instance(path, number, args.size, args.noise))
+    y, blur, truth = _instance(path, number, args.size, args.noise)
+    y, blur, truth = y.to(device), blur.to(device), truth.to(device)
     if method == "zero":
         return {"error": 1.0}
     if method in PADNET:
-        run = _padnet(_model(args.model, device), y, blur, args.noise, p, lam, PADNET[method])
+        run = _padnet(_model(args.model or "", device), y, blur, args.noise, p, lam, PADNET[method])
     else:
         solver = classical(blur, lam, p)[method]
         run: Any = lambda note: solver(y, y, ITERATIONS, 0.0, callback=note)  # noqa: E731
