@@ -34,7 +34,7 @@ def problem(shape, device):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("shape", [(1, 1, 256, 256), (1, 2, 256, 256)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 128, 128), (1, 2, 128, 128)], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def bench_forward(benchmark, implementation, shape, device):
     v, filters, weights = problem(shape, device)
@@ -43,7 +43,7 @@ def bench_forward(benchmark, implementation, shape, device):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("shape", [(4, 2, 64, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 2, 64, 64)], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def bench_forward_backward(benchmark, implementation, shape, device):
     inputs = [t.requires_grad_() for t in problem(shape, device)]
