@@ -137,8 +137,8 @@ def courses(curves: Mapping[str, tuple[Any, Any]], labels: tuple[str, str], titl
         for ax, y in zip(both, values, strict=True):
             _curve(ax, 1 + np.arange(len(y)), y, color, name)
     for ax, label, log in zip(both, labels, (True, False), strict=True):
-        ax.set_xscale("log")
         _axes(ax, "iteration", label, log)
+        ax.set_xscale("log")
     both[1].legend(fontsize=8, frameon=False)
     return figure
 

@@ -34,6 +34,7 @@ from fastrecon.threads import alone
 
 Unit = Callable[[Tensor], Tensor]  # G: a step for images [B, C, H, W], like them
 RULES = ("descent", "paper")
+HIGHEST = 1e15  # rho grows no further: what units add is below float32's rounding by then
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,10 @@ class PADNet(nn.Module):
         u = self.fidelity.prox(pull, (1 / (mu + rho)).to(real_dtype(s.x)))
         return u, column(rho.rsqrt(), u)
 
+    def grown(self, rho: Tensor) -> Tensor:
+        """rho of the next iteration."""
+        return (rho * self.growth).clamp_max(HIGHEST)
+
     def judged(self, s: PadState, u: Tensor, v: Tensor) -> tuple[PadState, Tensor]:
         """Where v leads, and for which images [B] that is accepted."""
         x, e = self.corrected(s.x, v)
@@ -234,7 +239,7 @@ class PADNet(nn.Module):
                 s.accepted,
             )
             best = where(taken, best, state)
-        return PadState(**{**vars(best), "units": s.units + asked, "rho": rho * self.growth})
+        return PadState(**{**vars(best), "units": s.units + asked, "rho": self.grown(rho)})
 
     def _implicit(self, s: PadState, u: Tensor, v: Tensor, alpha: Tensor, k: int) -> PadState:
         t = 0
@@ -242,7 +247,7 @@ class PADNet(nn.Module):
             v, t = v - alpha * self.units.applied(unit, v), t + 1
         nothing, move = torch.zeros_like(s.error), sum_of_squares(v - s.x)
         return PadState(
-            v, v, s.dual + u - v, s.rho * self.growth, self.objective(v), move, nothing, nothing, s.units + t,
+            v, v, s.dual + u - v, self.grown(s.rho), self.objective(v), move, nothing, nothing, s.units + t,
             s.accepted + 1,
         )  # fmt: skip
 
