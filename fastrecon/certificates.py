@@ -19,11 +19,21 @@ STALLED = "no step decreases the objective beyond rounding"
 NOT_FINITE = "the iterate is not finite"
 
 
-class Result(NamedTuple):
-    """What a model answers: x, of the kind of its input, and the certificate of every image."""
-
+class _Pair(NamedTuple):
     x: Any
     report: Any
+
+
+class Result(_Pair):
+    """What a model answers: x, of the kind of its input, and the certificate of every image; a pair of both.
+
+    Attributes:
+        method: the name of the method that `fastrecon.reconstruct` took; "": a model or a solver was called.
+        why: it took that.
+    """
+
+    method: str = ""
+    why: str = ""
 
 
 class Answers(Protocol):

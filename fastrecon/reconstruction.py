@@ -11,6 +11,7 @@ from fastrecon.checks import expect, expect_finite, in_kind, number, size_2d
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.callables import Callables
 from fastrecon.solvers import automatic, methods
+from fastrecon.solvers.automatic import ASKED, Chosen
 from fastrecon.solvers.methods import Inverse
 
 PRIOR = "prior"
@@ -38,7 +39,7 @@ def reconstruct(
         options: of the method: iterations, tol, lam, model, ...
 
     Returns:
-        x of the kind of y, and the certificate of every image.
+        x of the kind of y, and the certificate of every image; `method` and `why` tell what was taken.
 
     Raises:
         ValueError: an argument does not fit, or y holds NaN or Inf.
@@ -54,7 +55,9 @@ def reconstruct(
     named = USUAL if method == "auto" and options else method
     chosen = None if named == "auto" else methods.named(named, "", op)
     where = size_2d(size, op, "size") if size is not None else None
+    why = ASKED if method != "auto" else "options are given, which are those of this method"
     reports: list[Certificate | None] = []
+    taken: list[Chosen] = []
 
     def run(y: Tensor) -> Tensor:
         expect(y.ndim > 1 and len(y) > 0, op, "y", "measurements [B, ...]", y)
@@ -63,13 +66,17 @@ def reconstruct(
         with torch.no_grad():
             first = start if start is None or isinstance(start, Tensor) else torch.from_dlpack(start)
             inverse = Inverse(y, a, where or _size(a, y), noise, first, norm)
-            one = methods.named(automatic(inverse).method) if chosen is None else chosen
+            choice = automatic(inverse) if chosen is None else Chosen(chosen.name, why)
+            taken.append(choice)
+            one = methods.named(choice.method) if chosen is None else chosen
             found = one.ready(y.device, **options)(inverse)
         reports.append(found.report)
         return found.x
 
     x = in_kind(y, run, op, "y")
-    return Result(x, reports[0])
+    result = Result(x, reports[0])
+    result.method, result.why = taken[0].method, taken[0].why
+    return result
 
 
 def _pair(operator: Any) -> LinearOperator:

@@ -175,7 +175,8 @@ def test_what_is_chosen_and_why():
     assert "there is no noise" in chosen(BLUR, 0.0).why
     assert "not known" in chosen(BLUR, None).why
     assert chosen(BLUR, 0.01).method == "prior"
-    assert chosen(Inpainting(mask), 0.0).method == "prior"
+    assert (chosen(Inpainting(mask), 0.0).method, chosen(Fourier(mask), 0.0).method) == ("prior", "dct")
+    assert chosen(Fourier(mask), 0.01).method == "prior"
     assert chosen(Identity(), 0.0).method == "dct"  # which leaves y as it is
     assert "the noise is 0.01" in chosen(BLUR, 0.01).why
     assert chosen(Inpainting(mask), None).method == "dct"

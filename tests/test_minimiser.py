@@ -17,6 +17,7 @@ from fastrecon.operators import BlockSensing, random_phi
 from fastrecon.registry import backends
 from fastrecon.solvers import LDA
 from fastrecon.solvers.minimiser import Anchored, Minimiser
+from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.train import checkpoint, command
 from fastrecon.train.loop import CHECKPOINT
 from fastrecon.train.recipes.lda_cs_minimiser import RECIPE, LdaCsMinimiser
@@ -152,9 +153,29 @@ def test_anchored_operator_is_a_matched_pair():
     assert a.adjoint_test((2, 1, 12, 8)) < 1e-14
     x, z = torch.rand(2, 2, 1, 12, 8, dtype=torch.float64)
     y = a.operator(z)
+    w = torch.tensor([0.7, 3.0], dtype=torch.float64)
+    solved = a.resolvent(x, w)
+    back = solved + w.view(2, 1, 1, 1) * a.adjoint(a(solved), (12, 8))
+    torch.testing.assert_close(back, x)
     misfit = (a(x) - a.measurements(y, z)).square().flatten(1).sum(1)
     expected = (a.operator(x) - y).square().flatten(1).sum(1) + 0.3 * (x - z).square().flatten(1).sum(1)
     torch.testing.assert_close(misfit, expected)
+
+
+def test_that_of_a_prior_has_its_values_at_another_contrast():
+    torch.manual_seed(3)
+    r, x = FeatureNorm(6, 3, delta=0.1, eps=0.05).double(), torch.rand(2, 1, 12, 8, dtype=torch.float64)
+    m = Minimiser.of(r, 0.4, 1.5, 0.3, sigma=10).double()
+    torch.testing.assert_close(m.regulariser.value(x, m.eps0), 0.4 / 1.5**2 * r.value(1.5 * x), rtol=1e-6, atol=0)
+    assert m.hyperparameters()["sigma"] == 10
+    net = network(dtype=torch.float64)
+    net.minimiser = m
+    y, x0 = problem(net)
+    report = net.solve(y, x0, tol=0.6)[1]
+    assert report.status == ["converged"] * 3
+    assert (report.reductions == 0).all()  # r keeps its radius
+    torch.testing.assert_close(report.eps, m.eps0.detach().expand(3))
+    assert (report.grad_norm <= 10 * 0.9 * report.eps).all()
 
 
 @pytest.mark.parametrize("anchor", [0.3, 0.0])

@@ -144,6 +144,24 @@ def test_measurements_of_another_matrix_are_refused():
         METHODS["lda"].ready()(dataclasses.replace(inverse, facts=known))
 
 
+def test_block_sensing_by_a_matrix_of_ones_own():
+    def chosen(noise=0.0, **simulate):
+        p, m = measured("block-cs", **simulate)
+        return p.auto(dataclasses.replace(p.inverse(m), noise=noise))
+
+    assert (chosen().method, chosen(phi_seed=5).method, chosen(noise=0.05).method) == ("lda", "prior", "prior")
+    assert chosen(ratio=37.0, noise=None).method == "tv"
+    assert "no shipped model has learned this sampling matrix" in chosen(ratio=37.0).why
+    assert "trained without noise" in chosen(noise=0.05).why
+    matrix = torch.randn(20, 64, generator=torch.Generator().manual_seed(1)) / 8
+    p, m = measured("block-cs", (20, 24), block=8, matrix=matrix)
+    found = fr.reconstruct(m.y, p.operator(m), noise=0.0, size=m.size)
+    assert found.report.status == ["converged"]
+    assert (found.method, found.why) == ("prior", "there is no noise, which weighs a prior learned from pictures")
+    least = p.operator(m).adjoint(m.y, m.size)
+    assert fr.metrics.psnr(found.x, m.truth) > fr.metrics.psnr(least, m.truth) + 3
+
+
 def test_measurements_that_the_network_diverges_from_are_told():
     p, m = measured("block-cs")
     inverse = dataclasses.replace(p.inverse(m), y=m.y * 1e38)
@@ -155,6 +173,7 @@ def test_in_one_line():
     model = fr.load("lda-cs-25")
     m = measured("block-cs")[1]
     found = fr.reconstruct(m.y, model.operator, method="lda", size=m.size)
+    assert (found.method, found.why) == ("lda", "asked for")
     assert torch.equal(found.x, model(m.y, size=m.size).x)
     m = measured("inpaint")[1]
     a = PROBLEMS["inpaint"].operator(m)

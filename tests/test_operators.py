@@ -796,6 +796,17 @@ def test_rows_of_one_length():
     assert Wavelet("sym4", 3).T.row_scale((8, 8)) == 1
 
 
+@pytest.mark.parametrize("orthonormal", [True, False])
+def test_resolvent_of_blocks(orthonormal):
+    phi = random_phi(9, 16) if orthonormal else torch.randn(9, 16, dtype=torch.float64)
+    a, w = BlockSensing(phi, 4), torch.tensor([0.3, 20.0], dtype=torch.float64)
+    for size in ((8, 12), (7, 10), (8, 11), (3, 4), (4, 2)):
+        x = torch.rand(2, 1, *size, dtype=torch.float64)
+        found = a.resolvent(x, w)
+        torch.testing.assert_close(found + w.view(2, 1, 1, 1) * a.adjoint(a(found), size), x)
+    assert BlockSensing(torch.nn.Parameter(phi), 4).resolvent(x, w) is None
+
+
 def test_modules_can_still_be_applied_to():
     class Around(torch.nn.Module):
         def __init__(self):

@@ -20,9 +20,9 @@ from fastrecon.certificates import Certificate
 from fastrecon.cli import arguments
 from fastrecon.cli.progress import Progress
 from fastrecon.problems.base import Measurement, Problem
+from fastrecon.solvers.automatic import ASKED
 from fastrecon.solvers.methods import METHODS, Inverse, Runner
 
-ASKED = "asked for"  # why a method that was named was taken
 SCHEMA = "fastrecon report 1"
 DENSE, SPARSE = 100, 50  # of every iteration up to DENSE the quality is recorded, later about SPARSE of each 1,000
 

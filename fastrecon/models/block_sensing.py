@@ -178,6 +178,20 @@ class Options:
         check(self, "reconstruct")
 
 
+def _fits(method: str) -> Callable[[Inverse], bool]:
+    """Whether a shipped model of the method has learned the sampling matrix."""
+
+    def fits(inverse: Inverse) -> bool:
+        count = inverse.y.shape[-1]
+        try:
+            found = trained(method, BlockSensingModel.problem, "", partial(fits_sampling, count=count))
+        except ValueError:
+            return False
+        return isinstance(found, BlockSensingModel) and found.to(inverse.y.device).measured(inverse)
+
+    return fits
+
+
 def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
     def prepare(options: Options, device: torch.device) -> Runner:
         @cache
@@ -237,7 +251,8 @@ class _Told:
         if not self.options.rigorous:
             self.watch(k, solver.phases, lambda: self.whole(s.x), "phases")
             return
-        sigma, gamma, tol = solver.sigma, solver.gamma, self.options.tol
+        own = None if solver.minimiser is None else solver.minimiser.sigma
+        sigma, gamma, tol = own or solver.sigma, solver.gamma, self.options.tol
         left, what = int(reductions_left(s.eps.detach().cpu(), sigma, gamma, tol).max()), "reductions of eps"
         if solver.minimiser is not None and s.norm is not None:  # eps falls at once, the gradient by and by
             slopes = int(reductions_left(s.norm.cpu() / sigma / gamma, sigma, gamma, tol).max())
@@ -252,4 +267,4 @@ for _name, _summary in (
     ("agd-net", "learned gradient descent with extrapolation"),
 ):
     _problems = (BlockSensingModel.problem, *([DescentModel.problem] if _name == DescentModel.method else []), "")
-    method(_name, Options, _summary, _problems)(_prepare(_name))
+    method(_name, Options, _summary, _problems, _fits(_name))(_prepare(_name))

@@ -108,16 +108,19 @@ class BlockModel(Model):
         expect(here, "reconstruct", "y", f"a tensor on {self.q.device}", f"one on {y.device}")
         expect_finite(y, "reconstruct", "finite measurements", "image")
 
-    def expect_own(self, inverse: Inverse) -> None:
-        """Raises ValueError unless the measurements were made with the model's sampling matrix.
+    def measured(self, inverse: Inverse) -> bool:
+        """Whether the measurements were made with the model's sampling matrix.
 
         A file may say by a fingerprint what made them; then its operator was only assumed.
         """
         told = inverse.facts.get("operator")
         if isinstance(told, str):
-            same = same_sampling(told, fingerprint(self.operator))
-        else:
-            same = self.measures(inverse.operator)
+            return same_sampling(told, fingerprint(self.operator))
+        return self.measures(inverse.operator)
+
+    def expect_own(self, inverse: Inverse) -> None:
+        """Raises ValueError unless the measurements were made with the model's sampling matrix."""
+        same = self.measured(inverse)
         maker = f" (they were made for {inverse.facts['model']})" if "model" in inverse.facts else ""
         expect(same, "reconstruct", "measurements", "those of the model's own sampling matrix", f"another's{maker}")
 

@@ -110,6 +110,12 @@ class LinearOperator(nn.Module):
         """c with A A* = c I for images of this size; None if there is none, or it is not known."""
         return 1.0 if keeps_norms(self, adjoint=True) else None
 
+    def resolvent(self, v: Tensor, weight: Tensor) -> Tensor | None:
+        """(1 + w A* A)^-1 v with numbers w > 0 [B], or what a symmetric positive definite map near it makes of v: a
+        metric for iterations that decide by other means. None: none is known.
+        """
+        return None
+
     def hold(self, name: str, given: Any, tensor: Tensor) -> None:
         """Keeps an nn.Parameter as it is, to be learned, and of anything else a copy of `tensor`, made of it, as a
         buffer: what its owner writes later is theirs alone.

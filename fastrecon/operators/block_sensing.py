@@ -1,6 +1,6 @@
 """Block compressed sensing: y = Phi x for every block of an image, 33x33 pixels in ISTA-Net and LDA."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class BlockSensing(LinearOperator):
         expect(fits and len(matrix) > 0, "BlockSensing", "phi", expected, matrix)
         self.block = int(block)
         self.hold("phi", phi, matrix)
-        self._row_scale = Cache()
+        self._row_scale, self._spectrum = Cache(), Cache()
 
     def to_blocks(self, x: Tensor) -> Tensor:
         """Blocks [B, rows, cols, block * block] of images [B, 1, H, W], zeros beyond right and bottom edge."""
@@ -101,13 +101,37 @@ class BlockSensing(LinearOperator):
 
     def row_scale(self, size: Sequence[int]) -> float | None:
         """c with Phi Phi^T = c I, for images of whole blocks; None while Phi is learned."""
-        state = state_of(self.phi)
-        if state is None or any(n % self.block for n in size):
+        whole = not any(n % self.block for n in size)
+        return self._kept(self._row_scale, _row_scale) if whole else None
+
+    def resolvent(self, v: Tensor, weight: Tensor) -> Tensor | None:
+        """(1 + w A* A)^-1 v = v - A* w (1 + w A A*)^-1 A v; None while Phi is learned."""
+        if state_of(self.phi) is None:
             return None
-        kept = self._row_scale.get(key := (self.phi.dtype, self.phi.device))
+        b, w, y = self.block, weight.to(v).view(-1, 1, 1, 1), self.forward(v)
+        z, (height, width) = torch.empty_like(y), v.shape[-2:]
+        for rows, high in _whole_and_last(height, b):
+            for cols, wide in _whole_and_last(width, b):
+                z[:, rows, cols] = self._damped(y[:, rows, cols], w, high, wide)
+        return v - self.apply_adjoint(z, v.shape[-2:])
+
+    def _damped(self, y: Tensor, w: Tensor, height: int, width: int) -> Tensor:
+        """w (1 + w A A*)^-1 y for blocks of which so much lies in the image."""
+        whole = height == width == self.block
+        if whole and (scale := self._kept(self._row_scale, _row_scale)) is not None:
+            return w / (1 + w * scale) * y
+        turn, factors = self._kept(self._spectrum, lambda phi: _spectrum(phi, self.block, height, width), height, width)
+        return product_per_image(w / (1 + w * factors) * product_per_image(y, turn), turn.T)
+
+    def _kept(self, cache: Cache, made: Callable[[Tensor], Any], *which: int) -> Any:
+        """What is made of Phi, once; None while Phi is learned."""
+        state = state_of(self.phi)
+        if state is None:
+            return None
+        kept = cache.get(key := (self.phi.dtype, self.phi.device, *which))
         if kept is None or not state(kept[0]):
-            kept = snapshot(self.phi), _row_scale(self.phi.detach())
-            self._row_scale.put(key, kept)
+            kept = snapshot(self.phi), made(self.phi.detach())
+            cache.put(key, kept)
         return kept[1]
 
     def _norm(self) -> float:
@@ -126,6 +150,21 @@ def _row_scale(phi: Tensor) -> float | None:
     c = gram.diagonal().mean()
     error = (gram - c * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
     return c.item() if error <= ORTHONORMAL * torch.finfo(phi.dtype).eps * c else None
+
+
+def _whole_and_last(size: int, block: int) -> list[tuple[slice, int]]:
+    """Places of blocks along an axis, and how many pixels of each lie in the image."""
+    if size % block == 0:
+        return [(slice(None), block)]
+    last = [(slice(-1, None), size % block)]
+    return [(slice(None, -1), block), *last] if size > block else last
+
+
+def _spectrum(phi: Tensor, block: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """V [m, m] and s [m] >= 0 with A A* = V diag(s) V^T for a block of which so much lies in the image."""
+    part = phi.double().view(-1, block, block)[:, :height, :width].flatten(1)
+    factors, turn = torch.linalg.eigh(part @ part.T)
+    return turn.to(phi).contiguous(), factors.clamp_min(0).to(phi)
 
 
 def product_per_image(blocks: Tensor, matrix: Tensor) -> Tensor:

@@ -16,8 +16,11 @@ from fastrecon.io import Picture
 from fastrecon.operators import BlockSensing, LinearOperator, measurements, random_phi
 from fastrecon.options import check, option
 from fastrecon.problems.base import Measurement, Problem, add_noise, channels, problem, unit_scale
+from fastrecon.solvers.automatic import PRIOR, Chosen
+from fastrecon.solvers.methods import METHODS, Inverse
 
 BLOCK = 33  # pixels: of ISTA-Net and LDA
+TRAINED = "lda"  # of the models, which lie above
 MOST = 2**27  # numbers of a sampling matrix that is drawn
 
 
@@ -53,7 +56,7 @@ class BlockCS(Problem[BlockCSOptions]):
     name = "block-cs"
     summary = "block compressed sensing"
     Options = BlockCSOptions
-    methods = ("lda", "ista-net-plus", "ista-net", "tv", "fista", "ista")
+    methods = ("lda", "prior", "ista-net-plus", "ista-net", "tv", "fista", "ista")
     suffixes = (".npz", ".safetensors", ".npy")
 
     def simulate(self, picture: Picture, options: BlockCSOptions, seed: int = 0) -> Measurement:
@@ -91,6 +94,8 @@ class BlockCS(Problem[BlockCSOptions]):
         expect(rows <= n, self.name, "y", f"at most {n} measurements per block", y.shape[3])
         self._expect_made(facts)
         noise = options.noise if options.noise is not None else _noise(m.facts)
+        if noise is None and own:
+            noise, notes = 0.0, ("assumed: no noise (--noise tells its standard deviation)", *notes)
         return Measurement(self.name, y, size, facts, noise, notes=notes)
 
     def _expect_made(self, facts: Mapping[str, Any]) -> None:
@@ -116,6 +121,17 @@ class BlockCS(Problem[BlockCSOptions]):
     def operator(self, m: Measurement) -> LinearOperator:
         """The sampling."""
         return self._sensing(m.facts).to(m.y.device)
+
+    def auto(self, inverse: Inverse) -> Chosen:
+        """The trained network where there is one for the matrix and no noise, else the learned prior."""
+        learned = TRAINED in METHODS and METHODS[TRAINED].fits(inverse)
+        if learned and not inverse.noise:
+            return Chosen(TRAINED, "a shipped model has learned this sampling matrix")
+        why = "the network is trained without noise" if learned else "no shipped model has learned this sampling matrix"
+        if inverse.noise is None or PRIOR not in METHODS:
+            return Chosen("tv", f"{why}, and the noise is not known")
+        noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else "there is no noise"
+        return Chosen(PRIOR, f"{why}; {noise}, which weighs a prior learned from pictures")
 
     def _sensing(self, facts: Mapping[str, Any]) -> BlockSensing:
         block = int(facts["block"])

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from fastrecon.operators.base import keeps_norms
+from fastrecon.operators.fourier import Fourier
 from fastrecon.solvers.linear import like_images
 from fastrecon.solvers.methods import METHODS, Inverse
 from fastrecon.solvers.wiener import spectrum
 
+ASKED = "asked for"  # why a method that was named was taken
 PRIOR = "prior"  # of the models, which lie above: there is a shipped one
 
 
@@ -29,6 +31,8 @@ def automatic(inverse: Inverse) -> Chosen:
     noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else unknown
     if not inverse.noise and not keeps_norms(inverse.operator) and _invertible(inverse):
         return Chosen("tikhonov", f"the operator has an inverse by Fourier transforms, and {noise}")
+    if inverse.noise == 0 and isinstance(inverse.operator, Fourier):
+        return Chosen("dct", f"{noise}: from some frequencies alone it is ahead of the learned prior")
     nothing_to_do = inverse.noise == 0 and keeps_norms(inverse.operator)
     if inverse.noise is not None and not nothing_to_do and PRIOR in METHODS:
         return Chosen(PRIOR, f"{noise}, which weighs a prior learned from pictures")

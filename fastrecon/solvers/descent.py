@@ -82,7 +82,13 @@ def positive(raw: Tensor) -> Tensor:
 
 
 class RigorousObjective(nn.Module):
-    """An objective that rigorous mode minimises in place of the phases' own: `minimiser.Minimiser`."""
+    """An objective that rigorous mode minimises in place of the phases' own: `minimiser.Minimiser`.
+
+    Attributes:
+        sigma: of its termination test; None: that of the phases.
+    """
+
+    sigma: float | None = None
 
     def hyperparameters(self) -> dict[str, Any]:
         """The arguments that rebuild it."""

@@ -91,6 +91,7 @@ class Method:
         summary: one line for --help.
         prepare: from options and a device to what runs.
         problems: names of the problems that it solves; None: any with a linear operator.
+        fits: whether it is made for an inverse problem of theirs: has a model for its operator, say.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Method:
     summary: str
     prepare: Callable[[Any, torch.device], Runner]
     problems: tuple[str, ...] | None = None
+    fits: Callable[[Inverse], bool] = lambda inverse: True
 
     def solves(self, problem: str) -> bool:
         """Whether it can be chosen for the problem of this name ("" for an operator of the caller's)."""
@@ -119,12 +121,16 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, Options: type, summary: str, problems: tuple[str, ...] | None = None
+    name: str,
+    Options: type,
+    summary: str,
+    problems: tuple[str, ...] | None = None,
+    fits: Callable[[Inverse], bool] = lambda inverse: True,
 ) -> Callable[[Callable[[O, torch.device], Runner]], Callable[[O, torch.device], Runner]]:
     """Registers what it decorates, `prepare(options, device)`, as the method of this name; see Method."""
 
     def register(prepare: Callable[[O, torch.device], Runner]) -> Callable[[O, torch.device], Runner]:
-        METHODS[name] = Method(name, Options, summary, prepare, problems)
+        METHODS[name] = Method(name, Options, summary, prepare, problems, fits)
         return prepare
 
     return register

@@ -5,6 +5,7 @@
 The phases are steps, and what they are trained for is where the last one ends; the stationary points of their own phi
 are worse images by decibels. So r here is another than theirs, trained with mu (recipe `lda-cs-minimiser`) so that the
 stationary point near x_K is good. The last term, without which mu is 0, holds x where measurements and r say little.
+The iterations are those of SmoothDescent, whose phi never increases.
 """
 
 import copy
@@ -14,20 +15,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastrecon.certificates import ITERATION_LIMIT, Report
+from fastrecon.certificates import Report
 from fastrecon.checks import expect, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import wide_dtype
-from fastrecon.ops.reductions import sum_of_squares
-from fastrecon.solvers.base import Callback
-from fastrecon.solvers.descent import FLOOR, DescentState, RigorousObjective, UnrolledDescent, positive, raw_of
-from fastrecon.solvers.rigorous import RigorousDescent, reductions_left
-from fastrecon.terms.base import Evaluation
+from fastrecon.solvers.base import Callback, column
+from fastrecon.solvers.descent import FLOOR, RigorousObjective, UnrolledDescent, positive, raw_of
+from fastrecon.solvers.rigorous import reductions_left
+from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
 from fastrecon.terms.feature_norm import FeatureNorm
-from fastrecon.terms.least_squares import LeastSquares
 
+LEAST = 1.05 * FLOOR  # radius
 FAINT = 1e-5  # of |grad r|: below, rounding of float32 decides whether phi decreases
 
 
@@ -38,6 +38,8 @@ class Minimiser(RigorousObjective):
         channels, layers, in_channels, delta, final_activation: of r, see FeatureNorm.
         eps0: smoothing radius, > 1e-6.
         anchor: mu, > 1e-6; 0: none, and phi does not know x_K.
+        sigma: of the termination test of rigorous mode, > 0; None: that of the phases. With a small one r keeps the
+            radius it was trained for.
 
     Raises:
         ValueError: an argument is of another kind or out of range.
@@ -45,14 +47,33 @@ class Minimiser(RigorousObjective):
 
     def __init__(
         self, channels: int = 32, layers: int = 4, *, in_channels: int = 1, delta: float = 0.01,
-        final_activation: bool = False, eps0: float = 1e-3, anchor: float = 0.0,
+        final_activation: bool = False, eps0: float = 1e-3, anchor: float = 0.0, sigma: float | None = None,
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__
         self.regulariser = FeatureNorm(channels, layers, in_channels, delta, final_activation)
         self.raw_eps0 = raw_of(number(eps0, name, "eps0", above=FLOOR))
         expect(anchor == 0 or anchor > FLOOR, name, "anchor", f"0 or a number > {FLOOR:g}", anchor)
+        self.sigma = None if sigma is None else float(number(sigma, name, "sigma", above=0))
         self.raw_anchor = raw_of(number(anchor, name, "anchor", least=0)) if anchor else None
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, r: FeatureNorm, weight: float, contrast: float = 1.0, anchor: float = 0.0, sigma: float | None = None
+    ) -> "Minimiser":
+        """The one with weight / contrast^2 r(contrast x), of a term r with a radius, as its regulariser: features
+        c g(x) with radius c eps have the value c r(x).
+        """
+        scale = weight / contrast**2
+        new = cls(
+            r.channels, len(r.weights), in_channels=r.in_channels, delta=r.delta, final_activation=r.final_activation,
+            eps0=max(scale * (r.eps or 0.0), LEAST), anchor=anchor, sigma=sigma,
+        )  # fmt: skip
+        new.regulariser.load_state_dict(r.state_dict())
+        new.regulariser.weights[0].mul_(contrast)
+        new.regulariser.weights[-1].mul_(scale)
+        return new
 
     @property
     def eps0(self) -> Tensor:
@@ -70,7 +91,7 @@ class Minimiser(RigorousObjective):
         return {
             "channels": r.channels, "layers": len(r.weights), "in_channels": r.in_channels, "delta": r.delta,
             "final_activation": r.final_activation, "anchor": float(self.anchor is not None),
-        }  # fmt: skip
+        } | ({} if self.sigma is None else {"sigma": self.sigma})  # fmt: skip
 
     def solve(
         self, net: UnrolledDescent, y: Tensor, x0: Tensor, iterations: int, tol: float, steps: str, check_every: int,
@@ -79,80 +100,67 @@ class Minimiser(RigorousObjective):
         """The phases of `net`, and from their images on descent to a stationary point; see RigorousDescent.solve.
 
         The data term is computed in float64, r in float32 until rounding could decide whether phi decreases, and then
-        in float64. eps shrinks once, where Algorithm 1 shrinks it first, to the last that the termination test asks
-        for: phi_eps(x) + m eps / 2 does not increase however much eps falls.
+        in float64. eps shrinks once, before the first iteration, to the last that the termination test asks for:
+        phi_eps(x) + m eps / 2 does not increase however much eps falls. Nothing is asked of `steps` and `check_every`.
         """
         phases = net.run(y, x0, history=history)
-        wide, y = copy.deepcopy(net.fidelity.operator).double(), y.to(wide_dtype(y))
-        z = phases.state.x.to(wide_dtype(x0))
+        s, z = phases.state, phases.state.x.to(wide_dtype(x0))
+        operator, y = copy.deepcopy(net.fidelity.operator).double(), y.to(wide_dtype(y))
         if self.anchor is not None:
-            wide = Anchored(wide, float(self.anchor), y.shape[1:])
-            y = wide.measurements(y, z)
+            operator = Anchored(operator, float(self.anchor), y.shape[1:])
+            y = operator.measurements(y, z)
+        sigma = net.sigma if self.sigma is None else self.sigma
+        eps0 = self.eps0.detach().double()
+        reductions = int(reductions_left(eps0, sigma, net.gamma, tol))
+        eps = float(eps0 * net.gamma**reductions)
+        bound, half = sigma * net.gamma * eps, z.shape[-2] * z.shape[-1] / 2
+        first = SmoothDescent(operator, InFloat32.of(self.regulariser, float(eps0)), True).at(z, y)
         rows = [] if phases.history is None else [{k: v[:-1] for k, v in phases.history.items()}]
-        s, count, told = phases.state, phases.count, 0
-        end: MinimiserDescent | None = None
+        rows.append(_row(first.objective, first.norm, float(eps0), half))
+        last, count, trials, told = rows[-1]["merit"][-1], torch.zeros_like(s.trials), s.trials, 0
         for exact in (False, True):
-            end = MinimiserDescent(net, self, wide, exact, tol)
-            new = end.start(y, z, eps=s.eps if exact else None)
-            kept = {"took_u": s.took_u, "trials": s.trials}
-            if exact:  # sums of changes in float32 have drifted a little
-                assert s.merit is not None
-                assert new.merit is not None
-                kept |= {"merit": torch.minimum(s.merit, new.merit), "reductions": s.reductions}
-            new = replace(new, **kept)
-            later = None if callback is None else (lambda k, s, told=told, tell=callback: tell(told + k, s))
-            found = end.run_on(new, y, iterations - (count - phases.count), tol, steps, check_every, history, later)
-            s, z, count, told = found.state.at, found.state.at.x, count + found.count, told + int(found.count.max())
-            if found.history is not None:
-                rows.append({k: v[exact:] for k, v in found.history.items()})
-        assert end is not None
-        together = {k: torch.cat([r[k] for r in rows]) for k in rows[0]} if rows else None
-        report = end.report(s, together, end.done(s, tol), count, ITERATION_LIMIT, found.state.stuck)
-        return s.x.to(x0.dtype), replace(report, trained_phases=net.phases)
+            r = _with_radius(self.regulariser, eps).double() if exact else InFloat32.of(self.regulariser, eps)
+
+            def tell(k: int, now: SmoothState, told: int = told) -> None:
+                assert callback is not None
+                callback(told + k, replace(s, x=now.x, eps=torch.full_like(now.norm, eps), norm=now.norm))
+
+            z, end = SmoothDescent(operator, r, not exact).solve(
+                y, z, iterations - count, 0.0 if exact else FAINT, bound=bound, history=True,
+                callback=None if callback is None else tell,
+            )  # fmt: skip
+            count, trials, told = count + end.iterations, trials + end.trials, told + int(end.iterations.max())
+            assert end.history is not None
+            found = _row(end.history["objective"], end.history["grad_norm"], eps, half)
+            drift = (last - found["merit"][0]).clamp_max(0.0)  # of sums of changes in float32
+            found = found | {k: found[k] + drift for k in ("phi_eps", "merit")}
+            last = found["merit"][-1]
+            rows.append({k: v[1:] for k, v in found.items()})
+        nonsmooth = _with_radius(self.regulariser, eps).double().nonsmooth_value(z)
+        merit = end.objective + half * eps
+        report = Report(
+            phi=(end.misfit.square() / 2 + nonsmooth).clamp(end.objective, merit), phi_eps=end.objective, merit=merit,
+            grad_norm=end.grad_norm, eps=torch.full_like(merit, eps), iterations=phases.count + count, trials=trials,
+            took_u=s.took_u, reductions=torch.full_like(count, min(reductions, 1)),
+            converged=end.converged, status=end.status,
+            history={k: torch.cat([r[k] for r in rows]) for k in rows[0]} if history else None,
+            trained_phases=net.phases,
+        )  # fmt: skip
+        return z.to(x0.dtype), report
 
 
-class MinimiserDescent(RigorousDescent):
-    """Gradient descent with line search on the objective of a Minimiser; no phases of its own.
+def _row(objective: Tensor, norm: Tensor, eps: float, half: float) -> dict[str, Tensor]:
+    """Rows of a history, [rows, B] each, of objectives and norms of gradients [B] or [rows, B]."""
+    objective, norm = (t if t.ndim == 2 else t[None] for t in (objective, norm))
+    radius = torch.full_like(objective, eps)
+    return {"phi_eps": objective, "merit": objective + half * eps, "grad_norm": norm, "eps": radius}
 
-    Args:
-        net: the network, whose sigma and gamma hold.
-        minimiser: r and its radius.
-        operator: of the data term, float64.
-        exact: whether r is computed in float64.
-        tol: of the termination test.
-    """
 
-    def __init__(self, net: UnrolledDescent, minimiser: Minimiser, operator: LinearOperator, exact: bool, tol: float):
-        nn.Module.__init__(self)  # no parameters are drawn
-        self.sigma, self.gamma, self.eps_mode = net.sigma, net.gamma, "sample"
-        self.fidelity, self.wide, self.minimiser = LeastSquares(operator), exact, None
-        self.regulariser = (
-            copy.deepcopy(minimiser.regulariser).double() if exact else InFloat32.of(minimiser.regulariser)
-        )
-        self.raw_alpha = raw_of(1.0, 1).detach().double()
-        self.raw_eps0 = copy.deepcopy(minimiser.raw_eps0).double()
-        eps0 = self.eps0.detach()
-        self.last = eps0 * self.gamma ** reductions_left(eps0, self.sigma, self.gamma, tol)
-
-    def step_sizes(self) -> tuple[Tensor, ...]:
-        """The first step to try."""
-        return (self.alpha,)
-
-    def accept(
-        self, s: DescentState, x: Tensor, grad_f: Tensor, r: Evaluation, f: Tensor, took_u: Tensor
-    ) -> DescentState:
-        """As for every descent, but that eps, where it shrinks, becomes the last that the termination test asks for."""
-        new = super().accept(s, x, grad_f, r, f, took_u)
-        passed = new.passed & (s.eps > self.last)
-        return replace(new, passed=passed, next_eps=torch.where(passed, self.last, s.eps))
-
-    def done(self, s: DescentState, tol: float) -> Tensor:
-        """The termination test; in float32 whether it could be passed, or rounding forbids to go on."""
-        if self.wide:
-            return super().done(s, tol)
-        assert s.r is not None
-        assert s.norm is not None
-        return s.norm < torch.maximum(self.sigma * self.gamma * self.last, FAINT * sum_of_squares(s.r.grad).sqrt())
+def _with_radius(r: FeatureNorm, eps: float) -> FeatureNorm:
+    """A copy of r that is smoothed with this radius."""
+    new = copy.deepcopy(r)
+    new.set_eps(eps)
+    return new
 
 
 class Anchored(LinearOperator):
@@ -186,15 +194,21 @@ class Anchored(LinearOperator):
         """Of the operator."""
         return Anchored(self.operator.take(which), self.root**2, self.shape)
 
+    def resolvent(self, v: Tensor, weight: Tensor) -> Tensor | None:
+        """Of the operator with w / (1 + w mu), over 1 + w mu."""
+        longer = 1 + weight * self.root**2
+        found = self.operator.resolvent(v, weight / longer)
+        return None if found is None else found / column(longer, found)
+
 
 class InFloat32(FeatureNorm):
     """The same term, of float64 images too computed in float32: its gradient is far smaller than that of the data."""
 
     @classmethod
-    def of(cls, r: FeatureNorm) -> "InFloat32":
-        """The term r."""
+    def of(cls, r: FeatureNorm, eps: float) -> "InFloat32":
+        """The term r, smoothed with this radius."""
         with torch.random.fork_rng(devices=[]):  # no draw that shows
-            new = cls(r.channels, len(r.weights), r.in_channels, r.delta, r.final_activation, r.precision)
+            new = cls(r.channels, len(r.weights), r.in_channels, r.delta, r.final_activation, r.precision, eps)
         new.load_state_dict(r.state_dict())
         return new.to(r.weights[0].device)
 

@@ -1,9 +1,9 @@
 """Monotone quasi-Newton descent for phi(x) = |A x - y|^2 / 2 + r(x) with a smooth, possibly nonconvex r.
 
-Limited-memory BFGS, every image with its own metric, line search and end. Where (1 + w A* A)^-1 has a closed form the
-first metric is (A* A + mu)^-1, with mu the curvature of r along the last move: then only r is left to be learned from
-the moves, and few evaluations of r are enough, however ill-posed A is. Elsewhere it is the usual multiple of the
-identity.
+Limited-memory BFGS, every image with its own metric, line search and end. Where (1 + w A* A)^-1 has a closed form, or
+the operator a `resolvent` near it, the first metric is (A* A + mu)^-1, with mu the curvature of r along the last move:
+then only r is left to be learned from the moves, and few evaluations of r are enough, however ill-posed A is. Elsewhere
+it is the usual multiple of the identity.
 
 A step t along d is halved until phi(x + t d) - phi(x) <= 1e-4 t <grad phi(x), d>. Decisions rest on changes of the
 objective, not on differences of its values: see `search.change_of`; that of the data term is a parabola in t, known
@@ -64,6 +64,7 @@ class SmoothState:
     best: Tensor  # [B] the least |grad phi| yet, float64
     waited: Tensor  # [B] iterations since, int64
     trials: Tensor  # [B] steps tried, int64
+    left: Tensor  # [B] iterations that it may still make, int64
     stuck: Tensor  # [B] bool: no step decreases phi, as far as this precision tells
 
     @property
@@ -78,31 +79,33 @@ class SmoothDescent:
     Args:
         operator: A, from images or other batches x [B, ...].
         term: r, smooth; it may have a part for each image.
+        rounded: whether r is computed in less than the precision of x; where x is not float64 it is taken to be.
 
     Raises:
         ValueError: an argument is of another kind, or r has no gradient.
     """
 
-    def __init__(self, operator: LinearOperator, term: Term):
+    def __init__(self, operator: LinearOperator, term: Term, rounded: bool = False):
         name = type(self).__name__
         expect(isinstance(operator, LinearOperator), name, "operator", "a LinearOperator", type(operator).__name__)
         expect(isinstance(term, Term) and term.smooth, name, "term", "a smooth term", type(term).__name__)
-        self.fidelity, self.term = LeastSquares(operator), term
+        self.fidelity, self.term, self.rounded = LeastSquares(operator), term, flag(rounded, name, "rounded")
 
     @torch.no_grad()
     @alone
     def solve(
-        self, y: Tensor, x0: Tensor, iterations: int = 1000, tol: float = 1e-3, *, history: bool = True,
-        finish: bool = True, callback: Callback | None = None,
+        self, y: Tensor, x0: Tensor, iterations: int | Tensor = 1000, tol: float = 1e-3, *, bound: float = 0.0,
+        history: bool = True, finish: bool = True, callback: Callback | None = None,
     ) -> tuple[Tensor, SmoothReport]:  # fmt: skip
         """Images where the gradient of phi is nearly zero.
 
         Args:
             y: measurements [B, ...].
             x0: start [B, ...], of the precision of the iterations.
-            iterations: at most this many, >= 0.
-            tol: > 0: an image is done, and leaves the batch, once |grad phi(x)| <= tol max(|grad r(x)|, 1e-4 |A* y|):
+            iterations: at most this many, >= 0; int64 [B]: of each image.
+            tol: >= 0: an image is done, and leaves the batch, once |grad phi(x)| <= tol max(|grad r(x)|, 1e-4 |A* y|):
                 once the two sides that balance each other at a stationary point, grad f and -grad r, agree so far.
+            bound: >= 0: or once |grad phi(x)| <= bound.
             history: whether to record phi and |grad phi| of every iteration.
             finish: whether images that float32 cannot bring there go on in float64.
             callback: called after every iteration with its number and the state.
@@ -114,20 +117,25 @@ class SmoothDescent:
             ValueError: an argument does not fit.
         """
         name = type(self).__name__
-        iterations, tol = integer(iterations, name, "iterations", least=0), number(tol, name, "tol", above=0)
+        if isinstance(iterations, Tensor):
+            most = iterations
+        else:
+            most = torch.full((len(y),), integer(iterations, name, "iterations", least=0), device=y.device)
+        bound = number(bound, name, "bound", least=0)
+        tol = number(tol, name, "tol", least=0) if bound else number(tol, name, "tol", above=0)
         history, finish = flag(history, name, "history"), flag(finish, name, "finish")
         expect(callback is None or callable(callback), name, "callback", "a function or None", callback)
         fits = isinstance(x0, Tensor) and x0.ndim >= 2 and len(x0) == len(y)
         expect(fits and (x0.is_floating_point() or x0.is_complex()), name, "x0", f"a batch of {len(y)} images", x0)
         exact = self._wide(x0)
-        run = self._run(y, x0, iterations, tol, history, callback)
+        test = Test(tol, bound)
+        run = self._run(y, x0, most, test, history, callback)
         s, count, rows = run.state, run.count, run.history
         x, end = s.x, exact.at(s.x, y)
-        left = (~(end.norm <= tol * end.size) & (count < iterations) & torch.isfinite(end.norm)).nonzero().flatten()
+        left = (~test.passed(end) & (count < most) & torch.isfinite(end.norm)).nonzero().flatten()
         if finish and len(left) and real_dtype(x0) != torch.float64:
-            most = iterations - int(count[left].min())
             wide = exact.take(left)._run(
-                y[left].to(wide_dtype(y)), x[left].to(wide_dtype(x)), most, tol, history,
+                y[left].to(wide_dtype(y)), x[left].to(wide_dtype(x)), most[left] - count[left], test, history,
                 None if callback is None else _Later(callback, s, left, int(count.max())), s.objective[left],
             )  # fmt: skip
             x = x.index_copy(0, left, wide.state.x.to(x.dtype))
@@ -135,11 +143,11 @@ class SmoothDescent:
             count = count.index_add(0, left, wide.count)
             rows = _joined(rows, wide.history, left)
             end = exact.at(x, y)
-        done, finite = end.norm <= tol * end.size, torch.isfinite(end.objective + end.norm)
+        done, finite = test.passed(end), torch.isfinite(end.objective + end.norm)
         return x, SmoothReport(
             objective=end.objective, misfit=end.misfit, grad_norm=end.norm, relative_gradient=end.relative,
             iterations=count, trials=s.trials, converged=done & finite,
-            status=Status(ITERATION_LIMIT, done, finite, ~done & (count < iterations)), history=rows,
+            status=Status(ITERATION_LIMIT, done, finite, ~done & (count < most)), history=rows,
         )  # fmt: skip
 
     def at(self, x: Tensor, y: Tensor) -> "Point":
@@ -178,26 +186,26 @@ class SmoothDescent:
         return SmoothState(
             x, residual, grad_f, r, objective, norm, none, none, rho=objective.new_zeros(len(x), MEMORY),
             gamma=torch.ones_like(norm), mu=torch.full_like(norm, float("nan")),
-            least=FAINT * _norm(self.fidelity.grad_of(y, x)), best=norm, waited=zero, trials=zero,
+            least=FAINT * _norm(self.fidelity.grad_of(y, x)), best=norm, waited=zero, trials=zero, left=zero,
             stuck=torch.zeros_like(norm, dtype=torch.bool),
         )  # fmt: skip
 
     def _run(
-        self, y: Tensor, x: Tensor, iterations: int, tol: float, history: bool, callback: Callback | None,
+        self, y: Tensor, x: Tensor, iterations: Tensor, test: "Test", history: bool, callback: Callback | None,
         objective: Tensor | None = None,
     ) -> Run[SmoothState]:  # fmt: skip
         """Iterations in the precision of x; a history goes on from the `objective` of another."""
         closed = self.fidelity.operator.diagonal(x) is not None
         closed = closed or self.fidelity.operator.row_scale(x.shape[-2:]) is not None
-        s = self.start(y, x)
+        s = replace(self.start(y, x), left=iterations)
         s = s if objective is None else replace(s, objective=objective)
 
         def step_of(part: "SmoothDescent", y: Tensor) -> Callable[[SmoothState, int], SmoothState]:
             return lambda s, k: part.step(s, y, k, closed)
 
         return iterate(
-            step_of(self, y), s, iterations,
-            done=lambda s: (s.norm <= tol * s.size) | s.stuck,
+            step_of(self, y), s, int(iterations.max()) if len(x) else 0,
+            done=lambda s: test.passed(s) | s.stuck | (s.left <= 0),
             narrow=lambda which: step_of(self.take(which), y[which]), row=_row if history else None, callback=callback,
         )  # fmt: skip
 
@@ -241,11 +249,11 @@ class SmoothDescent:
             norm=_norm(grad_f + at_new.grad),
         )  # fmt: skip
         new = _remember(s, new, k, down)
-        if real_dtype(x) != torch.float64:
+        if self.rounded or real_dtype(x) != torch.float64:
             waits = (new.waited >= PATIENCE) & (new.norm < NEAR * new.size)
             new = replace(new, stuck=known & (search.trials > ROUNDED) | waits)
         new = where(search.accepted, new, replace(s, rho=torch.zeros_like(s.rho), stuck=~known))
-        return replace(new, trials=s.trials + search.trials)
+        return replace(new, trials=s.trials + search.trials, left=s.left - 1)
 
     def _metric(self, s: SmoothState, grad: Tensor, y: Tensor, k: int, closed: bool) -> Tensor:
         """The inverse metric at the gradient: two loops over the moves, around the first metric."""
@@ -255,14 +263,30 @@ class SmoothDescent:
             q = q - column(weight, q) * s.changes[:, j]
             weights.append(weight)
         d = column(s.gamma, q) * q
+        mu = s.mu.clamp_min(FLAT)
+        weight = torch.where(mu > 0, 1 / mu, 1.0).to(real_dtype(q))
         if closed:
-            mu = s.mu.clamp_min(FLAT)
-            solved = self.fidelity.prox(q, torch.where(mu > 0, 1 / mu, 1.0).to(real_dtype(q)), torch.zeros_like(y))
+            solved: Tensor | None = self.fidelity.prox(q, weight, torch.zeros_like(y))
+        else:
+            solved = self.fidelity.operator.resolvent(q, weight)
+        if solved is not None:
             d = where(mu > 0, solved / column(mu, q), d)
         for j, weight in zip(reversed([*_newest_first(k)]), reversed(weights), strict=True):
             back = s.rho[:, j] * _about(s.changes[:, j], d)
             d = d + column(weight - back, d) * s.moves[:, j]
         return d
+
+
+@dataclass(frozen=True)
+class Test:
+    """When an image is done: once |grad phi| is at most `tol` times what it is compared with, or at most `bound`."""
+
+    tol: float
+    bound: float
+
+    def passed(self, at: "SmoothState | Point") -> Tensor:
+        """[B] bool."""
+        return at.norm <= (self.tol * at.size).clamp_min(self.bound)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from fastrecon.options import check, option
 from fastrecon.solvers import LDA
 from fastrecon.solvers.base import column
 from fastrecon.solvers.minimiser import Minimiser
+from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.train import bilevel, images
 from fastrecon.train.commandline import command, last_names, settings_of
 from fastrecon.train.objective import Objective, Score
@@ -51,9 +52,18 @@ class Config:
     )
     validation: float = option("share of the images of --data kept for validation", 0.025, within="[0, 1)", type=float)
     init: str = option(
-        "start from the second regulariser of this model (name or file), say of another ratio; mu is that of --anchor",
-        "",
+        "start from the second regulariser of this model (name or file), say of another ratio, or from a learned prior;"
+        " mu is that of --anchor", "",
+    )  # fmt: skip
+    noise: float = option("weight of a prior that is --init: what belongs to so much noise", 1.5e-3, within="(0, 1]",
+                          type=float)  # fmt: skip
+    contrast: float = option(
+        "c: r(c x) / c^2 takes the place of the r(x) of a prior that is --init", 1.0, within="[0.01, 100]", type=float
     )
+    sigma: float = option(
+        "of the termination test of rigorous mode; 0: that of the phases, which makes eps far smaller than a prior's"
+        " own", 0.0, within="[0, 1e6]", type=float,
+    )  # fmt: skip
     name: str = option("name of the model; default: that of --model", "", file_name=True)
     anchor: float = option(
         "initial weight mu of |x - x_K|^2 / 2, x_K the image of the phases; 0: none", 0.1, within="[0, 100]",
@@ -156,10 +166,12 @@ class LdaCsMinimiser(Objective[models.BlockSensingModel]):
         torch.manual_seed(config.seed)
         phases.minimiser = minimiser = Minimiser(
             r.weights[0].shape[0], config.layers or len(r.weights), delta=r.delta, eps0=config.eps,
-            anchor=config.anchor,
+            anchor=config.anchor, sigma=config.sigma or None,
         )  # fmt: skip
         if config.init:
             source = models.load(config.init)
+            if isinstance(source, models.PriorModel):
+                return self._with(found, self._of_prior(source))
             other = source.solver.minimiser if isinstance(source, models.BlockSensingModel) else None
             expect(isinstance(other, Minimiser), "train", "--init", "a model with a second regulariser", config.init)
             assert isinstance(other, Minimiser)
@@ -169,6 +181,19 @@ class LdaCsMinimiser(Objective[models.BlockSensingModel]):
             own.load_state_dict(phases.balanced().regulariser.state_dict())
             with torch.no_grad():
                 own.weights[-1].mul_(config.weight)
+        return self._with(found, minimiser)
+
+    def _of_prior(self, source: models.PriorModel) -> Minimiser:
+        """The second regulariser that is a learned prior."""
+        r, config = source.regulariser, self.config
+        expect(isinstance(r, FeatureNorm), "train", "--init", "a prior of one chain of convolutions", config.init)
+        assert isinstance(r, FeatureNorm)
+        weight = float(source.lam(torch.tensor([config.noise], dtype=torch.float64)))
+        return Minimiser.of(r, weight, config.contrast, config.anchor, config.sigma or None)
+
+    def _with(self, found: models.BlockSensingModel, minimiser: Minimiser) -> models.BlockSensingModel:
+        """The model with this second regulariser, which alone is trained."""
+        found.solver.minimiser = minimiser
         found.requires_grad_(False)
         minimiser.requires_grad_(True)
         found.meta["name"] = self.name
