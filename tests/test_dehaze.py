@@ -1,5 +1,6 @@
 """Haze: the model, what is measured, the methods without training, bad input."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,3 +193,21 @@ def test_methods_are_for_haze_alone(method):
     with pytest.raises(ValueError, match=f"{method}: problem: expected measurements of dehaze"):
         METHODS[method].ready()(PROBLEMS["denoise"].inverse(PROBLEMS["denoise"].simulate(
             picture(scene()), PROBLEMS["denoise"].Options())))  # fmt: skip
+
+
+def test_strengths_of_a_table():
+    assert [c.simulate["scattering"] for c in DEHAZE.conditions("scattering")] == [0.5, 1.0, 1.5]
+    with pytest.raises(ValueError, match="table"):
+        DEHAZE.conditions("noise")
+
+
+def test_the_shipped_unit_beats_what_is_not_trained_in_less_time():
+    pixels = pytest.importorskip("skimage.data").coffee()[:, 100:500].astype(np.float32) / 255
+    m, psnr, seconds = simulated(pixels, scattering=1.0), {}, {}
+    for name in ("padnet", *CLASSICAL):
+        solved(m, name)
+        begin = time.process_time()
+        psnr[name] = DEHAZE.scores(solved(m, name).x, m)["psnr"]
+        seconds[name] = time.process_time() - begin
+    assert psnr["padnet"] > psnr["dark-channel"] > psnr["contextual"]
+    assert seconds["padnet"] < 0.5 * seconds["contextual"]

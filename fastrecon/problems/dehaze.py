@@ -16,12 +16,13 @@ from fastrecon.checks import expect, finite_number
 from fastrecon.io import Picture
 from fastrecon.operators import Identity, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems.base import Measurement, Problem, channels, problem, unit_scale
+from fastrecon.problems.base import Condition, Measurement, Problem, channels, problem, unit_scale
 from fastrecon.problems.frame import Frame
 from fastrecon.solvers import haze
 
 NAMES = ("red", "green", "blue")
 RAMP = "ramp"
+LEVELS = (0.5, 1.0, 1.5)  # of the table
 FAINT = 1e-3  # a photograph that varies by less, where white is 1, shows nothing
 
 
@@ -131,6 +132,12 @@ class Dehaze(Problem[DehazeOptions]):
         """The transmission."""
         t = super().images(x, m).detach().clamp(0, 1)
         return {"transmission": t[0, 0].float().cpu().numpy()}
+
+    def conditions(self, table: str) -> list[Condition]:
+        """The usual haze, or three strengths of it."""
+        if table == "scattering":
+            return [Condition(f"scattering {s:g}", {"scattering": s}) for s in LEVELS]
+        return super().conditions(table)
 
     def compared(self) -> tuple[str, ...]:
         """All that are made for it."""
