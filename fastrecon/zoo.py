@@ -356,6 +356,9 @@ def _model(name: str) -> Callable[[], Case]:
             blur = Blur(gaussian_kernel(1.0, 5))
             y = blur(scenes(IMAGES, 32, 32)) + 0.01 * numbers(IMAGES, 1, 32, 32)
             return Case(partial(_deblurred, blur), (y,), (model,), smooth=False)
+        if model.problem == "dehaze":
+            y = torch.cat((some(IMAGES, 1, 32, 32, share=0.5), *(scenes(IMAGES, 32, 32) for _ in range(3))), 1)
+            return Case(lambda y, model: model(y, Identity()), (y,), (model,), smooth=False)
         operator: Any = {"inpaint": Inpainting, "mri": Fourier}[model.problem]
         own = some(IMAGES, 1, 64, 64)
         y = operator(own)(scenes(IMAGES, 64, 64))

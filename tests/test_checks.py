@@ -236,6 +236,9 @@ for name in fr.pretrained():
         y = x if model.problem == "deblur" else torch.cat((x, x), 1)
         assert model(y, operator=blur, noise=0.1, iterations=1).x.dtype == torch.float32, name
         continue
+    if model.problem == "dehaze":
+        assert model(x.expand(-1, 4, -1, -1), Identity()).x.dtype == torch.float32, name
+        continue
     if hasattr(model, "q"):
         y = torch.rand(1, 1, 1, model.q.shape[1], dtype=torch.float32)
     elif hasattr(model, "side"):

@@ -202,12 +202,14 @@ def test_strengths_of_a_table():
 
 
 def test_the_shipped_unit_beats_what_is_not_trained_in_less_time():
-    pixels = pytest.importorskip("skimage.data").coffee()[:, 100:500].astype(np.float32) / 255
-    m, psnr, seconds = simulated(pixels, scattering=1.0), {}, {}
+    data, psnr, seconds = pytest.importorskip("skimage.data"), {}, {}
+    pictures = [getattr(data, name)()[:, :400].astype(np.float32) / 255 for name in ("coffee", "chelsea", "astronaut")]
     for name in ("padnet", *CLASSICAL):
-        solved(m, name)
-        begin = time.process_time()
-        psnr[name] = DEHAZE.scores(solved(m, name).x, m)["psnr"]
-        seconds[name] = time.process_time() - begin
+        solved(simulated(), name)
+        begin, found = time.process_time(), []
+        for pixels in pictures:
+            m = simulated(pixels)
+            found.append(DEHAZE.scores(solved(m, name).x, m)["psnr"])
+        psnr[name], seconds[name] = np.mean(found), time.process_time() - begin
     assert psnr["padnet"] > psnr["dark-channel"] > psnr["contextual"]
-    assert seconds["padnet"] < 0.5 * seconds["contextual"]
+    assert seconds["padnet"] < 0.7 * seconds["contextual"]  # reading and scores included

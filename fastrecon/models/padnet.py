@@ -259,10 +259,16 @@ class PADNetModel(Model):
         what = [
             f"PADNet for the problem {self.problem}: {count} unit{'s' if count > 1 else ''}"
             f" ({', '.join(sorted({g['kind'] for g in self.hyperparameters()['units']}))}), {s.variant}, at most"
-            f" {s.iterations} iterations.",
+            f" {s.iterations} iteration{'s' if s.iterations > 1 else ''}.",
             "Method: Liu, Fan, Cheng, Wang & Luo, Proximal Alternating Direction Network, AAAI 2018.",
         ]
         code = ["result = model(y, operator=A, noise=0.01)  # result.x [B, C, H, W], result.report"]
+        if self.problem == haze_methods.PROBLEM:
+            code = [
+                "result = model(y, operator=fr.operators.Identity())",
+                "# y [B, 4, H, W]: bound of the transmission, photograph / light; result.x[:, :1] the transmission",
+                "# in one line: fastrecon reconstruct photo.jpg --problem dehaze --out done",
+            ]
         return card.page(self.meta, what, code, {k: str(v) for k, v in training.get("facts", {}).items()})
 
 
@@ -386,7 +392,7 @@ def padnet(options: Options, device: torch.device) -> Runner:
             y, inverse.operator, inverse.noise, inverse.size, first, lam=options.lam, callback=tell, **options.changes()
         )
         if hazy:
-            x = x[:, :count].contiguous()
+            x = haze_methods.finished(x[:, :count], haze_methods.scene(inverse, METHOD)[0])
             report = haze_methods.apart(x, inverse.y, report.status.texts[1])
         return Outcome(x, report, model=options.model or model.name)
 

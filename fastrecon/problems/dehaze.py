@@ -75,7 +75,7 @@ class Dehaze(Problem[DehazeOptions]):
     name = "dehaze"
     summary = "photographs with haze"
     Options = DehazeOptions
-    methods = ("contextual", "dark-channel", "tv")
+    methods = ("padnet", "contextual", "dark-channel", "tv")
     norm = 1.0
     maps = ("transmission",)
 

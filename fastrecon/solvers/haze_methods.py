@@ -28,6 +28,7 @@ from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.terms import L1
 
 PROBLEM = "dehaze"
+LOCAL, RIDGE = 30, 1e-2  # radius in pixels and ridge of the guided filter behind a network
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ def scene(inverse: Inverse, op: str) -> tuple[Tensor, Tensor]:
 def guided(inverse: Inverse) -> Tensor:
     """The boundary transmission and what networks see of the photograph, [B, 4, H, W]."""
     return torch.cat((inverse.y, haze.guide(*scene(inverse, PROBLEM))), 1)
+
+
+def finished(t: Tensor, photograph: Tensor) -> Tensor:
+    """Transmissions of a network, linear in the photograph's brightness over small parts, and in [0, 1]."""
+    return windows.guided(t, photograph.mean(1, keepdim=True), LOCAL, RIDGE).clamp(0, 1)
 
 
 def context(photograph: Tensor, sigma: float) -> Tensor:

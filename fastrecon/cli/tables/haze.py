@@ -16,7 +16,7 @@ from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, register
 from fastrecon.problems.base import PROBLEMS, Measurement
 
 IMAGES = ("astronaut", "coffee", "chelsea", "rocket")  # colour ones that come with scikit-image
-METHODS = ("dark-channel", "contextual")
+METHODS = ("dark-channel", "contextual", "padnet")
 PAPER = {  # PSNR, SSIM and seconds; contextual regularisation is Meng et al., the dark channel He et al.
     "dark-channel": (27.11, 0.96, 17.20), "contextual": (26.13, 0.95, 6.95), "padnet": (28.47, 0.96, 2.74),
 }  # fmt: skip
