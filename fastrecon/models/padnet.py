@@ -192,7 +192,6 @@ class PADNetModel(Model):
         weight *= 1.0 if s.lam_noise is None else (sigma / s.lam_noise) ** 1.5
         y = y.to(self.like.dtype)
         x = operator.apply_adjoint(y, size) if start is None else start.to(y)
-        operator, y = _whole(operator, y, x)
         explicit, shown, done = s.variant == "explicit", lambda x: x, 0
         if s.warm and explicit:
             first = {"variant": "implicit", "iterations": s.warm, "tol": 0.0}
@@ -206,6 +205,7 @@ class PADNetModel(Model):
         gain, half = s.pull * sigma, self.precision == "bfloat16"
         wrap: Callable[[Any, float | None], Any] = lambda u, level: Scaled(u, level, gain, half)  # noqa: E731
         if on_slopes:
+            operator, y = _whole(operator, y, x, bool(done))
             expect(isinstance(operator, Blur), METHOD, "operator", "a Blur", type(operator).__name__)
             assert isinstance(operator, Blur)
             reduced, image_y = BlurredSlopes(operator, s.beta), y
@@ -321,15 +321,17 @@ def _strengths(s: Settings, sigma: float) -> list[float]:
     return [first * (last / first) ** (k / steps) for k in range(max(s.iterations, 1))]
 
 
-def _whole(operator: LinearOperator, y: Tensor, x: Tensor) -> tuple[LinearOperator, Tensor]:
-    """A blur behind a window as one without: beyond the window stands what the blur of an estimate has there."""
+def _whole(operator: LinearOperator, y: Tensor, x: Tensor, known: bool) -> tuple[LinearOperator, Tensor]:
+    """A blur behind a window as one without: beyond the window stands what the blur of the scene has there, of x where
+    that is `known`, else of an estimate near x.
+    """
     behind = isinstance(operator, Composition) and isinstance(operator.outer, Crop) and isinstance(operator.inner, Blur)
     if not behind:
         return operator, y
     assert isinstance(operator, Composition)
     assert isinstance(operator.outer, Crop)
     window, blur = operator.outer, operator.inner
-    scene = LeastSquares(operator, y, tol=1e-3, iterations=50).prox(x, 1 / MIRRORED)
+    scene = x if known else LeastSquares(operator, y, tol=1e-3, iterations=50).prox(x, 1 / MIRRORED)
     blurred = blur.forward(scene)
     return blur, blurred - window.apply_adjoint(window.forward(blurred)) + window.apply_adjoint(y)
 
