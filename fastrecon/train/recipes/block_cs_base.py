@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -15,14 +14,12 @@ from fastrecon.metrics import psnr
 from fastrecon.models.blocks import BlockModel
 from fastrecon.operators import BlockSensing, measurements, random_phi
 from fastrecon.options import check, option
-from fastrecon.train import images
 from fastrecon.train.block_start import block_covariance, least_squares_start
-from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.objective import Objective, Score
+from fastrecon.train.crop_objective import CropObjective
+from fastrecon.train.objective import Score
 from fastrecon.train.progress import say
 from fastrecon.train.recipe import Recipe
 from fastrecon.train.schedule import Schedule
-from fastrecon.train.world import World
 
 VALIDATION_SIDE = 264  # pixels: validation images are cropped to at most 8 x 8 blocks of 33
 
@@ -78,21 +75,16 @@ class BlockConfig:
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, self.ema, every)
 
 
-class BlockObjective(Objective[M]):
+class BlockObjective(CropObjective[M]):
     """A model for one sampling matrix, and its crops; see `Objective`."""
 
     alone = True
+    validation_side = VALIDATION_SIDE
     recipe: Recipe
 
-    def __init__(self, config: BlockConfig, world: World, folder: Path, fresh: bool = True):
-        super().__init__(config, world, folder, fresh)
-        self.dtype = getattr(torch, config.dtype)
-        found = images.Images.load(config.data, config.validation_data, quiet=world.rank > 0)
-        found = found.hold(config.validation, config.seed)
-        self.counts = found.counts
-        self.crops = images.Crops(found.training, config.patch, config.seed, world.device, self.dtype)
-        cropped = (images.central(i, VALIDATION_SIDE) for i in found.held)
-        self.held = [i[None, None].to(world.device, self.dtype) for i in cropped]
+    def kind(self) -> torch.dtype:
+        """Of the arithmetic."""
+        return getattr(torch, self.config.dtype)
 
     def sampling(self, fresh: bool) -> tuple[BlockSensing, Tensor]:
         """The operator and its least-squares start Q: computed if `fresh`, else zeros for a checkpoint to fill."""
@@ -105,7 +97,7 @@ class BlockObjective(Objective[M]):
             sampler = copy.copy(self.crops)
             sampler.generator = torch.Generator().manual_seed(config.seed)
             q = least_squares_start(phi, block_covariance(sampler, config.block, config.start_blocks))
-        return BlockSensing(phi.to(self.dtype), config.block), q.to(self.dtype)
+        return BlockSensing(phi.to(self.kind()), config.block), q.to(self.kind())
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -116,14 +108,6 @@ class BlockObjective(Objective[M]):
     def blockwise(self) -> bool:
         """Whether crops are single blocks, each an image of its own."""
         return self.config.patch == self.config.block
-
-    @property
-    def data(self) -> str:
-        """Its images."""
-        return (
-            f"{self.counts['training']} training and {self.counts['validation']} validation images"
-            f" ({self.crops.skipped} smaller than {self.config.patch} pixels left out)"
-        )
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """The next crops [B, 1, P, P] of this process, their measurements, and the start from these."""
@@ -143,35 +127,9 @@ class BlockObjective(Objective[M]):
 
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
-        config = self.config
-        self.module.meta["training"] = facts | {
-            "command": command(config, self.recipe.name, self.recipe.always),
-            "data": last_names(config.data),
-            "images": self.counts,
-            "validation_data": last_names(config.validation_data) or f"{config.validation:g} of the images",
-            **self.stated(),
-            "settings": settings_of(config),
-        }
+        self.module.meta["training"] = self.training(facts, self.recipe, self.stated())
         self.write(self.module)
 
     def stated(self) -> dict[str, Any]:
         """What else the card is told of the training."""
         return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, constants, generator, and what tells whether the images are the same on resumption."""
-        return {
-            "module": self.module.state_dict(),
-            "crops": self.crops.state_dict(),
-            "digest": self.crops.digest,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state`.
-
-        Raises:
-            ValueError: the training images are not those of the checkpoint.
-        """
-        images.expect_same(state, self.crops.digest)
-        self.module.load_state_dict(state["module"])
-        self.crops.load_state_dict(state["crops"])

@@ -59,7 +59,7 @@ class IstaNetTraining(BlockObjective[ISTANetModel]):
             with torch.no_grad():
                 for name, p in net.named_parameters():
                     p.copy_(theirs[name])
-        self.module = ISTANetModel(operator, net, q, self.meta, self.blockwise).to(world.device, self.dtype)
+        self.module = ISTANetModel(operator, net, q, self.meta, self.blockwise).to(world.device, self.kind())
 
     @property
     def name(self) -> str:

@@ -89,7 +89,7 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
             assert isinstance(source, models.BlockSensingModel)
             copy_network(source.solver, solver)
         network = models.BlockSensingModel(operator, solver, q, self.meta, blockwise=self.blockwise)
-        return network.to(self.world.device, self.dtype)
+        return network.to(self.world.device, self.kind())
 
     @property
     def name(self) -> str:
@@ -106,13 +106,12 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
         return {"stages": list(map(str, self.stages))}
 
     def state_dict(self) -> dict[str, Any]:
-        """As of BlockObjective, and the phases that the network has grown to."""
+        """As of CropObjective, and the phases that the network has grown to."""
         return super().state_dict() | {"phases": self.module.solver.phases}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state`, as BlockObjective does."""
+    def prepare(self, state: dict[str, Any]) -> None:
+        """Gives the network as many phases."""
         self.grow(state["phases"])
-        super().load_state_dict(state)
 
 
 RECIPE = register(

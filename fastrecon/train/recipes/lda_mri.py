@@ -22,8 +22,8 @@ from fastrecon.operators import Fourier, Identity, LinearOperator
 from fastrecon.options import check, option
 from fastrecon.solvers import LDA
 from fastrecon.train import images
-from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.objective import Objective, Score
+from fastrecon.train.crop_objective import CropObjective
+from fastrecon.train.objective import Score
 from fastrecon.train.progress import track
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.warm_start import Stage, WarmStarted, copy_network, default_stages, parse_stages
@@ -96,20 +96,14 @@ class Config:
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, self.ema, every)
 
 
-class LdaMri(WarmStarted[DescentModel], Objective[DescentModel]):
+class LdaMri(WarmStarted[DescentModel], CropObjective[DescentModel]):
     """LDA for MRI, its crops and masks, and the stage of its warm start; see `Objective`."""
 
     alone = True
+    validation_side = VALIDATION_SIDE
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
-        quiet = world.rank > 0
-        found = images.Images(_read(config.data, quiet), _read(config.validation_data, quiet))
-        found = found.hold(config.validation, config.seed)
-        self.counts = found.counts
-        self.crops = images.Crops(found.training, config.patch, config.seed, world.device, torch.complex64)
-        self.held = [images.central(i, VALIDATION_SIDE)[None, None].to(world.device) for i in found.held]
-        self.generator = torch.Generator().manual_seed(config.seed)
         self.begin_stages()
         torch.manual_seed(config.seed)
         features: dict[str, Any] = {"complex_features": True} if config.features == "complex" else {"in_channels": 2}
@@ -124,18 +118,19 @@ class LdaMri(WarmStarted[DescentModel], Objective[DescentModel]):
             copy_network(source.solver, solver)
         self.module = DescentModel(solver, {"name": self.name}).to(world.device)
 
+    def kind(self) -> torch.dtype:
+        """Complex."""
+        return torch.complex64
+
+    def read(self) -> images.Images:
+        """Slices, real or complex."""
+        quiet = self.world.rank > 0
+        return images.Images(_read(self.config.data, quiet), _read(self.config.validation_data, quiet))
+
     @property
     def name(self) -> str:
         """The model's name."""
         return self.config.name or f"lda-mri-{100 * self.config.rate:g}"
-
-    @property
-    def data(self) -> str:
-        """Its images."""
-        return (
-            f"{self.counts['training']} training and {self.counts['validation']} validation images"
-            f" ({self.crops.skipped} smaller than {self.config.patch} pixels left out)"
-        )
 
     def measured(self, x: Tensor, generator: torch.Generator) -> tuple[Fourier, Tensor]:
         """A drawn mask an image, and the noisy samples under it."""
@@ -174,38 +169,16 @@ class LdaMri(WarmStarted[DescentModel], Objective[DescentModel]):
 
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
-        config = self.config
-        self.module.meta["training"] = facts | {
-            "command": command(config, RECIPE.name, RECIPE.always),
-            "data": last_names(config.data),
-            "images": self.counts,
-            "validation_data": last_names(config.validation_data) or f"{config.validation:g} of the images",
-            "stages": list(map(str, self.stages)),
-            "settings": settings_of(config),
-        }
+        self.module.meta["training"] = self.training(facts, RECIPE, {"stages": list(map(str, self.stages))})
         self.write(self.module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, generators, stage, and what tells whether the images are the same on resumption."""
-        return {
-            "module": self.module.state_dict(),
-            "crops": self.crops.state_dict(),
-            "generator": self.generator.get_state(),
-            "digest": self.crops.digest,
-            "phases": self.module.solver.phases,
-        }
+        """As of CropObjective, and the phases that the network has grown to."""
+        return super().state_dict() | {"phases": self.module.solver.phases}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state`.
-
-        Raises:
-            ValueError: the training images are not those of the checkpoint.
-        """
-        images.expect_same(state, self.crops.digest)
+    def prepare(self, state: dict[str, Any]) -> None:
+        """Gives the network as many phases."""
         self.grow(state["phases"])
-        self.module.load_state_dict(state["module"])
-        self.crops.load_state_dict(state["crops"])
-        self.generator.set_state(state["generator"])
 
 
 def _read(inputs: Sequence[str], quiet: bool) -> list[Tensor]:

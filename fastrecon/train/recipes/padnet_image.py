@@ -19,9 +19,9 @@ from fastrecon.models.padnet import PADNetModel, Settings
 from fastrecon.networks import ResidualCNN
 from fastrecon.options import check, option
 from fastrecon.solvers.base import column
-from fastrecon.train import images
-from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.objective import Objective, Score
+from fastrecon.train.commandline import last_names
+from fastrecon.train.crop_objective import CropObjective
+from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
@@ -80,34 +80,19 @@ class Config:
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, 0.0, every)
 
 
-class Units(Objective[ResidualCNN]):
+class Units(CropObjective[ResidualCNN]):
     """A unit, its crops and their noise; see `Objective`."""
 
     squared_error = False
+    validation_side = VALIDATION_SIDE
     config: Config
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
-        found = images.Images.load(config.data, config.validation_data, quiet=world.rank > 0)
-        found = found.hold(config.validation, config.seed)
-        self.counts = found.counts
-        self.crops = images.Crops(found.training, config.patch, config.seed, world.device)
-        self.held = [images.central(i, VALIDATION_SIDE)[None, None].to(world.device) for i in found.held]
-        self.generator = torch.Generator().manual_seed(config.seed)
         torch.manual_seed(config.seed)
         dilations = WIDER if config.dilated else None
         self.module = ResidualCNN(config.layers, config.channels, 1, levels=True, dilations=dilations).to(world.device)
         self.quality: float | None = None
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.config.name
-
-    @property
-    def data(self) -> str:
-        """Its images."""
-        return f"{self.counts['training']} training and {self.counts['validation']} validation images"
 
     def loss(self) -> Tensor:
         """Mean squared error of the residual, in units of what is usual for the level."""
@@ -151,32 +136,9 @@ class Units(Objective[ResidualCNN]):
             "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
             "seed": str(config.seed),
         }
-        training = facts | {
-            "command": command(config, RECIPE.name, RECIPE.always),
-            "data": last_names(config.data),
-            "settings": settings_of(config),
-            "facts": known,
-        }
+        training = self.training(facts, RECIPE, {"facts": known})
         unit = self.module.folded().float()
         self.write(PADNetModel([[unit]], "deblur", SETTINGS, {"name": self.name, "training": training}))
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is learned, generators, and what tells whether the images are the same on resumption."""
-        return {
-            "module": self.module.state_dict(), "crops": self.crops.state_dict(),
-            "generator": self.generator.get_state(), "digest": self.crops.digest,
-        }  # fmt: skip
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state`.
-
-        Raises:
-            ValueError: the training images are not those of the checkpoint.
-        """
-        images.expect_same(state, self.crops.digest)
-        self.module.load_state_dict(state["module"])
-        self.crops.load_state_dict(state["crops"])
-        self.generator.set_state(state["generator"])
 
 
 RECIPE = register(

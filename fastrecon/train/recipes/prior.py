@@ -25,10 +25,9 @@ from fastrecon.options import check, option
 from fastrecon.problems import PROBLEMS
 from fastrecon.solvers.base import column
 from fastrecon.terms import FeatureNorm, MultiScale
-from fastrecon.train import images
 from fastrecon.train.bilevel import Gradient, Phi, bend, hessian_at, minimise, outer, ritz
-from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.objective import Objective, Score
+from fastrecon.train.crop_objective import CropObjective
+from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
@@ -157,21 +156,16 @@ class Learned(nn.Module):
         return (SPEED * weights @ self.log_lam).exp(), (SPEED * self.log_eps).exp().expand(len(sigma))
 
 
-class Prior(Objective[Learned]):
+class Prior(CropObjective[Learned]):
     """A prior, its crops and their noise; see `Objective`."""
 
     alone = True
+    validation_side = VALIDATION_SIDE
     config: Config
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
-        found = images.Images.load(config.data, config.validation_data, quiet=world.rank > 0)
-        found = found.hold(config.validation, config.seed)
-        self.counts = found.counts
-        self.crops = images.Crops(found.training, config.patch, config.seed, world.device)
-        held = [images.central(i, VALIDATION_SIDE)[None, None].to(world.device) for i in found.held]
-        self.held = [i for i in held if min(i.shape[-2:]) > 2]
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.held = [i for i in self.held if min(i.shape[-2:]) > 2]
         # what a checkpoint brings takes the place of an untrained one: the model of --init is not read again
         r = _untrained(config)
         self.module = (
@@ -192,19 +186,6 @@ class Prior(Objective[Learned]):
                 pulls.append(r.value_and_grad(noisy, eps)[1].detach().square().mean().sqrt().double())
             lam = 0.3 * knots / torch.stack(pulls).clamp_min(1e-12).to(knots)
         return Learned(r, config.sigmas, lam, eps)
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.config.name
-
-    @property
-    def data(self) -> str:
-        """Its images."""
-        return (
-            f"{self.counts['training']} training and {self.counts['validation']} validation images"
-            f" ({self.crops.skipped} smaller than {self.config.patch} pixels left out)"
-        )
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Clean crops [B, 1, P, P], noisy ones, and standard deviations [B] of the noise: this process's share."""
@@ -265,48 +246,28 @@ class Prior(Objective[Learned]):
 
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
-        config = self.config
-        training = facts | {
-            "command": command(config, RECIPE.name, RECIPE.always),
-            "data": last_names(config.data),
-            "images": self.counts,
-            "validation_data": last_names(config.validation_data) or f"{config.validation:g} of the images",
-            "settings": settings_of(config),
-        }
-        self.write(self.module.model({"name": self.name, "training": training, "fits": config.fits()}))
+        training = self.training(facts, RECIPE)
+        self.write(self.module.model({"name": self.name, "training": training, "fits": self.config.fits()}))
 
     def state_dict(self) -> dict[str, Any]:
-        """What is learned, generators, and what tells whether the images are the same on resumption."""
-        r = self.module.regulariser
-        return {
-            "module": self.module.state_dict(),
+        """As of CropObjective, and the shapes of the regulariser."""
+        return super().state_dict() | {
             "regulariser": [
                 {
-                    "channels": len(one.weights[0]),
+                    "channels": one.channels,
                     "layers": len(one.weights),
                     "delta": one.delta,
                     "final_activation": one.final_activation,
                 }
-                for one in scales_of(r)
+                for one in scales_of(self.module.regulariser)
             ],
-            "crops": self.crops.state_dict(),
-            "generator": self.generator.get_state(),
-            "digest": self.crops.digest,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state`.
-
-        Raises:
-            ValueError: the training images are not those of the checkpoint.
-        """
-        images.expect_same(state, self.crops.digest)
+    def prepare(self, state: dict[str, Any]) -> None:
+        """Makes the regulariser one of these shapes."""
         given = state["regulariser"]  # of one scale, from before there were several, a dictionary
         made = [FeatureNorm(**one) for one in ([given] if isinstance(given, dict) else given)]
         self.module.regulariser = together(made).to(self.world.device)
-        self.module.load_state_dict(state["module"])
-        self.crops.load_state_dict(state["crops"])
-        self.generator.set_state(state["generator"])
 
 
 def scales_of(r: Regulariser) -> list[FeatureNorm]:
