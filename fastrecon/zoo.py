@@ -16,6 +16,7 @@ from fastrecon.operators import (
     Callables,
     Dictionary,
     Fourier,
+    Gradient,
     Identity,
     Inpainting,
     LinearOperator,
@@ -121,6 +122,9 @@ def _ops() -> dict[str, Callable[[], Case]]:
             smooth=False,
         ),
         "prox_tv": lambda: Case(lambda x, t: ops.prox_tv(x, t, tol=0.0, iterations=12).x, (x, radii()), smooth=False),
+        "rbf_unit": lambda: Case(
+            ops.rbf_unit, (numbers(b, 2, 19, 13),), (numbers(6, 2, 5, 5, seed=1) / 5, numbers(6, 9, seed=2) / 9)
+        ),
         "select_descent": lambda: Case(ops.select_descent, (x, far, numbers(b), numbers(b, seed=1))),
         "shrink_eps": lambda: Case(lambda f, r, e: ops.shrink_eps(f, r, e, 40.0, 0.9), (x, far, radii())),
         "ladmm_shrink": lambda: Case(lambda z, t, w: ops.ladmm_shrink(z, t, w, 0.1), (rows, data), (matrix,)),
@@ -352,9 +356,10 @@ def _model(name: str) -> Callable[[], Case]:
         if isinstance(model, models.PriorModel):
             y = scenes(IMAGES, 64, 64) + 0.1 * numbers(IMAGES, 1, 64, 64)
             return Case(lambda y, model: model(y, Identity(), noise=0.1, iterations=5), (y,), (model,), smooth=False)
-        if isinstance(model, models.PADNetModel) and model.problem == "deblur":
+        if isinstance(model, models.PADNetModel) and model.problem in ("deblur", "slopes"):
             blur = Blur(gaussian_kernel(1.0, 5))
             y = blur(scenes(IMAGES, 32, 32)) + 0.01 * numbers(IMAGES, 1, 32, 32)
+            y = Gradient()(y) if model.problem == "slopes" else y
             return Case(partial(_deblurred, blur), (y,), (model,), smooth=False)
         if model.problem == "dehaze":
             y = torch.cat((some(IMAGES, 1, 32, 32, share=0.5), *(scenes(IMAGES, 32, 32) for _ in range(3))), 1)

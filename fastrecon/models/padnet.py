@@ -190,7 +190,7 @@ class PADNetModel(Model):
         sigma = 0.01 if noise is None else max(float(number(noise, METHOD, "noise", least=0)), FAINT)
         weight = float(number(lam, METHOD, "lam", above=0)) * s.lam
         weight *= 1.0 if s.lam_noise is None else (sigma / s.lam_noise) ** 1.5
-        y = y.to(self.like.dtype)
+        y = y.to(self.like.dtype).contiguous()  # transforms of strided images round otherwise
         x = operator.apply_adjoint(y, size) if start is None else start.to(y)
         explicit, shown, done = s.variant == "explicit", lambda x: x, 0
         if s.warm and explicit:

@@ -87,12 +87,15 @@ class HQS(Splitting[SplittingState]):
         before = [span.forward(s.x) for _, span in self.plan.parts]
         z = tuple(self.proximal(i, v, beta) for i, v in enumerate(before))
         x, left = self.solved(s, z, beta)
+        w = tuple(a - b for a, b in zip(before, z, strict=True))
+        if not self.asked:
+            unknown = torch.full_like(beta, float("nan"))
+            return SplittingState(x, s.b, z, w, beta, unknown, unknown, unknown, unknown)
         images = [span.forward(x) for _, span in self.plan.parts]
         # grad f(x) + beta K* (K s.x - z) = beta K* (K s.x - K x), by the equation of x
         moved = [p.apply_adjoint(a - b, size) for (_, p), a, b in zip(self.plan.parts, before, images, strict=True)]
         primal = total([sum_of_squares(a - b) for a, b in zip(images, z, strict=True)]).sqrt()
         dual = left + beta * sum_of_squares(total(moved)).sqrt()
-        w = tuple(a - b for a, b in zip(before, z, strict=True))
         relative = torch.maximum(
             ratio(primal, torch.maximum(size_of(images), size_of(z))), ratio(dual, beta * size_of(w))
         )

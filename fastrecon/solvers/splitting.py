@@ -129,7 +129,7 @@ class Splitting(nn.Module, Generic[S]):
         self.operator = operator
         self.terms = nn.ModuleList(p[0] if _pair(p) else p for p in several)
         self.spans = nn.ModuleList(p[1] if _pair(p) else Identity() for p in several)
-        self.record = False
+        self.record, self.asked = False, True  # of every iteration: the objective, and the residuals
 
     def pairs(self) -> list[tuple[Any, Any]]:
         """(g_i, K_i)."""
@@ -216,7 +216,7 @@ class Splitting(nn.Module, Generic[S]):
             shape = a.forward(x).shape
             expect(shape == y.shape, name, "y", f"measurements {tuple(shape)}", tuple(y.shape))
         plan = Plan.of(a, y if y is not None else x, self.pairs(), x, self.splits_fidelity)
-        solver = with_parts(self, plan=plan, record=history)
+        solver = with_parts(self, plan=plan, record=history, asked=history or tol > 0 or callback is not None)
         b = torch.zeros_like(x) if a is None or y is None else a.apply_adjoint(y, x.shape[-2:]).to(x.dtype)
         first = solver.begin(x, b if plan.fidelity is not None else torch.zeros_like(b))
         found = iterate(
@@ -233,13 +233,16 @@ class Splitting(nn.Module, Generic[S]):
 
     def certificate(self, found: Run[S], y: Tensor | None) -> AlternatingReport:
         """What the report says about the end of a run: residuals and objective made anew."""
-        s, parts = found.state, self.plan.parts
+        s, parts, fidelity = found.state, self.plan.parts, self.plan.fidelity
         size, images = s.x.shape[-2:], [k.forward(s.x) for _, k in parts]
-        pulls = [column(s.penalty, s.x) * k.apply_adjoint(w, size) for (_, k), w in zip(parts, s.w, strict=True)]
-        fidelity = [] if self.plan.fidelity is None else [self.plan.fidelity.grad(s.x)]
+        slopes = [column(s.penalty, s.x) * k.apply_adjoint(w, size) for (_, k), w in zip(parts, s.w, strict=True)]
+        values = [g.value(v) for (g, _), v in zip(parts, images, strict=True)]
+        if fidelity is not None:
+            residual = fidelity.residual(s.x)
+            slopes.append(fidelity.grad_of(residual, s.x))
+            values.append(fidelity.value_of(residual))
         primal = total([sum_of_squares(a - b) for a, b in zip(images, s.z, strict=True)]).sqrt()
-        dual = sum_of_squares(total([*fidelity, *pulls])).sqrt()
-        objective = self.objective(s.x, y)
+        dual, objective = sum_of_squares(total(slopes)).sqrt(), total(values)
         finite = torch.isfinite(objective + primal + dual)
         return AlternatingReport(
             objective=objective, primal_residual=primal, dual_residual=dual,
