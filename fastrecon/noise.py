@@ -6,6 +6,8 @@ from torch import Tensor
 from fastrecon.checks import expect, named, number
 from fastrecon.ops.dwt2 import dwt2
 
+FEW = 100  # squares of known pixels tell too little
+
 
 def salt_and_pepper(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """x on [0, 1] with about `share` of its entries replaced, half of them by 0 and half by 1.
@@ -46,3 +48,30 @@ def estimate(x: Tensor) -> Tensor:
         return x.new_zeros(len(x), dtype=torch.float64)
     details = dwt2(x[..., :h, :w].contiguous(), "db2", 1)[..., h // 2 :, w // 2 :]
     return details.abs().flatten(1).double().median(1).values / 0.6745
+
+
+def estimate_known(x: Tensor, known: Tensor) -> Tensor:
+    """Standard deviation [B] of white noise on images [B, C, H, W] of which only some pixels are known.
+
+    As `estimate`, from the details (a - b - c + d) / 2 of squares of four pixels that are all known; NaN where there
+    are fewer than 100 of them. Fine texture counts as noise: of photographs without any it finds up to 0.035, where
+    white is 1.
+
+    Args:
+        x: real.
+        known: 1 or true where a pixel is known, broadcastable to x.
+
+    Raises:
+        ValueError: x is no batch of real images.
+    """
+    op = "estimate_known"
+    expect(
+        isinstance(x, Tensor) and x.ndim == 4 and x.is_floating_point(), op, "x", "real images [B, C, H, W]", named(x)
+    )
+    m = (known > 0).expand(x.shape)
+    whole = m[..., :-1, :-1] & m[..., :-1, 1:] & m[..., 1:, :-1] & m[..., 1:, 1:]
+    detail = (x[..., :-1, :-1] - x[..., :-1, 1:] - x[..., 1:, :-1] + x[..., 1:, 1:]).abs().double() / 2
+    found = [d[w] for d, w in zip(detail, whole, strict=True)]
+    return torch.stack([
+        d.median() / 0.6745 if len(d) >= FEW else d.new_full((), float("nan")) for d in found
+    ]) if len(x) else x.new_zeros(0, dtype=torch.float64)  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor
 from fastrecon import io, masks
 from fastrecon.checks import choice, expect
 from fastrecon.io import Picture
+from fastrecon.noise import estimate_known
 from fastrecon.operators import Inpainting, LinearOperator
 from fastrecon.options import check, option
 from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
@@ -19,6 +20,7 @@ from fastrecon.solvers.methods import Inverse
 from fastrecon.solvers.wavelet_methods import PAPER_LAM
 
 RATES = (0.3, 0.5, 0.7)
+TEXTURE = 0.035  # what looks like noise, and may be the texture of a photograph without
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class InpaintOptions:
         " transparent or NaN in the photograph is unknown", "",
     )  # fmt: skip
     noise: float | None = option(
-        "standard deviation of the noise, where white is 1; of simulated measurements it is added", None,
-        within="[0, 1000]", type=float,
+        "standard deviation of the noise, where white is 1; measured and not given: estimated where it is clearly more"
+        " than texture; of simulated measurements it is added", None, within="[0, 1000]", type=float,
     )  # fmt: skip
     rate: float = option("share of known pixels", 0.5, within="(0, 1]", type=float, of="simulate")
     sampling: str = option("which pixels are known", "uniform", choices=tuple(masks.GENERATORS), of="simulate")
@@ -81,13 +83,17 @@ class Inpaint(Problem[InpaintOptions]):
         expect(share > 0, self.name, "--mask", "some pixels that are known", "none (is it inverted?)")
         x = torch.where(mask > 0, x, 0)
         scale = unit_scale(picture)
-        return self._measured(picture, x / scale, mask, options.noise, scale, None)
+        if options.noise is not None:
+            return self._measured(picture, x / scale, mask, options.noise, scale, None)
+        sigma, told = _noise(x / scale, mask)
+        return self._measured(picture, x / scale, mask, None if sigma is None else scale * sigma, scale, None, told)
 
     def _measured(
-        self, picture: Picture, y: Tensor, mask: Tensor, noise: float | None, scale: float, truth: Tensor | None
-    ) -> Measurement:
+        self, picture: Picture, y: Tensor, mask: Tensor, noise: float | None, scale: float, truth: Tensor | None,
+        told: tuple[str, ...] = (),
+    ) -> Measurement:  # fmt: skip
         frame = Frame.whole(y.shape[-2:])
-        notes = (*picture.notes, f"{100 * mask.mean().item():.1f}% of the pixels are known", *frame.notes())
+        notes = (*picture.notes, *told, f"{100 * mask.mean().item():.1f}% of the pixels are known", *frame.notes())
         return Measurement(
             self.name, frame.fill(y), frame.size, {"mask": frame.fill(mask), PAPER_LAM: LAM["inpaint"]},
             None if noise is None else noise / scale, scale, None if truth is None else frame.fill(truth),
@@ -109,6 +115,15 @@ class Inpaint(Problem[InpaintOptions]):
     def compared(self) -> tuple[str, ...]:
         """FISTA early and late, and the shipped networks."""
         return COMPARED
+
+
+def _noise(y: Tensor, mask: Tensor) -> tuple[float | None, tuple[str, ...]]:
+    """The noise of a photograph where white is 1, and a remark; None where there may be none."""
+    parts = torch.cat([y.real, y.imag]) if y.is_complex() else y
+    sigma = float(estimate_known(parts, mask).mean())
+    if not sigma > TEXTURE:
+        return None, ()
+    return sigma, (f"noise estimated: {sigma:.3g} (white is 1)",)
 
 
 COMPARED = ("fista:iterations=100", "fista:iterations=1200", "sgp-step", "sgp-diag")
