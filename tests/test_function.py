@@ -74,6 +74,10 @@ CASES = {
         lambda b: (numbers(b, 6), numbers(b, 6, seed=1), positive(b), positive(1, 6)),
         3,
     ),
+    "rbf_unit": Case(
+        lambda v, k, w: ops.rbf_unit(v, k, w, spacing=0.5, sigma=0.5),
+        lambda b: (numbers(b, 1, 5, 4), numbers(2, 1, 3, 3, seed=1) / 3, numbers(2, 5, seed=2)),
+    ),
     "select_descent": Case(
         lambda u, v, p, q: ops.select_descent(u, v, p.detach(), q.detach())[0],
         lambda b: (numbers(b, 6), numbers(b, 6, seed=1), numbers(b, seed=2), numbers(b, seed=3)),

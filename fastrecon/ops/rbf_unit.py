@@ -208,5 +208,5 @@ def rbf_unit(
     border = side - 1
     least = {"circular": border, "reflect": border + 1}.get(boundary, 1)
     expect(min(v.shape[2:]) >= max(least, 1), op, "v", f"images of at least {max(least, 1)} pixels a side", v)
-    x = pad(v, [border] * 4, mode=mode if len(v) else "constant")
+    x = pad(v, [border] * 4, mode=mode if v.shape[0] > 0 else "constant")
     return RbfUnit.call(x, filters, back, weights, spacing, sigma)
