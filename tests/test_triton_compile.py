@@ -34,6 +34,7 @@ def launch_everything():
         prox_lp,
         prox_tv,
         radon,
+        rbf_unit,
         select_descent,
         smoothed_l21,
     )
@@ -84,6 +85,11 @@ def launch_everything():
         lines, axis = torch.zeros(3, side, detectors, dtype=f64), torch.ones(side, detectors, dtype=torch.int8)
         radon.radon(torch.zeros(2, side, side, dtype=dtype), lines, axis)
         radon.radon_adjoint(torch.zeros(2, side, detectors, dtype=dtype), lines, axis, side, side)
+    for dtype, channels, side in ((f32, 2, 5), (f32, 1, 3), (f64, 1, 5)):
+        v, taps = torch.zeros(2, channels, 41, 41, dtype=dtype), torch.zeros(24, channels, side, side, dtype=dtype)
+        table = torch.zeros(24, 53, dtype=dtype)
+        y = rbf_unit.rbf_unit_fwd(v, taps, taps, table, 0.04, 0.04)
+        rbf_unit.rbf_unit_vjp(y, v, taps, taps, table, 0.04, 0.04)
     u, phi = torch.zeros(3, 1089), torch.ones(3)
     select_descent.select_descent(u, u, phi, phi)
     select_descent.select_descent_bwd(u, phi > 0)
