@@ -212,7 +212,7 @@ class PADNet(nn.Module):
         v = u + s.dual
         if self.prior is None:
             return self._implicit(s, u, v, alpha, k)
-        state, taken, t = s, torch.zeros_like(rho, dtype=torch.bool), 0
+        taken, t = torch.zeros_like(rho, dtype=torch.bool), 0
         best: Any = None
         asked = torch.zeros_like(s.units)
         while (unit := self.units.unit(k, t)) is not None and not bool(taken.all()):

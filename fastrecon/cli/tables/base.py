@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrecon import io
+from fastrecon.cli import arguments
 
 Row = dict[str, Any]
 Key = dict[str, str | int | float | None]
@@ -143,3 +144,22 @@ def markdown(
 
         text.append(f"| {line} | " + " | ".join(cell(h) for h in heads) + " |")
     return "\n".join([*text, "", f"Means over {most} image{'s' if most != 1 else ''}."])
+
+
+def add_pictures(
+    parser: argparse.ArgumentParser, bundled: Sequence[str], what: str = "folders of pictures, picture files",
+    noun: str = "images",
+) -> None:  # fmt: skip
+    """--data and --limit: `what` is measured, by default images that come with scikit-image."""
+    parser.add_argument(
+        "--data", nargs="+", type=arguments.name, metavar="DIR", default=[io.BUNDLED + name for name in bundled],
+        help=f"{what}, or {arguments.BUNDLED_HELP} (default: {' '.join(bundled)} of those)",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=arguments.integer(1, 10**6), metavar="N", help=f"the first N {noun} only")
+
+
+def middle(pixels: Any, side: int) -> Any:
+    """The side x side pixels in the middle, or as many as there are."""
+    h, w = (min(side, n) for n in pixels.shape[:2])
+    top, left = (pixels.shape[0] - h) // 2, (pixels.shape[1] - w) // 2
+    return pixels[top : top + h, left : left + w].copy()

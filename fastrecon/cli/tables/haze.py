@@ -12,7 +12,7 @@ import torch
 
 from fastrecon import io
 from fastrecon.cli import arguments, evaluate, output
-from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, register
+from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, add_pictures, register
 from fastrecon.problems.base import PROBLEMS, Measurement
 
 IMAGES = ("astronaut", "coffee", "chelsea", "rocket")  # colour ones that come with scikit-image
@@ -33,12 +33,11 @@ PAPER_LINE, REAL_LINE = "paper, its images", "real haze"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Photographs and methods."""
     add = parser.add_argument
-    add(
-        "--data", nargs="+", type=arguments.name, metavar="DIR", default=[io.BUNDLED + name for name in IMAGES],
-        help="folders of colour photographs without haze, or files, which get haze of a depth that rises from the lower"
-        f" edge to the upper, or {arguments.BUNDLED_HELP} (default: {' '.join(IMAGES)} of those)",
-    )  # fmt: skip
-    add("--limit", type=arguments.integer(1, 10**6), metavar="N", help="the first N photographs only")
+    what = (
+        "folders of colour photographs without haze, or files, which get haze of a depth that rises from the lower edge"
+        " to the upper"
+    )
+    add_pictures(parser, IMAGES, what, "photographs")
     add(
         "--real", nargs="+", type=arguments.name, metavar="DIR", default=[],
         help="folders of hazy photographs, or files: the results are written as pictures beside the table",

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from fastrecon import io
 from fastrecon.cli import arguments, evaluate, output
-from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, register
+from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, add_pictures, middle, register
 from fastrecon.cli.tables.one_liners import ONE_LINERS
-from fastrecon.cli.tables.picture import _middle
 from fastrecon.io.arrays import npz_names
 from fastrecon.metrics import psnr
 from fastrecon.operators import motion_kernel
@@ -43,11 +42,7 @@ LUCY = 30  # iterations of Richardson and Lucy: the library's
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Images, kernels and methods."""
     add = parser.add_argument
-    add(
-        "--data", nargs="+", type=arguments.name, metavar="DIR", default=[io.BUNDLED + name for name in IMAGES],
-        help=f"folders of sharp pictures, or files, or {arguments.BUNDLED_HELP} (default: {' '.join(IMAGES)} of those)",
-    )  # fmt: skip
-    add("--limit", type=arguments.integer(1, 10**6), metavar="N", help="the first N pictures only")
+    add_pictures(parser, IMAGES, "folders of sharp pictures, or files", "pictures")
     add(
         "--side", type=arguments.integer(48, 8192), metavar="N", help="pictures cut to the N x N pixels in their middle"
     )
@@ -127,7 +122,7 @@ def _photographs(folder: str) -> list[tuple[Path, Path, Any]]:
 def _simulated(path: Path, kernel: Any, solver: Any, args: argparse.Namespace, seed: int, device: torch.device) -> Row:
     problem, picture = PROBLEMS["deblur"], io.read_picture(path)
     if args.side is not None:
-        picture = replace(picture, pixels=_middle(picture.pixels, args.side))
+        picture = replace(picture, pixels=middle(picture.pixels, args.side))
     with _file_of(kernel) as file:
         m = problem.simulate(picture, problem.Options(kernel=str(file), noise=args.noise * _white(picture)), seed)
     x, seconds = _run(m, solver, device)

@@ -10,7 +10,7 @@ import torch
 
 from fastrecon import io
 from fastrecon.cli import arguments, evaluate, output
-from fastrecon.cli.tables.base import Key, Row, Table, Unit, register
+from fastrecon.cli.tables.base import Key, Row, Table, Unit, add_pictures, middle, register
 from fastrecon.cli.tables.one_liners import ONE_LINERS
 from fastrecon.problems.base import PROBLEMS, Measurement
 from fastrecon.solvers.methods import METHODS
@@ -45,11 +45,7 @@ CASES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Images, lines and methods."""
     add = parser.add_argument
-    add(
-        "--data", nargs="+", type=arguments.name, metavar="DIR", default=[io.BUNDLED + name for name in IMAGES],
-        help=f"folders of pictures, picture files, or {arguments.BUNDLED_HELP} (default: {' '.join(IMAGES)} of those)",
-    )  # fmt: skip
-    add("--limit", type=arguments.integer(1, 10**6), metavar="N", help="the first N images only")
+    add_pictures(parser, IMAGES)
     add("--side", type=arguments.integer(8, 8192), metavar="N", help="pictures cut to the N x N pixels in their middle")
     add(
         "--rows", nargs="+", metavar="TEXT",
@@ -98,7 +94,7 @@ def _unit(path: Path, number: int, name: str, method: str, device: torch.device,
 def _measured(path: Path, case: Case, method: str, seed: int, side: int | None, device: torch.device) -> Row:
     problem, picture = PROBLEMS[case.problem], io.read_picture(path)
     if side is not None:
-        picture = replace(picture, pixels=_middle(picture.pixels, side))
+        picture = replace(picture, pixels=middle(picture.pixels, side))
     m = problem.simulate(picture, problem.Options(**case.simulate), seed)
     one_liner = ONE_LINERS.get(case.problem, {}).get(method)
     taken, why = method, ""
@@ -125,13 +121,6 @@ def _ours(problem: Any, m: Measurement, method: str, device: torch.device) -> tu
     runner = evaluate.entry(taken, problem, device).ready()
     begin = time.perf_counter()
     return taken, why, begin, runner(inverse).x
-
-
-def _middle(pixels: Any, side: int) -> Any:
-    """The side x side pixels in the middle, or as many as there are."""
-    h, w = (min(side, n) for n in pixels.shape[:2])
-    top, left = (pixels.shape[0] - h) // 2, (pixels.shape[1] - w) // 2
-    return pixels[top : top + h, left : left + w].copy()
 
 
 register(

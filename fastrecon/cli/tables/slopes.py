@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastrecon import io
 from fastrecon.cli import arguments
-from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, names, register
+from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, add_pictures, names, register
 from fastrecon.io import Picture
 from fastrecon.models.base import trained
 from fastrecon.models.padnet import PADNetModel
@@ -46,11 +46,7 @@ PAPER = {  # iterations and error
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Images, energy and model."""
     add = parser.add_argument
-    add(
-        "--data", nargs="+", type=arguments.name, metavar="DIR", default=[io.BUNDLED + name for name in IMAGES],
-        help=f"folders of pictures, picture files, or {arguments.BUNDLED_HELP} (default: {' '.join(IMAGES)} of those)",
-    )  # fmt: skip
-    add("--limit", type=arguments.integer(1, 10**6), metavar="N", help="the first N images only")
+    add_pictures(parser, IMAGES)
     add("--size", type=arguments.integer(64, 8192), default=180, metavar="N", help="their N x N pixels in the middle")
     add("--lam", type=arguments.real(0, 1e6), metavar="LAM", help=f"weight of the penalty (default: {_told(LAMS)})")
     add("--noise", type=arguments.real(0, 10), default=0.01, metavar="SIGMA", help="noise (default: 0.01)")

@@ -17,12 +17,12 @@ from fastrecon.options import option
 from fastrecon.solvers import LDA
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.block_cs_base import BlockConfig, BlockObjective
-from fastrecon.train.recipes.warm_start import Stage, WarmStarted, copy_network, default_stages, parse_stages
+from fastrecon.train.recipes.warm_start import Warm, WarmStarted, copy_network
 from fastrecon.train.world import World
 
 
 @dataclass(frozen=True)
-class Config(BlockConfig):
+class Config(Warm, BlockConfig):
     """What a run computes; defaults as in the preset "cpu"."""
 
     stages: str = option(
@@ -43,11 +43,6 @@ class Config(BlockConfig):
     def __post_init__(self):
         super().__post_init__()
         self.parsed_stages()
-
-    def parsed_stages(self) -> list[Stage]:
-        """The warm start; a network that starts from another model needs none."""
-        text = self.stages or (f"{self.phases}:1" if self.init else default_stages(self.phases))
-        return parse_stages(text, self.phases, self.steps, self.select_from)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -104,14 +99,6 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
     def stated(self) -> dict[str, Any]:
         """Its stages."""
         return {"stages": list(map(str, self.stages))}
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of CropObjective, and the phases that the network has grown to."""
-        return super().state_dict() | {"phases": self.module.solver.phases}
-
-    def prepare(self, state: dict[str, Any]) -> None:
-        """Gives the network as many phases."""
-        self.grow(state["phases"])
 
 
 RECIPE = register(

@@ -22,11 +22,10 @@ from fastrecon.operators import Fourier, Identity, LinearOperator
 from fastrecon.options import check, option
 from fastrecon.solvers import LDA
 from fastrecon.train import images
-from fastrecon.train.crop_objective import CropObjective
 from fastrecon.train.objective import Score
 from fastrecon.train.progress import track
 from fastrecon.train.recipe import Recipe, register
-from fastrecon.train.recipes.warm_start import Stage, WarmStarted, copy_network, default_stages, parse_stages
+from fastrecon.train.recipes.warm_start import Warm, WarmStarted, copy_network
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
@@ -34,7 +33,7 @@ VALIDATION_SIDE = 256  # pixels: validation images are cropped to at most so man
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Warm):
     """What a run computes."""
 
     data: Sequence[str] = option(
@@ -85,18 +84,13 @@ class Config:
         check(self, "train")
         self.parsed_stages()
 
-    def parsed_stages(self) -> list[Stage]:
-        """The warm start; a network that starts from another model needs none."""
-        text = self.stages or (f"{self.phases}:1" if self.init else default_stages(self.phases))
-        return parse_stages(text, self.phases, self.steps, self.select_from)
-
     def schedule(self) -> Schedule:
         """Steps and learning rates."""
         every = self.validate_every or max(1, min(1000, self.steps // 50))
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, self.ema, every)
 
 
-class LdaMri(WarmStarted[DescentModel], CropObjective[DescentModel]):
+class LdaMri(WarmStarted[DescentModel]):
     """LDA for MRI, its crops and masks, and the stage of its warm start; see `Objective`."""
 
     alone = True
@@ -171,14 +165,6 @@ class LdaMri(WarmStarted[DescentModel], CropObjective[DescentModel]):
         """Writes model.safetensors and its card."""
         self.module.meta["training"] = self.training(facts, RECIPE, {"stages": list(map(str, self.stages))})
         self.write(self.module)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of CropObjective, and the phases that the network has grown to."""
-        return super().state_dict() | {"phases": self.module.solver.phases}
-
-    def prepare(self, state: dict[str, Any]) -> None:
-        """Gives the network as many phases."""
-        self.grow(state["phases"])
 
 
 def _read(inputs: Sequence[str], quiet: bool) -> list[Tensor]:

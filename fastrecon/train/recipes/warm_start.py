@@ -9,7 +9,7 @@ from torch import nn
 
 from fastrecon.checks import expect
 from fastrecon.solvers.descent import UnrolledDescent
-from fastrecon.train.objective import Objective
+from fastrecon.train.crop_objective import CropObjective
 
 FORM = "PHASES:SHARE[:SELECT_FROM],... with rising phases, positive shares and SELECT_FROM in [0, 1]"
 
@@ -64,10 +64,25 @@ def default_stages(phases: int) -> str:
     return ",".join([f"{k}:0.15" for k in early] + [f"{phases}:{1 - 0.15 * len(early)}"])
 
 
+class Warm:
+    """A configuration with `stages`, `phases`, `steps`, `select_from` and `init`."""
+
+    stages: str
+    phases: int
+    steps: int
+    select_from: float
+    init: str
+
+    def parsed_stages(self) -> list[Stage]:
+        """The warm start; a network that starts from another model needs none."""
+        text = self.stages or (f"{self.phases}:1" if self.init else default_stages(self.phases))
+        return parse_stages(text, self.phases, self.steps, self.select_from)
+
+
 N = TypeVar("N", bound=nn.Module)
 
 
-class WarmStarted(Objective[N]):
+class WarmStarted(CropObjective[N]):
     """A network whose `solver` grows phase by phase; its configuration gives `parsed_stages()`.
 
     Attributes:
@@ -116,6 +131,15 @@ class WarmStarted(Objective[N]):
                 found.append(count * self.seconds_per_step() if count else 0.0)
         self.module, self.stage, self.select = kept
         return math.fsum(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of CropObjective, and the phases that the network has grown to."""
+        solver: Any = self.module.solver
+        return super().state_dict() | {"phases": solver.phases}
+
+    def prepare(self, state: dict[str, Any]) -> None:
+        """Gives the network as many phases."""
+        self.grow(state["phases"])
 
 
 def copy_network(source: UnrolledDescent, target: UnrolledDescent) -> None:
