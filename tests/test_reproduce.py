@@ -124,3 +124,8 @@ def test_haze_beside_the_numbers_of_the_paper(run, tmp_path):
     assert "SSIM of the scene." in text
     assert "**28.47**" in text
     assert "**2.74**" in text  # less is better
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_has_help(run, name):
+    assert "--data" in ok(run(f"reproduce {name} --help"))

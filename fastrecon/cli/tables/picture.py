@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--side", type=arguments.integer(8, 8192), metavar="N", help="pictures cut to the N x N pixels in their middle")
     add(
         "--rows", nargs="+", metavar="TEXT",
-        help=f"lines of the table whose names hold one of these texts (all: {'; '.join(CASES)})",
+        help=f"lines of the table whose names hold one of these texts (all: {'; '.join(CASES).replace('%', '%%')})",
     )  # fmt: skip
     add(
         "--methods", nargs="+", default=[AUTO, "cycle-spinning"], metavar="NAME[:OPTION=VALUE,...]",
