@@ -23,7 +23,7 @@ from fastrecon.models.sparse_coding import SparseCoder
 from fastrecon.train import checkpoint, commandline, progress
 from fastrecon.train.claim import HOLDER, LOCK, Claim
 from fastrecon.train.export import mend, write_pair
-from fastrecon.train.log import Log
+from fastrecon.train.log import Log, line
 from fastrecon.train.loop import CHECKPOINT, PREVIOUS
 from fastrecon.train.objective import Score
 from fastrecon.train.progress import Progress, duration
@@ -301,6 +301,11 @@ def test_less_nmse_is_better(tmp_path, monkeypatch):
     validations(monkeypatch, [-2.0, -5.0, -4.0])
     assert train(tmp_path) == 0
     assert fr.load(tmp_path / "model.safetensors").meta["training"]["steps"] == 8
+
+
+@pytest.mark.parametrize(("stage", "start"), [("K=3", "K=3, loss"), ("", "loss")])
+def test_a_row_for_people_names_the_stage_where_there_is_one(stage, start):
+    assert line({"stage": stage, "loss": 0.5}).startswith(start)
 
 
 @pytest.mark.parametrize("what", ["loss", "parameter"])

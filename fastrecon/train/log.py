@@ -94,7 +94,8 @@ class Log:
 
 def line(row: dict[str, Any]) -> str:
     """A row of the log for people."""
-    text = f"{row['stage']}, loss {row['loss']:.3e}" + (f", {row['psnr']:.2f} dB" if "psnr" in row else "")
+    text = f"{row['stage']}, " if row["stage"] else ""
+    text += f"loss {row['loss']:.3e}" + (f", {row['psnr']:.2f} dB" if "psnr" in row else "")
     for name, value in row.items():
         if name.startswith(VALIDATION) and value is not None:
             kept = ": not kept" if math.isnan(value) else ""
