@@ -126,6 +126,12 @@ class BlockSensingModel(BlockModel):
             "optimiser": f", batch {settings['batch']} of {settings['patch']}x{settings['patch']} pixels",
             "seeds": f"network and data {settings['seed']}, sampling matrix {settings['phi_seed']}",
         }
+        if "auxiliary" in settings:
+            facts["seeds"] = f"network and data {settings['seed']}"
+            facts["sampling"] = (
+                f"matrix and start learned with the network, from {settings['first']}; loss MSE of the last phase +"
+                f" {settings['auxiliary']:g} MSE of the start"
+            )
         page = card.page(self.meta, what, code, facts)
         return page + _minimiser_page(training["minimiser"]) if "minimiser" in training else page
 

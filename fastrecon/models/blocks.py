@@ -27,7 +27,7 @@ class BlockModel(Model):
         method: its name.
         operator: the sampling A; it must be the solver's.
         solver: what computes images from y and x0, with `hyperparameters()` and the module `fidelity`.
-        q: least-squares start [block * block, m], A Q = I.
+        q: start [block * block, m], of least squares with A Q = I; an nn.Parameter is learned.
         meta: facts to keep with the model: `ratio`, `name`, `training`, and `phi_seed` if random_phi made Phi.
         blockwise: whether every block is an image of its own, as in the papers; else the network sees the whole image,
             which leaves no block edges.
@@ -50,7 +50,10 @@ class BlockModel(Model):
         self.method = method
         self.operator = operator  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody sets another kind
         self.solver, self.blockwise = solver, blockwise
-        self.register_buffer("q", q)
+        if isinstance(q, nn.Parameter):
+            self.q = q
+        else:
+            self.register_buffer("q", q)
 
     def start(self, y: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """x0 [B, 1, H, W] from y [B, rows, cols, m], cropped to `size`."""
@@ -141,7 +144,9 @@ class BlockModel(Model):
         """Weights and start. A sampling matrix that `random_phi` makes of `meta["phi_seed"]` is left out, and made
         again by `load`.
         """
-        own = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("fidelity.")} | {"q": self.q}
+        own = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("fidelity.")} | {
+            "q": self.q.detach()
+        }
         return own if self._from_seed else own | {"phi": self._phi}
 
     @property

@@ -120,7 +120,7 @@ class Trainer:
 
     def _update(self, optimiser: torch.optim.Optimizer) -> None:
         for group in optimiser.param_groups:
-            group["lr"] = self.schedule.rate_at(self.step)
+            group["lr"] = self.schedule.rate_at(self.step) * group["share"]
         optimiser.zero_grad(set_to_none=True)
         loss = self.objective.loss()
         loss.backward()
@@ -183,7 +183,7 @@ class Trainer:
         """A new optimiser, from `state` or for a grown network: what fits of moments and averages carries over."""
         moments, average = (state["moments"], state["average"]) if state else (self.moments(), self.average)
         self._trained = {n: p for n, p in self.objective.module.named_parameters() if p.requires_grad}
-        optimiser = self._optimiser = self.schedule.optimiser_of(self._trained.values())
+        optimiser = self._optimiser = self.schedule.optimiser_of(self._groups())
         for name, p in self._trained.items():
             fits = all(v.shape == p.shape for k, v in moments.get(name, {}).items() if k != "step")
             if name in moments and fits:
@@ -194,6 +194,13 @@ class Trainer:
                 fits = name in average and average[name].shape == p.shape
                 self.average[name] = (average[name] if fits else p.detach()).clone().to(p)
         self.best = state["best"] if state else -math.inf  # a grown network replaces the smaller one
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """What is trained, by its share of the learning rate."""
+        shares: dict[float, list[nn.Parameter]] = {}
+        for name, p in self._trained.items():
+            shares.setdefault(self.objective.rates.get(name, 1.0), []).append(p)
+        return [{"params": group, "share": share} for share, group in shares.items()]
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
         """The optimiser's state by parameter name."""

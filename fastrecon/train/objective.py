@@ -4,7 +4,7 @@ import contextlib
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -52,10 +52,12 @@ class Objective(ABC, Generic[Network]):
         squared_error: whether the loss is a mean squared error on images of [0, 1], which has a PSNR.
         alone: whether torch's operations in a step are so small that threads cost more than they bring; our own
             kernels keep theirs. False where the network is one of convolutions.
+        rates: learning rates of parameters by name, in units of that of the run, where they are others.
     """
 
     squared_error: bool = True
     alone: ClassVar[bool] = False
+    rates: Mapping[str, float] = {}
     module: Network
     config: Any
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,8 +44,8 @@ class Schedule:
         fall = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.decay == "cosine" else 1.0
         return self.rate * rise * (0.5 ** (step // self.halve_every) if self.decay == "halving" else fall)
 
-    def optimiser_of(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """A new optimiser of these parameters."""
+    def optimiser_of(self, groups: Iterable[nn.Parameter] | Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+        """A new optimiser of these parameters, or of groups of them as torch has them."""
         if self.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=self.rate, momentum=MOMENTUM)
-        return torch.optim.Adam(parameters, lr=self.rate, betas=BETAS)
+            return torch.optim.SGD(groups, lr=self.rate, momentum=MOMENTUM)
+        return torch.optim.Adam(groups, lr=self.rate, betas=BETAS)

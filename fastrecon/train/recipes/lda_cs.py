@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastrecon import models
 from fastrecon.checks import expect
+from fastrecon.operators import BlockSensing
 from fastrecon.options import option
 from fastrecon.solvers import LDA
 from fastrecon.train.recipe import Recipe, register
@@ -83,8 +84,12 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
             expect(fits, "train", "--init", "a model for block-cs", f"one for {source.problem}")
             assert isinstance(source, models.BlockSensingModel)
             copy_network(source.solver, solver)
+            self.take_sampling(source, operator, q)
         network = models.BlockSensingModel(operator, solver, q, self.meta, blockwise=self.blockwise)
         return network.to(self.world.device, self.kind())
+
+    def take_sampling(self, source: models.BlockSensingModel, operator: BlockSensing, q: Tensor) -> None:
+        """Of --init, where the sampling is learned; here it is not."""
 
     @property
     def name(self) -> str:

@@ -143,7 +143,7 @@ class WarmStarted(CropObjective[N]):
 
 
 def copy_network(source: UnrolledDescent, target: UnrolledDescent) -> None:
-    """Copies trained parameters; phases that the source does not have copy its last one.
+    """Copies trained parameters but those of operators; phases that the source does not have copy its last one.
 
     Raises:
         ValueError: the source has more phases, or is of another shape.
@@ -156,6 +156,8 @@ def copy_network(source: UnrolledDescent, target: UnrolledDescent) -> None:
         solver.grow(target.phases)
     theirs = dict(solver.named_parameters())
     for name, p in target.named_parameters():
+        if name.startswith("fidelity."):
+            continue
         fits = name in theirs and theirs[name].shape == p.shape
         expect(fits, "train", "--init", f"a model with {name} of shape {tuple(p.shape)}", "another network")
         p.data.copy_(theirs[name].detach())
