@@ -444,6 +444,32 @@ class CorrectedReport(Certificate):
 
 
 @dataclass(frozen=True)
+class ControlledReport(CorrectedReport):
+    """The certificate of each image of error-controlled iterations; anyone can recompute it.
+
+    Attributes:
+        error: [B] |d| of the last proposal, accepted or not; see the solver.
+        accepted: [B] iterations that took what the module proposed.
+        rejected: [B] the others.
+        failed: [B] of those: the module raised, changed shape, type or device, or answered NaN or Inf.
+        units: [B] proposals: all iterations.
+        reasons: what failed, in words, each once; for all images.
+        history: objective, error, error_bound, accepted and failed of every iteration, [rows, B] each; or None.
+
+    The others are those of CorrectedReport.
+    """
+
+    rejected: Tensor = dataclasses.field(kw_only=True)
+    failed: Tensor = dataclasses.field(kw_only=True)
+    reasons: tuple[str, ...] = ()
+
+    def to_dict(self, i: int) -> dict[str, Any]:
+        """As of Certificate, and the reasons where something failed."""
+        found = super().to_dict(i)
+        return found | {"reasons": list(self.reasons)} if found["failed"] else found
+
+
+@dataclass(frozen=True)
 class LinearReport(Certificate):
     """The certificate of each image of min |A x - y|^2 / 2 + weight |P x|^2 / 2, P the identity or a gradient.
 

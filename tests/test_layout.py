@@ -21,6 +21,7 @@ LAYERS = (
     {"ops"},
     {"certificates", "io", "masks", "metrics", "networks", "noise", "operators"},
     {"terms"},
+    {"modules"},
     {"solvers"},
     {"problems"},
     {"models", "weights"},

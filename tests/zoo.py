@@ -13,7 +13,8 @@ from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
 from fastrecon.networks.unet import StepNet
 from fastrecon.operators import BlockSensing, Blur, Fourier, Inpainting, Wavelet, gaussian_kernel, random_phi
 from fastrecon.ops import fan_rays, parallel_rays
-from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, GDNet
+from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, ErrorControlled, GDNet
+from fastrecon.terms import Lp
 from fastrecon.terms.feature_norm import FeatureNorm
 
 BLOCK, M = 5, 10  # of small_model: the side of a block, and its measurements
@@ -168,6 +169,13 @@ def learned_case(kind=LDA, blockwise=False, safeguard=False):
     return r, r.operator(images()).detach(), {"size": (13, 9)} | options
 
 
+def controlled_case():
+    """Error-controlled iterations, measurements, options."""
+    a, size = Fourier(masks.uniform((16, 16), 0.5, 0)), (16, 16)
+    solver = ErrorControlled(a, Lp(0.01, 0.8, Wavelet("haar", 2)), lambda x: 0.9 * x, rho=0.1, norm=1.0)
+    return solver, a(images(2, size)).detach(), {"iterations": 3, "tol": 0, "history": True}
+
+
 # What computes by itself: (module, measurements, options) of one of every kind
 CASES = {
     "lda": learned_case,
@@ -184,6 +192,7 @@ CASES = {
     "sgp-unet": lambda: proximal_case(SGP, "blur", network=StepNet(width=2, iterations=2)),
     "sgp-bonettini": lambda: proximal_case(SGP, network=bold, bonettini=True),
     "sgp-paper": lambda: proximal_case(SGP, network=bold, rule="paper"),
+    "error-controlled": controlled_case,
     "d-ladmm": lambda: (small_coder(SparseCoder), torch.rand(3, 16), {"history": True}),
     "d-ladmm-safeguarded": lambda: (small_coder(SparseCoder), torch.rand(3, 16), {"safeguard": True}),
     "d-ladmm-patches": lambda: (small_coder(), smooth(), {}),

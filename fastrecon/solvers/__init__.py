@@ -14,6 +14,7 @@ from fastrecon.solvers.admm import ADMM
 from fastrecon.solvers.automatic import automatic
 from fastrecon.solvers.cycle_spinning import CycleSpinning
 from fastrecon.solvers.dladmm import DLADMM
+from fastrecon.solvers.error_controlled import ErrorControlled
 from fastrecon.solvers.gd_net import AGDNet, GDNet
 from fastrecon.solvers.hqs import HQS
 from fastrecon.solvers.ista import FISTA, ISTA
@@ -36,6 +37,7 @@ __all__ = [
     "SGP",
     "AGDNet",
     "CycleSpinning",
+    "ErrorControlled",
     "GDNet",
     "PADNet",
     "SmoothDescent",

@@ -28,6 +28,7 @@ from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.solvers.base import Callback, Run, column, iterate, where, with_parts
+from fastrecon.solvers.correction import Correction, relative, safe_step, starting_images
 from fastrecon.terms.base import Term
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.threads import alone
@@ -143,7 +144,7 @@ class PADNet(nn.Module):
         self.units = Units(units, integer(most, op, "most", least=1), clip)
         self.modules_of_units = nn.ModuleList(u for u in self._everyone() if isinstance(u, nn.Module))
         self.given_step = None if step is None else float(number(step, op, "step", above=0))
-        self.s = 0.0  # the step of the batch at hand
+        self.correction = Correction(self.fidelity, prior, 1.0, self.mu, self.error)  # of the batch at hand
 
     def _everyone(self) -> list[Unit]:
         rows = self.units.rows
@@ -162,31 +163,16 @@ class PADNet(nn.Module):
         value = self.fidelity.value(x, y)
         return value if self.prior is None else value + self.prior.value(x)
 
-    def corrected(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """x+ from v, and e."""
-        assert self.prior is not None
-        grad, mu, s = self.fidelity.grad(v), self._mu, self.s
-        new = self._proximal(v - s * (grad + mu * (v - x)))
-        return new, (mu - 1 / s) * (new - v) - grad + self.fidelity.grad(new)
-
-    @property
-    def _mu(self) -> float:
-        return 1 / self.s if self.mu is None else self.mu
-
-    def _proximal(self, v: Tensor) -> Tensor:
-        assert self.prior is not None
-        return self.prior.prox(v, torch.full((len(v),), self.s, dtype=real_dtype(v), device=v.device))
-
     def fallback(self, s: PadState) -> tuple[Tensor, Tensor]:
         """A proximal gradient step from x, and F there; x itself where rounding leaves no decrease."""
-        new = self._proximal(s.x - self.s * self.fidelity.grad(s.x))
-        objective = self.objective(new)
-        lower = objective <= s.objective
-        return where(lower, new, s.x), torch.where(lower, objective, s.objective)
+        c = self.correction
+        new = c.point(c.descended(s.x, self.fidelity.grad(s.x)))
+        lower = new.objective <= s.objective
+        return where(lower, new.x, s.x), torch.where(lower, new.objective, s.objective)
 
     def pulled(self, s: PadState) -> tuple[Tensor, Tensor]:
         """u of the next iteration, and what its units' outputs are multiplied by."""
-        mu, rho = self._mu, s.rho
+        mu, rho = self.correction.mu, s.rho
         pull = (mu * s.x + column(rho, s.x) * (s.v - s.dual)) / column(mu + rho, s.x)
         u = self.fidelity.prox(pull, (1 / (mu + rho)).to(real_dtype(s.x)))
         return u, column(rho.rsqrt(), u)
@@ -197,13 +183,12 @@ class PADNet(nn.Module):
 
     def judged(self, s: PadState, u: Tensor, v: Tensor) -> tuple[PadState, Tensor]:
         """Where v leads, and for which images [B] that is accepted."""
-        x, e = self.corrected(s.x, v)
-        square, size = sum_of_squares(x - s.x), sum_of_squares(e).sqrt()
-        bound, objective = self.error * self._mu * square.sqrt(), self.objective(x)
-        good = (size <= bound) & (square > 0)
-        if self.rule == "descent":
-            good &= objective <= s.objective - self._mu * (0.25 - self.error**2) * square
-        return PadState(x, v, s.dual + u - v, s.rho, objective, square, size, bound, s.units, s.accepted + 1), good
+        found = self.correction.candidate(s.x, v)
+        good = self.correction.accepted(found, s.objective, self.rule)
+        return PadState(
+            found.x, v, s.dual + u - v, s.rho, found.objective, found.square, found.error, found.bound, s.units,
+            s.accepted + 1,
+        ), good  # fmt: skip
 
     def step(self, s: PadState, k: int) -> PadState:
         """Iteration k = 0, 1, ..."""
@@ -276,17 +261,11 @@ class PADNet(nn.Module):
         op = "PADNet"
         iterations, tol = integer(iterations, op, "iterations", least=0), number(tol, op, "tol", least=0)
         history = flag(history, op, "history")
-        expect(isinstance(y, Tensor) and y.ndim > 0, op, "y", "measurements [B, ...], a tensor", y)
-        expect(x0 is None or isinstance(x0, Tensor), op, "x0", "a tensor or None", x0)
         operator = self.fidelity.operator
-        x = operator.apply_adjoint(y) if x0 is None else x0
-        fits = x.ndim == 4 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
-        expect(fits, op, "x0", f"a batch of {len(y)} images [B, C, H, W]", x)
-        x = x.to(y.dtype) if y.is_complex() and not x.is_complex() else x
-        limit = 1 / max(operator.norm(x.shape) ** 2, torch.finfo(torch.float32).tiny)
-        step = 0.99 * limit if self.given_step is None else self.given_step
-        expect(step < limit, op, "step", f"a number below 1 / |A|^2 = {limit:.6g}", step)
-        solver = with_parts(self, fidelity=LeastSquares(operator, y), s=step)
+        x = starting_images(op, operator, y, x0)
+        step, fidelity = safe_step(op, operator, x, self.given_step), LeastSquares(operator, y)
+        correction = Correction(fidelity, self.prior, step, self.mu, self.error)
+        solver = with_parts(self, fidelity=fidelity, correction=correction)
         first = solver.started(x)
         found = iterate(
             solver.step, first, iterations, callback=callback, row=_row if history else None,
@@ -296,9 +275,9 @@ class PADNet(nn.Module):
 
     def narrowed(self, which: Tensor) -> Callable[[PadState, int], PadState]:
         """`step` for the images `which` of the batch."""
-        prior = None if self.prior is None else self.prior.take(which)
-        units = self.units.take(which)
-        return with_parts(self, fidelity=self.fidelity.take(which), prior=prior, units=units).step
+        c = self.correction.take(which)
+        parts = {"fidelity": c.fidelity, "prior": c.prior, "correction": c, "units": self.units.take(which)}
+        return with_parts(self, **parts).step
 
     def certificate(self, found: Run[PadState], y: Tensor) -> CorrectedReport | MisfitReport:
         """What the report says, objective and stationarity made anew at x."""
@@ -308,13 +287,12 @@ class PADNet(nn.Module):
             finite = torch.isfinite(misfit)
             text = "units minimise no objective: the end of their iterations"
             return MisfitReport(misfit, misfit / size, torch.zeros_like(finite), Status(text, ~finite & finite, finite))
-        objective = self.objective(s.x)
-        move = sum_of_squares(self._proximal(s.x - self.s * self.fidelity.grad(s.x)) - s.x).sqrt()
-        size = sum_of_squares(s.x).sqrt()
-        finite = torch.isfinite(objective + move)
+        p = self.correction.point(s.x)
+        move = self.correction.move(p)
+        finite = torch.isfinite(p.objective + move)
         return CorrectedReport(
-            objective=objective, error=s.error, error_bound=s.bound, step_norm=move,
-            relative_step=torch.where(move == 0, 0, move / size), accepted=s.accepted, units=s.units,
+            objective=p.objective, error=s.error, error_bound=s.bound, step_norm=move,
+            relative_step=relative(move, s.x), accepted=s.accepted, units=s.units,
             iterations=found.count, converged=found.done & finite,
             status=Status("iteration limit", found.done, finite), history=found.history,
         )  # fmt: skip

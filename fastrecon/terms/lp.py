@@ -4,35 +4,39 @@ from torch import Tensor
 
 from fastrecon import ops
 from fastrecon.checks import behind, number
+from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import wide_dtype
 from fastrecon.ops.reductions import sum_of
-from fastrecon.terms.base import Weight, Weighted
+from fastrecon.terms.base import Weight
+from fastrecon.terms.in_basis import InBasis
 
 prox_lp = behind(ops.prox_lp)
 
 
-class Lp(Weighted):
-    """sum_i weight |x_i|^p. Its proximal map is solved to rounding, and is 0 where two minimisers tie.
+class Lp(InBasis):
+    """sum_i weight |(T x)_i|^p. Its proximal map is solved to rounding, and is 0 where two minimisers tie.
 
     Args:
-        weight: as of Weighted: broadcastable to x.
+        weight: as of Weighted: broadcastable to T x.
         p: exponent in [0, 1].
+        transform: T, as of InBasis; None for x itself.
 
     Raises:
-        ValueError: the weight is negative or not real, or p out of range.
+        ValueError: the weight is negative or not real, p out of range, or T not unitary.
     """
 
-    proximable = True
-
-    def __init__(self, weight: Weight, p: float):
-        super().__init__(weight)
+    def __init__(self, weight: Weight, p: float, transform: LinearOperator | None = None):
+        super().__init__(weight, transform)
         self.p = float(number(p, "Lp", "p", least=0, most=1))
 
-    def value(self, x: Tensor) -> Tensor:
-        """sum_i weight |x_i|^p [B] in float64."""
-        size = x.to(wide_dtype(x)).abs()
-        return sum_of((size.pow(self.p) if self.p else (size != 0).to(size.dtype)) * self.weights(x))
+    def value_of(self, c: Tensor) -> Tensor:
+        """sum_i weight |c_i|^p [B] in float64."""
+        size = c.to(wide_dtype(c)).abs()
+        return sum_of((size.pow(self.p) if self.p else (size != 0).to(size.dtype)) * self.weights(c))
 
-    def prox(self, v: Tensor, weight: Weight) -> Tensor:
+    def shrunk(self, c: Tensor, weight: Weight) -> Tensor:
         """The proximal map `ops.prox_lp`."""
-        return prox_lp(v, self.scaled(v, weight), self.p)
+        return prox_lp(c, self.scaled(c, weight), self.p)
+
+    def _again(self, weight: Weight, transform: LinearOperator | None) -> "Lp":
+        return Lp(weight, self.p, transform)
