@@ -470,6 +470,31 @@ class ControlledReport(CorrectedReport):
 
 
 @dataclass(frozen=True)
+class BlocksReport(ControlledReport):
+    """The certificate of each image of error-controlled iterations over several blocks of unknowns.
+
+    Attributes:
+        objective: [B] of all blocks together.
+        error, error_bound: [B] sums over the blocks.
+        step_norm: [B] of the proximal gradient steps of all blocks, the others as they stand: 0 where x is stationary.
+        accepted, rejected, failed, units: [B] sums over the blocks.
+        accepted_by_block, failed_by_block: [blocks, B].
+        history: objective, and accepted_i, failed_i of block i = 1, 2, ..., of every iteration; or None.
+
+    The others are those of ControlledReport.
+    """
+
+    accepted_by_block: Tensor = dataclasses.field(kw_only=True)
+    failed_by_block: Tensor = dataclasses.field(kw_only=True)
+
+    def to_dict(self, i: int) -> dict[str, Any]:
+        """As of ControlledReport, of blocks a list."""
+        own = {n: getattr(self, n) for n in ("accepted_by_block", "failed_by_block")}
+        whole = dataclasses.replace(self, **{n: t.sum(0) for n, t in own.items()})
+        return ControlledReport.to_dict(whole, i) | {n: t[:, i].tolist() for n, t in own.items()}
+
+
+@dataclass(frozen=True)
 class LinearReport(Certificate):
     """The certificate of each image of min |A x - y|^2 / 2 + weight |P x|^2 / 2, P the identity or a gradient.
 

@@ -12,6 +12,7 @@ from fastrecon.solvers import (
 )
 from fastrecon.solvers.admm import ADMM
 from fastrecon.solvers.automatic import automatic
+from fastrecon.solvers.blocks import Block, ErrorControlledBlocks
 from fastrecon.solvers.cycle_spinning import CycleSpinning
 from fastrecon.solvers.dladmm import DLADMM
 from fastrecon.solvers.error_controlled import ErrorControlled
@@ -36,8 +37,10 @@ __all__ = [
     "LDA",
     "SGP",
     "AGDNet",
+    "Block",
     "CycleSpinning",
     "ErrorControlled",
+    "ErrorControlledBlocks",
     "GDNet",
     "PADNet",
     "SmoothDescent",

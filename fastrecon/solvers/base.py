@@ -54,7 +54,7 @@ def _each(function: Callable[..., Tensor], *parts: Any) -> Any:
 def _zeros_for(first: Any) -> Tensor:
     """Zeros int64 [B], one for each image of a state."""
     while not isinstance(first, Tensor):
-        first = getattr(first, fields(first)[0].name)
+        first = first[0] if isinstance(first, tuple) else getattr(first, fields(first)[0].name)
     return torch.zeros(first.shape[0], dtype=torch.int64, device=first.device)
 
 
