@@ -6,6 +6,7 @@ from fastrecon.models.descent import DescentModel
 from fastrecon.models.ista_net import ISTANetModel
 from fastrecon.models.padnet import PADNetModel
 from fastrecon.models.prior import PriorModel
+from fastrecon.models.separation import Separation
 from fastrecon.models.sgp import DirectModel, StepModel
 from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
 
@@ -19,6 +20,7 @@ __all__ = [
     "PADNetModel",
     "PatchDenoiser",
     "PriorModel",
+    "Separation",
     "SparseCoder",
     "StepModel",
     "load",

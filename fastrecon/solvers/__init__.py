@@ -5,8 +5,10 @@ from fastrecon.solvers import (
     haze_methods,
     hyper_laplacian,
     sliding_dct,
+    smoothing,
     splitting_methods,
     tikhonov,
+    two_layer,
     wavelet_methods,
     wiener,
 )
@@ -51,8 +53,10 @@ __all__ = [
     "haze_methods",
     "hyper_laplacian",
     "sliding_dct",
+    "smoothing",
     "splitting_methods",
     "tikhonov",
+    "two_layer",
     "wavelet_methods",
     "wiener",
 ]

@@ -5,6 +5,7 @@ from fastrecon.terms.complex_features import ComplexFeatureNorm
 from fastrecon.terms.conjugate_gradients import conjugate_gradients
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.group import GroupL21
+from fastrecon.terms.group_l0 import GroupL0
 from fastrecon.terms.in_basis import InBasis
 from fastrecon.terms.l1 import L1
 from fastrecon.terms.least_squares import LeastSquares
@@ -20,6 +21,7 @@ __all__ = [
     "TV",
     "ComplexFeatureNorm",
     "FeatureNorm",
+    "GroupL0",
     "GroupL21",
     "InBasis",
     "LeastSquares",

@@ -13,6 +13,7 @@ from fastrecon.train.recipes import (  # they register themselves
     padnet_image,
     prior,
     sgp,
+    streaks,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "padnet_image",
     "prior",
     "sgp",
+    "streaks",
 ]

@@ -1,0 +1,203 @@
+"""A network that separates streaks of rain from photographs: `fastrecon train streaks`.
+
+Clean photographs get rain that is drawn anew for every crop (solvers/rain.py): no pairs of pictures with and without
+rain are needed, and none are used.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrecon import io
+from fastrecon.checks import expect
+from fastrecon.models.separation import Separation
+from fastrecon.networks import SquaresCNN
+from fastrecon.options import check, option
+from fastrecon.solvers import rain
+from fastrecon.train import images
+from fastrecon.train.commandline import command, last_names, settings_of
+from fastrecon.train.objective import Objective, Score
+from fastrecon.train.progress import track
+from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.schedule import Schedule
+from fastrecon.train.world import World
+
+VALIDATION_SIDE = 192
+DRY = 0.05  # share of crops without rain, which shall stay as they are
+GOOD = 1e-4  # squared errors below, where white is 1, are not worth much
+DILATIONS = (1, 1, 2, 4, 4, 2, 1, 1)  # of squares of 2 x 2 pixels: sees 66 x 66
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run computes."""
+
+    data: Sequence[str] = option("folders (or files) of colour photographs without rain", nargs="+")
+    validation_data: Sequence[str] = option(
+        "folders (or files) of validation photographs; default: a share of --data", (), nargs="+"
+    )
+    validation: float = option("share of --data kept for validation", 0.1, within="[0, 1)", type=float)
+    name: str = option("name of the model", "streaks", file_name=True)
+    channels: int = option("of the features", 48, within="[1, 256]", type=int)
+    steps: int = option("training steps", 4000, within="[1, 1e9]", type=int)
+    batch: int = option("crops in a step, over all processes", 8, within="[1, 1e6]", type=int)
+    patch: int = option("side of the crops in pixels, even", 96, within="[16, 65536]", type=int)
+    lr: float = option("learning rate", 2e-3, within="(0, 1000]", type=float)
+    decay: str = option("of the learning rate over the whole run", "cosine", choices=("cosine", "constant"))
+    warmup: int = option("steps over which the learning rate rises", 100, within="[0, 1e9]", type=int)
+    clip: float = option("largest norm of the gradient; 0: none", 5.0, within="[0, 1e6]", type=float)
+    precision: str = option("of the convolutions", "bfloat16", choices=("bfloat16", "float32"))
+    seed: int = option("of the network, the split, the crops and the rain", 0, within="[0, 2147483647]", type=int)
+    validate_every: int = option(
+        "steps between validations and checkpoints; default: a fortieth of the run", 0, within="[0, 1e9]", type=int
+    )
+
+    def __post_init__(self):
+        check(self, "train")
+        expect(self.patch % 2 == 0, "train", "--patch", "an even number", self.patch)
+
+    def schedule(self) -> Schedule:
+        """Steps and learning rates."""
+        every = self.validate_every or max(1, min(500, self.steps // 40))
+        return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, 0.0, every)
+
+
+class Streaks(Objective[SquaresCNN]):
+    """A network, its photographs and their rain; see `Objective`."""
+
+    squared_error = False
+    config: Config
+
+    def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
+        super().__init__(config, world, folder, fresh)
+        training, held = (self._read(paths) for paths in (config.data, config.validation_data))
+        if not held and config.validation > 0:
+            order = images.drawn(len(training), config.seed)
+            count = min(len(training) - 1, max(1, round(config.validation * len(training))))
+            held, training = [training[i] for i in order[:count]], [training[i] for i in sorted(order[count:])]
+        self.photographs = [x for x in training if min(x.shape[-2:]) >= config.patch]
+        expect(len(self.photographs) > 0, "train", "--patch", "no larger than the photographs", config.patch)
+        self.held = [self._validated(x, k) for k, x in enumerate(held)]
+        self.counts = {"training": len(self.photographs), "validation": len(self.held)}
+        self.draws = rain.Draws(config.seed)
+        self.quality: float | None = None
+        torch.manual_seed(config.seed)
+        self.module = SquaresCNN(len(DILATIONS), config.channels, 3, DILATIONS).to(world.device)
+        self.digest = images.digest(self.photographs)
+
+    def _read(self, inputs: Sequence[str]) -> list[Tensor]:
+        paths = io.expand(inputs)
+        shown = track(paths, "reading photographs", len(paths), "image", self.world.rank > 0 or not paths)
+        return [_colours(io.read_picture(p).pixels) for p in shown]
+
+    @staticmethod
+    def _validated(photograph: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """The middle of a photograph with the same rain each time, and without."""
+        x = images.central(photograph, VALIDATION_SIDE)[None].contiguous()
+        return rain.rainy(x, rain.Draws(seed).streaks(1, x.shape[-2:])), x
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.config.name
+
+    @property
+    def data(self) -> str:
+        """Its photographs."""
+        return f"{self.counts['training']} training and {self.counts['validation']} validation photographs"
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Crops [B, 3, P, P] with rain and without, in four orientations and three scales of brightness."""
+        config, draws, found = self.config, self.draws, []
+        at = draws.uniform(0, 1, config.batch, 5).tolist()
+        for which, down, across, turn, bright in at:
+            x = self.photographs[int(which * len(self.photographs))]
+            top, left = (int(u * (n - config.patch + 1)) for u, n in zip((down, across), x.shape[-2:], strict=True))
+            crop = torch.rot90(x[:, top : top + config.patch, left : left + config.patch], int(4 * turn), (-2, -1))
+            found.append(crop * (0.5 + 0.5 * min(1.0, 2 * bright)))
+        x = torch.stack(found)
+        streaks = draws.streaks(config.batch, (config.patch, config.patch))
+        wet = (draws.uniform(0, 1, config.batch) >= DRY).view(-1, 1, 1, 1)
+        y = (255 * rain.rainy(x, streaks * wet)).round() / 255
+        share = slice(self.world.rank, None, self.world.size)
+        return y[share].to(self.world.device), x[share].to(self.world.device)
+
+    def loss(self) -> Tensor:
+        """The mean over the crops of the logarithm of squared errors: a drizzle counts as much as a downpour."""
+        y, x = self.batch()
+        with torch.autocast(y.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            g = self.module(y)
+        error = (y - g.float() - x).square().mean((1, 2, 3))
+        return (error + GOOD).log().mean()
+
+    @torch.no_grad()
+    def validate(self) -> Score | None:
+        """Mean PSNR in dB of the network as it will be used."""
+        network, total = self.module.folded(), 0.0
+        for y, x in self.held:
+            found = (y - network(y.to(self.world.device)).cpu()).clamp(0, 1)
+            total -= 10 * math.log10(max((found - x).square().mean().item(), 1e-12))
+        self.quality = total / len(self.held) if self.held else None
+        return None if self.quality is None else Score("psnr", self.quality)
+
+    def export(self, facts: dict[str, Any]) -> None:
+        """Writes model.safetensors and its card."""
+        config = self.config
+        told = "none" if self.quality is None else f"PSNR {self.quality:.2f} dB"
+        training = facts | {
+            "command": command(config, RECIPE.name),
+            "data": last_names(config.data),
+            "images": self.counts,
+            "facts": {
+                "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} photographs, with"
+                " rain that is drawn",
+                "validation": f"{self.counts['validation']} photographs with such rain: {told}",
+                "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
+                "seed": str(config.seed),
+            },
+            "settings": settings_of(config),
+        }
+        self.write(Separation(self.module.folded().float().cpu(), "derain", {"name": self.name, "training": training}))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The network, the generator, and what tells whether the photographs are the same on resumption."""
+        return {
+            "module": self.module.state_dict(), "generator": self.draws.generator.get_state(), "digest": self.digest,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state`.
+
+        Raises:
+            ValueError: the photographs are not those of the checkpoint.
+        """
+        images.expect_same(state, self.digest)
+        self.module.load_state_dict(state["module"])
+        self.draws.generator.set_state(state["generator"])
+
+
+def _colours(pixels: np.ndarray) -> Tensor:
+    """[3, H, W] of pixels [H, W, 3] or [H, W] on [0, 1]."""
+    a = torch.from_numpy(np.ascontiguousarray(pixels)).float()
+    return (a.expand(3, *a.shape) if a.ndim == 2 else a.movedim(-1, 0)).contiguous()
+
+
+RECIPE = register(
+    Recipe(
+        "streaks",
+        "a network that separates streaks of rain from photographs",
+        Config,
+        Streaks,
+        examples=(
+            "streaks --data photographs --out runs/streaks",
+            "streaks --out runs/streaks --resume",
+        ),
+        timed=True,
+    )
+)
