@@ -40,13 +40,18 @@ class Separation(Model):
         ValueError: the network is of an unknown kind.
     """
 
-    method, operator, independent = METHOD, None, True
+    method, operator = METHOD, None
 
     def __init__(self, network: nn.Module, problem: str, meta: Mapping[str, Any] | None = None):
         super().__init__(meta)
         fits = isinstance(network, tuple(UNITS.values()))
         expect(fits, type(self).__name__, "network", f"one of {', '.join(UNITS)}", type(network).__name__)
         self.problem, self.network = problem, network
+
+    @property
+    def independent(self) -> bool:
+        """Always: nothing is shared by the images of a batch."""
+        return True
 
     @property
     def like(self) -> Tensor:
@@ -91,9 +96,9 @@ class Separation(Model):
 
     def hyperparameters(self) -> dict[str, Any]:
         """Of the network, and the problem's name."""
-        network: Any = self.network
-        kind = next(k for k, c in UNITS.items() if type(network) is c)
-        return {"kind": kind, **network.settings}
+        kind = next(k for k, c in UNITS.items() if type(self.network) is c)
+        settings: dict[str, Any] = self.network.settings  # type: ignore[assignment]
+        return {"kind": kind, **settings}
 
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "Separation":

@@ -59,6 +59,7 @@ class SquaresCNN(nn.Module):
 
     def folded(self) -> "SquaresCNN":
         """A copy in evaluation mode with biases in the place of the normalisation."""
-        twin = SquaresCNN(**self.settings | {"folded": True})
+        settings: dict[str, Any] = self.settings | {"folded": True}
+        twin = SquaresCNN(**settings)
         twin.network = self.network.folded()
         return twin.eval().requires_grad_(False)

@@ -63,16 +63,19 @@ def fall(y: Tensor) -> tuple[Tensor, Tensor]:
     """
     dark = y.amin(1, keepdim=True)
     angles = torch.deg2rad(torch.arange(-STEEPEST, STEEPEST + 1, STEP, dtype=y.dtype, device=y.device))
+    d = torch.stack((across(dark, angles.new_zeros(len(y))), along(dark, angles.new_zeros(len(y)))))
+    # means of two neighbours: differences about the same point, which no direction is nearer to
+    right, down = (d[0] + d[0].roll(-1, -2)) / 2, (d[1] + d[1].roll(-1, -1)) / 2
 
     def total(d: Tensor) -> Tensor:  # differences that meet the other side tell nothing
         return d[..., :-1, :-1].abs().double().sum((1, 2, 3))
 
     def ratio(a: Tensor) -> Tensor:
-        every = a.expand(len(y))
-        return total(along(dark, every)) / total(across(dark, every)).clamp_min(1e-12)
+        c, s = a.cos(), a.sin()
+        return total(c * down + s * right) / total(c * right - s * down).clamp_min(1e-12)
 
-    least, best = torch.stack([ratio(a) for a in angles]).min(0)
-    return angles[best], least
+    best = angles[torch.stack([ratio(a) for a in angles]).argmin(0)]
+    return best, total(along(dark, best)) / total(across(dark, best)).clamp_min(1e-12)
 
 
 class TwoLayer:
@@ -179,10 +182,10 @@ class TwoLayer:
 
         def step(s: Layers, k: int) -> Layers:
             images = mapped(s.background, s.streaks)
-            v = tuple(i + u for i, u in zip(images, s.duals, strict=True))
+            v = [i + u for i, u in zip(images, s.duals, strict=True)]
             p, q = soft_threshold(v[0], weight[0]), soft_threshold(v[1], weight[1])
             splits = p, q, torch.minimum((v[2] - weight[2]).clamp_min(0), cap)
-            duals = tuple(a - b for a, b in zip(v, splits, strict=True))
+            duals = v[0] - splits[0], v[1] - splits[1], v[2] - splits[2]
             target = [torch.fft.rfft2(t - u) for t, u in zip(splits, duals, strict=True)]
             to_b = seen + beta * a.conj() * target[0]
             to_r = seen.sum(1, keepdim=True) + beta * (d.conj() * target[1] + target[2])
