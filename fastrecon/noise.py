@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect, named, number
-from fastrecon.ops.dwt2 import dwt2
+from fastrecon.ops.wavelet_transform import dwt2
 
 FEW = 100  # squares of known pixels tell too little
 

@@ -106,13 +106,13 @@ class Blur(LinearOperator):
         expect(fits, "Blur", "x", f"an image at least as large as the {h}x{w} kernel", f"{size[0]}x{size[1]}")
         state = state_of(k)
         if state is None:
-            return _transfer(each(k), size, dtype)
+            return spectrum_of(each(k), size, dtype)
         key = (*size, dtype, k.device)
         captured = k.is_cuda and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
         kept = self._transfer.get(key, forever=captured)
         if kept is None or not state(kept[0]):
             with torch.no_grad(), torch.inference_mode(False):  # the next who asks may be training
-                kept = snapshot(k), _transfer(each(k.detach()), size, dtype)
+                kept = snapshot(k), spectrum_of(each(k.detach()), size, dtype)
             self._transfer.put(key, kept)
         return kept[1]
 
@@ -194,7 +194,7 @@ class Blur(LinearOperator):
         return known
 
 
-def _transfer(kernel: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+def spectrum_of(kernel: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor:
     """The Fourier transform of a kernel [B, 1, h, w], its middle at (0, 0) of `size`."""
     h, w = kernel.shape[-2:]
     whole = pad(kernel.to(dtype), (0, size[1] - w, 0, size[0] - h)).roll((-(h // 2), -(w // 2)), (-2, -1))

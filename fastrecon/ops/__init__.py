@@ -2,7 +2,6 @@
 
 from fastrecon.ops.armijo import armijo
 from fastrecon.ops.block_product import block_product
-from fastrecon.ops.dwt2 import dwt2, idwt2
 from fastrecon.ops.feature_gradient import feature_gradient, feature_value
 from fastrecon.ops.fourier_consistency import fourier_consistency
 from fastrecon.ops.group_soft_threshold import group_soft_threshold
@@ -16,6 +15,7 @@ from fastrecon.ops.rbf_unit import rbf_unit
 from fastrecon.ops.select_descent import select_descent, shrink_eps
 from fastrecon.ops.smoothed_l21 import smoothed_l21
 from fastrecon.ops.soft_threshold import soft_threshold
+from fastrecon.ops.wavelet_transform import dwt2, idwt2
 
 __all__ = [
     "Rays",

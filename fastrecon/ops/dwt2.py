@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastrecon.checks import accepts_arrays, expect, integer
+from fastrecon.checks import expect, integer
 from fastrecon.ops.function import Function
 from fastrecon.ops.layout import DTYPES, plain, shaped
 from fastrecon.ops.wavelets import lowpass
@@ -119,7 +119,8 @@ class DWT2(Function):
         return DWT2.call(d, ctx.taps, ctx.level, not ctx.back), None, None, None
 
 
-def _transform(op: str, argument: str, x: Tensor, wavelet: str, level: int, back: bool) -> Tensor:
+def periodic(op: str, argument: str, x: Tensor, wavelet: str, level: int, back: bool) -> Tensor:
+    """The transform of images [B, C, H, W] of the public function `op`, or back, with checked arguments."""
     taps = lowpass(wavelet)
     level = integer(level, op, "level", least=0)
     if not (x.ndim == 4 and (x.is_floating_point() or x.is_complex())):
@@ -132,33 +133,3 @@ def _transform(op: str, argument: str, x: Tensor, wavelet: str, level: int, back
         expect(False, op, argument, f"height and width divisible by {unit} for {level} levels", f"{h}x{w}")
     planes, g = x.flatten(0, 1), list(taps)
     return DWT2.call(planes, g, level, back).view(x.shape)
-
-
-@accepts_arrays
-def dwt2(x: Tensor, wavelet: str = "sym4", level: int = 3) -> Tensor:
-    """Coefficients of images in an orthonormal wavelet basis, boundaries periodic.
-
-    Args:
-        x: images [B, C, H, W], real or complex; H and W divisible by 2^level, otherwise the transform would not be
-            orthonormal: pad or crop first.
-        wavelet: haar, db1 to db38, sym2 to sym20, coif1 to coif17, as PyWavelets names them.
-        level: how often the approximation is split again, >= 0.
-
-    Returns:
-        Coefficients like x in Mallat's layout: pywt.coeffs_to_array(pywt.wavedec2(x, wavelet, "periodization", level)).
-        Differentiable to any order.
-
-    Raises:
-        ValueError: sizes do not fit, the wavelet is unknown or not orthonormal, or x is no batch of images.
-    """
-    return _transform("dwt2", "x", x, wavelet, level, back=False)
-
-
-@accepts_arrays
-def idwt2(c: Tensor, wavelet: str = "sym4", level: int = 3) -> Tensor:
-    """Images [B, C, H, W] from their coefficients c [B, C, H, W]: the inverse of `dwt2`, and its adjoint.
-
-    Raises:
-        ValueError: as dwt2.
-    """
-    return _transform("idwt2", "c", c, wavelet, level, back=True)
