@@ -3,14 +3,14 @@
 from importlib import import_module
 from types import ModuleType
 
-__all__ = ["astra", "deepinv", "pylops", "pywt", "sigpy", "skimage"]
+MODULES = ("astra", "deepinv", "pylops", "pywt", "sigpy", "skimage")
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in __all__:
+    if name in MODULES:
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}: expected one of {', '.join(__all__)}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}: expected one of {', '.join(MODULES)}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *MODULES]
