@@ -28,10 +28,11 @@ class Band {
   static constexpr int kArrays = kTangent ? 2 : 1;
 
  public:
-  Band(const Shape& shape, const Weights<T>& weights, double delta, bool final_activation, int r0, int r1)
+  Band(const Shape& shape, const Weights<T>& weights, double delta, bool final_activation, int r0, int r1,
+       const Window& counted)
       : s(shape), w(weights), act(delta),
         stages(shape, kPass, r0, r1, 4 * ((kMinTiles + shape.tiles - 1) / shape.tiles)), final_(final_activation),
-        own_{r0, r1} {
+        own_{r0, r1}, counted_(counted) {
     for (int a = 0; a < kArrays; ++a)
       for (int l = 1; l <= s.L; ++l) {
         Rows<T>& h = rings_[a][l];
@@ -269,12 +270,12 @@ class Band {
         }
       }
     for (int i = 0; i < rows; ++i) {
-      const bool owned = y + i >= own_.lo && y + i < own_.hi;
+      const bool owned = own_.has(y + i) && counted_.rows.has(y + i);
       const int64_t at = (x + 1) * int64_t(c());
       T *to = rings_[0][s.L].at(y + i) + at, *tangent = rings_[kArrays - 1][s.L].at(y + i) + at;
       for (int j = 0; j < columns; ++j) {
         const int p = i * 4 + j;
-        if (owned) out_->value += term[p];
+        if (owned && counted_.columns.has(x + j)) out_->value += term[p];
         if (kPass == Pass::kUp) continue;
         const Vec<T> scale = splat(inverse[p]);
         for (int k = 0; k < c(); k += kLanes<T>) {
@@ -379,6 +380,7 @@ class Band {
   const Stages stages;
   const bool final_;
   const Range own_;
+  const Window counted_;
   int stride_ = 0;
   Rows<T> rings_[kArrays][kMaxLayers + 1];
   T *image_[kArrays], *points_, *products_, *by_tap_;

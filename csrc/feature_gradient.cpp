@@ -56,7 +56,9 @@ struct Arguments {
   bool final_activation;
   Products products;
   const T *x, *weights, *eps;
-  T *value, *grad;            // of the derivative: d_eps, d_x
+  T *value, *grad;  // of the derivative: d_eps, d_x
+  double* sums;     // of a tile, in place of the value: of the pixels counted, not rounded
+  Window counted;
   const T *d_value, *d_grad;  // kTangent
   T* d_weights;               // kTangent
 };
@@ -67,6 +69,14 @@ Range rows_of(int H, int64_t band, int64_t bands) { return {int(H * band / bands
 template <typename T>
 int64_t work_of(const Arguments<T>& a) {
   return a.B * a.s.H * a.s.W * a.s.L * a.s.Cp;
+}
+
+template <typename T>
+FR_INLINE void tell(const Arguments<T>& a, int64_t b, double value) {
+  if (a.sums)
+    a.sums[b] = value;
+  else
+    a.value[b] = T(value);
 }
 
 template <int kC, Pass kPass, Products kProducts, typename T>
@@ -81,7 +91,7 @@ void run(const Arguments<T>& a) {
   const auto value_of = [&](int64_t b, int64_t band, T* d_weights) {
     const Range rows = rows_of(s.H, band, bands);
     Scratch own;
-    Worker worker(s, w, a.delta, a.final_activation, rows.lo, rows.hi);
+    Worker worker(s, w, a.delta, a.final_activation, rows.lo, rows.hi, a.counted);
     worker.allocate(own);
     typename Worker::Output out{a.grad ? a.grad + b * image : nullptr, d_weights, 0};
     worker.run(a.x + b * image, kTangent ? a.d_grad + b * image : nullptr, a.eps[b], kTangent ? a.d_value[b] : T(0),
@@ -104,7 +114,7 @@ void run(const Arguments<T>& a) {
     for (int64_t b = 0; b < a.B; ++b) a.value[b] = T(add_up(partial + b * bands, bands));
   } else {
     const auto part = [&](int64_t b, int64_t band, double* value) { *value = value_of(b, band, nullptr); };
-    sum_per_image<1>(a.B, bands, work_of(a), part, [&](int64_t b, const double* value) { a.value[b] = T(*value); });
+    sum_per_image<1>(a.B, bands, work_of(a), part, [&](int64_t b, const double* value) { tell(a, b, *value); });
   }
 }
 
@@ -124,13 +134,13 @@ void run_tiles(const Arguments<float>& a) {
   const auto part = [&](int64_t b, int64_t band, double* value) {
     const Range rows = rows_of(s.H, band, bands);
     Scratch own;
-    Worker worker(s, w, a.delta, a.final_activation, rows.lo, rows.hi);
+    Worker worker(s, w, a.delta, a.final_activation, rows.lo, rows.hi, a.counted);
     worker.allocate(own);
     typename Worker::Output out{a.grad ? a.grad + b * image : nullptr, 0};
     worker.run(a.x + b * image, a.eps[b], out);
     *value = out.value;
   };
-  sum_per_image<1>(a.B, bands, work_of(a), part, [&](int64_t b, const double* value) { a.value[b] = float(*value); });
+  sum_per_image<1>(a.B, bands, work_of(a), part, [&](int64_t b, const double* value) { tell(a, b, *value); });
 }
 #endif
 
@@ -175,6 +185,7 @@ Arguments<T> arguments(int64_t B, int64_t Cin, int64_t H, int64_t W, int64_t C, 
   a.B = B, a.s = {int(Cin), int(H), int(W), int(C), round_up(int(C), kLanes<T>), int(L), int((W + 3) / 4)};
   a.delta = delta, a.final_activation = final_activation, a.products = Products(products);
   a.weights = as<const T>(weights), a.eps = as<const T>(eps), a.value = as<T>(value);
+  a.counted = {{0, int(H)}, {0, int(W)}};
   return a;
 }
 
@@ -218,6 +229,44 @@ void feature_gradient_value(int dtype, Address x, Address weights, Address eps, 
     using T = RealOf<decltype(type)>;
     auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, value);
     a.x = as<const T>(x);
+    return a;
+  });
+}
+
+// One tile of a larger image, its margin included: `value` [B] double is of the pixels in rows top <= r < bottom and
+// columns left <= c < right alone.
+void feature_gradient_tile(int dtype, Address x, Address weights, Address eps, Address value, Address grad, int64_t B,
+                           int64_t Cin, int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation,
+                           int products, int64_t top, int64_t bottom, int64_t left, int64_t right) {
+  const bool here = half(dtype, products, H, W, C);
+#ifdef FASTRECON_EXTENDS
+  if (!here)
+    return FASTRECON_EXTENDS::feature_gradient_tile(dtype, x, weights, eps, value, grad, B, Cin, H, W, C, L, delta,
+                                                    final_activation, products, top, bottom, left, right);
+#endif
+  start<Pass::kBoth>(dtype, here, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, value);
+    a.x = as<const T>(x), a.grad = as<T>(grad), a.sums = as<double>(value);
+    a.counted = {{int(top), int(bottom)}, {int(left), int(right)}};
+    return a;
+  });
+}
+
+void feature_value_tile(int dtype, Address x, Address weights, Address eps, Address value, int64_t B, int64_t Cin,
+                        int64_t H, int64_t W, int64_t C, int64_t L, double delta, bool final_activation, int products,
+                        int64_t top, int64_t bottom, int64_t left, int64_t right) {
+  const bool here = half(dtype, products, H, W, C);
+#ifdef FASTRECON_EXTENDS
+  if (!here)
+    return FASTRECON_EXTENDS::feature_value_tile(dtype, x, weights, eps, value, B, Cin, H, W, C, L, delta,
+                                                 final_activation, products, top, bottom, left, right);
+#endif
+  start<Pass::kUp>(dtype, here, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    auto a = arguments<T>(B, Cin, H, W, C, L, delta, final_activation, products, weights, eps, value);
+    a.x = as<const T>(x), a.sums = as<double>(value);
+    a.counted = {{int(top), int(bottom)}, {int(left), int(right)}};
     return a;
   });
 }

@@ -95,6 +95,12 @@ struct Shape {
 
 struct Range {
   int lo, hi;
+  FR_INLINE bool has(int i) const { return i >= lo && i < hi; }
+};
+
+// The pixels that the value counts: of an image all, of a tile those beyond whose margin nothing reaches.
+struct Window {
+  Range rows, columns;
 };
 
 // x [Cin, H, W] with a pixel of zeros around it: rows lo - 1 .. hi of a range, to [Cin, hi - lo + 2, W + 2].

@@ -134,10 +134,11 @@ FR_INLINE void sum_each(const Vec<float> (&v)[kTile], float (&sum)[kTile]) {
 template <int kC, Pass kPass>
 class TileBand {
  public:
-  TileBand(const Shape& shape, const TileWeights& weights, double delta, bool final_activation, int r0, int r1)
+  TileBand(const Shape& shape, const TileWeights& weights, double delta, bool final_activation, int r0, int r1,
+           const Window& counted)
       : s(shape), w(weights), act(delta), joined_(round_up(s.W, kTile) > s.W + 1),
-        step_((kStepPixels + s.W) / (s.W + 1)), stages(s, kPass, r0, r1, step_), final_(final_activation),
-        own_{r0, r1} {
+        step_((kStepPixels + s.W) / (s.W + 1)), stages(s, kPass, r0, r1, step_), final_(final_activation), own_{r0, r1},
+        counted_(counted) {
     for (int l = 1; l <= s.L; ++l) {
       const Range rows = stages.range(l - 1);
       rings_[l].lo = rows.lo, rings_[l].hi = rows.hi, rings_[l].width = s.W + 1, rings_[l].Cp = s.Cp;
@@ -269,7 +270,7 @@ class TileBand {
     for (int r = begin; r < end; ++r) {
       float* row = g_ + int64_t(r - begin) * (s.W + 1) * c();
       Half* to = rings_[s.L].at(r);
-      const bool owned = r >= own_.lo && r < own_.hi;
+      const bool owned = own_.has(r) && counted_.rows.has(r);
       for (int x = 0; x < s.W; x += kTile, row += kTile * c(), to += kTile * c()) {
         const int n = at_most(kTile, s.W - x);
         Vec<float> squares[kTile] = {};
@@ -297,7 +298,8 @@ class TileBand {
             term[p] = smoothed_norm(norm, e);
           }
         if (owned)
-          for (int p = 0; p < kTile; ++p) value_[p] += term[p];
+          for (int p = 0; p < kTile; ++p)
+            if (counted_.columns.has(x + p)) value_[p] += term[p];
         if (kPass == Pass::kUp) continue;
         for (int p = 0; p < n; ++p) {
           const Vec<float> scale = splat(inverse[p]);
@@ -355,6 +357,7 @@ class TileBand {
   const Stages stages;
   const bool final_;
   const Range own_;
+  const Window counted_;
   TileRows rings_[kMaxLayers + 1];
   float *image_, *g_, *by_tap_;
   float eps_ = 0;

@@ -52,6 +52,14 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
                      bool x_learned, std::int64_t N, std::int64_t D, std::int64_t M))                                 \
   K(block_product, (int dtype, Address blocks, Address matrix, Address out, bool columns, std::int64_t R,             \
                     std::int64_t K, std::int64_t L))                                                                  \
+  K(feature_gradient_tile, (int dtype, Address x, Address weights, Address eps, Address value, Address grad,          \
+                            std::int64_t B, std::int64_t Cin, std::int64_t H, std::int64_t W, std::int64_t C,         \
+                            std::int64_t L, double delta, bool final_activation, int products, std::int64_t top,      \
+                            std::int64_t bottom, std::int64_t left, std::int64_t right))                              \
+  K(feature_value_tile, (int dtype, Address x, Address weights, Address eps, Address value, std::int64_t B,           \
+                         std::int64_t Cin, std::int64_t H, std::int64_t W, std::int64_t C, std::int64_t L,            \
+                         double delta, bool final_activation, int products, std::int64_t top, std::int64_t bottom,    \
+                         std::int64_t left, std::int64_t right))                                                      \
   K(feature_gradient_fwd, (int dtype, Address x, Address weights, Address eps, Address value, Address grad,           \
                            std::int64_t B, std::int64_t Cin, std::int64_t H, std::int64_t W, std::int64_t C,          \
                            std::int64_t L, double delta, bool final_activation, int products))                        \

@@ -36,6 +36,8 @@ const Kernels kTable = [] {  // avx512, but for the kernels that have products o
   Kernels k = avx512::kTable;
   k.feature_gradient_fwd = feature_gradient_fwd;
   k.feature_gradient_value = feature_gradient_value;
+  k.feature_gradient_tile = feature_gradient_tile;
+  k.feature_value_tile = feature_value_tile;
   return k;
 }();
 }  // namespace avx512bf16
@@ -47,6 +49,8 @@ const Kernels kTable = [] {
   Kernels k = avx512::kTable;
   k.feature_gradient_fwd = feature_gradient_fwd;
   k.feature_gradient_value = feature_gradient_value;
+  k.feature_gradient_tile = feature_gradient_tile;
+  k.feature_value_tile = feature_value_tile;
   return k;
 }();
 }  // namespace amx

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrecon import io
-from fastrecon.cli import arguments, batch, choice, output
+from fastrecon.cli import arguments, batch, choice, output, tiles
 from fastrecon.cli.progress import Progress
 from fastrecon.options import flag_of, given
 from fastrecon.problems import file
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     arguments.add_out(parser, "the results", required=True)
     add_simulate(parser)
     add_writing(parser)
+    tiles.add_arguments(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
     choice.add(parser, found, simulates=True)
@@ -105,6 +106,8 @@ def seed(args: argparse.Namespace) -> int | None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
+    if args.tile is not None:
+        return tiles.run(args)
     work = job(args)
     chosen: choice.Choice = args.choice
     options, drawn = chosen.problem_options(args, args.simulate), seed(args)

@@ -15,7 +15,7 @@ def encoded(pixels: np.ndarray, suffix: str, dtype: str, name: str, affine: nift
     Raises:
         ValueError: the format cannot hold such numbers, or NaN or Inf are to be rounded.
     """
-    a = _numbers(pixels, np.dtype(dtype), name)
+    a = numbers(pixels, np.dtype(dtype), name)
     if suffix == ".png":
         if a.dtype.kind != "u":
             raise ValueError(f"{name}: expected 8 or 16 bits for PNG, got {a.dtype.name}")
@@ -55,7 +55,8 @@ def array_file(a: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _numbers(pixels: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+def numbers(pixels: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """Pixels as numbers of a type; see `encoded`."""
     fits = pixels.size > 0 and (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))
     if not fits:
         raise ValueError(f"{name}: expected pixels [H, W] or [H, W, 3] to write, got shape {pixels.shape}")

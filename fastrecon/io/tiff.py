@@ -51,6 +51,27 @@ def decode(file: IO[bytes], numbers: bool = False) -> Raster:
         return _raster(page, a.reshape(page.imagelength, page.imagewidth, page.samplesperpixel))
 
 
+def check_rows(file: Any, page: Any) -> None:
+    """Looks at a file of which rows are read: one grey image, upright, of whole numbers of 8 or 16 bits or of floats.
+
+    Raises:
+        Refused: another kind of image.
+        ValueError: the file is damaged.
+    """
+    _check_alone(file, page)
+    kind: Any = _tag(page, "PhotometricInterpretation")
+    refuse(
+        kind != BLACK or page.samplesperpixel != 1,
+        "one grey channel, black 0",
+        f"{_name(kind)}, {page.samplesperpixel}",
+    )
+    depths = {UNSIGNED: (8, 16), FLOAT: (32, 64)}
+    right = page.bitspersample in depths.get(page.sampleformat, ())
+    refuse(not right, "8 or 16 bits, or floats of 32 or 64", f"{page.bitspersample} bits, {_name(page.sampleformat)}")
+    refuse(int(_tag(page, "Orientation", 1)) not in (0, 1), "Orientation 1", _tag(page, "Orientation", 1))
+    _check_storage(page, file.filehandle, by_rows=True)
+
+
 def _tag(page: Any, name: str, default: Any = None) -> Any:
     tag = page.tags.get(name)
     return default if tag is None else tag.value
@@ -130,15 +151,16 @@ def _check_alone(tiff: Any, page: Any) -> None:
     refuse(images != 1, "one image", f"{images:g} in one page")
 
 
-def _check_storage(page: Any, file: Any) -> None:
-    """That the file holds all that it promises, and nothing decodes to more."""
+def _check_storage(page: Any, file: Any, by_rows: bool = False) -> None:
+    """That the file holds all that it promises, and nothing decodes to more; a plain strip is read whole or by rows."""
     known = page.compression in COMPRESSIONS
     refuse(not known, "no compression, CCITT, LZW, JPEG, deflate or PackBits", _name(page.compression))
     predictor = int(_tag(page, "Predictor", 1))
     predictors = (1, 2, 3) if page.compression in WITH_PREDICTOR else (1,)
     refuse(predictor not in predictors, f"Predictor {predictors[-1]} or less with that compression", predictor)
     limit = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    bounded(*limit)
+    if page.is_tiled or page.compression != NONE or not by_rows:
+        bounded(*limit)
     count = int(np.prod(page.chunked))
     starts, lengths = page.dataoffsets, page.databytecounts
     if not len(starts) == len(lengths) == count:

@@ -56,7 +56,7 @@ def features(x: Tensor, weights: Sequence[Tensor], delta: float, final_activatio
     return h[1:]
 
 
-def _smoothed_norm(g: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def smoothed_norm(g: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(value [B], dual y = g / n, n = max(|g|, eps), where |g| <= eps, g / eps there, 0 elsewhere), at least float32.
 
     No square vanishes or overflows, and autograd finds the right derivative, also at g = 0.
@@ -78,7 +78,7 @@ def feature_gradient_value_ref(
     x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool, precision: str = "float32"
 ) -> Tensor:
     """The definition of the value [B]."""
-    return _smoothed_norm(features(x, weights, delta, final_activation)[-1], eps)[0].to(x.dtype)
+    return smoothed_norm(features(x, weights, delta, final_activation)[-1], eps)[0].to(x.dtype)
 
 
 def feature_gradient_fwd_ref(
@@ -86,7 +86,7 @@ def feature_gradient_fwd_ref(
 ) -> tuple[Tensor, Tensor]:
     """The definition, differentiable by autograd. Returns value [B] and gradient like x."""
     h = features(x, weights, delta, final_activation)
-    value, z, *_ = _smoothed_norm(h[-1], eps)
+    value, z, *_ = smoothed_norm(h[-1], eps)
     z = z.to(x.dtype)
     for layer in reversed(range(len(weights))):
         if layer < len(weights) - 1 or final_activation:
@@ -120,7 +120,7 @@ def feature_gradient_vjp_ref(
         dot.append(slope[-1] * dt)
         slope[-1] = torch.stack((slope[-1], curve))  # a' and a'' times the tangent
     g, dg = h.pop(), dot.pop()
-    _, y, n, small, ratio = _smoothed_norm(g, eps)
+    _, y, n, small, ratio = smoothed_norm(g, eps)
     dg, e, v = (s.to(y.dtype) for s in (dg, e, d_value[:, None, None, None]))
     along = (y * dg).sum(1, keepdim=True)
     dy = torch.where(small, dg / e, (dg - y * along) / n)
@@ -154,12 +154,12 @@ def _weight_gradient(source: Tensor, cotangent: Tensor, weight: Tensor) -> Tenso
     )[1]
 
 
-def _flat_weights(weights: Sequence[Tensor]) -> Tensor:
+def flat_weights(weights: Sequence[Tensor]) -> Tensor:
     """All kernels in one contiguous vector, as the compiled code reads them."""
     return torch.cat([w.reshape(-1) for w in weights])
 
 
-def _has_kernel(x: Tensor, weights: Sequence[Tensor]) -> bool:
+def has_kernel(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """The compiled chain: 2 to 16 layers of 3x3 kernels with equal widths up to 128, one or two input channels."""
     width = weights[0].shape[0]
     return (
@@ -171,22 +171,23 @@ def _has_kernel(x: Tensor, weights: Sequence[Tensor]) -> bool:
     )
 
 
-def _sizes(
+def kernel_sizes(
     x: Tensor, weights: Sequence[Tensor], delta: float, final_activation: bool, precision: str
 ) -> tuple[Any, ...]:
+    """Sizes and options as the compiled kernels take them."""
     return *x.shape, weights[0].shape[0], len(weights), delta, final_activation, PRECISIONS[precision]
 
 
 def _value_cpu(
     x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool, precision: str
 ) -> Tensor:
-    if not _has_kernel(x, weights) or x.numel() == 0:
+    if not has_kernel(x, weights) or x.numel() == 0:
         return NotImplemented
-    x, flat, eps = x.contiguous(), _flat_weights(weights), eps.contiguous()
+    x, flat, eps = x.contiguous(), flat_weights(weights), eps.contiguous()
     value = torch.empty_like(eps)
     compiled().feature_gradient_value(
         _DTYPES[x.dtype], x.data_ptr(), flat.data_ptr(), eps.data_ptr(), value.data_ptr(),
-        *_sizes(x, weights, delta, final_activation, precision),
+        *kernel_sizes(x, weights, delta, final_activation, precision),
     )  # fmt: skip
     return value
 
@@ -194,13 +195,13 @@ def _value_cpu(
 def _fwd_cpu(
     x: Tensor, weights: list[Tensor], eps: Tensor, delta: float, final_activation: bool, precision: str
 ) -> tuple[Tensor, Tensor]:
-    if not _has_kernel(x, weights) or x.numel() == 0:
+    if not has_kernel(x, weights) or x.numel() == 0:
         return NotImplemented
-    x, flat, eps = x.contiguous(), _flat_weights(weights), eps.contiguous()
+    x, flat, eps = x.contiguous(), flat_weights(weights), eps.contiguous()
     value, grad = torch.empty_like(eps), torch.empty_like(x)
     compiled().feature_gradient_fwd(
         _DTYPES[x.dtype], x.data_ptr(), flat.data_ptr(), eps.data_ptr(), value.data_ptr(), grad.data_ptr(),
-        *_sizes(x, weights, delta, final_activation, precision),
+        *kernel_sizes(x, weights, delta, final_activation, precision),
     )  # fmt: skip
     return value, grad
 
@@ -209,15 +210,15 @@ def _vjp_cpu(
     d_value: Tensor, d_grad: Tensor, x: Tensor, weights: list[Tensor], eps: Tensor, delta: float,
     final_activation: bool, precision: str,
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
-    if not _has_kernel(x, weights) or x.numel() == 0:
+    if not has_kernel(x, weights) or x.numel() == 0:
         return NotImplemented
     d_value, d_grad, x, eps = (t.contiguous() for t in (d_value, d_grad, x, eps))
-    flat = _flat_weights(weights)
+    flat = flat_weights(weights)
     d_x, d_flat, d_eps = torch.empty_like(x), torch.empty_like(flat), torch.empty_like(eps)
     compiled().feature_gradient_vjp(
         _DTYPES[x.dtype], d_value.data_ptr(), d_grad.data_ptr(), x.data_ptr(), flat.data_ptr(), eps.data_ptr(),
         d_x.data_ptr(), d_flat.data_ptr(), d_eps.data_ptr(),
-        *_sizes(x, weights, delta, final_activation, precision),
+        *kernel_sizes(x, weights, delta, final_activation, precision),
     )  # fmt: skip
     parts = d_flat.split([w.numel() for w in weights])
     return d_x, [p.view_as(w).clone() for p, w in zip(parts, weights, strict=True)], d_eps

@@ -1,0 +1,227 @@
+"""The trained phases of LDA for images that do not fit into memory: the same numbers, a strip of rows at a time.
+
+The regulariser looks at tiles with a margin, the data term at whole rows of blocks, and what decides (which candidate
+is lower, whether eps shrinks) are sums over the whole image. The image and its parts of the state lie in scratch files.
+
+An image has the bits that LDA gives it on one thread, however many work here: on several the kernels divide an untiled
+image elsewhere, and round otherwise. Sums over an image are of other parts than LDA's, in float64; so its certificate
+agrees to the rounding of those.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastrecon.certificates import TRAINED_ONLY, Report, Status
+from fastrecon.checks import expect
+from fastrecon.operators.block_sensing import BlockSensing, product_per_image
+from fastrecon.ops.feature_gradient import bfloat16_here
+from fastrecon.ops.feature_tile import GRID, feature_tile, margin
+from fastrecon.solvers.lda import LDA
+from fastrecon.solvers.planes import Plane, Rows, strips
+from fastrecon.terms.complex_features import ComplexFeatureNorm
+from fastrecon.terms.feature_norm import GRADIENT_ERROR, TINY, VALUE_ERROR
+
+EXACT = "float32"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one look at an image finds, [1] each."""
+
+    r: Tensor  # r_eps, in the image's type
+    f: Tensor  # |A x - y|^2 / 2, float64
+    norm: Tensor  # |grad f + grad r_eps|, float64
+    slope: Tensor  # |grad r_eps|, float64
+
+
+class TiledLDA:
+    """`TiledLDA(solver, tile, folder)(y, x0)` is `solver(y, x0)` for one image of real numbers and block sensing.
+
+    Args:
+        solver: LDA on the CPU, without safeguard, of a BlockSensing.
+        tile: side of a tile in pixels, taken up to a multiple of 4 and of the blocks. Memory is proportional to it and
+            to the width of the image: about 60 tile W bytes.
+        folder: for scratch files, six of the size of the image.
+
+    Raises:
+        ValueError: the solver is another.
+    """
+
+    def __init__(self, solver: LDA, tile: int, folder: Path):
+        operator, r = solver.fidelity.operator, solver.regulariser
+        plain = type(solver) is LDA and not solver.safeguard and not isinstance(r, ComplexFeatureNorm)
+        fits = plain and isinstance(operator, BlockSensing) and r.in_channels == 1
+        expect(fits, "TiledLDA", "solver", "LDA of block sensing and real images, without safeguard", solver)
+        expect(solver.raw_alpha.device.type == "cpu", "TiledLDA", "solver", "one on the CPU", solver.raw_alpha.device)
+        assert isinstance(operator, BlockSensing)
+        self.solver, self.operator, self.folder = solver, operator, folder
+        unit = math.lcm(GRID, operator.block)
+        self.tile = max(1, -(-tile // unit)) * unit
+        self.margin = margin(len(r.weights))
+
+    @torch.no_grad()
+    def __call__(self, y: Rows, x0: Plane, callback: Callable[[int], object] | None = None) -> tuple[Plane, Report]:
+        """The image [H, W] after the trained phases, and its report, without history.
+
+        Args:
+            y: measurements, rows [cols, m] of blocks.
+            x0: the image to start from, [H, W]; it is written over.
+            callback: called after every phase with its number 1, 2, ...
+        """
+        with self._workers():
+            return self._phases(y, x0, callback)
+
+    def start(self, y: Rows, q: Tensor, size: tuple[int, int]) -> Plane:
+        """x0 = Q y of every block, an image [H, W]."""
+        x, block = self._plane(size), self.operator.block
+        for begin, end in strips(y.shape[0], self.tile // block):
+            rows = min(end * block, size[0]) - begin * block
+            part = self.operator.to_image(product_per_image(y.read(begin, end)[None], q.T), (rows, size[1]))
+            x.write(begin * block, part[0, 0])
+        return x
+
+    def _phases(self, y: Rows, x: Plane, callback: Callable[[int], object] | None) -> tuple[Plane, Report]:
+        s, r = self.solver, self.solver.regulariser
+        g, u, v, g_u = (self._plane(x.shape) for _ in range(4))
+        eps = next_eps = s.eps0.expand(1)
+        passed = torch.zeros(1, dtype=torch.bool)
+        took = reductions = torch.zeros(1, dtype=torch.int64)
+        estimating = r.precision == "bfloat16" and s.raw_alpha.dtype == torch.float32 and bfloat16_here()
+        estimating = estimating and s.eps_mode == "sample"
+        precision, estimated = r.precision if estimating else EXACT, False
+        at = self._evaluate(x, y, eps, g)
+        for k, (a, t) in enumerate(zip(*s.step_sizes(), strict=True), 1):
+            reductions, eps = reductions + passed, next_eps
+            if passed:
+                at, estimated = self._evaluate(x, y, eps, g), False
+            self._candidates(x, g, y, eps, a, t, u, v)
+            at_u, at_v = self._evaluate(u, y, eps, g_u, precision), self._evaluate(v, y, eps, None, precision)
+            estimated = estimating
+            if estimated and not (at_u.r - at_v.r + (at_u.f - at_v.f)).abs() > VALUE_ERROR * (at_u.r + at_v.r):
+                at_u, at_v = self._evaluate(u, y, eps, g_u), self._evaluate(v, y, eps, None)
+                estimated = False
+            phi_u, phi_v = at_u.f + at_u.r, at_v.f + at_v.r
+            took_u = (phi_u <= phi_v) | (phi_v.isnan() & ~phi_u.isnan())
+            if took_u:
+                x, u, g, g_u, at = u, x, g_u, g, at_u
+            else:
+                x, v = v, x
+                at, estimated = self._evaluate(x, y, eps, g), False
+            bound = s.sigma * s.gamma * eps
+            if estimated and not (at.norm - bound).abs() > GRADIENT_ERROR * at.slope:
+                at, estimated = self._evaluate(x, y, eps, g), False
+            took = took + took_u
+            passed = at.norm < s.sigma * s.gamma * eps.double()
+            if s.eps_mode != "sample":
+                passed = at.norm < bound if s.eps_mode == "batch" else torch.ones_like(passed)
+            next_eps = torch.where(passed, s.gamma * eps, eps)
+            if callback is not None:
+                callback(k)
+        if estimated:
+            at = self._evaluate(x, y, eps, g)
+        return x, self._report(x, y, eps, at, took, reductions)
+
+    def _report(self, x: Plane, y: Rows, eps: Tensor, at: _Found, took: Tensor, reductions: Tensor) -> Report:
+        tiny = torch.full_like(eps, max(TINY, torch.finfo(x.dtype).tiny))
+        r = self._evaluate(x, y, tiny, None).r
+        phi_eps = at.f + at.r.double()
+        merit = phi_eps + x.shape[0] * x.shape[1] / 2 * eps.double()
+        finite = torch.tensor([all(bool(x.read(*rows).isfinite().all()) for rows in strips(x.shape[0], self.tile))])
+        finite, never = finite & torch.isfinite(merit + at.norm), torch.zeros(1, dtype=torch.bool)
+        return Report(
+            phi=(at.f + r.double()).clamp(phi_eps, merit), phi_eps=phi_eps, merit=merit, grad_norm=at.norm,
+            eps=eps.double(), iterations=torch.full_like(took, self.solver.phases), trials=torch.zeros_like(took),
+            took_u=took, reductions=reductions, converged=never, status=Status(TRAINED_ONLY, never, finite, None),
+            trained_phases=self.solver.phases,
+        )  # fmt: skip
+
+    def _evaluate(self, x: Plane, y: Rows, eps: Tensor, grad: Plane | None, precision: str = EXACT) -> _Found:
+        """phi_eps at an image, whose gradient of r_eps is written to a plane, if one is given."""
+        value, misfit, norm, slope = (torch.zeros(1, dtype=torch.float64) for _ in range(4))
+        for begin, end in strips(x.shape[0], self.tile):
+            above, below = self._around(begin, end, x.shape[0])
+            image = x.read(above, below)
+            r, g = self._regulariser(image, slice(begin - above, end - above), eps, precision, grad is not None)
+            value += r
+            own = image[begin - above : end - above][None, None]
+            residual = self.solver.fidelity.residual(own, self._measured(y, begin, end))
+            misfit += _square(residual)
+            if grad is not None:
+                norm += _square(self.solver.fidelity.grad_of(residual, own)[0, 0] + g)
+                slope += _square(g)
+                grad.write(begin, g)
+        root = misfit.sqrt()  # as `sum_of_squares` rounds
+        return _Found(value.to(x.dtype), root.square() / 2, norm.sqrt(), slope.sqrt())
+
+    def _candidates(self, x: Plane, g: Plane, y: Rows, eps: Tensor, a: Tensor, t: Tensor, u: Plane, v: Plane) -> None:
+        """u and v of a phase; see LDA."""
+        f, block, rows = self.solver.fidelity, self.operator.block, x.shape[0]
+        for begin, end in strips(rows, self.tile):
+            above, below = self._around(begin, end, rows)
+            first, last = above // block * block, min(-(-below // block) * block, rows)  # of whole blocks
+            image = x.read(first, last)[None, None]
+            z = (image - a * f.grad_of(f.residual(image, self._measured(y, first, last)), image))[0, 0]
+            del image
+            own = z[begin - first : end - first]
+            v.write(begin, own - a * g.read(begin, end))
+            z = z[above - first : below - first]
+            precision = self.solver.regulariser.precision if z.dtype == torch.float32 else EXACT
+            r = self._regulariser(z, slice(begin - above, end - above), eps, precision, True)[1]
+            u.write(begin, own - t * r)
+
+    def _regulariser(
+        self, strip: Tensor, rows: slice, eps: Tensor, precision: str, gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        """r_eps of the rows of a strip, float64 [1], and its gradient there, tile by tile, if it is wanted."""
+        r, width = self.solver.regulariser, strip.shape[1]
+        weights, delta, final = r.kernels(), r.delta, r.final_activation
+
+        def one(columns: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+            left, right = max(columns[0] - self.margin, 0), min(columns[1] + self.margin, width)
+            inside = rows, slice(columns[0] - left, columns[1] - left)
+            tile = strip[None, None, :, left:right]
+            return feature_tile(tile, weights, eps, inside, delta, final, precision, gradient)
+
+        value, grad = torch.zeros(1, dtype=torch.float64), strip.new_empty(rows.stop - rows.start, width)
+        for (begin, end), (part, g) in self._each(one, list(strips(width, self.tile))):
+            value += part
+            if g is not None:
+                grad[:, begin:end] = g[0, 0]
+        return value, grad
+
+    @contextmanager
+    def _workers(self) -> Iterator[None]:
+        """Threads that have a tile each, and no others."""
+        count = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                self._pool = pool
+                yield
+        finally:
+            torch.set_num_threads(count)
+
+    def _each(self, one: Callable, tiles: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple]]:
+        return zip(tiles, self._pool.map(one, tiles), strict=True)
+
+    def _around(self, begin: int, end: int, rows: int) -> tuple[int, int]:
+        """The rows of a strip with their margin."""
+        return max(begin - self.margin, 0), min(end + self.margin, rows)
+
+    def _measured(self, y: Rows, begin: int, end: int) -> Tensor:
+        """The measurements [1, rows, cols, m] of the blocks of these rows of pixels."""
+        block = self.operator.block
+        return y.read(begin // block, -(-end // block))[None].to(self.operator.phi.dtype)
+
+    def _plane(self, size: tuple[int, ...]) -> Plane:
+        return Plane(self.folder, size, self.solver.raw_alpha.dtype)
+
+
+def _square(t: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(t.flatten(), dtype=torch.float64).square()
