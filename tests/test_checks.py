@@ -82,7 +82,7 @@ def test_numbers_out_of_range_are_refused(name, argument):
 
 
 @pytest.mark.parametrize(("name", "argument"), TENSORS)
-@pytest.mark.parametrize("value", [[1.0, 2.0], "image.png", object(), 3.5], ids=str)
+@pytest.mark.parametrize("value", [[1.0, 2.0], "image.png", object(), 3.5], ids=["list", "text", "object", "number"])
 def test_what_is_no_tensor_is_refused(name, argument, value):
     with pytest.raises(ValueError, match=rf"^{name}: {argument}: expected a tensor or an array, got "):
         call(name, **{argument: value})
