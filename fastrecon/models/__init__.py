@@ -4,6 +4,7 @@ from fastrecon.models.base import MODELS, Model, load, pretrained, register, tra
 from fastrecon.models.block_sensing import BlockSensingModel
 from fastrecon.models.descent import DescentModel
 from fastrecon.models.ista_net import ISTANetModel
+from fastrecon.models.learned_fista import ScheduleModel
 from fastrecon.models.padnet import PADNetModel
 from fastrecon.models.prior import PriorModel
 from fastrecon.models.separation import Separation
@@ -20,6 +21,7 @@ __all__ = [
     "PADNetModel",
     "PatchDenoiser",
     "PriorModel",
+    "ScheduleModel",
     "Separation",
     "SparseCoder",
     "StepModel",

@@ -19,12 +19,14 @@ from fastrecon.checks import expect, expect_finite
 from fastrecon.models import card
 from fastrecon.models.base import Model, register, trained
 from fastrecon.models.file import Header
+from fastrecon.networks.step_schedule import StepSchedule
 from fastrecon.networks.unet import MULTIPLE, DirectNet, StepNet
 from fastrecon.operators import LinearOperator, Radon, Wavelet
 from fastrecon.ops import squares
 from fastrecon.options import check, option
 from fastrecon.problems.wavelet_l1 import LAM, LEVEL, SCALE, WAVELET
 from fastrecon.solvers import SGP
+from fastrecon.solvers.lasso import Lasso
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
 ITERATIONS = 20
@@ -34,10 +36,10 @@ OPERATORS = {  # of the examples on cards
     "deblur": "Blur(kernel)",
     "ct": "Radon(image.shape[-2:], views)",
 }
-N = TypeVar("N", StepNet, DirectNet)
+N = TypeVar("N", StepNet, StepSchedule, DirectNet)
 
 
-class _NetworkModel(Model, Generic[N]):
+class NetworkModel(Model, Generic[N]):
     """A network for a kind of measurements, whose operator comes with each call.
 
     Args:
@@ -47,6 +49,10 @@ class _NetworkModel(Model, Generic[N]):
     """
 
     network: N
+    source = (
+        "Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using Convolutional Neural"
+        " Networks for Inverse Problems in Image Processing"
+    )
 
     def __init__(self, network: N, problem: str, meta: Mapping[str, Any] | None = None):
         super().__init__(meta)
@@ -85,12 +91,12 @@ class _NetworkModel(Model, Generic[N]):
         """Of the network."""
         return self.network.state_dict()
 
-    def _page(self, what: str, code: Sequence[str], data: str, trained: str) -> str:
+    def page(self, what: str, code: Sequence[str], data: str, trained: str) -> str:
+        """The card's text: what the model is, code that uses it, its problems and its training."""
         training, settings = card.training_of(self.meta)
         page = [
-            f"A U-Net of width {settings['width']} that {what}; problem {self.problem}.",
-            "Method: Lee & Chun, Accelerating Optimization Algorithms With Dynamic Parameter Selections Using"
-            " Convolutional Neural Networks for Inverse Problems in Image Processing.",
+            f"{what}; problem {self.problem}.",
+            f"Method: {self.source}.",
         ]
         psnr, nmse = training["validation_psnr"], training["validation_nmse"]
         quality = "none" if psnr is None else f"{settings['held']} images, PSNR {psnr} dB, NMSE {nmse:.2f} dB"
@@ -106,7 +112,7 @@ class _NetworkModel(Model, Generic[N]):
         operator = f"A = fr.operators.{OPERATORS[self.problem]}  # image [B, 1, H, W] on [0, 1]"
         return card.page(self.meta, page, [operator, *code], facts)
 
-    def _measured(self) -> list[str]:
+    def measured(self) -> list[str]:
         """What the measurements of the training were, in words."""
         settings = card.training_of(self.meta)[1]
         known = f"{settings['views']} views" if self.problem == "ct" else f"rate {_listed(settings['rate'])}"
@@ -124,34 +130,37 @@ def first_image(operator: LinearOperator, y: Tensor, size: Sequence[int] | None 
     return operator.fbp(y, "hann") if isinstance(operator, Radon) else operator.adjoint(y, size)
 
 
-def _rebuilt(network: N, tensors: dict[str, Tensor]) -> N:
+def rebuilt(network: N, tensors: dict[str, Tensor]) -> N:
+    """The network with its parameters."""
     network.to(next(t.dtype for t in tensors.values() if t.is_floating_point()))  # made in torch's default dtype
     network.load_state_dict(tensors)
     return network
 
 
-@register("sgp-step", "sgp-diag")
-class StepModel(_NetworkModel[StepNet]):
-    """SGP with the step sizes of a network.
+class WaveletModel(NetworkModel[N]):
+    """Images sparse in wavelets, found by a solver with a network; a subclass gives the solver.
 
     Attributes:
-        network: what `solvers.SGP` takes.
+        network: what the solver takes.
+        iterations: of the solver, unless a call says how many.
     """
 
-    def __init__(self, network: StepNet, problem: str, meta: Mapping[str, Any] | None = None):
-        super().__init__(network, problem, meta)
-        self.method = f"sgp-{network.settings['variant']}"  # a step size for each image, or for each coefficient
+    iterations = ITERATIONS
+
+    def solver(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor) -> Lasso[Any]:
+        """The solver of min |A W* c - y|^2 / 2 + lam |c|_1; `operator` is A W*."""
+        raise NotImplementedError
 
     def check(self, y: Tensor, anywhere: bool = False) -> None:
         """As of Model; measurements are complex where the network was trained for such."""
         super().check(y, anywhere)
         kind = "complex" if self.network.settings["complex_input"] else "real"
-        expect(y.is_complex() == (kind == "complex"), "StepModel", "y", f"{kind} measurements [B, ...]", y)
+        expect(y.is_complex() == (kind == "complex"), type(self).__name__, "y", f"{kind} measurements [B, ...]", y)
 
     @torch.no_grad()
     def compute(
         self, y: Tensor, operator: LinearOperator | None = None, x0: Tensor | None = None,
-        size: Sequence[int] | None = None, iterations: int = ITERATIONS, lam: float | Tensor | None = None,
+        size: Sequence[int] | None = None, iterations: int | None = None, lam: float | Tensor | None = None,
         lipschitz: float | Tensor | None = None, **options: Any,
     ) -> tuple[Tensor, ProximalReport]:  # fmt: skip
         """Images [B, 1, H, W] of measurements, complex where these are, and certificates in wavelet coefficients.
@@ -161,10 +170,10 @@ class StepModel(_NetworkModel[StepNet]):
             operator: A, from images [B, 1, H, W]; for each image of the batch its own, or one for all.
             x0: images [B, 1, H, W] to start from; None: see `first_image`.
             size: (H, W) of the images, where neither A nor x0 tells.
-            iterations: at most so many.
-            lam: weight of the coefficients, as of SGP; None: the paper's, times |A|^2.
+            iterations: at most so many; None: the model's own.
+            lam: weight of the coefficients; None: the paper's, times |A|^2.
             lipschitz: >= |A|^2; None: it is found out.
-            options: of SGP's call: `tol`, `check_every`, `history`, `callback`.
+            options: of the solver's call: `tol`, `check_every`, `history`, `callback`.
 
         Raises:
             ValueError: an argument does not fit.
@@ -177,14 +186,27 @@ class StepModel(_NetworkModel[StepNet]):
         if lipschitz is None:
             lipschitz = (a @ wavelet.T).norm((1, *c0.shape[1:]), tol=1e-9) ** 2
         lam = LAM[self.problem] * lipschitz if lam is None else lam
-        solver = SGP(a @ wavelet.T, lam, lipschitz, self.network)
-        c, report = solver(y, c0, iterations=iterations, **options)
+        count = self.iterations if iterations is None else iterations
+        c, report = self.solver(a @ wavelet.T, lam, lipschitz)(y, c0, iterations=count, **options)
         return wavelet.adjoint(c), replace(report, adjoint_calls=report.adjoint_calls + int(back_projected))
+
+
+@register("sgp-step", "sgp-diag")
+class StepModel(WaveletModel[StepNet]):
+    """SGP with the step sizes of a network."""
+
+    def __init__(self, network: StepNet, problem: str, meta: Mapping[str, Any] | None = None):
+        super().__init__(network, problem, meta)
+        self.method = f"sgp-{network.settings['variant']}"  # a step size for each image, or for each coefficient
+
+    def solver(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor) -> SGP:
+        """As of WaveletModel."""
+        return SGP(operator, lam, lipschitz, self.network)
 
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "StepModel":
         """The model of what a file holds."""
-        model = cls(_rebuilt(StepNet(**head.hyperparameters), tensors), head.problem, head.meta)
+        model = cls(rebuilt(StepNet(**head.hyperparameters), tensors), head.problem, head.meta)
         if model.method != head.method:
             raise ValueError(f"a network for {model.method}")
         return model
@@ -193,19 +215,20 @@ class StepModel(_NetworkModel[StepNet]):
         """As of Model."""
         settings = card.training_of(self.meta)[1]
         step, whole = self.method == "sgp-step", settings["unroll"]
-        what = f"chooses a step size for each {'image' if step else 'coefficient'} in each iteration of SGP"
+        each = "image" if step else "coefficient"
+        what = f"A U-Net of width {settings['width']} that chooses a step size for each {each} in each iteration of SGP"
         trained = (
             f"end to end through {settings['unroll']} iterations, towards the true images"
             if whole
             else f"{settings['stages']} greedy stages, towards {settings['target_iterations']} iterations of FISTA"
         )
-        data = [*self._measured(), f"lam {_listed(settings['lam_factor'])} times the paper's"]
+        data = [*self.measured(), f"lam {_listed(settings['lam_factor'])} times the paper's"]
         code = ["result = model(A(image), operator=A)  # result.x [B, 1, H, W], result.report"]
-        return self._page(what, code, ", ".join(data), trained)
+        return self.page(what, code, ", ".join(data), trained)
 
 
 @register("unet")
-class DirectModel(_NetworkModel[DirectNet]):
+class DirectModel(NetworkModel[DirectNet]):
     """A U-Net that corrects the image of `first_image`. Nothing is promised: its certificate is the misfit."""
 
     method = "unet"
@@ -237,14 +260,15 @@ class DirectModel(_NetworkModel[DirectNet]):
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "DirectModel":
         """The model of what a file holds."""
-        return cls(_rebuilt(DirectNet(**head.hyperparameters), tensors), head.problem, head.meta)
+        return cls(rebuilt(DirectNet(**head.hyperparameters), tensors), head.problem, head.meta)
 
     def card(self) -> str:
         """As of Model."""
-        what = "maps the zero-filled image, or the filtered back-projection, to the image"
-        return self._page(
-            what, ["x = model(A(image), operator=A).x"], ", ".join(self._measured()), "mean squared error"
+        width = card.training_of(self.meta)[1]["width"]
+        what = (
+            f"A U-Net of width {width} that maps the zero-filled image, or the filtered back-projection, to the image"
         )
+        return self.page(what, ["x = model(A(image), operator=A).x"], ", ".join(self.measured()), "mean squared error")
 
 
 def _misfit(image: Tensor, y: Tensor) -> MisfitReport:
@@ -267,7 +291,7 @@ class DirectOptions:
 
 @dataclass(frozen=True)
 class StepOptions(DirectOptions):
-    """Options of SGP with a network."""
+    """Options of methods for images sparse in wavelets that have a network."""
 
     iterations: int = option("at most so many", ITERATIONS, within="[1, 1e6]", type=int)
     lam_factor: float = option(
@@ -275,13 +299,15 @@ class StepOptions(DirectOptions):
     )
 
 
-def _prepare_step(name: str) -> Callable[[StepOptions, torch.device], Runner]:
+def by_network(name: str) -> Callable[[StepOptions, torch.device], Runner]:
+    """What `method` registers: the method `name` with a model of it for the problem at hand."""
+
     def prepare(options: StepOptions, device: torch.device) -> Runner:
         model = _finder(name, options.model, device)
 
         def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
             own, x0 = model(inverse.problem, inverse.y.is_complex()), inverse.first()
-            assert isinstance(own, StepModel)
+            assert isinstance(own, WaveletModel)
             wavelet = Wavelet(WAVELET, LEVEL, x0.shape[-2:])
             bound = (inverse.operator.norm(x0.shape, tol=1e-9) if inverse.norm is None else inverse.norm) ** 2
 
@@ -326,12 +352,12 @@ def _finder(name: str, chosen: str, device: torch.device) -> Callable[[str, bool
     return find
 
 
-_MEASURED = (*OPERATORS, "")
-method("sgp-step", StepOptions, "images sparse in wavelets by SGP, steps by a network", _MEASURED)(
-    _prepare_step("sgp-step")
+MEASURED = (*OPERATORS, "")
+method("sgp-step", StepOptions, "images sparse in wavelets by SGP, steps by a network", MEASURED)(
+    by_network("sgp-step")
 )
-method("sgp-diag", StepOptions, "images sparse in wavelets by SGP, a metric by a network", _MEASURED)(
-    _prepare_step("sgp-diag")
+method("sgp-diag", StepOptions, "images sparse in wavelets by SGP, a metric by a network", MEASURED)(
+    by_network("sgp-diag")
 )
 method("unet", DirectOptions, "a network corrects the first image; nothing is promised", tuple(OPERATORS))(
     _prepare_direct

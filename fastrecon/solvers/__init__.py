@@ -25,6 +25,7 @@ from fastrecon.solvers.ladmm import LADMM
 from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.lda import LDA
 from fastrecon.solvers.padnet import PADNet
+from fastrecon.solvers.scheduled import ScheduledFISTA
 from fastrecon.solvers.sgp import SGP
 from fastrecon.solvers.smooth_descent import SmoothDescent
 from fastrecon.solvers.total_variation import TVFista
@@ -45,6 +46,7 @@ __all__ = [
     "ErrorControlledBlocks",
     "GDNet",
     "PADNet",
+    "ScheduledFISTA",
     "SmoothDescent",
     "TVFista",
     "automatic",

@@ -3,6 +3,7 @@
 from fastrecon.train.recipe import RECIPES
 from fastrecon.train.recipes import (  # they register themselves
     dladmm,
+    fista,
     ista_net,
     lda_cs,
     lda_cs_minimiser,
@@ -19,6 +20,7 @@ from fastrecon.train.recipes import (  # they register themselves
 __all__ = [
     "RECIPES",
     "dladmm",
+    "fista",
     "ista_net",
     "lda_cs",
     "lda_cs_minimiser",

@@ -4,19 +4,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
 from fastrecon.metrics import nmse_db, psnr
-from fastrecon.models import DirectModel, StepModel
+from fastrecon.models import DirectModel, ScheduleModel, StepModel
+from fastrecon.networks.step_schedule import StepSchedule
 from fastrecon.networks.unet import GROUP, LEVELS, DirectNet, StepNet
 from fastrecon.operators import LinearOperator
 from fastrecon.options import check, option
 from fastrecon.problems import wavelet_l1 as problems
 from fastrecon.solvers import SGP
+from fastrecon.solvers.lasso import Lasso
 from fastrecon.train import images
 from fastrecon.train.commandline import command, last_names, settings_of
 from fastrecon.train.objective import Objective, Score
@@ -25,6 +27,7 @@ from fastrecon.train.world import World
 
 PROBLEMS = tuple(problems.LAM)
 VALIDATION_ITERATIONS = 20
+FIRST_ITERATIONS = 20  # of FISTA, that are learned
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ class Config:
     """What a run computes."""
 
     data: Sequence[str] = option("folders (or files) of training images", nargs="+")
-    method: str = option("sgp or unet", "sgp", choices=("sgp", "unet"))
+    method: str = option("sgp, fista or unet", "sgp", choices=("sgp", "fista", "unet"))
     problem: str = option("inverse problem", "inpaint", choices=PROBLEMS)
     variant: str = option("one step size per image, or one per coefficient", "step", choices=("step", "diag"))
-    name: str = option("name of the model; default: sgp-VARIANT-PROBLEM or unet-PROBLEM", "", file_name=True)
+    name: str = option("name of the model; default: METHOD-PROBLEM", "", file_name=True)
     rate: Sequence[float] = option(
         "shares of known pixels or sampled frequencies; each image is given one of them",
         (0.5,),
@@ -56,8 +59,9 @@ class Config:
     images: int = option("at most so many", 450, within="[1, 1e6]", type=int)
     held: int = option("images kept for validation", 4, within="[0, 1e6]", type=int)
     unroll: int = option(
-        "train end to end through so many iterations, towards the true images; 0: the paper's greedy stages, towards"
-        " the minimisers", 0, within="[0, 1000]", type=int,
+        "train end to end through so many iterations, sgp towards the true images, fista the least objective;"
+        f" 0: sgp by the paper's greedy stages, towards the minimisers; fista {FIRST_ITERATIONS}", 0,
+        within="[0, 1000]", type=int,
     )  # fmt: skip
     first_step: float = option(
         "step size that training starts from, in units of 1 / L; with --unroll times mean |x| / lam",
@@ -108,8 +112,8 @@ class Config:
 
     @property
     def kind(self) -> str:
-        """sgp-step, sgp-diag or unet: the method of the model."""
-        return f"sgp-{self.variant}" if self.method == "sgp" else "unet"
+        """sgp-step, sgp-diag, learned-fista or unet: the method of the model."""
+        return {"sgp": f"sgp-{self.variant}", "fista": "learned-fista"}.get(self.method, self.method)
 
     def schedule(self) -> Schedule:
         """Steps and learning rates."""
@@ -117,7 +121,7 @@ class Config:
         return Schedule(self.total, self.lr, "cosine", warmup=20, clip=self.clip, validate_every=every)
 
 
-class Networks(Objective[StepNet | DirectNet]):
+class Networks(Objective[StepNet | StepSchedule | DirectNet]):
     """What all trainings for SGP share: images with their problems, the network, validation, the model file."""
 
     config: Config
@@ -134,15 +138,19 @@ class Networks(Objective[StepNet | DirectNet]):
         self.problem, self.lam = self._problem(self.x, config.seed)
         self.digest = images.digest(self.x)
         torch.manual_seed(config.seed)
-        if config.method == "sgp":
-            net: Any = StepNet(
-                config.variant, self.problem.y.is_complex(), config.width, config.normalisation, config.unroll
-            )
-            torch.nn.init.constant_(net.head.bias, math.log(config.first_step))
-        else:
-            net = DirectNet(config.width, config.normalisation)
-        self.module = net.to(world.device)
+        self.module = self.network().to(world.device)
         self.generator = torch.Generator().manual_seed(config.seed)
+
+    def network(self) -> StepNet | StepSchedule | DirectNet:
+        """What is trained, new."""
+        config, complex_input = self.config, self.problem.y.is_complex()
+        if config.method == "fista":
+            return StepSchedule(config.unroll or FIRST_ITERATIONS, problems.LEVEL, complex_input)
+        if config.method == "unet":
+            return DirectNet(config.width, config.normalisation)
+        net = StepNet(config.variant, complex_input, config.width, config.normalisation, config.unroll)
+        torch.nn.init.constant_(cast(Tensor, net.head.bias), math.log(config.first_step))
+        return net
 
     def _problem(self, x: Tensor, seed: int) -> tuple[problems.Instance, Tensor]:
         """The problems of images, each with a rate, a noise and a weight lam [B] drawn from the settings."""
@@ -190,8 +198,7 @@ class Networks(Objective[StepNet | DirectNet]):
         if self.config.method == "unet":
             x = self.module(p.image(p.start()))
         else:
-            solver = SGP(p.operator, lam, 1.0, self.module)
-            x = p.image(solver(p.y, p.start(), iterations=VALIDATION_ITERATIONS)[0])
+            x = p.image(self.solver(p.operator, lam)(p.y, p.start(), iterations=VALIDATION_ITERATIONS)[0])
         self.module.train()
         return x
 
@@ -199,14 +206,20 @@ class Networks(Objective[StepNet | DirectNet]):
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
         c = self.config
-        nmse = nmse_db(self._validation(), self.held).mean().item() if len(self.held) else None
-        training = facts | {
+        found = self._validation() if len(self.held) else None
+        nmse = None if found is None else nmse_db(found, self.held).mean().item()
+        quality = None if found is None else round(psnr(found.clamp(0, 1), self.held).mean().item(), 2)
+        training = {"validation_psnr": quality} | facts | {
             "validation_nmse": nmse, "data": last_names(c.data), "images": self.count, "settings": settings_of(c),
             "command": command(c, c.method, ("problem",), ("method",)),
         }  # fmt: skip
         net, meta = self.module, {"name": self.name, "training": training}
-        step = isinstance(net, StepNet)
-        self.write(StepModel(net, c.problem, meta) if step else DirectModel(net, c.problem, meta))
+        kinds = {StepNet: StepModel, StepSchedule: ScheduleModel, DirectNet: DirectModel}
+        self.write(kinds[type(net)](net, c.problem, meta))
+
+    def solver(self, operator: LinearOperator, lam: Tensor) -> Lasso[Any]:
+        """The method with the network as it is."""
+        return SGP(operator, lam, 1.0, self.module)
 
     def describe(self) -> str:
         """The stage in a few words."""

@@ -1,0 +1,81 @@
+"""Weights, steps and momentum of the first iterations of FISTA, learned: a few numbers for each iteration.
+
+Source: Hale, Yin & Zhang, Fixed-Point Continuation for l1-Minimization, SIAM J. Optim. 19 (2008), for weights that fall
+to that of the problem; Ablin, Moreau, Massias & Gramfort, Learning Step Sizes for Unfolded Sparse Coding, NeurIPS 2019.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastrecon.checks import expect, flag, integer
+
+FIRST, SHARE = 3.0, 0.8  # an untrained schedule: the first weight in units of mean |c|, the share until it is faint
+FAINT = 1e-4  # that weight at the end of the share
+LIMITS = (1e-2, 1e2)  # of steps, in units of 1 / L
+
+
+class StepSchedule(nn.Module):
+    """What iteration k = 0, 1, ... of `solvers.ScheduledFISTA` does: weights, steps, momentum.
+
+    The weight of iteration k is lam + a_k mean|c|, c the coefficients it starts from; so it follows any scale of data.
+    Its steps are s_kj / L, one for each band of a wavelet transform (j = 0: the approximation, then from coarse to
+    fine), and x_k+1 + b_k (x_k+1 - x_k) is where the next gradient is taken. Untrained: falling weights, steps 1 / L,
+    FISTA's momentum.
+
+    Args:
+        iterations: how many, >= 1.
+        level: levels of the transform, >= 0.
+        complex_input: whether coefficients are complex: only told, for whoever looks for a schedule.
+
+    Attributes:
+        settings: the arguments.
+    """
+
+    def __init__(self, iterations: int = 20, level: int = 3, complex_input: bool = False):
+        super().__init__()
+        iterations = integer(iterations, "StepSchedule", "iterations", least=1, most=10**4)
+        level, complex_input = (
+            integer(level, "StepSchedule", "level", least=0),
+            flag(complex_input, "StepSchedule", "complex"),
+        )
+        self.settings: dict[str, Any] = {"iterations": iterations, "level": level, "complex_input": complex_input}
+        k = torch.arange(float(iterations))
+        fall = (k / max(1.0, SHARE * iterations)).clamp_max(1)
+        self.weight = nn.Parameter(torch.log(torch.tensor(FIRST)) + fall * torch.log(torch.tensor(FAINT / FIRST)))
+        self.step = nn.Parameter(torch.zeros(iterations, level + 1))  # log of s_kj
+        self.momentum = nn.Parameter(torch.logit((k + 0.01) / (k + 3)))
+
+    def __len__(self) -> int:
+        return self.settings["iterations"]
+
+    def weights(self, k: int) -> Tensor:
+        """a_k, a number."""
+        return self.weight[k].exp()
+
+    def momenta(self, k: int) -> Tensor:
+        """b_k in (0, 1), a number."""
+        return self.momentum[k].sigmoid()
+
+    def steps(self, k: int, size: tuple[int, int]) -> Tensor:
+        """Steps [H, W] in units of 1 / L, for coefficients of this size.
+
+        Raises:
+            ValueError: sides are not divisible by 2^level.
+        """
+        level = self.settings["level"]
+        fits = all(side % (1 << level) == 0 for side in size)
+        expect(fits, "StepSchedule", "size", f"sides divisible by {1 << level}", tuple(size))
+        low, high = LIMITS
+        values = self.step[k].exp().clamp(low, high)
+        return values[bands(size, level, values.device)]
+
+
+def bands(size: tuple[int, int], level: int, device: torch.device) -> Tensor:
+    """The band [H, W] of each coefficient: 0 the approximation, then the details from coarse (1) to fine (`level`)."""
+    found = torch.zeros(size, dtype=torch.int64, device=device)
+    for j in range(level):  # from fine to coarse: each corner overwrites
+        found[: size[0] >> j, : size[1] >> j] = level - j
+    found[: size[0] >> level, : size[1] >> level] = 0
+    return found

@@ -1,0 +1,136 @@
+"""FISTA behind learned iterations: FISTA's limit whatever is learned, bits alone and in a batch, training, models."""
+
+import pytest
+import torch
+
+import fastrecon as fr
+from fastrecon import masks
+from fastrecon.cli.main import main
+from fastrecon.models import ScheduleModel
+from fastrecon.networks.step_schedule import StepSchedule, bands
+from fastrecon.operators import Fourier, Inpainting, Wavelet
+from fastrecon.solvers import FISTA, ScheduledFISTA, detail_weights
+
+SIZE = (40, 48)
+LAM = 0.1 / 255
+
+
+def problem(count=2, kind=Inpainting, dtype=torch.float32):
+    v, h = torch.linspace(0, 1, SIZE[0], dtype=dtype)[:, None], torch.linspace(0, 1, SIZE[1], dtype=dtype)
+    x = torch.stack([((3 * v + (k + 1) * h).sin().abs() + (v > h + 0.2 * k)) / 2 for k in range(count)])[:, None]
+    a = kind(torch.stack([masks.uniform(SIZE, 0.5, k) for k in range(count)])[:, None].to(dtype))
+    return a @ Wavelet("sym4", 3, SIZE).T, a(x)
+
+
+def wild(seed=0, iterations=6):
+    """A schedule of random numbers."""
+    torch.manual_seed(seed)
+    schedule = StepSchedule(iterations)
+    for p in schedule.parameters():
+        torch.nn.init.normal_(p, std=4.0)
+    return schedule
+
+
+def test_bands_are_those_of_the_transform():
+    wavelet, found = Wavelet("sym4", 3, SIZE), bands(SIZE, 3, torch.device("cpu"))
+    assert [int((found == j).sum()) for j in range(4)] == [30, 90, 360, 1440]
+    assert torch.equal(found == 0, detail_weights(SIZE, 3, 1.0) == 0)
+    c = torch.zeros(1, 1, *SIZE).masked_fill(found == 3, 1.0)
+    assert wavelet.adjoint(c).sum().abs() < 1e-3  # the finest details have no mean
+
+
+@pytest.mark.parametrize("kind", [Inpainting, Fourier])
+def test_an_untrained_schedule_is_far_ahead_of_fista(kind):
+    a, y = problem(kind=kind)
+    start = FISTA(a, LAM)(y, iterations=0)[1].objective
+    usual = FISTA(a, LAM)(y, iterations=60)[1].objective
+    found = ScheduledFISTA(a, LAM, None, StepSchedule(20))(y, iterations=20)[1]
+    assert (found.objective < usual).all()
+    assert (usual < start).all()
+    assert found.network_iterations.tolist() == [20, 20]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_tends_to_the_minimum_whatever_is_learned(seed):
+    a, y = problem(dtype=torch.float64)
+    lam = 0.01
+    best = FISTA(a, lam)(y, iterations=2000)[1].objective
+    x, report = ScheduledFISTA(a, lam, 1.0, wild(seed).double())(y, iterations=1500, tol=1e-7)
+    torch.testing.assert_close(report.objective, best, rtol=1e-7, atol=0)
+    assert report.converged.all()
+    recomputed = (a(x) - y).square().flatten(1).sum(1) / 2 + lam * x.abs().flatten(1).sum(1)
+    torch.testing.assert_close(report.objective, recomputed)
+
+
+def test_images_that_are_worse_than_their_start_begin_anew_from_it():
+    a, y = problem()
+    schedule = StepSchedule(3)
+    torch.nn.init.constant_(schedule.step, 10.0)  # far too long
+    torch.nn.init.constant_(schedule.weight, -20.0)
+    start, found = FISTA(a, LAM)(y, iterations=0), ScheduledFISTA(a, LAM, None, schedule)(y, iterations=3)
+    assert torch.equal(found[0], start[0])
+    assert found[1].network_iterations.tolist() == [0, 0]
+
+
+def test_the_history_tells_the_objective_of_the_problem():
+    a, y = problem()
+    lam, seen = detail_weights(SIZE, 3, LAM), []
+    solver = ScheduledFISTA(a, lam, None, StepSchedule(4))
+    _, report = solver(y, iterations=6, history=True, callback=lambda k, s: seen.append(s.x))
+    for x, told in zip(seen, report.history["objective"][1:], strict=True):
+        value = (a(x) - y).double().square().flatten(1).sum(1) / 2 + (lam * x.abs()).double().flatten(1).sum(1)
+        torch.testing.assert_close(told, value, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("lam", [LAM, 0.0, torch.tensor([LAM, 3 * LAM]), detail_weights(SIZE, 3, LAM)], ids=str)
+def test_an_image_has_the_same_bits_alone_and_in_a_batch(lam):
+    a, y = problem(3)
+    lam = torch.tensor([LAM, 3 * LAM, LAM]) if isinstance(lam, torch.Tensor) and lam.ndim == 1 else lam
+    together = ScheduledFISTA(a, lam, 1.0, StepSchedule(5))(y, iterations=8)[0]
+    for k in range(3):
+        own = lam[k : k + 1] if isinstance(lam, torch.Tensor) and lam.ndim == 1 else lam
+        alone = ScheduledFISTA(a.take(torch.tensor([k])), own, 1.0, StepSchedule(5))(y[k : k + 1], iterations=8)[0]
+        assert torch.equal(together[k : k + 1], alone)
+
+
+def test_images_that_are_done_leave_the_batch():
+    a, y = problem(dtype=torch.float64)
+    y = y * torch.tensor([1.0, 0.0]).view(-1, 1, 1, 1)
+    _, report = ScheduledFISTA(a, 0.01, 1.0, StepSchedule(5).double())(y, iterations=200, tol=1e-3, check_every=5)
+    assert report.converged.all()
+    assert report.iterations[1] < report.iterations[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: StepSchedule(0), r"StepSchedule: iterations: expected an integer in \[1, 10000\], got 0"),
+        (lambda: StepSchedule(3, -1), "StepSchedule: level: expected an integer >= 0"),
+        (lambda: StepSchedule(3, 3).steps(0, (12, 16)), r"StepSchedule: size: expected sides divisible by 8, got"),
+        (lambda: ScheduledFISTA(problem()[0], LAM, None, 3), "ScheduledFISTA: schedule: expected a StepSchedule, got int"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+def test_training_lowers_the_objective_and_gives_a_model(tmp_path):
+    out = tmp_path / "run"
+    main(
+        ["train", "fista", "--data", "skimage:camera", "skimage:moon", "skimage:coins", "--side", "64", "--held", "1",
+         "--unroll", "4", "--steps", "12", "--batch", "2", "--lr", "0.1", "--validate-every", "4", "--out", str(out)]
+    )  # fmt: skip
+    model = fr.load(out / "model.safetensors")
+    assert isinstance(model, ScheduleModel)
+    assert "PSNR" in (out / "learned-fista-inpaint.md").read_text()
+    a, y = problem()
+
+    def after(schedule):
+        return ScheduledFISTA(a, LAM, 1.0, schedule)(y, iterations=4)[1].objective
+
+    assert (after(model.network) < after(StepSchedule(4))).all()
+    masked = Inpainting(torch.stack([masks.uniform(SIZE, 0.5, k) for k in range(2)])[:, None])
+    assert model(y, operator=masked, lam=LAM).report.network_iterations.tolist() == [4, 4]
+    found = fr.reconstruct(y, masked, method="learned-fista", iterations=6, model=str(out / "model.safetensors"))
+    assert torch.equal(found.x, model(y, operator=masked, iterations=6).x)
