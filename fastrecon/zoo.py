@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastrecon import models, ops
+from fastrecon.networks.step_schedule import StepSchedule
 from fastrecon.operators import (
     BlockSensing,
     Blur,
@@ -25,7 +26,20 @@ from fastrecon.operators import (
     gaussian_kernel,
     random_phi,
 )
-from fastrecon.solvers import DLADMM, FISTA, ISTA, LADMM, LDA, SGP, AGDNet, CycleSpinning, GDNet, SmoothDescent
+from fastrecon.problems.scan import even_scan
+from fastrecon.solvers import (
+    DLADMM,
+    FISTA,
+    ISTA,
+    LADMM,
+    LDA,
+    SGP,
+    AGDNet,
+    CycleSpinning,
+    GDNet,
+    ScheduledFISTA,
+    SmoothDescent,
+)
 from fastrecon.terms import L1, FeatureNorm, GroupL21, LeastSquares, Lp, RidgePrior, Scaled, Term
 
 IMAGES = 3
@@ -324,6 +338,7 @@ def _solvers() -> dict[str, Callable[[], Case]]:
         "ISTA, backtracking": _proximal(ISTA, Fourier, True, rule="backtracking"),
         "FISTA": _proximal(FISTA, Inpainting, True), "FISTA, Radon": _proximal(FISTA, radon, False),
         "FISTA, backtracking": _proximal(FISTA, Fourier, True, rule="backtracking"),
+        "ScheduledFISTA": _proximal(ScheduledFISTA, Inpainting, True, lipschitz=None, schedule=StepSchedule(4)),
         "CycleSpinning": _spinning,
         "SmoothDescent": _smooth(Inpainting, True), "SmoothDescent, blur": _smooth(blur, False),
         "SmoothDescent, Radon": _smooth(partial(use, Radon((33, 29), 9)), False),
@@ -340,6 +355,10 @@ def _solvers() -> dict[str, Callable[[], Case]]:
 
 def _deblurred(blur: Any, y: Tensor, model: Any) -> Any:
     return model(y, operator=blur.to(y.device), noise=0.01, iterations=3)
+
+
+def _scanned(scan: Any, y: Tensor, model: Any) -> Any:
+    return model(y, operator=scan.to(y.device), lipschitz=1.0, iterations=3)
 
 
 def _model(name: str) -> Callable[[], Case]:
@@ -364,6 +383,9 @@ def _model(name: str) -> Callable[[], Case]:
         if model.problem == "dehaze":
             y = torch.cat((some(IMAGES, 1, 32, 32, share=0.5), *(scenes(IMAGES, 32, 32) for _ in range(3))), 1)
             return Case(lambda y, model: model(y, Identity()), (y,), (model,), smooth=False)
+        if model.problem == "ct":
+            scan = even_scan((64, 64), 9)
+            return Case(partial(_scanned, scan), (scan(scenes(IMAGES, 64, 64)),), (model,), smooth=False)
         operator: Any = {"inpaint": Inpainting, "mri": Fourier}[model.problem]
         own = some(IMAGES, 1, 64, 64)
         y = operator(own)(scenes(IMAGES, 64, 64))

@@ -388,8 +388,8 @@ def test_every_shipped_model_tells_what_it_is():
         model = load(name)
         assert isinstance(model, models.Model)
         assert models.family_of(model.method, model.problem, name) in type(model).__mro__
-        known = ("block-cs", "deblur", "dehaze", "impulse", "inpaint", "mri", "slopes", "")  # "": any linear operator
-        assert model.problem in known
+        known = ("block-cs", "ct", "deblur", "dehaze", "impulse", "inpaint", "mri", "slopes")
+        assert model.problem in (*known, "")  # "": any linear operator
         assert f'fr.load("{name}")' in model.card()
     options = load("lda-cs-10").problem_options()
     assert options == {"ratio": 10, "phi_seed": 0, "block": 33}

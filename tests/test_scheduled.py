@@ -107,7 +107,7 @@ def test_images_that_are_done_leave_the_batch():
         (lambda: StepSchedule(0), r"StepSchedule: iterations: expected an integer in \[1, 10000\], got 0"),
         (lambda: StepSchedule(3, -1), "StepSchedule: level: expected an integer >= 0"),
         (lambda: StepSchedule(3, 3).steps(0, (12, 16)), r"StepSchedule: size: expected sides divisible by 8, got"),
-        (lambda: ScheduledFISTA(problem()[0], LAM, None, 3), "ScheduledFISTA: schedule: expected a StepSchedule, got int"),
+        (lambda: ScheduledFISTA(problem()[0], LAM, None, 3), "schedule: expected a StepSchedule, got int"),
     ],
 )  # fmt: skip
 def test_bad_arguments(call, text):

@@ -33,7 +33,7 @@ class ScheduleModel(WaveletModel[StepSchedule]):
         super().__init__(network, problem, meta)
         self.iterations = len(network)
 
-    def solver(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor) -> ScheduledFISTA:
+    def solver_for(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor) -> ScheduledFISTA:
         """As of WaveletModel."""
         return ScheduledFISTA(operator, lam, lipschitz, self.network)
 

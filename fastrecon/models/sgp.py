@@ -147,7 +147,7 @@ class WaveletModel(NetworkModel[N]):
 
     iterations = ITERATIONS
 
-    def solver(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor) -> Lasso[Any]:
+    def solver_for(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor) -> Lasso[Any]:
         """The solver of min |A W* c - y|^2 / 2 + lam |c|_1; `operator` is A W*."""
         raise NotImplementedError
 
@@ -187,7 +187,7 @@ class WaveletModel(NetworkModel[N]):
             lipschitz = (a @ wavelet.T).norm((1, *c0.shape[1:]), tol=1e-9) ** 2
         lam = LAM[self.problem] * lipschitz if lam is None else lam
         count = self.iterations if iterations is None else iterations
-        c, report = self.solver(a @ wavelet.T, lam, lipschitz)(y, c0, iterations=count, **options)
+        c, report = self.solver_for(a @ wavelet.T, lam, lipschitz)(y, c0, iterations=count, **options)
         return wavelet.adjoint(c), replace(report, adjoint_calls=report.adjoint_calls + int(back_projected))
 
 
@@ -199,7 +199,7 @@ class StepModel(WaveletModel[StepNet]):
         super().__init__(network, problem, meta)
         self.method = f"sgp-{network.settings['variant']}"  # a step size for each image, or for each coefficient
 
-    def solver(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor) -> SGP:
+    def solver_for(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor) -> SGP:
         """As of WaveletModel."""
         return SGP(operator, lam, lipschitz, self.network)
 

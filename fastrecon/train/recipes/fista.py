@@ -47,7 +47,7 @@ class Scheduled(Networks):
                 total = total + value.log().mean() / (last - (3 * last + 3) // 4)
         return total
 
-    def solver(self, operator: LinearOperator, lam: Tensor) -> ScheduledFISTA:
+    def solver_for(self, operator: LinearOperator, lam: Tensor) -> ScheduledFISTA:
         """As of Networks."""
         return ScheduledFISTA(operator, lam, 1.0, cast(StepSchedule, self.module))
 
@@ -58,7 +58,7 @@ class Scheduled(Networks):
             return None
         p, lam = self._problem(self.held, self.config.seed + 10**6)
         last = len(cast(StepSchedule, self.module))
-        found = self.solver(p.operator, lam)(p.y, p.start(), iterations=last)[1].objective
+        found = self.solver_for(p.operator, lam)(p.y, p.start(), iterations=last)[1].objective
         usual = FISTA(p.operator, lam, 1.0)(p.y, p.start(), iterations=USUAL)[1].objective
         return Score("error", (found / usual).mean().item(), higher_is_better=False)
 

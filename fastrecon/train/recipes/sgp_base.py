@@ -198,7 +198,7 @@ class Networks(Objective[StepNet | StepSchedule | DirectNet]):
         if self.config.method == "unet":
             x = self.module(p.image(p.start()))
         else:
-            x = p.image(self.solver(p.operator, lam)(p.y, p.start(), iterations=VALIDATION_ITERATIONS)[0])
+            x = p.image(self.solver_for(p.operator, lam)(p.y, p.start(), iterations=VALIDATION_ITERATIONS)[0])
         self.module.train()
         return x
 
@@ -217,7 +217,7 @@ class Networks(Objective[StepNet | StepSchedule | DirectNet]):
         kinds = {StepNet: StepModel, StepSchedule: ScheduleModel, DirectNet: DirectModel}
         self.write(kinds[type(net)](net, c.problem, meta))
 
-    def solver(self, operator: LinearOperator, lam: Tensor) -> Lasso[Any]:
+    def solver_for(self, operator: LinearOperator, lam: Tensor) -> Lasso[Any]:
         """The method with the network as it is."""
         return SGP(operator, lam, 1.0, self.module)
 
