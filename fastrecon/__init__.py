@@ -8,7 +8,7 @@ startup.guard()
 with startup.without_collection():
     from importlib.metadata import version
 
-    from fastrecon import adapters, masks, metrics, models, operators, ops, problems, solvers, terms
+    from fastrecon import adapters, masks, metrics, models, operators, ops, problems, serving, solvers, terms
     from fastrecon.certificates import Result
     from fastrecon.engine import Engine
     from fastrecon.models import load, pretrained
@@ -32,6 +32,7 @@ __all__ = [
     "pretrained",
     "problems",
     "reconstruct",
+    "serving",
     "solvers",
     "terms",
 ]

@@ -173,19 +173,20 @@ class PriorModel(Model):
             return SmoothDescent(operator, self.term(size_of**2 * lam * self.lam(sigma), problem))
 
         def tell(k: int, s: SmoothState) -> None:
-            if callback is not None:
-                whole = s.x if len(s.x) == len(x) else x.index_copy(0, faint, s.x)
-                callback(k, whole * column(white, whole))
+            assert callback is not None
+            whole = s.x if len(s.x) == len(x) else x.index_copy(0, faint, s.x)
+            callback(k, whole * column(white, whole))
 
+        told = None if callback is None else tell
         used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         trials, faint = used, (sigma <= FAINTEST).nonzero().flatten()
         for level in LEVELS if len(faint) else ():
             part, first = solver(torch.full_like(sigma[faint], level), operator.take(faint)).solve(
-                y[faint], x[faint], iterations, max(tol, COARSE_TOL), history=False, finish=False, callback=tell
+                y[faint], x[faint], iterations, max(tol, COARSE_TOL), history=False, finish=False, callback=told
             )
             x = x.index_copy(0, faint, part)
             used, trials = used.index_add(0, faint, first.iterations), trials.index_add(0, faint, first.trials)
-        x, report = solver(sigma, operator).solve(y, x, iterations, tol, history=history, callback=tell)
+        x, report = solver(sigma, operator).solve(y, x, iterations, tol, history=history, callback=told)
         low, high = float(self.sigmas[0]) / FAR, float(self.sigmas[-1]) * FAR
         return x * column(white, x), replace(
             report, iterations=used + report.iterations, trials=trials + report.trials, noise=sigma * white * size_of,
@@ -296,8 +297,8 @@ def prior(options: Options, device: torch.device) -> Runner:
 
     def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
         def tell(k: int, x: Tensor) -> None:
-            if watch is not None:
-                watch(k, options.iterations, lambda: x)
+            assert watch is not None
+            watch(k, options.iterations, lambda: x)
 
         model.check(inverse.y)
         x0 = inverse.first()
@@ -305,7 +306,7 @@ def prior(options: Options, device: torch.device) -> Runner:
         x, report = model.compute(
             inverse.y, inverse.operator, inverse.noise, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
             scale=1.0 if inverse.problem else None, lam=options.lam, tol=options.tol, iterations=options.iterations,
-            callback=tell,
+            callback=None if watch is None else tell,
         )  # fmt: skip
         maps = {"features": model.feature_norms(x)} if options.features else {}
         return Outcome(x, report, extras=maps, model=options.model or model.name)

@@ -57,6 +57,7 @@ class LinearOperator(nn.Module):
         coisometry: whether A undoes the adjoint, so that B @ A has the norm of B.
         complex_input: whether A is a map from complex images.
         per_image: names of the tensors that may belong to an image each, as [B, ., ., .].
+        joins: whether an image has its bits in any batch, so that batches may be put together; see `joining`.
     """
 
     unitary: bool = False
@@ -64,6 +65,7 @@ class LinearOperator(nn.Module):
     coisometry: bool = False
     complex_input: bool = False
     per_image: tuple[str, ...] = ()
+    joins: bool = True
 
     def __call__(self, x: Any) -> Any:
         """A x."""

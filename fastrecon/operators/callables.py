@@ -38,6 +38,8 @@ class Callables(LinearOperator):
         ValueError: an argument is of another kind, or what a function returns has another shape than it must.
     """
 
+    joins = False  # who knows what functions do to a batch
+
     def __init__(
         self, forward: Map, adjoint: Map, shape: Sequence[int], complex_input: bool = False,
         dtype: torch.dtype = torch.float32,

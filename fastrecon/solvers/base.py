@@ -1,7 +1,7 @@
 """What all solvers stand on: states as frozen dataclasses of tensors, and the one loop over their iterations."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastrecon.checks import expect, expect_finite
 from fastrecon.ops.layout import real_dtype
+from fastrecon.solvers.meeting import here
 
 S = TypeVar("S")
 M = TypeVar("M", bound=nn.Module)
@@ -39,6 +40,19 @@ def put(s: S, which: Tensor, part: S) -> S:
 def where(condition: Tensor, a: S, b: S) -> S:
     """The state `a` for the images where `condition` [B] holds, `b` for the others."""
     return _each(lambda p, q: torch.where(condition.view(-1, *[1] * (p.ndim - 1)), p, q), a, b)
+
+
+def join(states: Sequence[S]) -> S:
+    """The images of several states, one behind the other."""
+    return states[0] if len(states) == 1 else _each(lambda *several: torch.cat(several), *states)
+
+
+def signature(s: Any) -> Any:
+    """What states must share to be joined: shapes behind the first dimension, types, devices."""
+    if s is None or isinstance(s, Tensor):
+        return None if s is None else (tuple(s.shape[1:]), s.dtype, s.device)
+    parts = s if isinstance(s, tuple) else [getattr(s, field.name) for field in fields(s)]
+    return type(s), tuple(signature(part) for part in parts)
 
 
 def _each(function: Callable[..., Tensor], *parts: Any) -> Any:
@@ -92,7 +106,7 @@ def iterate(
     """
     everyone, which = s, None  # s is the state of the images `which`, those that still iterate; None: of all
     rows = [] if row is None else [row(s)]
-    count, k = _zeros_for(s), 0
+    count, k, place = _zeros_for(s), 0, here()
     left = torch.zeros_like(count, dtype=torch.bool)
     while True:
         if done is not None and (k % check_every == 0 or k == iterations):
@@ -111,6 +125,8 @@ def iterate(
         if row is not None:
             new = row(s)
             rows.append(new if which is None else {n: rows[-1][n].index_copy(0, which, v) for n, v in new.items()})
+        if place is not None:
+            place.rest()
         if callback is not None:
             everyone = _merged(everyone, which, s)
             callback(k, everyone)

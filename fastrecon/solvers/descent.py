@@ -1,5 +1,6 @@
 """What LDA, GD-Net and AGD-Net share: parameters, the rule for eps, the loop over trained phases, the certificate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +12,11 @@ from typing_extensions import Self
 from fastrecon.certificates import TRAINED_ONLY, Report, Status
 from fastrecon.checks import expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.joining import joined
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.select_descent import shrink_eps
-from fastrecon.solvers.base import Callback, Row, Run, iterate, with_parts
+from fastrecon.solvers.base import Callback, Row, Run, with_parts
+from fastrecon.solvers.joint import Joint, iterate_jointly
 from fastrecon.terms.base import Evaluation
 from fastrecon.terms.complex_features import ComplexFeatureNorm
 from fastrecon.terms.feature_norm import FeatureNorm
@@ -221,8 +224,8 @@ class UnrolledDescent(nn.Module):
     ) -> Run[DescentState]:
         """The trained phases as `forward` makes them, as a run of iterations."""
         sizes = list(zip(*self.step_sizes(), strict=True))
-        found = iterate(
-            lambda s, k: self.step(s, y, select, *sizes[k]), self.start(y, x0, select), len(sizes),
+        found = iterate_jointly(
+            Phases(self, y, select, sizes), self.start(y, x0, select), len(sizes),
             row=(lambda s: row(self.exact(s))) if history else None, callback=callback,
         )  # fmt: skip
         return replace(found, state=self.exact(found.state))
@@ -309,3 +312,39 @@ class UnrolledDescent(nn.Module):
             converged=converged & finite, status=Status(unfinished, converged, finite, stalled),
             history=history, trained_phases=self.phases,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Phases(Joint[DescentState]):
+    """The trained phases of a batch, which begin together: each has step sizes of its own."""
+
+    net: UnrolledDescent
+    y: Tensor
+    select: bool
+    sizes: Sequence[tuple[Tensor, ...]]
+    period = 0
+
+    @property
+    def ends(self) -> bool:
+        """False: nobody leaves before the last."""
+        return False
+
+    def step(self, s: DescentState, k: int) -> DescentState:
+        """Phase k."""
+        return self.net.step(s, self.y, self.select, *self.sizes[k])
+
+    def done(self, s: DescentState) -> Tensor:
+        """None before the last."""
+        return torch.zeros_like(s.passed)
+
+    def take(self, which: Tensor) -> "Phases":
+        """Of these images."""
+        return replace(self, net=self.net.take(which), y=self.y[which])
+
+    def joined(self, others: Sequence["Phases"], counts: Sequence[int]) -> "Phases | None":
+        """With those of the same network, where each image decides about its own eps."""
+        every = [self, *others]
+        if self.net.eps_mode == "batch" or not all(p.select == self.select for p in others):
+            return None
+        net = joined([p.net for p in every], counts)
+        return None if net is None else replace(self, net=net, y=torch.cat([p.y for p in every]))

@@ -51,6 +51,8 @@ class _Backtracking(Lasso[S]):
     lipschitz: with backtracking any first guess will do.
     """
 
+    joins = True
+
     def __init__(
         self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None,
         rule: str = "fixed",

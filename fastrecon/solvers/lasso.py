@@ -5,7 +5,7 @@ adjoint once, and the objective comes for free. The loop asks the host nothing b
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,9 +16,11 @@ from fastrecon import ops
 from fastrecon.certificates import ITERATION_LIMIT, ProximalReport, Status
 from fastrecon.checks import behind, expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.joining import joined
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype, spread_over
-from fastrecon.solvers.base import Callback, Run, check_measurements, iterate, with_parts
+from fastrecon.solvers.base import Callback, Row, Run, check_measurements, with_parts
+from fastrecon.solvers.joint import Joint, iterate_jointly, same
 from fastrecon.threads import alone
 
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
@@ -43,6 +45,7 @@ class Lasso(nn.Module, Generic[S]):
 
     Attributes:
         minimises: whether iterations tend to a minimiser of F, so that they may converge.
+        joins: whether a step depends on the state alone, so that images may join in any iteration; see `Joint`.
         unfinished: why an image stopped that did not converge.
 
     Args:
@@ -56,7 +59,7 @@ class Lasso(nn.Module, Generic[S]):
         ValueError: an argument is of another kind or out of range.
     """
 
-    minimises = True
+    minimises, joins = True, False
     unfinished = ITERATION_LIMIT
 
     def __init__(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None):
@@ -159,11 +162,9 @@ class Lasso(nn.Module, Generic[S]):
         x = self.operator.apply_adjoint(y) if x0 is None else x0
         fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
         expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
-        found = iterate(
-            self.step, self.start(x, y), iterations, check_every=check_every, callback=callback,
-            done=(lambda s: self.done(s, tol)) if tol > 0 else None,
-            narrow=lambda which: self.take(which, x).step,
-            row=(lambda s: {"objective": s.objective, "step_norm": s.move.sqrt()}) if history else None,
+        found = iterate_jointly(
+            Shrinking(self, tol, x[..., :0]), self.start(x, y), iterations, check_every=check_every,
+            row=_row if history else None, callback=callback,
         )  # fmt: skip
         return found.state.x, self.certificate(found, y, started=x0 is None)
 
@@ -215,6 +216,66 @@ class Lasso(nn.Module, Generic[S]):
             adjoint_calls=1 + int(started) + self.adjoint_calls * count, network_iterations=found.state.used,
             converged=done & finite, status=Status(self.unfinished, done, finite), history=found.history,
         )  # fmt: skip
+
+
+def _row(s: LassoState) -> Row:
+    return {"objective": s.objective, "step_norm": s.move.sqrt()}
+
+
+@dataclass(frozen=True)
+class Shrinking(Joint[S]):
+    """The iteration of a batch."""
+
+    solver: Lasso[S]
+    tol: float
+    like: Tensor  # x without its numbers
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is a test."""
+        return self.tol > 0
+
+    def step(self, s: S, k: int) -> S:
+        """Of the solver."""
+        return self.solver.step(s, k)
+
+    def done(self, s: S) -> Tensor:
+        """By the size of the step."""
+        return self.solver.done(s, self.tol)
+
+    def take(self, which: Tensor) -> "Shrinking[S]":
+        """Of these images."""
+        return replace(self, solver=self.solver.take(which, self.like), like=self.like[which])
+
+    def joined(self, others: Sequence["Shrinking[S]"], counts: Sequence[int]) -> "Shrinking[S] | None":
+        """With those of the same test; weights follow their images."""
+        every = [self, *others]
+        if not self.solver.joins or not same([d.tol for d in every]):
+            return None
+        lam = _weights([d.solver.lam for d in every], [d.like for d in every])
+        plain = [with_parts(d.solver, lam=lam, lipschitz=None) for d in every]  # the first step knows L, no other
+        solver = joined(plain, counts)
+        return None if solver is None else replace(self, solver=solver, like=torch.cat([d.like for d in every]))
+
+
+def _weights(lams: Sequence[float | Tensor], likes: Sequence[Tensor]) -> float | Tensor:
+    """The weights of several batches as those of their images: numbers, or tensors that broadcast to them."""
+    first = lams[0]
+    if all(lam is first or (not isinstance(lam, Tensor) and lam == first) for lam in lams) and not _own(first, likes):
+        return first
+    spread = []
+    for lam, like in zip(lams, likes, strict=True):
+        t = lam if isinstance(lam, Tensor) else torch.full((), lam, dtype=real_dtype(like), device=like.device)
+        t = t.to(like.device, real_dtype(like))
+        t = t.view(-1, *[1] * (like.ndim - 1)) if t.shape == like.shape[:1] else t
+        spread.append(t.view((1,) * (like.ndim - t.ndim) + t.shape))
+    inner = torch.broadcast_shapes(*(t.shape[1:] for t in spread))
+    return torch.cat([t.expand(len(like), *inner) for t, like in zip(spread, likes, strict=True)])
+
+
+def _own(lam: float | Tensor, likes: Sequence[Tensor]) -> bool:
+    """Whether each image of a batch has its own."""
+    return isinstance(lam, Tensor) and lam.ndim in (1, likes[0].ndim)
 
 
 def detail_weights(size: tuple[int, int], level: int, lam: float) -> Tensor:

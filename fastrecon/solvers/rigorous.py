@@ -10,7 +10,7 @@ with it to rounding; then the slopes, which do not cancel, are the more accurate
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,10 +19,12 @@ from typing_extensions import Self
 
 from fastrecon.certificates import ITERATION_LIMIT, Report
 from fastrecon.checks import choice, expect, integer, number
+from fastrecon.operators.joining import joined
 from fastrecon.ops.reductions import inner, sum_of_squares
 from fastrecon.ops.select_descent import select_descent
-from fastrecon.solvers.base import Callback, Run, column, iterate, put, take, where
+from fastrecon.solvers.base import Callback, Run, column, put, take, where
 from fastrecon.solvers.descent import DescentState, UnrolledDescent, row
+from fastrecon.solvers.joint import Joint, iterate_jointly, same
 from fastrecon.solvers.search import FIRST_STEPS, Search, backtrack, change_of, first_step
 from fastrecon.threads import alone
 
@@ -163,25 +165,10 @@ class RigorousDescent(UnrolledDescent):
         self.eps_mode = "sample"
         last = [sizes[-1] for sizes in self.step_sizes()]
         alpha = last[0].double().expand(len(y)).clone()
-
-        def step_of(net: Self, y: Tensor) -> Callable[[RigorousState, int], RigorousState]:
-            def step(t: RigorousState, k: int) -> RigorousState:
-                s = net.begin_phase(t.at)
-                assert s.r is not None
-                grad = s.grad_f + s.r.grad
-                first = first_step(steps, s.x - s.previous, grad - t.grad, t.alpha, k, 1 / SUFFICIENT)
-                s, search = net.descend(s, y, True, first, *net.beyond(last, first))
-                # a step accepted at once may have been too small; one that was not needs no second proof next time
-                alpha = torch.where(search.trials == 1, 2 * search.step, search.step)
-                return RigorousState(alpha, grad, ~search.accepted, t.left - 1, s)
-
-            return step
-
         start = RigorousState(alpha, torch.full_like(s.x, float("nan")), torch.zeros_like(s.passed), iterations, s)
-        return iterate(
-            step_of(self, y), start, int(iterations.max()),
-            done=lambda t: self.done(t.at, tol) | t.stuck | (t.left <= 0), check_every=check_every,
-            narrow=lambda which: step_of(self.take(which), y[which]), row=(lambda t: row(t.at)) if history else None,
+        return iterate_jointly(
+            Descending(self, y, tol, steps, last), start, int(iterations.max()), check_every=check_every,
+            row=(lambda t: row(t.at)) if history else None,
             callback=None if callback is None else lambda k, t: callback(k, t.at),
         )  # fmt: skip
 
@@ -190,6 +177,47 @@ class RigorousDescent(UnrolledDescent):
         assert s.norm is not None
         eps = s.eps.double()
         return (self.sigma * eps < tol) & (s.norm < self.sigma * self.gamma * eps)
+
+
+@dataclass(frozen=True)
+class Descending(Joint[RigorousState]):
+    """The iteration of a batch."""
+
+    net: RigorousDescent
+    y: Tensor
+    tol: float
+    steps: str
+    last: Sequence[Tensor]  # step sizes of the last phase
+    period = 2  # the first step to try is one of two in turn
+
+    def step(self, t: RigorousState, k: int) -> RigorousState:
+        """Of an image in its first iteration nothing is known of the gradient before, whatever k is."""
+        s = self.net.begin_phase(t.at)
+        assert s.r is not None
+        grad = s.grad_f + s.r.grad
+        first = first_step(self.steps, s.x - s.previous, grad - t.grad, t.alpha, k, 1 / SUFFICIENT)
+        s, search = self.net.descend(s, self.y, True, first, *self.net.beyond(self.last, first))
+        # a step accepted at once may have been too small; one that was not needs no second proof next time
+        alpha = torch.where(search.trials == 1, 2 * search.step, search.step)
+        return RigorousState(alpha, grad, ~search.accepted, t.left - 1, s)
+
+    def done(self, t: RigorousState) -> Tensor:
+        """By the termination test, without a step, or without iterations left."""
+        return self.net.done(t.at, self.tol) | t.stuck | (t.left <= 0)
+
+    def take(self, which: Tensor) -> "Descending":
+        """Of these images."""
+        return replace(self, net=self.net.take(which), y=self.y[which])
+
+    def joined(self, others: Sequence["Descending"], counts: Sequence[int]) -> "Descending | None":
+        """With those of the same network, test and rule."""
+        every = [self, *others]
+        net = joined([d.net for d in every], counts) if same(*_settings(every)) else None
+        return None if net is None else replace(self, net=net, y=torch.cat([d.y for d in every]))
+
+
+def _settings(every: Sequence[Descending]) -> tuple[Sequence[object], ...]:
+    return [d.tol for d in every], [d.steps for d in every], [[t.tolist() for t in d.last] for d in every]
 
 
 def reductions_left(eps: Tensor, sigma: float, gamma: float, tol: float) -> Tensor:

@@ -14,7 +14,7 @@ Source: Nocedal & Wright, Numerical Optimization, 2nd ed., Springer 2006, sectio
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,10 +24,12 @@ from fastrecon.certificates import ITERATION_LIMIT, SmoothReport, Status
 from fastrecon.checks import expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.callables import Callables, Widened
+from fastrecon.operators.joining import joined
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype, wide_dtype
 from fastrecon.ops.reductions import inner, sum_of_squares
-from fastrecon.solvers.base import Callback, Row, Run, column, iterate, put, take, where
+from fastrecon.solvers.base import Callback, Row, Run, column, put, take, where
+from fastrecon.solvers.joint import Joint, iterate_jointly, same
 from fastrecon.solvers.search import backtrack, change_of
 from fastrecon.terms.base import Evaluation, Term
 from fastrecon.terms.least_squares import LeastSquares
@@ -64,6 +66,7 @@ class SmoothState:
     best: Tensor  # [B] the least |grad phi| yet, float64
     waited: Tensor  # [B] iterations since, int64
     trials: Tensor  # [B] steps tried, int64
+    made: Tensor  # [B] iterations, int64
     left: Tensor  # [B] iterations that it may still make, int64
     stuck: Tensor  # [B] bool: no step decreases phi, as far as this precision tells
 
@@ -162,6 +165,15 @@ class SmoothDescent:
         """Of the images `which` of the batch."""
         return self._with(self.fidelity.take(which).operator, self.term.take(which))
 
+    def joined(self, others: Sequence["SmoothDescent"], counts: Sequence[int]) -> "SmoothDescent | None":
+        """Of the images of this batch and of `others` behind it, so many each; None: they are of another kind."""
+        every = [self, *others]
+        operator = joined([s.fidelity.operator for s in every], counts)
+        term = None if operator is None else joined([s.term for s in every], counts)
+        if operator is None or term is None or not same([s.rounded for s in every]):
+            return None
+        return self._with(operator, term)
+
     def _with(self, operator: LinearOperator, term: Term) -> "SmoothDescent":
         new = copy.copy(self)
         new.fidelity, new.term = LeastSquares(operator), term
@@ -186,7 +198,7 @@ class SmoothDescent:
         return SmoothState(
             x, residual, grad_f, r, objective, norm, none, none, rho=objective.new_zeros(len(x), MEMORY),
             gamma=torch.ones_like(norm), mu=torch.full_like(norm, float("nan")),
-            least=FAINT * _norm(self.fidelity.grad_of(y, x)), best=norm, waited=zero, trials=zero, left=zero,
+            least=FAINT * _norm(self.fidelity.grad_of(y, x)), best=norm, waited=zero, trials=zero, made=zero, left=zero,
             stuck=torch.zeros_like(norm, dtype=torch.bool),
         )  # fmt: skip
 
@@ -200,18 +212,14 @@ class SmoothDescent:
         s = replace(self.start(y, x), left=iterations)
         s = s if objective is None else replace(s, objective=objective)
 
-        def step_of(part: "SmoothDescent", y: Tensor) -> Callable[[SmoothState, int], SmoothState]:
-            return lambda s, k: part.step(s, y, k, closed)
-
-        return iterate(
-            step_of(self, y), s, int(iterations.max()) if len(x) else 0,
-            done=lambda s: test.passed(s) | s.stuck | (s.left <= 0),
-            narrow=lambda which: step_of(self.take(which), y[which]), row=_row if history else None, callback=callback,
-        )  # fmt: skip
+        most = int(iterations.max()) if len(x) else 0
+        return iterate_jointly(
+            Descending(self, y, closed, test), s, most, row=_row if history else None, callback=callback
+        )
 
     def step(self, s: SmoothState, y: Tensor, k: int, closed: bool) -> SmoothState:
-        """Iteration k; phi never increases. An image that no step brings down forgets its metric, and is stuck if it
-        has none.
+        """Iteration k of the batch; phi never increases. An image that no step brings down forgets its metric, and is
+        stuck if it has none.
 
         Args:
             closed: whether (1 + w A* A)^-1 has a closed form.
@@ -242,7 +250,7 @@ class SmoothDescent:
 
         search = backtrack(accept, first, max_trials=TRIALS)
         taken = s.residual + column(search.step, image) * image
-        residual = f.residual(x, y) if (k + 1) % REFRESH == 0 else taken
+        residual = self._refreshed(taken, x, y, ((s.made + 1) % REFRESH == 0).nonzero().flatten())
         grad_f = f.grad_of(residual, x)
         new = replace(
             s, x=x, residual=residual, grad_f=grad_f, r=at_new, objective=s.objective + change,
@@ -253,14 +261,26 @@ class SmoothDescent:
             waits = (new.waited >= PATIENCE) & (new.norm < NEAR * new.size)
             new = replace(new, stuck=known & (search.trials > ROUNDED) | waits)
         new = where(search.accepted, new, replace(s, rho=torch.zeros_like(s.rho), stuck=~known))
-        return replace(new, trials=s.trials + search.trials, left=s.left - 1)
+        return replace(new, trials=s.trials + search.trials, made=s.made + 1, left=s.left - 1)
+
+    def _refreshed(self, residual: Tensor, x: Tensor, y: Tensor, which: Tensor) -> Tensor:
+        """Residuals with those of the images `which` computed anew."""
+        if len(which) == len(x):
+            return self.fidelity.residual(x, y)
+        if len(which) == 0:
+            return residual
+        return residual.index_copy(0, which, self.fidelity.take(which).residual(x[which], y[which]))
 
     def _metric(self, s: SmoothState, grad: Tensor, y: Tensor, k: int, closed: bool) -> Tensor:
         """The inverse metric at the gradient: two loops over the moves, around the first metric."""
-        q, weights = grad, []
-        for j in _newest_first(k):
+        q, weights, youngest = grad, [], int(s.made.min())
+
+        def known(age: int, new: Tensor, old: Tensor) -> Tensor:  # images that came later have no move so old
+            return new if age < youngest else where(s.made > age, new, old)
+
+        for age, j in enumerate(_newest_first(k)):
             weight = s.rho[:, j] * _about(s.moves[:, j], q)
-            q = q - column(weight, q) * s.changes[:, j]
+            q = known(age, q - column(weight, q) * s.changes[:, j], q)
             weights.append(weight)
         d = column(s.gamma, q) * q
         mu = s.mu.clamp_min(FLAT)
@@ -271,9 +291,9 @@ class SmoothDescent:
             solved = self.fidelity.operator.resolvent(q, weight)
         if solved is not None:
             d = where(mu > 0, solved / column(mu, q), d)
-        for j, weight in zip(reversed([*_newest_first(k)]), reversed(weights), strict=True):
+        for age, j in reversed([*enumerate(_newest_first(k))]):
             back = s.rho[:, j] * _about(s.changes[:, j], d)
-            d = d + column(weight - back, d) * s.moves[:, j]
+            d = known(age, d + column(weights[age] - back, d) * s.moves[:, j], d)
         return d
 
 
@@ -287,6 +307,36 @@ class Test:
     def passed(self, at: "SmoothState | Point") -> Tensor:
         """[B] bool."""
         return at.norm <= (self.tol * at.size).clamp_min(self.bound)
+
+
+@dataclass(frozen=True)
+class Descending(Joint[SmoothState]):
+    """The iteration of a batch."""
+
+    solver: SmoothDescent
+    y: Tensor
+    closed: bool
+    test: Test
+
+    def step(self, s: SmoothState, k: int) -> SmoothState:
+        """As of SmoothDescent: k names the places of the moves, and no more."""
+        return self.solver.step(s, self.y, k, self.closed)
+
+    def done(self, s: SmoothState) -> Tensor:
+        """By the test, without a step, or without iterations left."""
+        return self.test.passed(s) | s.stuck | (s.left <= 0)
+
+    def take(self, which: Tensor) -> "Descending":
+        """Of these images."""
+        return replace(self, solver=self.solver.take(which), y=self.y[which])
+
+    def joined(self, others: Sequence["Descending"], counts: Sequence[int]) -> "Descending | None":
+        """With those of the same test."""
+        every = [self, *others]
+        if not same([d.closed for d in every], [d.test for d in every]):
+            return None
+        solver = self.solver.joined([d.solver for d in others], counts)
+        return None if solver is None else replace(self, solver=solver, y=torch.cat([d.y for d in every]))
 
 
 @dataclass(frozen=True)

@@ -88,12 +88,13 @@ def _prepare(solver: Any) -> Callable[[WaveletOptions, torch.device], Runner]:
             bound = None if inverse.norm is None else inverse.norm**2
 
             def tell(k: int, s: Any) -> None:
-                if watch is not None:
-                    watch(k, options.iterations, lambda: wavelet.adjoint(s.x, inverse.size))
+                assert watch is not None
+                watch(k, options.iterations, lambda: wavelet.adjoint(s.x, inverse.size))
 
             c, report = solver(inverse.operator @ wavelet.T, lam, bound)(
-                inverse.y, c0, iterations=options.iterations, tol=options.tol, history=True, callback=tell
-            )
+                inverse.y, c0, iterations=options.iterations, tol=options.tol, history=True,
+                callback=None if watch is None else tell,
+            )  # fmt: skip
             return Outcome(wavelet.adjoint(c, inverse.size), report)
 
         return run

@@ -74,6 +74,7 @@ class Weighted(Term):
     """
 
     weight: Weight
+    per_image = ("weight",)
 
     def __init__(self, weight: Weight):
         super().__init__()

@@ -1,0 +1,188 @@
+"""A running batch of images that come and go: continuous batching."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrecon.solvers.base import Row, Run, join, signature, take
+from fastrecon.solvers.joint import Joint, Loop
+from fastrecon.threads import alone
+
+
+@dataclass
+class Image:
+    """One image of a loop, from where it joins to where it leaves."""
+
+    loop: "Entry"
+    count: int = 0  # iterations
+    rows: list[Row] = field(default_factory=list)  # [1] each, from the start on
+    state: Any = None  # where it left
+    done: bool = False  # left by the test rather than at the limit
+
+    @property
+    def looks(self) -> bool:
+        """Whether the test is asked now."""
+        own = self.loop.loop
+        return self.count % own.check_every == 0 or self.count == own.iterations
+
+    @property
+    def last(self) -> bool:
+        """Whether no iteration is left."""
+        return self.count >= self.loop.loop.iterations
+
+
+class Entry:
+    """A loop that takes part, and its images; `owner` is told when all have left. Patience: turns that it waited."""
+
+    def __init__(self, loop: Loop[Any], owner: Any):
+        self.loop, self.owner, self.patience = loop, owner, 0
+        self.size = len(_first(loop.state))
+        self.images = [Image(self) for _ in range(self.size)]
+        if loop.row is not None:
+            for image, row in zip(self.images, _each_row(loop.row(loop.state), self.size), strict=True):
+                image.rows.append(row)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all images have left."""
+        return all(image.state is not None for image in self.images)
+
+    def run(self) -> Run[Any]:
+        """How the loop ended."""
+        state = join([image.state for image in self.images])
+        device = _first(state).device
+        done = torch.tensor([image.done for image in self.images], device=device)
+        count = torch.tensor([image.count for image in self.images], dtype=torch.int64, device=device)
+        return Run(state, done, count, None if self.loop.row is None else self._history())
+
+    def _history(self) -> dict[str, Tensor]:
+        """Rows [rows, B]; of an image that left before the others the last is repeated."""
+        longest = max(len(image.rows) for image in self.images)
+        rows = [image.rows + image.rows[-1:] * (longest - len(image.rows)) for image in self.images]
+        return {n: torch.stack([torch.cat([r[k][n] for r in rows]) for k in range(longest)]) for n in rows[0][0]}
+
+
+class Flow:
+    """Loops of one kind, computed as one batch.
+
+    Args:
+        entry: the first of them.
+    """
+
+    def __init__(self, entry: Entry):
+        self.joint: Joint[Any] = entry.loop.joint
+        self.images: list[Image] = [*entry.images]
+        self.k, self.fresh = 0, True  # iterations of the batch; whether somebody has just come
+        self._state: Any = entry.loop.state
+        self._coming: list[Any] = []
+        self.signature = _kind(entry.loop)
+
+    @property
+    def state(self) -> Any:
+        """Of all images, in their order."""
+        if self._coming:
+            self._state, self._coming = join([self._state, *self._coming]), []
+        return self._state
+
+    def soon(self, entry: Entry) -> bool:
+        """Whether it is worth waiting for an iteration in which a loop of this kind may begin."""
+        period = self.joint.period
+        alike = _kind(entry.loop) == self.signature and len(self.images) > 0
+        if not (alike and period > 1 and self.k % period and entry.patience < period):
+            return False
+        entry.patience += 1
+        return True
+
+    def admit(self, entry: Entry) -> bool:
+        """Takes a loop in, if it is of this kind and may begin now."""
+        period, alike = self.joint.period, _kind(entry.loop) == self.signature and len(self.images) > 0
+        if not alike or (self.k % period if period else self.k):
+            return False
+        found = self.joint.joined([entry.loop.joint], [len(self.images), entry.size])
+        if found is None:
+            return False
+        self.joint, self.fresh = found, True
+        self.images += entry.images
+        self._coming.append(entry.loop.state)
+        return True
+
+    @torch.no_grad()
+    @alone
+    def advance(self) -> list[Entry]:
+        """One iteration of all images: the loops that ended by it."""
+        ended = self._leave() if self.fresh else []
+        if self.images:
+            state = self.joint.step(self.state, self.k)
+            self._state, self.k = state, self.k + 1
+            for image in self.images:
+                image.count += 1
+            self._record()
+            ended += self._leave()
+        return ended
+
+    def withdraw(self, entry: Entry) -> None:
+        """Lets the images of a loop go that nobody waits for any more."""
+        self._keep([i for i, image in enumerate(self.images) if image.loop is not entry])
+
+    def split(self) -> "Iterator[Flow]":
+        """A flow for each loop, which go on from here."""
+        for entry in dict.fromkeys(image.loop for image in self.images):
+            which = torch.tensor([i for i, image in enumerate(self.images) if image.loop is entry])
+            which = which.to(_first(self.state).device)
+            part = object.__new__(Flow)
+            part.joint, part._state, part._coming = self.joint.take(which), take(self.state, which), []
+            part.images = [self.images[i] for i in which.tolist()]
+            part.k, part.fresh, part.signature = self.k, self.fresh, self.signature
+            yield part
+
+    def _record(self) -> None:
+        row = next((i.loop.loop.row for i in self.images if i.loop.loop.row is not None), None)
+        if row is None:
+            return
+        for image, new in zip(self.images, _each_row(row(self.state), len(self.images)), strict=True):
+            if image.loop.loop.row is not None:
+                image.rows.append(new)
+
+    def _leave(self) -> list[Entry]:
+        """Lets those go that are done: the loops that end by it."""
+        self.fresh = False
+        asked = self.joint.ends and any(image.looks for image in self.images)
+        done = self.joint.done(self.state).tolist() if asked else [False] * len(self.images)
+        stay, left = [], []
+        for i, (image, passed) in enumerate(zip(self.images, done, strict=True)):
+            image.done = passed and image.looks
+            (left if image.done or image.last else stay).append(i)
+        if not left:
+            return []
+        gone = [self.images[i] for i in left]
+        for i, image in zip(left, gone, strict=True):
+            image.state = take(self.state, torch.tensor([i], device=_first(self.state).device))
+        self._keep(stay)
+        return [entry for entry in dict.fromkeys(image.loop for image in gone) if entry.ended]
+
+    def _keep(self, stay: list[int]) -> None:
+        if len(stay) == len(self.images):
+            return
+        self.images = [self.images[i] for i in stay]
+        if stay:
+            which = torch.tensor(stay, device=_first(self.state).device)
+            self._state, self.joint = take(self.state, which), self.joint.take(which)
+
+
+def _kind(loop: Loop[Any]) -> Any:
+    return type(loop.joint), signature(loop.state)
+
+
+def _first(state: Any) -> Tensor:
+    """The first tensor of a state."""
+    while not isinstance(state, Tensor):
+        state = next(iter(vars(state).values()))
+    return state
+
+
+def _each_row(row: Row, size: int) -> list[Row]:
+    """What the history keeps of each image, [1] each."""
+    return [{n: v[i : i + 1] for n, v in row.items()} for i in range(size)]

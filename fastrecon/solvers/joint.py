@@ -1,0 +1,80 @@
+"""Loops that images of other batches may join: what a scheduler computes together, each image as if it were alone.
+
+A solver whose iteration can be shared describes it as a `Joint` and calls `iterate_jointly`. Called as usual, that is
+`iterate`. Within a `Meeting`, which a scheduler holds, the loop is handed over, and comes back with its end.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+from typing_extensions import Self
+
+from fastrecon.solvers.base import Callback, Row, Run, iterate
+from fastrecon.solvers.meeting import here
+
+S = TypeVar("S")
+
+
+class Joint(ABC, Generic[S]):
+    """An iteration of a batch of images, some of which may leave, and others join, at any time.
+
+    What it makes of an image depends on that image's state and problem alone, and on k only as far as `period` says.
+
+    Attributes:
+        period: images join where the iterations k of the batch are a multiple of it; 0: before its first alone.
+    """
+
+    period: int = 1
+
+    @property
+    def ends(self) -> bool:
+        """Whether images can be done before their last iteration."""
+        return True
+
+    @abstractmethod
+    def step(self, s: S, k: int) -> S:
+        """Iteration k = 0, 1, ... of the batch."""
+
+    @abstractmethod
+    def done(self, s: S) -> Tensor:
+        """Which images leave, [B] bool."""
+
+    @abstractmethod
+    def take(self, which: Tensor) -> Self:
+        """Of the images `which` [P] of the batch."""
+
+    @abstractmethod
+    def joined(self, others: Sequence[Self], counts: Sequence[int]) -> Self | None:
+        """Of this batch and of `others` behind it, so many images each; None: they are of another kind."""
+
+
+@dataclass(frozen=True)
+class Loop(Generic[S]):
+    """What `iterate_jointly` was asked for."""
+
+    joint: Joint[S]
+    state: S
+    iterations: int
+    check_every: int
+    row: Callable[[S], Row] | None
+
+
+def iterate_jointly(
+    joint: Joint[S], s: S, iterations: int, *, check_every: int = 1, row: Callable[[S], Row] | None = None,
+    callback: Callback | None = None,
+) -> Run[S]:  # fmt: skip
+    """As `iterate` with the step of `joint`. In a meeting others may take part, unless there is a callback."""
+    if callback is None and (place := here()) is not None:
+        return place.join(Loop(joint, s, iterations, check_every, row))
+    return iterate(
+        joint.step, s, iterations, done=joint.done if joint.ends else None,
+        narrow=lambda which: joint.take(which).step, check_every=check_every, row=row, callback=callback,
+    )  # fmt: skip
+
+
+def same(*values: Sequence[Any]) -> bool:
+    """Whether in each sequence all are equal."""
+    return all(v == several[0] for several in values for v in several[1:])

@@ -1,0 +1,99 @@
+"""Seeded requests of every kind for the scheduler and the server, and the answers that each has alone."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastrecon as fr
+from fastrecon.operators import Blur, Fourier, Inpainting
+from fastrecon.terms.feature_norm import FeatureNorm
+
+KINDS = ("lda", "rigorous", "prior-mask", "prior-kernel", "prior-fourier", "noiseless", "fista", "ista", "admm", "auto")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: what `Scheduler.submit` is given, and the kind that it is of."""
+
+    kind: str
+    model: str
+    y: Tensor
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def alone(self, models: dict[str, Any]) -> fr.Result:
+        """What it gets without a scheduler."""
+        model = models[self.model]
+        if isinstance(model, str):
+            return fr.reconstruct(self.y, method=model, **self.options)
+        return model(self.y, **self.options)
+
+
+def models() -> dict[str, Any]:
+    """What answers, by the names in `Asked`: small models with weights that nobody trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        term = FeatureNorm(channels=8, layers=3, eps=1e-2)
+        operator = fr.operators.BlockSensing(fr.operators.random_phi(16, 64), 8)
+        solver = fr.solvers.LDA(operator, phases=3, channels=8, layers=2)
+    q = operator.phi.T.contiguous()
+    prior = fr.models.PriorModel(term, torch.tensor([0.01, 0.1]), torch.tensor([0.01, 0.1]))
+    lda = fr.models.BlockSensingModel(operator.float(), solver.float(), q.float(), {"ratio": 25.0})
+    return {"lda": lda, "prior": prior, "fista": "fista", "ista": "ista", "admm": "admm", "auto": "auto"}
+
+
+def requests(count: int, seed: int = 0, sides: tuple[int, ...] = (16, 24, 40), iterations: int = 40) -> list[Asked]:
+    """So many requests, their kinds, sizes, masks and kernels drawn from the seed."""
+    draw = torch.Generator().manual_seed(seed)
+    phi = models()["lda"].operator
+
+    def among(options: tuple[Any, ...]) -> Any:
+        return options[int(torch.randint(len(options), (1,), generator=draw))]
+
+    return [_request(among(KINDS), among(sides), phi, among, draw, iterations) for _ in range(count)]
+
+
+def _request(kind: str, side: int, phi: Any, among: Any, draw: torch.Generator, iterations: int) -> Asked:
+    coarse = torch.rand(1, 1, 4, 4, generator=draw)
+    x = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+    mask = Inpainting((torch.rand(side, side, generator=draw) < among((0.4, 0.7))).float())
+    noise, limit = among((0.01, 0.03)), {"iterations": among((iterations // 2, iterations))}
+    if kind in ("lda", "rigorous"):
+        return Asked(
+            kind, "lda", phi(x), {"size": (side, side)} | ({"rigorous": True} | limit if kind != "lda" else {})
+        )
+    if kind == "noiseless":  # by several weights, one after the other
+        return Asked(kind, "prior", mask(x), {"operator": mask, "noise": 0.0} | limit)
+    if kind == "auto":
+        return Asked(kind, "auto", mask(x), {"operator": mask, "noise": noise})
+    kernel = torch.rand(3, 3, generator=draw)
+    operators = {"fourier": Fourier((torch.rand(side, side, generator=draw) < 0.5).float()), "mask": mask}
+    operators["kernel"] = Blur(kernel / kernel.sum())
+    operator = operators[kind.partition("-")[2] or among(("mask", "kernel", "fourier"))]
+    clean = operator(x)
+    y = clean + noise * torch.randn(clean.shape, generator=draw).to(clean)
+    told = {"operator": operator, "noise": noise} | limit
+    if kind in ("fista", "ista"):
+        told["tol"] = among((0.0, 1e-3))
+    return Asked(kind, kind if kind in ("fista", "ista", "admm") else "prior", y, told)
+
+
+def same(a: fr.Result, b: fr.Result) -> bool:
+    """Whether two answers are one, bit for bit, histories included."""
+    if not _alike(a.x, b.x) or (a.report is None) != (b.report is None):
+        return False
+    if a.report is None:
+        return True
+    theirs = []
+    b.report.map(lambda name, t: theirs.append((name, t)) or t)
+    ours = []
+    a.report.map(lambda name, t: ours.append((name, t)) or t)
+    return len(ours) == len(theirs) and all(
+        n == m and _alike(t, u) for (n, t), (m, u) in zip(ours, theirs, strict=True)
+    )
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether all bits are the same, those of zeros and NaN included."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
