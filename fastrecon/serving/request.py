@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
-from fastrecon.certificates import Result
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing
 from fastrecon.serving.fiber import Fiber
@@ -35,11 +35,11 @@ class Late(TimeoutError):
 class Request:
     """One request: what computes its answer, and where it stands."""
 
-    compute: Callable[[], Result]
+    compute: Callable[[], Any]
     images: int
     pixels: int
     seconds: float | None  # from `queued` to the deadline
-    future: Future[Result] = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
     queued: float = field(default_factory=time.monotonic)
     started: float = 0.0
     fiber: Fiber | None = None

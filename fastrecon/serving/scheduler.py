@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import Self
 
@@ -21,7 +21,7 @@ from fastrecon.serving.statistics import Counts
 from fastrecon.solvers.joint import Loop
 from fastrecon.solvers.methods import METHODS
 
-Answering = Callable[..., Result]
+T = TypeVar("T")
 MOST = 2**40  # requests or pixels: no limit
 
 
@@ -99,12 +99,30 @@ class Scheduler:
         expect(len(shape) > 1 and shape[0] > 0, op, "y", "measurements [B, ...] of at least one image", tuple(shape))
         answers = self.models[name]
         own = operator if operator is not None or isinstance(answers, str) else answers.operator
-        pixels = pixels_of(shape, own, size)
-        expect(pixels <= self.max_pixels, op, "y", f"measurements of at most {self.max_pixels} pixels", pixels)
         told = dict(options) | ({} if size is None else {"size": size})
         if flag(rigorous, op, "rigorous"):
             told["rigorous"] = True
-        request = Request(_bound(answers, y, operator, told), shape[0], pixels, seconds)
+        compute = _bound(answers, y, operator, told)
+        return self.run(compute, images=shape[0], pixels=pixels_of(shape, own, size), deadline=seconds)
+
+    def run(
+        self, compute: Callable[[], T], *, images: int = 1, pixels: int = 1, deadline: float | None = None
+    ) -> Future[T]:
+        """What a function of yours returns, whose loops are computed with those of others: `submit` for anything.
+
+        Args:
+            compute: calls models or methods of fastrecon; from another thread, never while another computes.
+            images: that it has in the works.
+            pixels: of them.
+            deadline: see `submit`.
+
+        Raises:
+            Busy, RuntimeError: see `submit`.
+            ValueError: there are too many pixels.
+        """
+        op = type(self).__name__
+        expect(pixels <= self.max_pixels, op, "y", f"measurements of at most {self.max_pixels} pixels", pixels)
+        request = Request(compute, images, pixels, deadline)
         with self._changed:
             if self._closed:
                 raise RuntimeError(f"{op}: it takes no more requests")
