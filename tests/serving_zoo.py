@@ -10,7 +10,10 @@ import fastrecon as fr
 from fastrecon.operators import Blur, Fourier, Inpainting
 from fastrecon.terms.feature_norm import FeatureNorm
 
-KINDS = ("lda", "rigorous", "prior-mask", "prior-kernel", "prior-fourier", "noiseless", "fista", "ista", "admm", "auto")
+KINDS = (
+    "lda", "rigorous", "prior-mask", "prior-kernel", "prior-fourier", "noiseless", "fista", "ista", "scheduled", "admm",
+    "auto",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,16 @@ def models() -> dict[str, Any]:
     q = operator.phi.T.contiguous()
     prior = fr.models.PriorModel(term, torch.tensor([0.01, 0.1]), torch.tensor([0.01, 0.1]))
     lda = fr.models.BlockSensingModel(operator.float(), solver.float(), q.float(), {"ratio": 25.0})
-    return {"lda": lda, "prior": prior, "fista": "fista", "ista": "ista", "admm": "admm", "auto": "auto"}
+    scheduled = fr.load("learned-fista-inpaint")
+    return {
+        "lda": lda,
+        "prior": prior,
+        "scheduled": scheduled,
+        "fista": "fista",
+        "ista": "ista",
+        "admm": "admm",
+        "auto": "auto",
+    }
 
 
 def requests(count: int, seed: int = 0, sides: tuple[int, ...] = (16, 24, 40), iterations: int = 40) -> list[Asked]:
@@ -65,6 +77,8 @@ def _request(kind: str, side: int, phi: Any, among: Any, draw: torch.Generator, 
         )
     if kind == "noiseless":  # by several weights, one after the other
         return Asked(kind, "prior", mask(x), {"operator": mask, "noise": 0.0} | limit)
+    if kind == "scheduled":
+        return Asked(kind, "scheduled", mask(x), {"operator": mask} | limit)
     if kind == "auto":
         return Asked(kind, "auto", mask(x), {"operator": mask, "noise": noise})
     kernel = torch.rand(3, 3, generator=draw)

@@ -51,8 +51,6 @@ class _Backtracking(Lasso[S]):
     lipschitz: with backtracking any first guess will do.
     """
 
-    joins = True
-
     def __init__(
         self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None,
         rule: str = "fixed",
@@ -87,6 +85,8 @@ class _Backtracking(Lasso[S]):
 class ISTA(_Backtracking[IstaState]):
     """x+ = soft(x - step grad f(x), step lam)."""
 
+    period = 1
+
     def start(self, x: Tensor, y: Tensor) -> IstaState:
         """The state at x."""
         return IstaState(**vars(self.first(x, y)), step=self.first_step(x))
@@ -112,6 +112,8 @@ def extrapolated(s: FistaState, x: Tensor, residual: Tensor) -> tuple[Tensor, Te
 
 class FISTA(_Backtracking[FistaState]):
     """x+ = soft(v - step grad f(v), step lam), v+ = x+ + (t - 1) / t+ (x+ - x), t+ = (1 + sqrt(1 + 4 t^2)) / 2."""
+
+    period = 1
 
     def start(self, x: Tensor, y: Tensor) -> FistaState:
         """The state at x, without momentum."""

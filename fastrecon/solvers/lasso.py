@@ -45,7 +45,8 @@ class Lasso(nn.Module, Generic[S]):
 
     Attributes:
         minimises: whether iterations tend to a minimiser of F, so that they may converge.
-        joins: whether a step depends on the state alone, so that images may join in any iteration; see `Joint`.
+        period: of `Joint`: 1 where a step depends on the state alone, 0 where it depends on k; None: images of several
+            batches are not computed together. A subclass has that of its parent only if it says so itself.
         unfinished: why an image stopped that did not converge.
 
     Args:
@@ -59,7 +60,8 @@ class Lasso(nn.Module, Generic[S]):
         ValueError: an argument is of another kind or out of range.
     """
 
-    minimises, joins = True, False
+    minimises = True
+    period: int | None = None
     unfinished = ITERATION_LIMIT
 
     def __init__(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None):
@@ -231,6 +233,11 @@ class Shrinking(Joint[S]):
     like: Tensor  # x without its numbers
 
     @property
+    def period(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody sets it
+        """Of the solver."""
+        return vars(type(self.solver)).get("period") or 0
+
+    @property
     def ends(self) -> bool:
         """Whether there is a test."""
         return self.tol > 0
@@ -250,7 +257,7 @@ class Shrinking(Joint[S]):
     def joined(self, others: Sequence["Shrinking[S]"], counts: Sequence[int]) -> "Shrinking[S] | None":
         """With those of the same test; weights follow their images."""
         every = [self, *others]
-        if not self.solver.joins or not same([d.tol for d in every]):
+        if vars(type(self.solver)).get("period") is None or not same([d.tol for d in every]):
             return None
         lam = _weights([d.solver.lam for d in every], [d.like for d in every])
         plain = [with_parts(d.solver, lam=lam, lipschitz=None) for d in every]  # the first step knows L, no other

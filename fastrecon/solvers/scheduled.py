@@ -49,6 +49,8 @@ class ScheduledFISTA(FISTA):
         ValueError: an argument is of another kind or out of range.
     """
 
+    period = 0
+
     def __init__(
         self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None, schedule: StepSchedule
     ):  # fmt: skip
