@@ -1,5 +1,7 @@
 """Builds fastrecon._C: every kernel source once per instruction set, and once what serves all of them.
 
+On Linux the same objects make libfastrecon.so, the C interface of capi/, which needs neither Python nor torch.
+
 FASTRECON_NO_EXTENSION=1 leaves the extension out (pure Python, same answers). FASTRECON_SANITIZE=address,undefined
 builds it for the sanitizers.
 """
@@ -15,8 +17,9 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
-CSRC = Path("csrc")
-ONCE = ("memory.cpp", "module.cpp", "pool.cpp")  # what depends on no instruction set
+CSRC, CAPI = Path("csrc"), Path("capi")
+ONCE = ("isa_choice.cpp", "memory.cpp", "module.cpp", "pool.cpp")  # what depends on no instruction set
+INTERFACE = "libfastrecon.so"
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 WINDOWS = sys.platform == "win32"
 SANITIZE = os.environ.get("FASTRECON_SANITIZE", "")
@@ -86,6 +89,36 @@ class BuildPerIsa(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = [obj for objects in pool.map(compile_one, jobs) for obj in objects]
         super().build_extension(ext)
+        if sys.platform == "linux" and not SANITIZE:
+            self.build_interface(ext)
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        for extension in self.extensions:
+            built = Path(self.build_lib) / "fastrecon" / INTERFACE
+            if built.is_file():
+                self.copy_file(str(built), str(Path(self.get_ext_fullpath(extension.name)).with_name(INTERFACE)))
+
+    def build_interface(self, ext):
+        """The C interface, beside the extension."""
+        shared = self.compiler.object_filenames(
+            [s for s in ext.sources if "module" not in s], output_dir=self.build_temp
+        )
+        own = self.compiler.compile(
+            sorted(str(p) for p in CAPI.glob("*.cpp")),
+            output_dir=self.build_temp,
+            include_dirs=[str(CSRC), str(CAPI)],
+            # products and sums apart, as torch has them
+            extra_postargs=[*COMMON, "-ffp-contract=off"],
+            depends=[str(p) for p in [*CAPI.glob("*.h"), CSRC / "kernels.h"]],
+        )
+        target = Path(self.get_ext_fullpath(ext.name)).with_name(INTERFACE)
+        self.compiler.link_shared_object(
+            [*shared, *ext.extra_objects, *own],
+            str(target),
+            extra_postargs=[*OPENMP, f"-Wl,-soname,{INTERFACE}"],
+            target_lang="c++",
+        )
 
 
 extension = Pybind11Extension(

@@ -12,7 +12,7 @@ from fastrecon import registry
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = ("fastrecon/ops/{}.py", "tests/test_{}.py", "bench/bench_{}.py", "csrc/{}.cpp", "kernels/{}.py")
 DRIVERS = {
-    *("csrc/memory.cpp", "csrc/module.cpp", "csrc/pool.cpp", "csrc/table.cpp"),
+    *("csrc/isa_choice.cpp", "csrc/memory.cpp", "csrc/module.cpp", "csrc/pool.cpp", "csrc/table.cpp"),
     *("kernels/__init__.py", "fastrecon/ops/__init__.py"),
 }
 

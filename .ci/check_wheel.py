@@ -1,7 +1,8 @@
 """Checks that the wheel and the source archive in a folder hold all they should, and nothing else.
 
-The wheel: the package, the extension, the kernels with their CUDA sources, the header that these share with the CPU
-code, and the weights with their cards. The archive: every file of the checkout.
+The wheel: the package, the extension, on Linux the library for C, the kernels with their CUDA sources, the header that
+these share with the CPU code, that of the C interface, and the weights with their cards. The archive: every file of the
+checkout.
 """
 
 import subprocess
@@ -27,7 +28,8 @@ def installed_name(path: str) -> str | None:
         return path
     if name.parts[0] == "kernels" and name.suffix in {".py", ".cu", ".h", ".json"}:
         return f"fastrecon/{path}"
-    return "fastrecon/csrc/scalar_math.h" if path == "csrc/scalar_math.h" else None
+    shared = {"capi/example.c", "capi/fastrecon.h", "csrc/scalar_math.h"}
+    return f"fastrecon/{path}" if path in shared else None
 
 
 def compare(what: str, expected: set[str], found: set[str]) -> list[str]:
@@ -43,10 +45,11 @@ if __name__ == "__main__":
     with zipfile.ZipFile(wheel) as z:
         in_wheel = {n for n in z.namelist() if ".dist-info/" not in n}
     extensions = {n for n in in_wheel if n.startswith("fastrecon/_C.")}
+    interface = {n for n in in_wheel if n == "fastrecon/libfastrecon.so"}
     with tarfile.open(archive) as t:
         in_archive = {m.name.partition("/")[2] for m in t.getmembers() if m.isfile()}
     generated = {n for n in in_archive if n in {"PKG-INFO", "setup.cfg"} or n.startswith("fastrecon.egg-info/")}
-    found = compare(wheel.name, {n for f in files if (n := installed_name(f))}, in_wheel - extensions)
+    found = compare(wheel.name, {n for f in files if (n := installed_name(f))}, in_wheel - extensions - interface)
     found += compare(archive.name, files - {".gitignore"}, in_archive - generated)
     if len(extensions) != 1:
         found.append(f"{wheel.name}: expected one compiled extension, got {sorted(extensions)}")

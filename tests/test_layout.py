@@ -25,7 +25,7 @@ LAYERS = (
     {"solvers"},
     {"problems"},
     {"models", "weights"},
-    {"engine", "figures", "reconstruction", "verification", "zoo"},
+    {"engine", "export", "figures", "reconstruction", "verification", "zoo"},
     {"adapters", "plugins", "train"},
     {"cli", "serving"},
     {"__main__"},

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("fastrecon.cli.evaluate", "methods compared on a set of pictures: PSNR, SSIM, error, time"),
     "reproduce": ("fastrecon.cli.reproduce", "the tables of the documentation, measured here"),
     "train": ("fastrecon.cli.train", "train a model"),
+    "export": ("fastrecon.cli.export", "a model for other programs: C without Python and torch, or AOTInductor"),
     "bench": ("fastrecon.cli.bench", "throughput on this machine against eager PyTorch"),
     "tune": ("fastrecon.cli.tune", "measure the best tiles of the GPU kernels and keep them"),
     "verify": ("fastrecon.cli.verify", "try on this machine what is promised: same bits, adjoints, accuracy"),

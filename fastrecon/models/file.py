@@ -15,6 +15,7 @@ from fastrecon import io
 from fastrecon.checks import expect
 
 FORMAT = 2
+EVALUATED = "evaluated."  # before names of tensors for programs without torch, which follow from others: not read here
 # format 1 named problems otherwise, and LDA's settings lay flat between its facts
 TASKS = {
     "cs": "block-cs", "fourier": "mri", "salt-and-pepper": "impulse", "saltpepper": "impulse",
@@ -110,7 +111,9 @@ def _contents(path: Path, whole: bool = True) -> tuple[dict[str, Any], dict[str,
         with io.text_name(path) as readable, safe_open(readable, framework="pt") as file:
             text = (file.metadata() or {}).get("fastrecon")
             # copies start on 64 bytes, where vendor products round as they did before saving
-            tensors = {k: file.get_tensor(k).clone() for k in (file.keys() if whole else ())}
+            tensors = {
+                k: file.get_tensor(k).clone() for k in (file.keys() if whole else ()) if not k.startswith(EVALUATED)
+            }
     except Exception as e:  # readers raise whatever a damaged file makes them trip over
         raise ValueError(f"load: {name}: expected a model file, got a damaged or foreign one ({io.reason(e)})") from e
     expect(text is not None, "load", name, "a model file", "a safetensors file of another program")

@@ -1,0 +1,154 @@
+"""Trained models for other programs: a folder for C, a package of AOTInductor, a graph of torch.export.
+
+The model's own file and card stay the truth: what is exported is made of them, and can be made again.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from fastrecon import io
+from fastrecon.checks import choice, expect
+from fastrecon.models.base import Model
+from fastrecon.models.block_sensing import BlockSensingModel
+from fastrecon.models.file import EVALUATED, Header, write
+from fastrecon.models.sparse_coding import PatchDenoiser
+from fastrecon.operators import BlockSensing, Wavelet
+from fastrecon.ops.wavelets import lowpass
+from fastrecon.solvers.lda import LDA
+from fastrecon.solvers.wavelet_methods import FAINT, WaveletOptions
+
+LIBRARY, HEADER, EXAMPLE = "libfastrecon.so", "fastrecon.h", "example.c"
+METHODS = ("", "fista")
+
+
+def to_c(model: Model, folder: str | Path, method: str = "", options: WaveletOptions | None = None) -> dict[str, Path]:
+    """What a C program needs to run a model: library, header, an example, and the model as `model`.
+
+    Args:
+        model: LDA for block compressed sensing without safeguard, of whole images; or D-LADMM for images.
+        folder: where they are put; created if necessary.
+        method: "": the model itself; "fista": FISTA for the measurements of the sampling matrix of a BlockSensingModel.
+        options: of FISTA.
+
+    Returns:
+        The files, by name: library, header, example, model.
+
+    Raises:
+        ValueError: the model is another, or the package was built without the library.
+    """
+    op, (head, tensors) = "to_c", _for_c(model, choice(method, METHODS, "to_c", "method"), options)
+    here = Path(__file__).parent
+    library = here / LIBRARY
+    expect(library.is_file(), op, "library", f"{LIBRARY}, which is built with the extension on Linux", "none")
+    texts = next((p for p in (here / "capi", here.parent / "capi") if (p / HEADER).is_file()), here)
+    folder = io.output_folder(folder)
+    found = {}
+    for name, source in (("library", library), ("header", texts / HEADER), ("example", texts / EXAMPLE)):
+        found[name] = folder / source.name
+        with io.atomic(found[name]) as file, source.open("rb") as original:
+            shutil.copyfileobj(original, file)
+    found["model"] = folder / f"{method + '-' if method else ''}{model.name}.safetensors"
+    write(found["model"], head, tensors)
+    return found
+
+
+def _for_c(model: Model, method: str, options: WaveletOptions | None) -> tuple[Header, dict[str, Tensor]]:
+    """Header and tensors with what C does not make itself: the sampling matrix, and parameters as they are used."""
+    if method == "fista":
+        expect(isinstance(model, BlockSensingModel), "to_c", "model", "one with a sampling matrix", model.name)
+        assert isinstance(model, BlockSensingModel)
+        return _fista(model, options or WaveletOptions())
+    if isinstance(model, BlockSensingModel) and type(model.solver) is LDA:
+        s = model.solver
+        whole = not (s.safeguard or model.blockwise)
+        expect(whole, "to_c", "model", "LDA of whole images, without safeguard", model.name)
+        used = {"alpha": s.alpha, "tau": s.tau, "eps0": s.eps0.reshape(1)}
+        return model.header(), _float(model.tensors() | {"phi": model.operator.phi} | _named(used))
+    fits = isinstance(model, PatchDenoiser)
+    expect(fits, "to_c", "model", "LDA for block-cs, or D-LADMM for images", f"{model.method} for {model.problem}")
+    assert isinstance(model, PatchDenoiser)
+    w, atoms = model.solver.stack(), model.operator.atoms
+    sizes = {"tau1": atoms.shape[1], "beta": atoms.shape[0], "w2": atoms.shape[0], "tau2": atoms.shape[0]}
+    used = {k: getattr(w, k).expand(model.solver.layers, n) for k, n in sizes.items()}
+    head = model.header()
+    head = replace(head, hyperparameters=head.hyperparameters | {"l1": w.l1})
+    return head, _float(model.tensors() | _named(used))
+
+
+def _named(used: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {EVALUATED + name: t for name, t in used.items()}
+
+
+def _float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().float() for name, t in tensors.items()}
+
+
+def _fista(model: BlockSensingModel, options: WaveletOptions) -> tuple[Header, dict[str, Tensor]]:
+    sensing: BlockSensing = model.operator
+    wavelet = Wavelet(options.wavelet, options.level, (sensing.block, sensing.block))
+    given = options.number()
+    lam = (FAINT if given is None else given) * options.lam_factor
+    settings: dict[str, Any] = asdict(options) | {
+        "block": sensing.block, "lam": lam, "lipschitz": sensing.norm() ** 2, "taps": list(lowpass(options.wavelet)),
+    }  # fmt: skip
+    assert wavelet.isometry  # so that |A W*| <= |A|
+    return Header("fista", model.problem, f"fista-{model.name}", settings, model.header().operator), _float(
+        {"phi": sensing.phi}
+    )
+
+
+class _Phases(nn.Module):
+    """The images of a model's trained phases, as a function of the measurements."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Images of measurements that passed `check`."""
+        return self.model.compute(y)[0]
+
+
+def exported(model: Model) -> ExportedProgram:
+    """The graph of a model with an operator of its own, from measurements to images, for any batch and size.
+
+    Block sensing: y [B, rows, cols, m] to [B, 1, H, W] of whole blocks. D-LADMM: images to images of whole patches.
+    Images have the bits of `model(y)`.
+
+    Raises:
+        ValueError: the model's operator comes with the call.
+    """
+    batch = Dim("batch", min=1)
+    if isinstance(model, BlockSensingModel):
+        y: Tensor = model.q.new_zeros(2, 3, 2, model.q.shape[1])
+        shapes: dict[int, Any] = {0: batch, 1: Dim("rows", min=1), 2: Dim("cols", min=1)}
+    else:
+        expected = "LDA, GD-Net or AGD-Net for block-cs, or D-LADMM for images"
+        expect(isinstance(model, PatchDenoiser), "exported", "model", expected, f"{model.method} for {model.problem}")
+        assert isinstance(model, PatchDenoiser)
+        side = model.side
+        y = model.operator.atoms.new_zeros(2, 1, 3 * side, 2 * side)
+        shapes = {0: batch, 2: side * Dim("rows", min=1), 3: side * Dim("cols", min=1)}
+    with torch.no_grad():
+        return torch.export.export(_Phases(model).eval(), (y,), dynamic_shapes=(shapes,))
+
+
+def to_pt2(model: Model, path: str | Path, compile: Callable[..., Any] | None = None) -> Path:
+    """The file of a model as a package of AOTInductor, compiled for this machine: see `exported` for what it takes.
+
+    Ops are called by name: `import fastrecon` registers them before the package is loaded.
+
+    Raises:
+        ValueError: see `exported`.
+    """
+    program = exported(model)
+    path = Path(path)
+    (compile or torch._inductor.aoti_compile_and_package)(program, package_path=str(path))
+    return path
