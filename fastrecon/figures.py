@@ -128,6 +128,18 @@ def layers(curves: Mapping[str, Sequence[float]], ylabel: str, title: str) -> Fi
     return figure
 
 
+def lines(curves: Mapping[str, tuple[Any, Any]], labels: tuple[str, str], title: str) -> Figure:
+    """One quantity of several methods against another, a few points each: (x, y) by name."""
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    _heading(figure, title)
+    ax = cast(Any, figure.subplots())
+    for (name, (x, y)), color in zip(curves.items(), cycle(SHADES), strict=False):
+        ax.plot(x, _drawable(y), color=color, marker="o", markersize=4, linewidth=1.5, label=plain(name))
+    _axes(ax, *labels)
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def courses(curves: Mapping[str, tuple[Any, Any]], labels: tuple[str, str], title: str) -> Figure:
     """Two quantities of several methods against iterations 1, 2, ..., side by side; the first on a scale of powers."""
     figure = Figure(figsize=(8.4, 4.0), layout="constrained")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon import models, ops
+from fastrecon import masks, models, ops
+from fastrecon.models.sampling import rate
 from fastrecon.networks.step_schedule import StepSchedule
 from fastrecon.operators import (
     BlockSensing,
@@ -386,6 +387,10 @@ def _model(name: str) -> Callable[[], Case]:
         if model.problem == "ct":
             scan = even_scan((64, 64), 9)
             return Case(partial(_scanned, scan), (scan(scenes(IMAGES, 64, 64)),), (model,), smooth=False)
+        if isinstance(model, models.DescentModel | models.UnrolledModel):
+            own = masks.radial((64, 64), rate(model) or 0.3).expand(IMAGES, 1, 64, 64).contiguous()
+            y = Fourier(own)(scenes(IMAGES, 64, 64))
+            return Case(lambda y, own, model: model(y, operator=Fourier(own)), (y, own), (model,), smooth=False)
         operator: Any = {"inpaint": Inpainting, "mri": Fourier}[model.problem]
         own = some(IMAGES, 1, 64, 64)
         y = operator(own)(scenes(IMAGES, 64, 64))

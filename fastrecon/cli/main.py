@@ -8,6 +8,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -95,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.prepare()
         plugins.load()
         args = _parsed(argv)
-        with startup.signals():
+        with startup.signals(), warnings.catch_warnings():
+            warnings.showwarning = _told
             status = 0 if args is None else int(args.run(args) or 0)
             console.finish()
             return status
@@ -114,6 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         console.complain("\n".join(f"fastrecon: {line}" for line in console.lines(e)))
         return 2
+
+
+def _told(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+    """A warning on one line, as all that commands say."""
+    console.complain(f"fastrecon: {io.shown(message)}")
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace | None:

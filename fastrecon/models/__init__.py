@@ -10,6 +10,7 @@ from fastrecon.models.prior import PriorModel
 from fastrecon.models.separation import Separation
 from fastrecon.models.sgp import DirectModel, StepModel
 from fastrecon.models.sparse_coding import PatchDenoiser, SparseCoder
+from fastrecon.models.unrolled import UnrolledModel
 
 __all__ = [
     "MODELS",
@@ -25,6 +26,7 @@ __all__ = [
     "Separation",
     "SparseCoder",
     "StepModel",
+    "UnrolledModel",
     "load",
     "pretrained",
     "register",

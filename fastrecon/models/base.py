@@ -190,14 +190,19 @@ def trained(
     """
     what = f"a model of {method}" + (f" for {problem}" if problem else "")
     if not name:
-        heads = {n: _header(n) for n in pretrained()}
-        kind = [n for n, h in heads.items() if h.method == method and problem in ("", h.problem) and fits(h)]
+        kind = [n for n, h in shipped(method, problem).items() if fits(h)]
         expect(bool(kind), method, "--model", what, "none, and no shipped one fits")
         return load(kind[0])
     model = load(name)
     same = model.method == method and problem in ("", model.problem)
     expect(same, method, "--model", what, f"{name}, of {model.method} for {model.problem}")
     return model
+
+
+def shipped(method: str, problem: str = "") -> dict[str, model_file.Header]:
+    """Headers of the shipped models of a method for a problem ("": any), by name."""
+    heads = {n: _header(n) for n in pretrained()}
+    return {n: h for n, h in heads.items() if h.method == method and problem in ("", h.problem)}
 
 
 @cache

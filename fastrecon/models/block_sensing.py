@@ -19,6 +19,7 @@ from fastrecon.models.base import load, register, trained
 from fastrecon.models.blocks import BlockModel, fits_sampling, restore, sampling
 from fastrecon.models.descent import DescentModel
 from fastrecon.models.file import Header
+from fastrecon.models.sampling import nearest
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing
 from fastrecon.ops.feature_gradient import PRECISIONS
@@ -30,6 +31,7 @@ from fastrecon.solvers.minimiser import Minimiser
 from fastrecon.solvers.rigorous import RigorousDescent, reductions_left
 
 SOLVERS: dict[str, type[RigorousDescent]] = {"lda": LDA, "gd-net": GDNet, "agd-net": AGDNet}
+TITLES = {"lda": "LDA", "gd-net": "GD-Net", "agd-net": "AGD-Net"}
 
 
 @register(*SOLVERS)
@@ -110,9 +112,9 @@ class BlockSensingModel(BlockModel):
         """As of Model."""
         training, settings = card.training_of(self.meta)
         what = [
-            f"LDA for block compressed sensing at {self.meta['ratio']:g}% ({settings['block']}x{settings['block']}"
-            f" blocks): {settings['phases']} phases, {settings['channels']} channels, {settings['layers']}"
-            " convolutions.",
+            f"{TITLES[self.method]} for block compressed sensing at {self.meta['ratio']:g}%"
+            f" ({settings['block']}x{settings['block']} blocks): {settings['phases']} phases,"
+            f" {settings['channels']} channels, {settings['layers']} convolutions.",
             "Method: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction,"
             " arXiv:2007.11245.",
         ]
@@ -201,9 +203,9 @@ def _fits(method: str) -> Callable[[Inverse], bool]:
 def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
     def prepare(options: Options, device: torch.device) -> Runner:
         @cache
-        def model(problem: str, count: int) -> BlockSensingModel | DescentModel:
+        def model(problem: str, count: int, near: str = "") -> BlockSensingModel | DescentModel:
             fits = partial(fits_sampling, count=count) if problem == BlockSensingModel.problem else lambda head: True
-            found = trained(name, problem, options.model, fits).to(device)
+            found = trained(name, problem, options.model or near, fits).to(device)
             assert isinstance(found, BlockSensingModel | DescentModel)
             found.solver.regulariser.precision = options.precision
             if isinstance(found, BlockSensingModel):
@@ -217,7 +219,8 @@ def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
         def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
             mri = inverse.problem == DescentModel.problem
             problem = DescentModel.problem if mri else BlockSensingModel.problem
-            own = model(problem, 0 if options.model else inverse.y.shape[-1])
+            near = nearest(name, inverse.operator) if mri and not options.model else ""
+            own = model(problem, 0 if options.model or mri else inverse.y.shape[-1], near)
             own.check(inverse.y)
             told: dict[str, Any] = {"rigorous": options.rigorous, "history": True, "size": inverse.size}
             told |= {"tol": options.tol, "iterations": options.iterations} if options.rigorous else {}

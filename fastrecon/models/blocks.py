@@ -173,9 +173,10 @@ def sampling(head: Header, tensors: dict[str, Tensor]) -> tuple[BlockSensing, Te
 
 
 def restore(solver: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Gives a solver the parameters of a file, which must have them all and no others."""
-    found = solver.load_state_dict(tensors, strict=False)
-    missing = [k for k in found.missing_keys if not k.startswith("fidelity.")]
+    """Gives a solver the parameters of a file, which must have them all and no others; shared ones by one name."""
+    found, own = solver.load_state_dict(tensors, strict=False), solver.state_dict()
+    given = {own[k].data_ptr() for k in tensors if k in own}
+    missing = [k for k in found.missing_keys if not k.startswith("fidelity.") and own[k].data_ptr() not in given]
     if missing or found.unexpected_keys:
         raise RuntimeError(f"parameters missing: {missing}, unknown: {found.unexpected_keys}")
 

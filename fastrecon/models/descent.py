@@ -17,6 +17,7 @@ from fastrecon.models import card
 from fastrecon.models.base import Model, in_precision, register
 from fastrecon.models.blocks import restore
 from fastrecon.models.file import Header
+from fastrecon.models.sampling import aligned, tell_other_rate
 from fastrecon.operators import Identity
 from fastrecon.operators.base import LinearOperator
 from fastrecon.solvers import LDA
@@ -82,7 +83,8 @@ class DescentModel(Model):
 
         Args:
             y: measurements that passed `check`.
-            operator: A.
+            operator: A. A mask or k-space of the other convention is turned, and that is told by a warning; so is a
+                mask of another share of the frequencies than the model has learned.
             size: (H, W) of the images, where y and A alone do not tell.
             rigorous: whether to continue from the trained phases to convergence (`solve` of the solver, balanced).
             scale: what images are divided by, > 0; None: the largest modulus of A* y.
@@ -96,8 +98,9 @@ class DescentModel(Model):
         """
         expect(isinstance(operator, LinearOperator), "lda", "operator", "a LinearOperator", type(operator).__name__)
         assert operator is not None
-        operator = in_precision(operator, self.dtype)
         y = y.to(self.dtype.to_complex())
+        operator = in_precision(aligned(operator, y, "lda"), self.dtype)
+        tell_other_rate(self, operator)
         filled = operator.apply_adjoint(y, size)
         if scale is None:
             white = filled.abs().flatten(1).amax(1).double()

@@ -61,9 +61,11 @@ def header(method: str, problem: str, hyperparameters: dict[str, Any], meta: Map
 
 
 def write(path: str | Path, head: Header, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a model; the file appears complete or not at all."""
-    text = json.dumps({"format": FORMAT} | asdict(head))
-    data = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"fastrecon": text})
+    """Writes a model; the file appears complete or not at all. Of names that share a tensor it has the first."""
+    text, once = json.dumps({"format": FORMAT} | asdict(head)), {}
+    for name, t in tensors.items():
+        once.setdefault((t.data_ptr(), t.shape, t.stride()) if t.numel() else name, (name, t))
+    data = to_bytes({k: v.detach().cpu().contiguous() for k, v in once.values()}, {"fastrecon": text})
     with io.atomic(path) as file:
         file.write(data)
 

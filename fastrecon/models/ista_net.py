@@ -1,6 +1,6 @@
-"""ISTA-Net and ISTA-Net+ for block compressed sensing.
+"""ISTA-Net, ISTA-Net+ and LISTA for block compressed sensing.
 
-Source: Zhang & Ghanem, ISTA-Net, CVPR 2018 (arXiv:1706.07929).
+Sources: of the solvers, `solvers.ista_net` and `lista`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,33 +14,44 @@ from torch import Tensor
 from fastrecon.certificates import MisfitReport
 from fastrecon.checks import expect
 from fastrecon.models import card
-from fastrecon.models.base import register, trained
+from fastrecon.models.base import load, register, trained
 from fastrecon.models.blocks import BlockModel, fits_sampling, restore, sampling
 from fastrecon.models.file import Header
+from fastrecon.models.unrolled import SOLVERS as MRI
+from fastrecon.models.unrolled import UnrolledModel, runner
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.block_sensing import BlockSensing, measurements
 from fastrecon.options import check, option
 from fastrecon.solvers.ista_net import ISTANet
+from fastrecon.solvers.lista import LISTA
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
-NAMES = {False: "ista-net", True: "ista-net-plus"}
+SOLVERS: dict[str, type[ISTANet | LISTA]] = {"ista-net": ISTANet, "ista-net-plus": ISTANet, "lista": LISTA}
+ROUNDED = 1e-2  # of published matrices in single precision
+TITLES = {"ista-net": "ISTA-Net", "ista-net-plus": "ISTA-Net+", "lista": "LISTA"}
 
 
-@register(*NAMES.values())
+@register(*SOLVERS)
 class ISTANetModel(BlockModel):
-    """ISTA-Net or ISTA-Net+ for one sampling matrix.
+    """ISTA-Net, ISTA-Net+ or LISTA for one sampling matrix.
 
     Args:
         operator, q, meta, blockwise: as of BlockModel; published weights are blockwise.
         solver: the network.
     """
 
-    solver: ISTANet
+    solver: ISTANet | LISTA
 
     def __init__(
-        self, operator: BlockSensing, solver: ISTANet, q: Tensor, meta: Mapping[str, Any], blockwise: bool = True
+        self,
+        operator: BlockSensing,
+        solver: ISTANet | LISTA,
+        q: Tensor,
+        meta: Mapping[str, Any],
+        blockwise: bool = True,
     ):
-        super().__init__(NAMES[solver.plus], operator, solver, q, meta, blockwise)
+        name = "lista" if isinstance(solver, LISTA) else f"ista-net{'-plus' * solver.plus}"
+        super().__init__(name, operator, solver, q, meta, blockwise)
 
     @classmethod
     def from_published(
@@ -56,10 +67,12 @@ class ISTANetModel(BlockModel):
             block: side of the blocks in pixels.
 
         Raises:
-            ValueError: something does not fit.
+            ValueError: something does not fit, or rows of phi are not orthonormal: the steps have learned |A| = 1.
         """
         phi, q = torch.as_tensor(phi).float(), torch.as_tensor(q).float()
         operator = BlockSensing(phi, block)
+        error = (phi @ phi.T - torch.eye(len(phi))).abs().max().item()
+        expect(error <= ROUNDED, cls.__name__, "phi", "orthonormal rows: phi phi^T = I", f"an error of {error:.3g}")
         ratio = 100 * len(phi) / block**2
         ratio = round(ratio) if measurements(round(ratio), block**2) == len(phi) else ratio
         return cls(operator, ISTANet.from_state(operator, state).float(), q, {"ratio": ratio} | dict(meta or {}))
@@ -96,19 +109,25 @@ class ISTANetModel(BlockModel):
         """The model of what a file holds."""
         settings = head.hyperparameters
         operator, q = sampling(head, tensors)
-        names = ISTANet(operator, phases=1).hyperparameters()
-        solver = ISTANet(operator, **{k: settings[k] for k in names}).to(q.dtype)
+        kind = SOLVERS[head.method]
+        names = kind(operator, phases=1).hyperparameters()
+        solver = kind(operator, **{k: settings[k] for k in names}).to(q.dtype)
         restore(solver, tensors)
         return cls(operator, solver, q, head.meta, settings["blockwise"])
 
     def card(self) -> str:
         """As of Model."""
         training, settings = card.training_of(self.meta)
-        net = self.solver
+        net, method = self.solver, self.method
+        channels = f", {net.channels} channels" if isinstance(net, ISTANet) else ""
+        paper = {
+            "lista": "Gregor & LeCun, Learning Fast Approximations of Sparse Coding, ICML 2010; Chen, Liu, Wang & Yin,"
+            " NeurIPS 2018, arXiv:1808.10038",
+        }.get(method, "Zhang & Ghanem, ISTA-Net, CVPR 2018, arXiv:1706.07929")
         what = [
-            f"ISTA-Net{'+' * net.plus} for block compressed sensing at {self.meta['ratio']:g}%"
-            f" ({self.operator.block}x{self.operator.block} blocks): {net.phases} phases, {net.channels} channels.",
-            "Method: Zhang & Ghanem, ISTA-Net, CVPR 2018, arXiv:1706.07929.",
+            f"{TITLES[method]} for block compressed sensing at {self.meta['ratio']:g}%"
+            f" ({self.operator.block}x{self.operator.block} blocks): {net.phases} phases{channels}.",
+            f"Method: {paper}.",
         ]
         code = ["result = model(model.operator(image), size=image.shape[-2:])  # image [B, 1, H, W] on [0, 1]"]
         quality, images = training.get("validation_psnr"), training["images"]
@@ -144,6 +163,9 @@ def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
             found.blockwise = found.blockwise if options.blockwise is None else options.blockwise
             return found
 
+        imaging = name in MRI and bool(options.model) and load(options.model).problem == UnrolledModel.problem
+        if imaging:
+            return runner(name, options.model, device)
         if options.model:  # a wrong one is told before anything is read
             model(0)
 
@@ -167,7 +189,6 @@ def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
     return prepare
 
 
-for _plus, _name in NAMES.items():
-    method(_name, Options, f"ISTA-Net{'+' * _plus}: learned phases of ISTA", (ISTANetModel.problem, ""))(
-        _prepare(_name)
-    )
+for _name, _title in TITLES.items():
+    _problems = (ISTANetModel.problem, *([UnrolledModel.problem] if _name in MRI else []), "")
+    method(_name, Options, f"{_title}: learned phases of ISTA", _problems)(_prepare(_name))

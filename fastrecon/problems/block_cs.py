@@ -56,7 +56,7 @@ class BlockCS(Problem[BlockCSOptions]):
     name = "block-cs"
     summary = "block compressed sensing"
     Options = BlockCSOptions
-    methods = ("lda", "prior", "ista-net-plus", "ista-net", "tv", "fista", "ista")
+    methods = ("lda", "prior", "ista-net-plus", "ista-net", "lista", "tv", "fista", "ista")
     suffixes = (".npz", ".safetensors", ".npy")
 
     def simulate(self, picture: Picture, options: BlockCSOptions, seed: int = 0) -> Measurement:

@@ -13,6 +13,7 @@ from fastrecon.solvers import (
     wiener,
 )
 from fastrecon.solvers.admm import ADMM
+from fastrecon.solvers.admm_net import ADMMNet
 from fastrecon.solvers.automatic import automatic
 from fastrecon.solvers.blocks import Block, ErrorControlledBlocks
 from fastrecon.solvers.cycle_spinning import CycleSpinning
@@ -21,14 +22,17 @@ from fastrecon.solvers.error_controlled import ErrorControlled
 from fastrecon.solvers.gd_net import AGDNet, GDNet
 from fastrecon.solvers.hqs import HQS
 from fastrecon.solvers.ista import FISTA, ISTA
+from fastrecon.solvers.ista_net import ISTANet
 from fastrecon.solvers.ladmm import LADMM
 from fastrecon.solvers.lasso import detail_weights
 from fastrecon.solvers.lda import LDA
+from fastrecon.solvers.lista import LISTA
 from fastrecon.solvers.padnet import PADNet
 from fastrecon.solvers.scheduled import ScheduledFISTA
 from fastrecon.solvers.sgp import SGP
 from fastrecon.solvers.smooth_descent import SmoothDescent
 from fastrecon.solvers.total_variation import TVFista
+from fastrecon.solvers.variational_network import VariationalNetwork
 
 __all__ = [
     "ADMM",
@@ -38,17 +42,21 @@ __all__ = [
     "ISTA",
     "LADMM",
     "LDA",
+    "LISTA",
     "SGP",
+    "ADMMNet",
     "AGDNet",
     "Block",
     "CycleSpinning",
     "ErrorControlled",
     "ErrorControlledBlocks",
     "GDNet",
+    "ISTANet",
     "PADNet",
     "ScheduledFISTA",
     "SmoothDescent",
     "TVFista",
+    "VariationalNetwork",
     "automatic",
     "cg",
     "detail_weights",

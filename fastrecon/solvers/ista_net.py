@@ -1,7 +1,8 @@
 """ISTA-Net and ISTA-Net+: phases of ISTA whose transforms, steps and thresholds are learned.
 
 z = x - rho A*(A x - y); ISTA-Net: x+ = Hb(soft(H z, theta)); ISTA-Net+: x+ = z + G Hb(soft(H D z, theta)).
-H and Hb are two 3x3 convolutions with a ReLU between, D and G one, none with a bias.
+H and Hb are two 3x3 convolutions with a ReLU between, D and G one, none with a bias. Of complex images kernels are
+complex too, and ReLU and soft act on real and imaginary parts one by one.
 
 Source: Zhang & Ghanem, ISTA-Net: Interpretable Optimization-Inspired Deep Network for Image Compressive Sensing, CVPR
 2018 (arXiv:1706.07929).
@@ -14,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastrecon.certificates import TRAINED_ONLY, MisfitReport, Status
 from fastrecon.checks import expect, flag, integer
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.by_image import each_image
-from fastrecon.ops.reductions import sum_of_squares
-from fastrecon.solvers.base import Callback
-from fastrecon.terms.least_squares import LeastSquares
+from fastrecon.ops.layout import real_dtype
+from fastrecon.solvers.unrolled import State, Unrolled, images, planes
+from fastrecon.terms.complex_features import doubled
 
 FIRST_STEP, FIRST_THRESHOLD = 0.5, 0.01
 
@@ -31,9 +31,10 @@ class Phase(nn.Module):
     Args:
         channels: of the features.
         plus: ISTA-Net+, else ISTA-Net.
+        complex_features: whether images and kernels are complex; a kernel is then [2, out, in, 3, 3].
     """
 
-    def __init__(self, channels: int = 32, plus: bool = True):
+    def __init__(self, channels: int = 32, plus: bool = True, complex_features: bool = False):
         super().__init__()
         wide = channels if plus else 1
         shapes = {
@@ -43,22 +44,28 @@ class Phase(nn.Module):
             "b2": (wide, channels),
         }
         shapes |= {"d": (channels, 1), "g": (1, channels)} if plus else {}
-        self.kernels = nn.ParameterDict(
-            {name: nn.init.xavier_normal_(torch.empty(*shape, 3, 3)) for name, shape in shapes.items()}
-        )
+        parts = (2,) if complex_features else ()
+        self.kernels = nn.ParameterDict()
+        for name, shape in shapes.items():
+            kernel = torch.empty(*parts, *shape, 3, 3)
+            for part in kernel if complex_features else (kernel,):
+                nn.init.xavier_normal_(part)
+            self.kernels[name] = nn.Parameter(kernel * 0.5**0.5 if complex_features else kernel)
         self.rho = nn.Parameter(torch.tensor(FIRST_STEP))
         self.theta = nn.Parameter(torch.tensor(FIRST_THRESHOLD))
         self.plus = plus
 
     def forward(self, z: Tensor) -> Tensor:
         """x+ of z [B, 1, H, W]."""
-        return self._image(z, self.features(self.seen(z)))
+        t = planes(z)
+        return images(self._image(t, self.features(self.seen(t))), z)
 
     def both(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x+, and mean (Hb H t - t)^2 of what the transform sees of z, which the loss asks to vanish."""
-        seen = self.seen(z)
+        t = planes(z)
+        seen = self.seen(t)
         features = self.features(seen)
-        return self._image(z, features), (self._twice(features, "b1", "b2") - seen).square().mean()
+        return images(self._image(t, features), z), (self._twice(features, "b1", "b2") - seen).square().mean()
 
     def seen(self, z: Tensor) -> Tensor:
         """What the transform is applied to: D z, or z."""
@@ -78,42 +85,56 @@ class Phase(nn.Module):
         return self._convolved(F.relu(self._convolved(t, first)), second)
 
     def _convolved(self, t: Tensor, name: str) -> Tensor:
-        return F.conv2d(t, self.kernels[name], padding=1)
+        kernel = self.kernels[name]
+        return F.conv2d(t, kernel if kernel.ndim == 4 else doubled(*kernel), padding=1)
 
 
-class ISTANet(nn.Module):
+class ISTANet(Unrolled):
     """ISTA-Net or ISTA-Net+ for one operator.
 
     Args:
-        operator: A, from real images [B, 1, H, W]; as good as |A| <= 1.
+        operator: A, from images [B, 1, H, W]; as good as |A| <= 1. Where it has complex ones and the network has not,
+            real images are sought.
         phases: K.
         channels: of the features.
         plus: ISTA-Net+, else ISTA-Net.
         shared: whether all phases share convolutions and threshold; steps are each phase's own.
+        complex_features: whether images are complex, and so the convolutions.
+        one_threshold: whether all phases share the threshold.
 
     Raises:
         ValueError: an argument is of another kind or out of range.
     """
 
     def __init__(
-        self, operator: LinearOperator, phases: int = 9, channels: int = 32, plus: bool = True, shared: bool = False
-    ):
-        super().__init__()
+        self, operator: LinearOperator, phases: int = 9, channels: int = 32, plus: bool = True, shared: bool = False,
+        complex_features: bool = False, one_threshold: bool = False,
+    ):  # fmt: skip
+        super().__init__(operator)
         name = type(self).__name__
         self.phases, self.channels = (
             integer(phases, name, "phases", least=1),
             integer(channels, name, "channels", least=1),
         )
         self.plus, self.shared = flag(plus, name, "plus"), flag(shared, name, "shared")
-        self.fidelity = LeastSquares(operator)
-        self.layers = nn.ModuleList(Phase(self.channels, self.plus) for _ in range(self.phases))
+        self.complex_features = flag(complex_features, name, "complex_features")
+        self.one_threshold = flag(one_threshold, name, "one_threshold")
+        self.layers = nn.ModuleList(Phase(self.channels, self.plus, self.complex_features) for _ in range(self.phases))
         first, *others = self._layers()
         for phase in others if self.shared else ():
             phase.kernels, phase.theta = first.kernels, first.theta
+        for phase in others if self.one_threshold else ():
+            phase.theta = first.theta
 
     def hyperparameters(self) -> dict[str, Any]:
         """What it is made with."""
-        return {name: getattr(self, name) for name in ("phases", "channels", "plus", "shared")}
+        always = {name: getattr(self, name) for name in ("phases", "channels", "plus", "shared")}
+        return always | {name: True for name in ("complex_features", "one_threshold") if getattr(self, name)}
+
+    def phase(self, k: int, s: State, y: Tensor) -> State:
+        """A gradient step, and the transform."""
+        phase = self._layers()[k]
+        return (each_image(phase, s[0] - phase.rho * self.gradient(s[0], y)),)
 
     def learn(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """For training: the image of the last phase, and the sum of what the phases' transforms lack of symmetry.
@@ -122,34 +143,11 @@ class ISTANet(nn.Module):
             y: measurements [B, ...].
             x: start [B, 1, H, W].
         """
-        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        total = torch.zeros((), dtype=real_dtype(x), device=x.device)
         for phase in self._layers():
-            x, lack = phase.both(x - phase.rho * self.fidelity.grad(x, y))
+            x, lack = phase.both(x - phase.rho * self.gradient(x, y))
             total = total + lack
         return x, total
-
-    @torch.no_grad()
-    def forward(self, y: Tensor, x0: Tensor, callback: Callback | None = None) -> tuple[Tensor, MisfitReport]:
-        """Images of the last phase [B, 1, H, W], and how far they are from the measurements.
-
-        Args:
-            y: measurements [B, ...].
-            x0: start [B, 1, H, W].
-            callback: callback(k, x) after phase k = 1, 2, ...
-
-        Raises:
-            ValueError: x0 does not fit.
-        """
-        expect(x0.ndim == 4 and len(x0) == len(y), "ISTANet", "x0", f"a batch of {len(y)} images [B, 1, H, W]", x0)
-        x = x0
-        for k, phase in enumerate(self._layers(), 1):
-            x = each_image(phase, x - phase.rho * self.fidelity.grad(x, y))
-            if callback is not None:
-                callback(k, x)
-        misfit = sum_of_squares(self.fidelity.residual(x, y)).sqrt()
-        size, never = sum_of_squares(y).sqrt(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        status = Status(TRAINED_ONLY, never, torch.isfinite(misfit))
-        return x, MisfitReport(misfit, misfit / size.clamp_min(1e-300), never, status)
 
     def _layers(self) -> list[Phase]:
         return list(self.layers)  # type: ignore[arg-type]

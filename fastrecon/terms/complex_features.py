@@ -43,4 +43,9 @@ class ComplexFeatureNorm(FeatureNorm):
 
     def kernels(self) -> list[Tensor]:
         """Kernels [2 out, 2 in, 3, 3] of the convolutions of real and imaginary parts."""
-        return [torch.cat((torch.cat((re, -im), 1), torch.cat((im, re), 1))) for re, im in self.weights]
+        return [doubled(re, im) for re, im in self.weights]
+
+
+def doubled(re: Tensor, im: Tensor) -> Tensor:
+    """The real kernel [2 out, 2 in, 3, 3] of a complex one with these parts [out, in, 3, 3]: real parts first."""
+    return torch.cat((torch.cat((re, -im), 1), torch.cat((im, re), 1)))

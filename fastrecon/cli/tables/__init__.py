@@ -1,6 +1,20 @@
 """Tables that `fastrecon reproduce` writes, one a file; each registers itself."""
 
-from fastrecon.cli.tables import haze, padnet_image, picture, slopes
+from fastrecon.cli.tables import dladmm, haze, lda, lda_courses, lda_mri, padnet_image, picture, sgp, slopes
 from fastrecon.cli.tables.base import TABLES, Table, Unit, register
 
-__all__ = ["TABLES", "Table", "Unit", "haze", "padnet_image", "picture", "register", "slopes"]
+__all__ = [
+    "TABLES",
+    "Table",
+    "Unit",
+    "dladmm",
+    "haze",
+    "lda",
+    "lda_courses",
+    "lda_mri",
+    "padnet_image",
+    "picture",
+    "register",
+    "sgp",
+    "slopes",
+]

@@ -15,6 +15,7 @@ from fastrecon.train.recipes import (  # they register themselves
     prior,
     sgp,
     streaks,
+    unrolled_mri,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "prior",
     "sgp",
     "streaks",
+    "unrolled_mri",
 ]

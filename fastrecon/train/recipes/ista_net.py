@@ -1,6 +1,7 @@
-"""ISTA-Net and ISTA-Net+ for block compressed sensing: `fastrecon train ista-net`.
+"""ISTA-Net, ISTA-Net+ and LISTA for block compressed sensing: `fastrecon train ista-net`.
 
-Loss: mean squared error of the last phase, and what the phases' transforms lack of symmetry, sum_k mean (Hb H t - t)^2.
+Loss: mean squared error of the last phase; of ISTA-Net also what the phases' transforms lack of symmetry,
+sum_k mean (Hb H t - t)^2.
 Source: Zhang & Ghanem, ISTA-Net, CVPR 2018 (arXiv:1706.07929), sec. 3.3.
 """
 
@@ -16,6 +17,7 @@ from fastrecon.checks import expect
 from fastrecon.models import ISTANetModel
 from fastrecon.options import option
 from fastrecon.solvers.ista_net import ISTANet
+from fastrecon.solvers.lista import LISTA
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.block_cs_base import BlockConfig, BlockObjective
 from fastrecon.train.world import World
@@ -26,6 +28,7 @@ class Config(BlockConfig):
     """What a run computes; defaults as in the preset "cpu"."""
 
     lr: float = option("learning rate", 1e-3, within="(0, 1000]", type=float)
+    network: str = option("ista-net or lista", "ista-net", choices=("ista-net", "lista"))
     plus: bool = option("ISTA-Net+, else ISTA-Net", False)
     shared: bool = option("all phases share convolutions and threshold", False)
     symmetry: float = option("weight of the phases' asymmetry in the loss", 0.01, within="[0, 1000]", type=float)
@@ -49,12 +52,17 @@ class IstaNetTraining(BlockObjective[ISTANetModel]):
         self.recipe = RECIPE
         torch.manual_seed(config.seed)
         operator, q = self.sampling(fresh)
-        net = ISTANet(operator, config.phases, config.channels, config.plus, config.shared)
+        net: ISTANet | LISTA
+        if config.network == "lista":
+            net = LISTA(operator, config.phases)
+        else:
+            net = ISTANet(operator, config.phases, config.channels, config.plus, config.shared)
+        title = "LISTA" if config.network == "lista" else "ISTA-Net"
         if fresh and config.init:
             source = models.load(config.init)
             fits = isinstance(source, ISTANetModel) and source.solver.hyperparameters() == net.hyperparameters()
             got = f"{source.name}, of {source.method}"
-            expect(fits, "train", "--init", f"a model of ISTA-Net with {net.hyperparameters()}", got)
+            expect(fits, "train", "--init", f"a model of {title} with {net.hyperparameters()}", got)
             theirs = dict(source.solver.named_parameters())  # type: ignore[union-attr]
             with torch.no_grad():
                 for name, p in net.named_parameters():
@@ -64,7 +72,12 @@ class IstaNetTraining(BlockObjective[ISTANetModel]):
     @property
     def name(self) -> str:
         """The model's name."""
-        return self.config.name or f"ista-net{'-plus' * self.config.plus}-{self.config.ratio:g}"
+        return self.config.name or f"{self._method}-{self.config.ratio:g}"
+
+    @property
+    def _method(self) -> str:
+        lista = self.config.network == "lista"
+        return "lista" if lista else f"ista-net{'-plus' * self.config.plus}"
 
     def loss(self) -> Tensor:
         """Of the next batch."""
@@ -78,7 +91,7 @@ class IstaNetTraining(BlockObjective[ISTANetModel]):
 RECIPE = register(
     Recipe(
         "ista-net",
-        "ISTA-Net and ISTA-Net+ for block compressed sensing",
+        "ISTA-Net, ISTA-Net+ or LISTA for block compressed sensing",
         Config,
         IstaNetTraining,
         examples=(

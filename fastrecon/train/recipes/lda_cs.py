@@ -1,4 +1,4 @@
-"""LDA for block compressed sensing: `fastrecon train lda-cs`.
+"""LDA, GD-Net and AGD-Net for block compressed sensing: `fastrecon train lda-cs`.
 
 Loss: mean squared error of the last phase. Each new phase is a copy of the last trained one; at the start of every
 stage x = u always, later the lower of u and v. Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, sec. 4.
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from fastrecon import models
 from fastrecon.checks import expect
+from fastrecon.models.block_sensing import SOLVERS
 from fastrecon.operators import BlockSensing
 from fastrecon.options import option
-from fastrecon.solvers import LDA
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.block_cs_base import BlockConfig, BlockObjective
 from fastrecon.train.recipes.warm_start import Warm, WarmStarted, copy_network
@@ -26,6 +26,9 @@ from fastrecon.train.world import World
 class Config(Warm, BlockConfig):
     """What a run computes; defaults as in the preset "cpu"."""
 
+    network: str = option(
+        "lda; or gd-net, its gradient steps alone; or agd-net, those with momentum", "lda", choices=tuple(SOLVERS)
+    )
     stages: str = option(
         'warm start "PHASES:SHARE[:SELECT_FROM],...", shares of the steps; default: 3, 5, then --phases', ""
     )
@@ -74,7 +77,7 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
         config = self.config
         torch.manual_seed(config.seed)
         operator, q = self.sampling(fresh)
-        solver = LDA(
+        solver = SOLVERS[config.network](
             operator, phases=self.stage.phases, channels=config.channels, layers=config.layers,
             sigma=config.sigma, gamma=config.gamma, eps_mode=config.eps_mode,
         )  # fmt: skip
@@ -94,7 +97,7 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
     @property
     def name(self) -> str:
         """The model's name."""
-        return self.config.name or f"lda-cs-{self.config.ratio:g}"
+        return self.config.name or f"{self.config.network}-cs-{self.config.ratio:g}"
 
     def loss(self) -> Tensor:
         """Mean squared error of the last phase on the next batch."""
@@ -109,7 +112,7 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
 RECIPE = register(
     Recipe(
         "lda-cs",
-        "LDA for block compressed sensing",
+        "LDA, GD-Net or AGD-Net for block compressed sensing",
         Config,
         LdaCs,
         examples=(

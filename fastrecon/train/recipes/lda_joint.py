@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class LdaJoint(LdaCs):
     """LDA with its sampling, its crops, and the stage of its warm start; see `Objective`."""
 
-    config: Config
+    config: Config  # pyright: ignore[reportIncompatibleVariableOverride]  # nobody sets another kind
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
