@@ -233,3 +233,22 @@ def test_training_goes_on_to_the_same_bits(slices, tmp_path):
     one.loss()
     two.load_state_dict(one.state_dict())
     assert torch.equal(one.loss(), two.loss())
+
+
+@pytest.mark.parametrize("name", ["gd-net", "agd-net"])
+def test_gradient_networks_and_lista_are_trained_too(tmp_path, name):
+    for k, scene in enumerate(zoo.scenes(3, 24, 24)):
+        io.write_image(tmp_path / f"{k}.png", scene[0].numpy())
+    common = ["--data", *(str(tmp_path / f"{k}.png") for k in range(3)), "--threads", "1", "--device", "cpu"]
+    common += ["--ratio", "50", "--block", "8", "--patch", "16", "--steps", "4", "--batch", "2", "--phases", "2"]
+    common += ["--start-blocks", "100", "--validation", "0.4"]
+    run = tmp_path / "run"
+    assert main(["train", "lda-cs", "--network", name, *common, "--channels", "2", "--out", str(run)]) == 0
+    assert fr.load(run / "model.safetensors").method == name
+    assert (
+        f"{name.upper().replace('NET', 'Net')} for block compressed sensing" in (run / f"{name}-cs-50.md").read_text()
+    )
+    if name == "gd-net":
+        run = tmp_path / "lista"
+        assert main(["train", "ista-net", "--network", "lista", *common, "--out", str(run)]) == 0
+        assert "LISTA for block compressed sensing" in (run / "lista-50.md").read_text()

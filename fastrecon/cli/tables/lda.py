@@ -92,8 +92,14 @@ def table5(args: argparse.Namespace) -> list[Unit]:
 
 
 def _ablation(args: argparse.Namespace, table: dict[int, tuple[float, int, float]], setting: str) -> list[Unit]:
-    row = {f"{n} {setting}": dict(zip(("psnr", "parameters", "seconds"), v, strict=True)) for n, v in table.items()}
-    wanted = {f"{n} {setting}": lda(10, f"lda-cs-10-{n}-{setting}", **{setting: n}) for n in table}
+    row: dict[str, Row] = {
+        f"{n} {setting}": {"psnr": psnr, "parameters": count, "seconds": seconds}
+        for n, (psnr, count, seconds) in table.items()
+    }
+    wanted: dict[str, Wanted] = {}
+    for n in table:
+        changed: dict[str, Any] = {setting: n}
+        wanted[f"{n} {setting}"] = lda(10, f"lda-cs-10-{n}-{setting}", **changed)
     return [
         *quoted({"10%": row}, "ratio", "network"), *cells(args, {"10%": wanted}, "block-cs", "ratio", "network", {})
     ]  # fmt: skip

@@ -56,6 +56,7 @@ def course(args: argparse.Namespace, runs: Runs, name: str, path: Path, seed: in
     def note(k: int, s: Any) -> None:
         quality.append(psnr(s.x.clamp(0, 1).to(truth), truth).item())
 
+    model(m.y, size=m.size, callback=note)  # the phases, of which iterations tell nothing
     _, report = model(
         m.y, size=m.size, rigorous=True, balance=False, iterations=args.iterations, history=True, callback=note
     )
@@ -91,7 +92,7 @@ def _on_the_way(args: argparse.Namespace) -> list[Unit]:
 
     def at(path: Path, seed: int, count: int) -> Row:
         if path not in kept:
-            kept[path] = course(args, runs, name, path, seed)
+            kept[path] = course(args, runs, name, path, seed)  # iterations are counted from the first phase on
         return {"psnr": kept[path]["psnrs"][count - 1], "source": "measured"}
 
     found = []
