@@ -81,6 +81,12 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(prox_gradient_step, (int dtype, Address x, Address grad, Address step, Address lam, Address z, Address sums,      \
                          std::int64_t B, std::int64_t N, std::int64_t step_image, std::int64_t step_entry,            \
                          std::int64_t lam_image, std::int64_t lam_entry))                                             \
+  K(prox_gradient_iterations, (int dtype, Address x, Address v, Address residual, Address residual_v, Address y,      \
+                               Address mask, Address lam, Address numbers, Address taps, Address trace,               \
+                               std::int64_t B, std::int64_t C, std::int64_t P, std::int64_t Q, std::int64_t H,        \
+                               std::int64_t W, std::int64_t L, std::int64_t levels, std::int64_t mask_image,          \
+                               std::int64_t lam_image, std::int64_t lam_entry, std::int64_t iterations, bool fista,   \
+                               bool backtracking))                                                                    \
   K(squares, (int dtype, Address x, Address minus, Address out, bool differ, std::int64_t B, std::int64_t N))         \
   K(prox_tv, (int dtype, Address y, Address lam, Address p, Address x, Address dual, Address sums, Address count,     \
               std::int64_t B, std::int64_t G, std::int64_t H, std::int64_t W, double tol, std::int64_t iterations,    \

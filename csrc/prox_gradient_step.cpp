@@ -3,7 +3,7 @@
 //   x, grad, z [B, N] real or complex   z = soft(x - step grad, step lam) - x
 //   step, lam real; element (b, i) lies at b * image + i * entry, so that 0 repeats
 //   sums [B, 3] double: Re <grad, z>, |z|^2, sum_i lam_i |x_i + z_i|
-#include "broadcast.h"
+#include "prox_tile.h"
 
 namespace fastrecon {
 namespace FASTRECON_ISA {
@@ -44,33 +44,6 @@ FR_INLINE void complex_tile(const T* x, const T* grad, const T* step, const T* l
   part[2] = sum(size, n);
 }
 
-// The same for real numbers, in one pass; steps and strengths of entry 0 repeat.
-template <typename T>
-FR_INLINE void real_tile(const T* x, const T* grad, const T* step, int64_t step_entry, const T* lam, int64_t lam_entry,
-                         T* z, int64_t n, double* part) {
-  constexpr int lanes = kLanes<double>;
-  T copies[5][kTile + lanes];
-  x = filled(x, n, copies[0]);
-  grad = filled(grad, n, copies[1]);
-  if (step_entry) step = filled(step, n, copies[2]);
-  if (lam_entry) lam = filled(lam, n, copies[3]);
-  T* const to = n % lanes ? copies[4] : z;
-  Vec<double> slope{}, square{}, size{};
-  for (int64_t i = 0; i < n; i += lanes) {
-    const Narrow<T> t = step_entry ? load_narrow(step + i) : step[0] - Narrow<T>{};
-    const Narrow<T> l = lam_entry ? load_narrow(lam + i) : lam[0] - Narrow<T>{};
-    const Narrow<T> v = load_narrow(x + i), g = load_narrow(grad + i), p = soft(v - t * g, t * l), d = p - v;
-    put(to + i, d);
-    slope += widen(g) * widen(d);
-    square += widen(d) * widen(d);
-    size += widen(l * at_least(-p, p));
-  }
-  if (to != z) std::memcpy(z, to, n * sizeof(T));
-  part[0] = sum_in_order(slope);
-  part[1] = sum_in_order(square);
-  part[2] = sum_in_order(size);
-}
-
 template <int kWidth, typename T>
 FR_INLINE void run(Address x, Address grad, Address step, Address lam, Address z, Address sums, int64_t B, int64_t N,
                    int64_t step_image, int64_t step_entry, int64_t lam_image, int64_t lam_entry) {
@@ -80,7 +53,7 @@ FR_INLINE void run(Address x, Address grad, Address step, Address lam, Address z
     const T *own_step = as<const T>(step) + b * step_image, *own_lam = as<const T>(lam) + b * lam_image;
     T* const out = as<T>(z) + at;
     if (kWidth == 1) {
-      real_tile(xs, grads, own_step + first * step_entry, step_entry, own_lam + first * lam_entry, lam_entry, out, n,
+      real_step(xs, grads, own_step + first * step_entry, step_entry, own_lam + first * lam_entry, lam_entry, out, n,
                 own_sums);
     } else {
       T steps[kTile], lams[kTile];
@@ -100,18 +73,7 @@ FR_INLINE void run_squares(Address x, Address minus, Address out, bool differ, i
   const auto part = [&](int64_t b, int64_t tile, double* out_of_tile) {
     const int64_t first = tile * kTile, n = kWidth * at_most(kTile, N - first), at = kWidth * (b * N + first);
     const T *own = as<const T>(x) + at, *other = as<const T>(minus) + at;
-    Vec<double> square{};
-    int64_t i = 0;
-    for (; i + kLanes<double> <= n; i += kLanes<double>) {
-      const Vec<double> v = widen(load_narrow(own + i)), w = differ ? v - widen(load_narrow(other + i)) : v;
-      square += w * w;
-    }
-    double total = sum_in_order(square);
-    for (; i < n; ++i) {
-      const double v = differ ? double(own[i]) - double(other[i]) : double(own[i]);
-      total += v * v;
-    }
-    *out_of_tile = total;
+    *out_of_tile = square_of(own, other, differ, n);
   };
   const auto take = [=](int64_t b, const double* total) { as<double>(out)[b] = *total; };
   sum_per_image<1>(B, tiles_of(N), kWidth * B * N, part, take);

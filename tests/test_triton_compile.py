@@ -30,6 +30,7 @@ def launch_everything():
         fourier_consistency,
         group_soft_threshold,
         ladmm_step,
+        prox_gradient_iterations,
         prox_gradient_step,
         prox_lp,
         prox_tv,
@@ -106,6 +107,12 @@ def launch_everything():
         plane = torch.zeros(3, 32, 32, dtype=dtype)
         dwt2.dwt2(plane, [0.5] * 8, 2)
         dwt2.idwt2(plane, [0.5] * 8, 2)
+    for dtype, fista in ((f32, True), (f64, False)):
+        plane, image = torch.zeros(2, 1, 32, 32, dtype=dtype), torch.zeros(2, 1, 29, 32, dtype=dtype)
+        prox_gradient_iterations.prox_gradient_iterations_(
+            plane, plane, image, image, image, image, torch.ones(1, 1, dtype=dtype), torch.ones(2, 4, dtype=f64),
+            [0.5] * 8, 2, 1, fista, True,
+        )  # fmt: skip
     for dtype in (f32, f64):
         phi = torch.zeros(272, 1089, dtype=dtype)
         for matrix in (phi, phi.T):

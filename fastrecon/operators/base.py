@@ -30,6 +30,22 @@ class Diagonal:
     measured: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Masked:
+    """x to m x, the mask m [1 or B, 1, H, W]."""
+
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Wavelet coefficients to images, of which the next stage takes what fits its size, at the top left."""
+
+    wavelet: str
+    level: int
+
+
+Stage = Masked | Synthesis
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -116,6 +132,14 @@ class LinearOperator(nn.Module):
         """(1 + w A* A)^-1 v with numbers w > 0 [B], or what a symmetric positive definite map near it makes of v: a
         metric for iterations that decide by other means. None: none is known.
         """
+        return None
+
+    def stages(self) -> tuple[Stage, ...] | None:
+        """What A does, one after the other, where all of it is known to compiled iterations; None elsewhere."""
+        return None
+
+    def adjoint_stages(self) -> tuple[Stage, ...] | None:
+        """The same of its adjoint."""
         return None
 
     def hold(self, name: str, given: Any, tensor: Tensor) -> None:
@@ -285,6 +309,11 @@ class Composition(LinearOperator):
         """Of the outer operator, if the adjoint of the inner keeps norms."""
         return self.outer.row_scale(self._between(size) or size) if keeps_norms(self.inner, adjoint=True) else None
 
+    def stages(self) -> tuple[Stage, ...] | None:
+        """Of both, one after the other."""
+        first, second = self.inner.stages(), self.outer.stages()
+        return None if first is None or second is None else first + second
+
     def _turns(self, like: Tensor) -> bool:
         """Whether the inner operator is unitary for images `like` these, of whose size nothing is cut off."""
         size = tuple(like.shape[-2:])
@@ -328,6 +357,14 @@ class Adjoint(LinearOperator):
         """Of the operator."""
         taken = self.operator.take(which)
         return self if taken is self.operator else taken.T
+
+    def stages(self) -> tuple[Stage, ...] | None:
+        """Of the adjoint."""
+        return self.operator.adjoint_stages()
+
+    def adjoint_stages(self) -> tuple[Stage, ...] | None:
+        """Of the operator."""
+        return self.operator.stages()
 
     def _norm(self) -> float | None:
         return self.operator._norm()

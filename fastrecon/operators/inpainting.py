@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastrecon.operators._mask import fit, largest, mask_of
-from fastrecon.operators.base import Diagonal, LinearOperator, itself
+from fastrecon.operators._mask import each, fit, largest, mask_of
+from fastrecon.operators.base import Diagonal, LinearOperator, Masked, itself
 
 
 class Inpainting(LinearOperator):
@@ -39,6 +39,10 @@ class Inpainting(LinearOperator):
     def diagonal(self, like: Tensor) -> Diagonal:
         """The mask."""
         return Diagonal(itself, itself, fit(self.mask, like, "Inpainting", "x"), itself)
+
+    def stages(self) -> tuple[Masked] | None:
+        """The mask; None of a subclass, which may do something else."""
+        return (Masked(each(self.mask)),) if type(self) is Inpainting else None
 
     def _norm(self) -> float:
         return largest(self.mask)

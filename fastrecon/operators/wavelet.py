@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 from fastrecon import ops
 from fastrecon.checks import an_integer, behind, choice, expect
 from fastrecon.operators._given import a_size
-from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.base import LinearOperator, Synthesis
 from fastrecon.ops import wavelet_modes as modes
 from fastrecon.ops.wavelet_transform import DEEPEST, PERIODIC, check, fitting
 from fastrecon.ops.wavelets import FAMILIES, lowpass
@@ -109,6 +109,11 @@ class Wavelet(LinearOperator):
         fitting("Wavelet", "y", y, size, self.name, self.level, self.mode)
         bands = modes.from_array(y, self.name, self.level, self.mode, size)
         return modes.transpose(bands, self.name, self.mode, size)
+
+    def adjoint_stages(self) -> tuple[Synthesis] | None:
+        """The synthesis; None in the other modes, and of a subclass, which may do something else."""
+        known = type(self) is Wavelet and self.mode == PERIODIC
+        return (Synthesis(self.name, self.level),) if known else None
 
     def _norm(self) -> float | None:
         return 1.0 if self.isometry else None

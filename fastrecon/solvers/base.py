@@ -101,11 +101,11 @@ def iterate(
         narrow: narrow(which) is the `step` of the images `which` [P] of the batch alone; None: `step` takes any batch.
         check_every: iterations between two looks, a multiple of `stride`.
         stride: iterations in a step.
-        row: what the history keeps of a state, [B] each.
+        row: what the history keeps of a state: [B] each, or [iterations, B] of those of the last step.
         callback: callback(k, state of all images) after each step, k iterations after the start.
     """
     everyone, which = s, None  # s is the state of the images `which`, those that still iterate; None: of all
-    rows = [] if row is None else [row(s)]
+    rows = [] if row is None else [_table(row(s))]
     count, k, place = _zeros_for(s), 0, here()
     left = torch.zeros_like(count, dtype=torch.bool)
     while True:
@@ -123,15 +123,23 @@ def iterate(
             break
         s, k = step(s, k), min(k + stride, iterations)
         if row is not None:
-            new = row(s)
-            rows.append(new if which is None else {n: rows[-1][n].index_copy(0, which, v) for n, v in new.items()})
+            new = _table(row(s))
+            if which is not None:  # those that are done stay as they were
+                kept = {n: rows[-1][n][-1:].repeat(len(v), 1) for n, v in new.items()}
+                new = {n: kept[n].index_copy(1, which, v) for n, v in new.items()}
+            rows.append(new)
         if place is not None:
             place.rest()
         if callback is not None:
             everyone = _merged(everyone, which, s)
             callback(k, everyone)
-    history = {n: torch.stack([r[n] for r in rows]) for n in rows[0]} if rows else None
+    history = {n: torch.cat([r[n] for r in rows]) for n in rows[0]} if rows else None
     return Run(_merged(everyone, which, s), left, _counted(count, which, k), history)
+
+
+def _table(row: Row) -> Row:
+    """[B] each as [1, B]."""
+    return {n: v[None] if v.ndim == 1 else v for n, v in row.items()}
 
 
 def _merged(everyone: S, which: Tensor | None, part: S) -> S:

@@ -14,7 +14,9 @@ from fastrecon import ops
 from fastrecon.checks import behind, expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
+from fastrecon.ops.prox_gradient_iterations import next_theta
 from fastrecon.solvers.base import column
+from fastrecon.solvers.in_cache import InCache, calls, known
 from fastrecon.solvers.lasso import Lasso, LassoState
 from fastrecon.solvers.safeguard import choose, everywhere
 
@@ -63,6 +65,16 @@ class _Backtracking(Lasso[S]):
         """[B]."""
         return self.steps(x) * (8 if self.rule == "backtracking" else 1)
 
+    def several(
+        self, s: S, y: Tensor, iterations: int, looks: int, lasting: bool, given: Tensor | None
+    ) -> InCache | None:
+        """Of ISTA and FISTA themselves, in wavelet coefficients of masked images."""
+        found = known(self.operator, s.x, y) if type(self).step in (ISTA.step, FISTA.step) else None
+        if found is None:
+            return None
+        stride = calls(looks, s.x.numel(), exactly=looks < iterations)
+        return InCache(self, *found, y, iterations, stride, lasting, given, s.x[..., :0])
+
     def accepted(
         self, step: Tensor, square: Tensor, image: Tensor, before: Tensor | None = None, whole: Tensor | None = None
     ) -> Tensor | None:
@@ -104,7 +116,7 @@ class ISTA(_Backtracking[IstaState]):
 
 def extrapolated(s: FistaState, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """v+ with A v+ - y and t+, from the state before and the new x with A x - y."""
-    theta = (1 + (1 + 4 * s.theta.square()).sqrt()) / 2
+    theta = next_theta(s.theta)
     weight = 1 + (s.theta - 1) / theta
     v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
     return v, residual_v, theta

@@ -19,8 +19,10 @@ from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.joining import joined
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype, spread_over
-from fastrecon.solvers.base import Callback, Row, Run, check_measurements, with_parts
+from fastrecon.solvers.base import Callback, Row, Run, check_measurements, iterate, with_parts
+from fastrecon.solvers.in_cache import InCache
 from fastrecon.solvers.joint import Joint, iterate_jointly, same
+from fastrecon.solvers.meeting import here
 from fastrecon.threads import alone
 
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
@@ -164,11 +166,34 @@ class Lasso(nn.Module, Generic[S]):
         x = self.operator.apply_adjoint(y) if x0 is None else x0
         fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
         expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
-        found = iterate_jointly(
-            Shrinking(self, tol, x[..., :0]), self.start(x, y), iterations, check_every=check_every,
-            row=_row if history else None, callback=callback,
-        )  # fmt: skip
+        s, lasting = self.start(x, y), callback is not None
+        looks = 1 if lasting else check_every if tol > 0 else max(iterations, 1)
+        several = self.several(s, y, iterations, looks, lasting, x0) if lasting or here() is None else None
+        if several is None:
+            found = iterate_jointly(
+                Shrinking(self, tol, x[..., :0]), s, iterations, check_every=check_every,
+                row=_row if history else None, callback=callback,
+            )  # fmt: skip
+        else:
+            found = iterate(
+                several.step, s, iterations, check_every=check_every, stride=several.stride, callback=callback,
+                done=(lambda s: self.done(s, tol)) if tol > 0 else None, narrow=several.narrow,
+                row=several.row if history else None,
+            )  # fmt: skip
         return found.state.x, self.certificate(found, y, started=x0 is None)
+
+    def several(
+        self, s: S, y: Tensor, iterations: int, looks: int, lasting: bool, given: Tensor | None
+    ) -> InCache | None:
+        """Steps of several iterations in one call, where those of this problem are compiled; None elsewhere.
+
+        Args:
+            s, y, iterations: of the run.
+            looks: iterations between two looks at the state.
+            lasting: whether states must stay what they are when the next is made.
+            given: the x of the caller's, which must stay what it is in any case.
+        """
+        return None
 
     def take(self, which: Tensor, x: Tensor) -> Self:
         """The same problem of the images `which` of a batch like x: an operator and weights of their own follow."""

@@ -1,0 +1,55 @@
+// prox_tile.h: sums over a tile of real numbers that proximal gradient steps make, one copy of each for all kernels.
+#pragma once
+#include "tiles.h"
+
+namespace fastrecon {
+namespace FASTRECON_ISA {
+namespace {
+// z = soft(x - step grad, step lam) - x of n <= kTile numbers; steps and strengths of entry 0 repeat.
+// part [3]: <grad, z>, |z|^2, sum lam |x + z|.
+template <typename T>
+FR_ONE_COPY void real_step(const T* x, const T* grad, const T* step, std::int64_t step_entry, const T* lam,
+                           std::int64_t lam_entry, T* z, std::int64_t n, double* part) {
+  using std::int64_t;
+  constexpr int lanes = kLanes<double>;
+  T copies[5][kTile + lanes];
+  x = filled(x, n, copies[0]);
+  grad = filled(grad, n, copies[1]);
+  if (step_entry) step = filled(step, n, copies[2]);
+  if (lam_entry) lam = filled(lam, n, copies[3]);
+  T* const to = n % lanes ? copies[4] : z;
+  Vec<double> slope{}, square{}, size{};
+  for (int64_t i = 0; i < n; i += lanes) {
+    const Narrow<T> t = step_entry ? load_narrow(step + i) : step[0] - Narrow<T>{};
+    const Narrow<T> l = lam_entry ? load_narrow(lam + i) : lam[0] - Narrow<T>{};
+    const Narrow<T> v = load_narrow(x + i), g = load_narrow(grad + i), p = soft(v - t * g, t * l), d = p - v;
+    put(to + i, d);
+    slope += widen(g) * widen(d);
+    square += widen(d) * widen(d);
+    size += widen(l * at_least(-p, p));
+  }
+  if (to != z) std::memcpy(z, to, n * sizeof(T));
+  part[0] = sum_in_order(slope);
+  part[1] = sum_in_order(square);
+  part[2] = sum_in_order(size);
+}
+
+// |x - minus|^2 of n reals, or |x|^2.
+template <typename T>
+FR_ONE_COPY double square_of(const T* x, const T* minus, bool differ, std::int64_t n) {
+  Vec<double> square{};
+  std::int64_t i = 0;
+  for (; i + kLanes<double> <= n; i += kLanes<double>) {
+    const Vec<double> v = widen(load_narrow(x + i)), w = differ ? v - widen(load_narrow(minus + i)) : v;
+    square += w * w;
+  }
+  double total = sum_in_order(square);
+  for (; i < n; ++i) {
+    const double v = differ ? double(x[i]) - double(minus[i]) : double(x[i]);
+    total += v * v;
+  }
+  return total;
+}
+}  // namespace
+}  // namespace FASTRECON_ISA
+}  // namespace fastrecon
