@@ -5,6 +5,16 @@
 namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
+// The halves of a vector.
+FR_INLINE Narrow<float> low(Vec<float> v) { return get<Narrow<float>>(reinterpret_cast<const float*>(&v)); }
+FR_INLINE Narrow<float> high(Vec<float> v) {
+#if defined(__AVX512F__)
+  return (Narrow<float>)_mm512_maskz_extractf64x4_pd(__mmask8(-1), (__m512d)v, 1);
+#else
+  return get<Narrow<float>>(reinterpret_cast<const float*>(&v) + kLanes<double>);
+#endif
+}
+
 // z = soft(x - step grad, step lam) - x of n <= kTile numbers; steps and strengths of entry 0 repeat.
 // part [3]: <grad, z>, |z|^2, sum lam |x + z|.
 template <typename T>
@@ -19,14 +29,31 @@ FR_ONE_COPY void real_step(const T* x, const T* grad, const T* step, std::int64_
   if (lam_entry) lam = filled(lam, n, copies[3]);
   T* const to = n % lanes ? copies[4] : z;
   Vec<double> slope{}, square{}, size{};
-  for (int64_t i = 0; i < n; i += lanes) {
-    const Narrow<T> t = step_entry ? load_narrow(step + i) : step[0] - Narrow<T>{};
-    const Narrow<T> l = lam_entry ? load_narrow(lam + i) : lam[0] - Narrow<T>{};
-    const Narrow<T> v = load_narrow(x + i), g = load_narrow(grad + i), p = soft(v - t * g, t * l), d = p - v;
+  const auto move = [&](auto zero, int64_t i, auto& g, auto& d, auto& weighed) {
+    using V = decltype(zero);
+    const V t = step_entry ? get<V>(step + i) : step[0] - zero, l = lam_entry ? get<V>(lam + i) : lam[0] - zero;
+    const V v = get<V>(x + i);
+    g = get<V>(grad + i);
+    const V p = soft(v - t * g, rounded(t * l));
+    d = p - v;
     put(to + i, d);
+    weighed = l * at_least(-p, p);
+  };
+  const auto add = [&](Narrow<T> g, Narrow<T> d, Narrow<T> weighed) {
     slope += widen(g) * widen(d);
     square += widen(d) * widen(d);
-    size += widen(l * at_least(-p, p));
+    size += widen(weighed);
+  };
+  int64_t i = 0;
+  if constexpr (sizeof(T) == 4)
+    for (Vec<T> g, d, weighed; i + 2 * lanes <= n; i += 2 * lanes) {
+      move(Vec<T>{}, i, g, d, weighed);
+      add(low(g), low(d), low(weighed));
+      add(high(g), high(d), high(weighed));
+    }
+  for (Narrow<T> g, d, weighed; i < n; i += lanes) {
+    move(Narrow<T>{}, i, g, d, weighed);
+    add(g, d, weighed);
   }
   if (to != z) std::memcpy(z, to, n * sizeof(T));
   part[0] = sum_in_order(slope);
