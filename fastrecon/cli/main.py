@@ -28,6 +28,7 @@ COMMANDS = {
     "bench": ("fastrecon.cli.bench", "throughput on this machine against eager PyTorch"),
     "tune": ("fastrecon.cli.tune", "measure the best tiles of the GPU kernels and keep them"),
     "verify": ("fastrecon.cli.verify", "try on this machine what is promised: same bits, adjoints, accuracy"),
+    "serve": ("fastrecon.cli.serve", "answer requests over HTTP"),
     "info": ("fastrecon.cli.info", "versions, devices, backends, shipped models"),
 }
 

@@ -9,6 +9,10 @@ class Refused(ValueError):
     """Contents that are sound but not what is read here; every other exception of a decoder means damage."""
 
 
+class TooLarge(Refused):
+    """More pixels or numbers than are read: `bounded` raises it."""
+
+
 def refuse(condition: bool, expected: str, got: object, entry: str = "") -> None:
     """Raises Refused "expected ..., got ..." if `condition` holds, of an `entry` of the file if one is named."""
     if condition:
@@ -31,14 +35,17 @@ def bounded(*shape: int, what: str = "pixels", entry: str = "") -> None:
     """Refuses a size that a header promises, before anything of that size is made.
 
     Raises:
-        Refused: it has more than `max_pixels()` elements, or none.
+        Refused: it has no elements.
+        TooLarge: it has more than `max_pixels()`.
     """
     count = 1
     for n in shape:
         count *= n
     size = " x ".join(map(str, shape))
     refuse(count < 1 or min(shape, default=1) < 1, f"at least 1 x 1 {what}", f"{size} (shape {tuple(shape)})", entry)
-    refuse(count > max_pixels(), f"at most {max_pixels()} {what} (set FASTRECON_MAX_PIXELS for more)", size, entry)
+    if count > (most := max_pixels()):
+        expected = f"expected at most {most} {what} (set FASTRECON_MAX_PIXELS for more), got {size}"
+        raise TooLarge((entry and f"{entry}: ") + expected)
 
 
 def chosen(count: int, slice: int | None, entry: str = "") -> int:

@@ -128,7 +128,7 @@ class Scheduler:
                 raise RuntimeError(f"{op}: it takes no more requests")
             if len(self._queue) >= self.max_queue:
                 self._counts.refused += 1
-                raise Busy(len(self._queue), self._room_after())
+                raise Busy(len(self._queue), self.room_after())
             self._counts.submitted += 1
             self._queue.append(request)
             self._changed.notify_all()
@@ -167,7 +167,7 @@ class Scheduler:
         else:
             self.close()
 
-    def _room_after(self) -> float:
+    def room_after(self) -> float:
         """Seconds in which as many requests are answered as wait, by the last ones' pace."""
         services = self._counts.services
         mean = sum(services) / len(services) if services else 1.0

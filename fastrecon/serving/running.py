@@ -1,0 +1,120 @@
+"""The process: uvicorn around a `Server`. SIGTERM and Ctrl-C stop accepting, answer what is inside, and end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fastrecon.io import reason, shown
+from fastrecon.serving.http import Server
+
+HEAD_SECONDS, HEAD_BYTES = 10.0, 32768  # for the head of a request to come, and its size
+SPARE = 64  # connections beyond the requests that may be inside: of those that are told so
+
+
+class Timed(H11Protocol):
+    """HTTP/1.1 that waits for the head of a request so long and no longer."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begins to wait."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_SECONDS, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits no more."""
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def _close(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+
+class _Lines(logging.Handler):
+    """What uvicorn has to say, in lines like ours."""
+
+    def __init__(self, server: Server):
+        super().__init__(logging.WARNING)
+        self.server = server
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One of them."""
+        failure = record.exc_info[1] if record.exc_info else None
+        more = {} if failure is None else {"failure": f"{type(failure).__name__}: {reason(failure)}"}
+        self.server.telemetry.log("uvicorn", level=record.levelname, message=record.getMessage()[:500], **more)
+
+
+class _Process(uvicorn.Server):
+    """uvicorn that answers signals itself and leaves with status 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """While it serves."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+
+def run(server: Server, host: str, port: int, grace: float = 60.0) -> None:
+    """Serves until a signal comes, and then answers what is inside, for at most `grace` seconds.
+
+    Raises:
+        ValueError: the address cannot be taken.
+    """
+    config = uvicorn.Config(
+        server, host, port, http=Timed, ws="none", lifespan="on", log_config=None, access_log=False,
+        server_header=False, date_header=True, timeout_keep_alive=5, timeout_graceful_shutdown=max(1, int(grace)),
+        limit_concurrency=server.limits.waiting + SPARE, h11_max_incomplete_event_size=HEAD_BYTES,
+    )  # fmt: skip
+    logger = logging.getLogger("uvicorn")
+    logger.handlers, logger.propagate = [_Lines(server)], False
+    sock = bound(host, port)
+    name, number = sock.getsockname()[:2]
+    server.telemetry.log("listening", host=name, port=number)
+
+    async def serve() -> None:
+        process = _Process(config)
+        drained = asyncio.ensure_future(_tell(process, server))
+        try:
+            await process.serve(sockets=[sock])
+        finally:
+            drained.cancel()
+
+    with contextlib.closing(sock):
+        asyncio.run(serve())
+    server.telemetry.log("stopped", **server.scheduler.stats())
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        ValueError: the address is none of this machine, or taken.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(found[0], socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(found[4])
+    except (OSError, UnicodeError) as e:
+        expected = "an address of this machine that is free"
+        raise ValueError(f"--host: expected {expected}, got {shown(host)} port {port} ({reason(e)})") from e
+    return sock
+
+
+async def _tell(process: uvicorn.Server, server: Server) -> None:
+    """Lets the server know that it is about to stop, before connections are."""
+    while not process.should_exit:
+        await asyncio.sleep(0.05)
+    server.draining = True
