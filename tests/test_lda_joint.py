@@ -126,6 +126,22 @@ def test_another_model_brings_its_sampling_where_it_learned_one(pictures, tmp_pa
     assert len(other.module.operator.phi) == 32
 
 
+def test_sampling_of_half_precision_is_stored_so(pictures, tmp_path):
+    own = objective(pictures).module
+    whole = tmp_path / "whole.safetensors"
+    own.save(whole)
+    with torch.no_grad():
+        for t in (own.operator.phi, own.q):
+            t.copy_(t.half())
+    own.save(tmp_path / "half.safetensors")
+    again = fr.load(tmp_path / "half.safetensors")
+    assert torch.equal(again.operator.phi, own.operator.phi)
+    assert torch.equal(again.q, own.q)
+    assert again.q.dtype == torch.float32
+    numbers = own.operator.phi.numel() + own.q.numel()
+    assert whole.stat().st_size - (tmp_path / "half.safetensors").stat().st_size >= 2 * numbers - 200
+
+
 def test_rigorous_mode_takes_any_norm_of_the_matrix(pictures):
     own = objective(pictures).module
     with torch.no_grad():

@@ -142,12 +142,11 @@ class BlockModel(Model):
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and start. A sampling matrix that `random_phi` makes of `meta["phi_seed"]` is left out, and made
-        again by `load`.
+        again by `load`; it and the start are stored in half precision where that is exact.
         """
-        own = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("fidelity.")} | {
-            "q": self.q.detach()
-        }
-        return own if self._from_seed else own | {"phi": self._phi}
+        own = {k: v for k, v in self.solver.state_dict().items() if not k.startswith("fidelity.")}
+        own |= {"q": _halved(self.q.detach())}
+        return own if self._from_seed else own | {"phi": _halved(self._phi)}
 
     @property
     def _phi(self) -> Tensor:
@@ -162,14 +161,14 @@ class BlockModel(Model):
 def sampling(head: Header, tensors: dict[str, Tensor]) -> tuple[BlockSensing, Tensor]:
     """The operator and Q of a file; their tensors are taken out."""
     settings = head.hyperparameters
-    q, phi = tensors.pop("q"), tensors.pop("phi", None)
+    q, phi = _single(tensors.pop("q")), tensors.pop("phi", None)
     if phi is None:
         seed = head.operator["phi_seed"]
         phi = random_phi(q.shape[1], q.shape[0], seed).to(q)
         pairs = zip(_sample(phi), settings["phi_sample"], strict=True)
         if not all(math.isclose(a, b, abs_tol=SAME) for a, b in pairs):
             raise RuntimeError(f"the sampling matrix of seed {seed} comes out differently on this machine")
-    return BlockSensing(phi, settings["block"]), q
+    return BlockSensing(_single(phi), settings["block"]), q
 
 
 def restore(solver: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -184,6 +183,16 @@ def restore(solver: nn.Module, tensors: dict[str, Tensor]) -> None:
 def fits_sampling(head: Header, count: int) -> bool:
     """Whether a file is of a model for so many measurements a block."""
     return measurements(head.operator["ratio"], head.hyperparameters["block"] ** 2) == count
+
+
+def _halved(t: Tensor) -> Tensor:
+    """Single numbers as half ones, if these are the same."""
+    half = t.half()
+    return half if t.dtype == torch.float32 and torch.equal(half.float(), t) else t
+
+
+def _single(t: Tensor) -> Tensor:
+    return t.float() if t.dtype == torch.float16 else t
 
 
 def _sample(phi: Tensor) -> list[float]:
