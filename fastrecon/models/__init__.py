@@ -1,5 +1,6 @@
 """Trained methods, a family a file; `load` gives one by its name."""
 
+from fastrecon.models import controlled
 from fastrecon.models.base import MODELS, Model, load, pretrained, register, trained
 from fastrecon.models.block_sensing import BlockSensingModel
 from fastrecon.models.descent import DescentModel
@@ -27,6 +28,7 @@ __all__ = [
     "SparseCoder",
     "StepModel",
     "UnrolledModel",
+    "controlled",
     "load",
     "pretrained",
     "register",

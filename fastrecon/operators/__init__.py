@@ -5,6 +5,7 @@ from fastrecon.operators.block_sensing import BlockSensing, measurements, random
 from fastrecon.operators.blur import Blur, gaussian_kernel, motion_kernel
 from fastrecon.operators.blurred_slopes import BlurredSlopes
 from fastrecon.operators.callables import Callables
+from fastrecon.operators.colour_slopes import ColourSlopes
 from fastrecon.operators.crop import Crop
 from fastrecon.operators.dictionary import Dictionary
 from fastrecon.operators.fourier import Fourier
@@ -12,6 +13,7 @@ from fastrecon.operators.gradient import Gradient
 from fastrecon.operators.identity import Identity
 from fastrecon.operators.inpainting import Inpainting
 from fastrecon.operators.kirsch import Kirsch
+from fastrecon.operators.layers import Layers
 from fastrecon.operators.radon import Radon
 from fastrecon.operators.wavelet import Wavelet
 
@@ -20,6 +22,7 @@ __all__ = [
     "Blur",
     "BlurredSlopes",
     "Callables",
+    "ColourSlopes",
     "Crop",
     "Dictionary",
     "Fourier",
@@ -27,6 +30,7 @@ __all__ = [
     "Identity",
     "Inpainting",
     "Kirsch",
+    "Layers",
     "LinearOperator",
     "Radon",
     "Wavelet",

@@ -38,7 +38,7 @@ class Derain(Problem[DerainOptions]):
     name = "derain"
     summary = "photographs in rain"
     Options = DerainOptions
-    methods = ("two-layer", "separation", "tv")
+    methods = ("controlled", "two-layer", "separation", "tv")
     norm = 1.0
     maps = ("streaks",)
 
@@ -88,8 +88,8 @@ class Derain(Problem[DerainOptions]):
         return super().conditions(table)
 
     def compared(self) -> tuple[str, ...]:
-        """The two layers."""
-        return self.methods[:1]
+        """All that are made for it."""
+        return self.methods[:-1]
 
     def describe(self, m: Measurement) -> str:
         """Size and colours."""

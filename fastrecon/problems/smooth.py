@@ -33,7 +33,7 @@ class Smooth(Problem[SmoothOptions]):
     name = "smooth"
     summary = "pictures to be smoothed between their edges"
     Options = SmoothOptions
-    methods = ("l0", "wls", "guided", "lp", "tv")
+    methods = ("l0", "controlled", "wls", "guided", "lp", "tv")
     norm = 1.0
     maps = ("texture",)
 

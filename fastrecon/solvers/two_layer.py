@@ -26,8 +26,8 @@ from fastrecon.solvers.base import Callback, Run, check_measurements, column, it
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, given_weight, method
 
 STEEPEST, STEP = 45, 5  # degrees from upright: angles that are looked at
-ORDINARY = 0.85  # differences along over those across, of photographs without rain; about 0.8 of the diagonal ones
-GAIN = 0.12  # lam of the contrast that streaks add
+ORDINARY = 0.75  # differences along over those across; most photographs without rain have more
+GAIN = 0.15  # lam of the contrast that streaks add
 ALONG, SPARSE = 2.0, 0.15  # weights in units of lam
 
 
@@ -82,7 +82,7 @@ class TwoLayer:
     """Background and streaks of photographs; see above.
 
     Args:
-        lam: weight of the background's differences, > 0; None: 0.12 (0.85 - ratio), ratio that of `fall`, at least
+        lam: weight of the background's differences, > 0; None: 0.15 (0.75 - ratio), ratio that of `fall`, at least
             0.002: the more streaks tell, the heavier.
         along, sparse: weights of the streaks in units of lam, >= 0.
         angle: of the rain in degrees from upright, > 0 falling to the right; None: that of `fall`.

@@ -12,6 +12,7 @@ from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.terms.lp import Lp
 from fastrecon.terms.multiscale import MultiScale
 from fastrecon.terms.normal_equations import NormalEquations
+from fastrecon.terms.parts import Parts
 from fastrecon.terms.ridge import RidgePrior
 from fastrecon.terms.scaled import Scaled
 from fastrecon.terms.total_variation import TV
@@ -28,6 +29,7 @@ __all__ = [
     "Lp",
     "MultiScale",
     "NormalEquations",
+    "Parts",
     "RidgePrior",
     "Scaled",
     "Term",

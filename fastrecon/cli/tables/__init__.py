@@ -1,6 +1,17 @@
 """Tables that `fastrecon reproduce` writes, one a file; each registers itself."""
 
-from fastrecon.cli.tables import dladmm, haze, lda, lda_courses, lda_mri, padnet_image, picture, sgp, slopes
+from fastrecon.cli.tables import (
+    dladmm,
+    haze,
+    lda,
+    lda_courses,
+    lda_mri,
+    padnet_image,
+    photographs,
+    picture,
+    sgp,
+    slopes,
+)
 from fastrecon.cli.tables.base import TABLES, Table, Unit, register
 
 __all__ = [
@@ -13,6 +24,7 @@ __all__ = [
     "lda_courses",
     "lda_mri",
     "padnet_image",
+    "photographs",
     "picture",
     "register",
     "sgp",
