@@ -133,7 +133,7 @@ OPERATORS = {  # a new operator is one row: how it is made, the shape of an inpu
     "gradient_of_odd_sizes": (Gradient, (2, 2, 5, 1), None),
     "gradient_of_blur": (lambda: Gradient() @ Blur(random(3, 3)), (1, 1, 5, 6), None),
     "blurred_slopes": (lambda: BlurredSlopes(Blur(random(3, 5).abs()), 0.25), (2, 2, 6, 7), 0.5),
-    "colour_slopes": (lambda: ColourSlopes(0.25), (2, 6, 6, 7), 0.5),
+    "colour_slopes": (lambda: ColourSlopes(0.25).double(), (2, 6, 6, 7), 0.5),
     "layers": (lambda: Layers(3), (2, 6, 4, 5), 3**0.5),
     "adjoint_of_gradient": (lambda: Gradient().T, (1, 4, 5, 4), None),
     "kirsch": (Kirsch, (2, 1, 6, 8), None),

@@ -41,6 +41,8 @@ class ColourSlopes(LinearOperator):
         """A g."""
         fits = x.ndim == 4 and x.shape[1] % 2 == 0 and x.is_floating_point()
         expect(fits, "ColourSlopes", "x", "slopes [B, 2 C, H, W]", x)
+        if len(x) == 0:  # transforms take no empty batch
+            return x.clone()
         return _together(self.each.forward(_apart(x)), len(x))
 
     def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
