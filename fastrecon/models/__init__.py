@@ -1,9 +1,10 @@
 """Trained methods, a family a file; `load` gives one by its name."""
 
-from fastrecon.models import controlled
+from fastrecon.models import controlled, controlled_method
 from fastrecon.models.base import MODELS, Model, load, pretrained, register, trained
 from fastrecon.models.block_sensing import BlockSensingModel
 from fastrecon.models.descent import DescentModel
+from fastrecon.models.error_controlled import ErrorControlledModel
 from fastrecon.models.ista_net import ISTANetModel
 from fastrecon.models.learned_fista import ScheduleModel
 from fastrecon.models.padnet import PADNetModel
@@ -18,6 +19,7 @@ __all__ = [
     "BlockSensingModel",
     "DescentModel",
     "DirectModel",
+    "ErrorControlledModel",
     "ISTANetModel",
     "Model",
     "PADNetModel",
@@ -29,6 +31,7 @@ __all__ = [
     "StepModel",
     "UnrolledModel",
     "controlled",
+    "controlled_method",
     "load",
     "pretrained",
     "register",

@@ -108,7 +108,10 @@ class CT(Problem[CTOptions]):
     name = "ct"
     summary = "sinograms: integrals along parallel or fan beams"
     Options = CTOptions
-    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "sgp-step", "sgp-diag", "unet")
+    methods = (
+        "dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "error-controlled", "sgp-step", "sgp-diag",
+        "unet",
+    )  # fmt: skip
     suffixes = (".npy", ".npz", ".tif", ".tiff", ".png", ".safetensors")
     norm = 1.0
 

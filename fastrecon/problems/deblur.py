@@ -53,8 +53,8 @@ class Deblur(Problem[DeblurOptions]):
     summary = "blurred photographs whose blur is known"
     Options = DeblurOptions
     methods = (
-        "dct", "tv", "cycle-spinning", "fista", "ista", "hqs", "admm", "hyper-laplacian", "padnet", "sgp-step",
-        "sgp-diag", "unet",
+        "dct", "tv", "cycle-spinning", "fista", "ista", "hqs", "admm", "hyper-laplacian", "padnet", "error-controlled",
+        "sgp-step", "sgp-diag", "unet",
     )  # fmt: skip
 
     def simulate(self, picture: Picture, options: DeblurOptions, seed: int = 0) -> Measurement:

@@ -39,7 +39,7 @@ class Denoise(Problem[DenoiseOptions]):
     name = "denoise"
     summary = "photographs with Gaussian noise"
     Options = DenoiseOptions
-    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs")
+    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "error-controlled")
     norm = 1.0
 
     def simulate(self, picture: Picture, options: DenoiseOptions, seed: int = 0) -> Measurement:

@@ -49,7 +49,10 @@ class Inpaint(Problem[InpaintOptions]):
     name = "inpaint"
     summary = "photographs of which some pixels are known"
     Options = InpaintOptions
-    methods = ("dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "sgp-step", "sgp-diag", "unet")
+    methods = (
+        "dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "error-controlled", "sgp-step", "sgp-diag",
+        "unet",
+    )  # fmt: skip
     norm = 1.0
 
     def simulate(self, picture: Picture, options: InpaintOptions, seed: int = 0) -> Measurement:

@@ -72,8 +72,8 @@ class MRI(Problem[MRIOptions]):
     summary = "k-space of which some frequencies were sampled"
     Options = MRIOptions
     methods = (
-        "dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "lda", "sgp-step", "sgp-diag", "unet",
-        "ista-net-plus", "ista-net", "vn", "admm-net",
+        "dct", "tv", "cycle-spinning", "fista", "ista", "admm", "hqs", "error-controlled", "lda", "sgp-step",
+        "sgp-diag", "unet", "ista-net-plus", "ista-net", "vn", "admm-net",
     )  # fmt: skip
     suffixes = io.KSPACE_SUFFIXES
     norm = 1.0

@@ -2,6 +2,7 @@
 
 from fastrecon.train.recipe import RECIPES
 from fastrecon.train.recipes import (  # they register themselves
+    denoiser,
     dladmm,
     fista,
     ista_net,
@@ -20,6 +21,7 @@ from fastrecon.train.recipes import (  # they register themselves
 
 __all__ = [
     "RECIPES",
+    "denoiser",
     "dladmm",
     "fista",
     "ista_net",

@@ -81,7 +81,7 @@ class MRIObjective(CropObjective[M]):
     def read(self) -> images.Images:
         """Slices, real or complex."""
         quiet = self.world.rank > 0
-        return images.Images(_read(self.config.data, quiet), _read(self.config.validation_data, quiet))
+        return images.Images(slices_of(self.config.data, quiet), slices_of(self.config.validation_data, quiet))
 
     def measured(self, x: Tensor, generator: torch.Generator) -> tuple[Fourier, Tensor]:
         """A drawn mask an image, and the noisy samples under it."""
@@ -113,7 +113,7 @@ class MRIObjective(CropObjective[M]):
         return Score("psnr", math.fsum(found) / len(found)) if found else None
 
 
-def _read(inputs: Sequence[str], quiet: bool) -> list[Tensor]:
+def slices_of(inputs: Sequence[str], quiet: bool) -> list[Tensor]:
     """Images [H, W], complex64, each of largest modulus 1; those that are 0 throughout are left out."""
     paths = io.expand(inputs, (*io.IMAGE_SUFFIXES, *SUFFIXES))
     found: list[Tensor] = []
