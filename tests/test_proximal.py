@@ -328,3 +328,37 @@ def test_weights_are_the_solvers_own():
     before = solver(y, iterations=3)[0]
     lam.zero_()
     assert torch.equal(solver(y, iterations=3)[0], before)
+
+
+def test_bounds_of_the_norm_cost_no_calls_and_hold():
+    """Multi-coil Fourier and a blur with a boundary of zeros, whose norms have no closed form."""
+    torch.manual_seed(0)
+    maps = torch.randn(3, 12, 16, dtype=torch.complex128) / 2
+    a = Fourier(masks.uniform((12, 16), 0.6, 0).double(), sensitivities=maps)
+    blur = Blur(torch.randn(3, 5, dtype=torch.float64), boundary="zero")
+    for operator, kind in ((a, torch.complex128), (blur, torch.float64)):
+        bound = float(operator.bound((1, 1, 12, 16)))
+        norm = operator.norm((1, 1, 12, 16), tol=1e-9)
+        assert norm <= bound <= 1.5 * norm
+        calls, forward = [], operator.forward
+        operator.forward = lambda x, f=forward, calls=calls: calls.append(1) or f(x)
+        y = forward(torch.randn(1, 1, 12, 16, dtype=kind))
+        _, report = FISTA(operator, 0.1)(y, iterations=7)
+        assert report.operator_calls.tolist() == [len(calls)] == [9]
+
+
+def test_calls_for_an_unknown_norm_are_counted():
+    class Scaled(LinearOperator):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x * torch.linspace(0, 2, x.shape[-1], dtype=x.dtype)
+
+        def apply_adjoint(self, y, size=None):
+            return y * torch.linspace(0, 2, y.shape[-1], dtype=y.dtype)
+
+    a = Scaled()
+    _, report = ISTA(a, 0.1)(torch.randn(1, 1, 4, 8, dtype=torch.float64), iterations=5)
+    assert a.calls > 20
+    assert report.operator_calls.tolist() == [a.calls]

@@ -165,6 +165,12 @@ class LinearOperator(nn.Module):
         """The norm for inputs of this shape, where known without iterating."""
         return self._norm()
 
+    def bound(self, shape: Sequence[int]) -> float | Tensor | None:
+        """A number >= |A| for inputs of this shape, or one for each image [B]; None where none is known without
+        iterating.
+        """
+        return self._norm_of(shape)
+
     def output_size(self, size: Sequence[int] | None) -> Sequence[int] | None:
         """Spatial size of A x for an image of this `size`; operators that keep it need not say so."""
         return size
@@ -204,14 +210,20 @@ class LinearOperator(nn.Module):
     @torch.no_grad()
     def power_iteration(self, shape: Sequence[int], tol: float, max_iterations: int) -> float:
         """The norm for inputs of this shape by power iteration, to the relative change `tol`."""
-        x, estimate = self._noise(shape), 0.0
+        return self.counted_norm(shape, tol, max_iterations)[0]
+
+    @torch.no_grad()
+    def counted_norm(self, shape: Sequence[int], tol: float, max_iterations: int) -> tuple[float, int]:
+        """The same, and how often A and its adjoint were applied."""
+        x, estimate, count = self._noise(shape), 0.0, 0
         for _ in range(max_iterations):
+            count += 1
             x = x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)  # 0 for an operator that is 0
             x = self.apply_adjoint(self.forward(x), _size(x))
             previous, estimate = estimate, torch.linalg.vector_norm(x).item() ** 0.5
             if abs(estimate - previous) <= tol * estimate:
                 break
-        return estimate
+        return estimate, count
 
     @torch.no_grad()
     def adjoint_test(self, shape: Sequence[int], seed: int = 0) -> float:
@@ -323,6 +335,15 @@ class Composition(LinearOperator):
         if keeps_norms(self.inner, True):
             return self.outer._norm()
         return self.inner._norm() if keeps_norms(self.outer) else None
+
+    def bound(self, shape: Sequence[int]) -> float | Tensor | None:
+        """Of one of them, if the norm of the other is at most 1."""
+        known, size = self._norm_of(shape), self._between(shape[2:])
+        if known is not None:
+            return known
+        if keeps_norms(self.inner, True) or keeps_norms(self.inner):
+            return self.outer.bound((*shape[:2], *(shape[2:] if size is None else size)))
+        return self.inner.bound(shape) if keeps_norms(self.outer) else None
 
     def output_size(self, size: Sequence[int] | None) -> Sequence[int] | None:
         """Of both, one after the other."""

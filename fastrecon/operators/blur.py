@@ -124,11 +124,16 @@ class Blur(LinearOperator):
         expect(b in (1, x.shape[0]), op, argument, f"a batch of {b}, one for each kernel", x)
         expect(x.device == self.kernel.device, op, argument, f"a tensor on {self.kernel.device}", x)
 
+    def _padded(self, h: int, w: int) -> tuple[int, int]:
+        """(h, w), where the boundary is zero with enough zeros for what wraps around to fall on them."""
+        if self.boundary == "circular":
+            return h, w
+        return h + self.kernel.shape[-2] // 2, w + self.kernel.shape[-1] // 2
+
     def _convolve(self, x: Tensor, argument: str, conjugate: bool) -> Tensor:
         self._check(x, argument)
         h, w = x.shape[-2:]
-        more = (0, 0) if self.boundary == "circular" else (self.kernel.shape[-2] // 2, self.kernel.shape[-1] // 2)
-        size = (h + more[0], w + more[1])  # enough zeros for what wraps around to fall on them
+        size = self._padded(h, w)
         transfer = self.transfer(size, real_dtype(x))
         if x.shape[0] == 0 or x.shape[1] == 0:  # transforms take no empty batch
             return x.clone()
@@ -192,6 +197,13 @@ class Blur(LinearOperator):
         if known is None and self.boundary == "circular" and len(shape) > 1:  # the largest transfer
             return self.transfer(shape[-2:], torch.float64).abs().max().item()
         return known
+
+    def bound(self, shape: Sequence[int]) -> float | Tensor:
+        """The largest transfer of each kernel; where the boundary is zero, on the image with zeros around it."""
+        if (known := self._norm()) is not None:
+            return known
+        size = self._padded(shape[-2], shape[-1])
+        return self.transfer(size, torch.float64).abs().flatten(1).amax(1)
 
 
 def spectrum_of(kernel: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastrecon.checks import expect
 from fastrecon.operators._given import of_parts, tensor_of
-from fastrecon.operators._mask import fit, largest, mask_of
+from fastrecon.operators._mask import each, fit, largest, mask_of
 from fastrecon.operators.base import Diagonal, LinearOperator, itself
 from fastrecon.ops.by_image import each_image
 
@@ -135,6 +135,14 @@ class Fourier(LinearOperator):
 
     def _norm(self) -> float | None:
         return largest(self.mask) if self.sensitivities is None else None
+
+    def bound(self, shape: Sequence[int]) -> float | Tensor:
+        """The largest weight, with sensitivities times the largest root of sum |s|^2."""
+        if self.sensitivities is None:
+            return largest(self.mask)
+        weight = each(self.mask.detach()).flatten(1).amax(1)
+        maps = self.sensitivities.detach().abs().square().sum(-3).flatten(-2).amax(-1).sqrt()
+        return weight.double() * maps.double()
 
     def output_size(self, size: Sequence[int] | None) -> Sequence[int]:
         """(H, W) of the mask."""

@@ -28,6 +28,9 @@ from fastrecon.threads import alone
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
 
 
+NORM_TOL, NORM_ITERATIONS = 1e-6, 1000  # of |A| by power iteration, from below
+
+
 @dataclass(frozen=True)
 class LassoState:
     """Where an iteration stands, per image."""
@@ -55,8 +58,8 @@ class Lasso(nn.Module, Generic[S]):
         operator: A, from images or coefficients x [B, ...] to measurements; for wavelet coefficients
             `A @ Wavelet("sym4", 3).T`.
         lam: weight, >= 0: a number, [B], or real and broadcastable to x, such as `detail_weights`.
-        lipschitz: L >= |A|^2, > 0: a number or [B]; None takes the operator's own norm, by power iteration where that
-            has no closed form.
+        lipschitz: L >= |A|^2, > 0: a number or [B]; None takes the operator's own norm, a bound of it in closed form,
+            or its estimate by power iteration, whose calls the report counts.
 
     Raises:
         ValueError: an argument is of another kind or out of range.
@@ -94,9 +97,21 @@ class Lasso(nn.Module, Generic[S]):
         """Applications of the adjoint of A in an iteration."""
         return 1
 
+    def bounded(self, x: Tensor) -> tuple[Self, int]:
+        """The same problem for images like x with L known, and how often that took A and its adjoint."""
+        if self.lipschitz is not None:
+            return self, 0
+        found, count = self.operator.bound(x.shape), 0
+        if found is None:
+            found, count = self.operator.counted_norm((max(len(x), 1), *x.shape[1:]), NORM_TOL, NORM_ITERATIONS)
+        if isinstance(found, Tensor) and found.numel() == 1:
+            found = found.reshape(())
+        return with_parts(self, lipschitz=found**2), count
+
     def steps(self, x: Tensor) -> Tensor:
         """1 / L of each image, float64 [B]."""
-        found = self.lipschitz if self.lipschitz is not None else self.operator.norm(x.shape, tol=1e-9) ** 2
+        found = self.bounded(x)[0].lipschitz
+        assert found is not None
         if isinstance(found, Tensor):
             bound = found.to(x.device, torch.float64)
         else:  # filled in on the device: a copy from the host would make it wait
@@ -166,21 +181,27 @@ class Lasso(nn.Module, Generic[S]):
         x = self.operator.apply_adjoint(y) if x0 is None else x0
         fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
         expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
-        s, lasting = self.start(x, y), callback is not None
+        solver, calls = self.bounded(x)
+        s, lasting = solver.start(x, y), callback is not None
         looks = 1 if lasting else check_every if tol > 0 else max(iterations, 1)
-        several = self.several(s, y, iterations, looks, lasting, x0) if lasting or here() is None else None
+        several = solver.several(s, y, iterations, looks, lasting, x0) if lasting or here() is None else None
         if several is None:
             found = iterate_jointly(
-                Shrinking(self, tol, x[..., :0]), s, iterations, check_every=check_every,
+                Shrinking(solver, tol, x[..., :0]), s, iterations, check_every=check_every,
                 row=_row if history else None, callback=callback,
             )  # fmt: skip
         else:
             found = iterate(
                 several.step, s, iterations, check_every=check_every, stride=several.stride, callback=callback,
-                done=(lambda s: self.done(s, tol)) if tol > 0 else None, narrow=several.narrow,
+                done=(lambda s: solver.done(s, tol)) if tol > 0 else None, narrow=several.narrow,
                 row=several.row if history else None,
             )  # fmt: skip
-        return found.state.x, self.certificate(found, y, started=x0 is None)
+        report = solver.certificate(found, y, started=x0 is None)
+        if calls:
+            report = replace(
+                report, operator_calls=report.operator_calls + calls, adjoint_calls=report.adjoint_calls + calls
+            )
+        return found.state.x, report
 
     def several(
         self, s: S, y: Tensor, iterations: int, looks: int, lasting: bool, given: Tensor | None
