@@ -37,6 +37,7 @@ CLASSICAL = {
 LAM = {"derain": 1e-4, "smooth": 0.01, "low-light": 0.1}
 SPARSE = 0.1  # weight of streaks, in units of that of the background
 BETA = {"smooth": 100.0, "low-light": 10.0}  # how much slopes are those of a picture
+ONCE = ("derain",)  # problems whose modules make what is clean already too smooth: they are asked once
 SHIPPED = ("derain",)  # problems with a model of `separation` among the shipped ones
 LOOSE = 1e-3  # mu: nearly all of a proposal is in what is judged
 
@@ -152,20 +153,19 @@ def controlled(options: ControlledOptions, device: torch.device) -> Runner:
 
     def asked(problem: str) -> tuple[list[Pictures], str]:
         """The module of every iteration, the last for all that follow, and the name of the model among them."""
-        if options.module in CLASSICAL[problem]:
-            return [classical(options.module, problem, options.lam)], ""
-        if options.module:
+        again = [itself] if problem in ONCE else []
+        if options.module and options.module not in CLASSICAL[problem]:
             module, name = network(problem)
-            return [module], name
-        first = classical(CLASSICAL[problem][0], problem, options.lam)
-        if problem not in SHIPPED:
-            return [first], ""
+            return [module, *again], name
+        first = classical(options.module or CLASSICAL[problem][0], problem, options.lam)
+        if options.module or problem not in SHIPPED:
+            return [first, *(again or [first, itself])], ""  # a third time it says what it said
         module, name = network(problem)
 
         def both(x: Tensor) -> Tensor:
             return (first(x) + module(x)) / 2  # one mistakes what is aligned for rain, the other what is fine
 
-        return [both, itself], name  # once: what is clean already they would make too smooth
+        return [both, *again], name
 
     def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
         f = formulated(inverse.problem, inverse.y, options.lam, options.p)
