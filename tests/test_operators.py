@@ -908,3 +908,14 @@ def test_a_wrong_pair_of_functions_is_found():
 def test_wrong_functions_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize("centred", [True, "both"])
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (1, 5)])
+def test_fourier_without_gradients_is_the_same_to_rounding(size, centred):
+    """Where products shift what is centred."""
+    maps = torch.randn(2, 3, *size, dtype=torch.complex128)
+    a = Fourier(torch.rand(2, 1, *size, dtype=torch.float64), centred=centred, sensitivities=maps)
+    x, y = torch.randn(2, 1, *size, dtype=torch.complex128), torch.randn(2, 3, *size, dtype=torch.complex128)
+    for function, t in ((a.forward, x), (a.apply_adjoint, y)):
+        torch.testing.assert_close(function(t), function(t.clone().requires_grad_()), rtol=1e-13, atol=1e-14)
