@@ -13,7 +13,7 @@ Signal Process. Lett. 20 (2013).
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ def _arguments(problem: str, what: str) -> Callable[[argparse.ArgumentParser], N
             "--methods", nargs="+", default=list(METHODS[problem]), metavar="NAME[:OPTION=VALUE,...]",
             help=f"methods for {problem} (default: {' '.join(METHODS[problem])})",
         )  # fmt: skip
+        if REFERENCES[problem]:
+            parser.add_argument("--no-references", action="store_true", help="without scikit-image")
+        else:
+            parser.set_defaults(no_references=True)
         parser.add_argument("--pictures", action="store_true", help="write the results beside the table")
 
     return add_arguments
@@ -77,10 +81,9 @@ def rain_units(args: argparse.Namespace) -> list[Unit]:
                 return problem.read(path, problem.Options())
 
             def score(x: Tensor, m: Measurement, clean: Path | None = clean) -> Row:
-                if clean is None:
-                    return dict(problem.scores(x, m) or {})
-                true = PROBLEMS["derain"].read(clean, problem.Options())
-                return dict(quality(problem.images(x, m), problem.images(true.y, true).to(x)))
+                true = m if clean is None else problem.read(clean, problem.Options())
+                truth = true.y if m.truth is None else m.truth
+                return dict(quality(x, problem.images(truth, true).to(x)))
 
             line: Key = {"rain": level if clean is not None else f"{level} rain", "image": io.shown(path.stem)}
             found += _each(args, "derain", line, measured, score, device)
@@ -96,7 +99,7 @@ def light_units(args: argparse.Namespace) -> list[Unit]:
             return problem.read(path, problem.Options())
 
         def score(x: Tensor, m: Measurement) -> Row:
-            return no_reference(np.clip(problem.pixels(x, m) / m.scale, 0, 1))
+            return no_reference(_pixels(x))
 
         found += _each(args, "low-light", {"light": "low", "image": io.shown(path.stem)}, measured, score, device)
     return found
@@ -111,8 +114,7 @@ def smooth_units(args: argparse.Namespace) -> list[Unit]:
             return problem.read(path, problem.Options())
 
         def score(x: Tensor, m: Measurement) -> Row:
-            both = (problem.images(t, m).transpose(0, 1) for t in (x, m.y))
-            return smoothness(*both)
+            return smoothness(x.transpose(0, 1), problem.images(m.y, m).transpose(0, 1))
 
         found += _each(args, "smooth", {"smoothing": "pictures", "image": io.shown(path.stem)}, measured, score, device)
     return found
@@ -127,7 +129,13 @@ def _each(
 
     def start() -> Row:
         m = measured().to(device)
-        return score(problem.start(m), m)
+        return score(problem.images(problem.start(m), m), m)
+
+    def written(x: Tensor, m: Measurement, text: str) -> Row:
+        if not args.pictures:
+            return {}
+        target = Path(args.out) / f"{line['image']}_{text.translate(str.maketrans(':=, ', '____'))}"
+        return {"picture": io.write_picture(target, _pixels(x) * np.float32(m.scale), m.form).name}
 
     def solved(text: str, entry: evaluate.Entry) -> Row:
         m = measured().to(device)
@@ -136,17 +144,65 @@ def _each(
             inverse, begin = problem.inverse(m), time.perf_counter()
             x = runner(inverse).x
             output.synchronise(device)
-        row = score(x, m) | {"seconds": time.perf_counter() - begin}
-        if args.pictures:
-            target = Path(args.out) / f"{line['image']}_{text.translate(str.maketrans(':=,', '___'))}"
-            row["picture"] = io.write_picture(target, problem.pixels(x, m), m.form).name
-        return row
+        seconds, x = time.perf_counter() - begin, problem.images(x, m)
+        return score(x, m) | {"seconds": seconds} | written(x, m, text)
+
+    def referred(text: str, function: Callable[[Any], Any]) -> Row:
+        m = measured()
+        pixels = _pixels(problem.images(problem.start(m), m))
+        begin = time.perf_counter()
+        done = np.asarray(function(pixels), dtype=np.float32)
+        seconds = time.perf_counter() - begin
+        x = torch.from_numpy(done if done.ndim == 3 else done[..., None]).movedim(-1, 0)[:, None].contiguous()
+        return score(x, m) | {"seconds": seconds} | written(x, m, text)
 
     found = [Unit({**line, "method": INPUT}, start)]
     for text in args.methods:
         entry = evaluate.entry(text, problem, device)
         found.append(Unit({**line, "method": text}, lambda t=text, e=entry: solved(t, e)))
+    for text, function in ({} if args.no_references else REFERENCES[name]).items():
+        found.append(Unit({**line, "method": text}, lambda t=text, f=function: referred(t, f)))
     return found
+
+
+def _pixels(x: Tensor) -> Any:
+    """[H, W, C] or [H, W] on [0, 1] of images [C, 1, H, W]."""
+    a = x.detach().cpu().clamp(0, 1).float().numpy()[:, 0]
+    return np.ascontiguousarray(a[0] if len(a) == 1 else np.moveaxis(a, 0, -1))
+
+
+def _colours(pixels: Any) -> int | None:
+    return None if pixels.ndim == 2 else -1
+
+
+def _clahe(pixels: Any) -> Any:
+    from skimage.exposure import equalize_adapthist
+
+    return equalize_adapthist(pixels)
+
+
+def _gamma(pixels: Any) -> Any:
+    from skimage.exposure import adjust_gamma
+
+    return adjust_gamma(pixels, 0.45)  # type: ignore[arg-type]
+
+
+def _tv(pixels: Any) -> Any:
+    from skimage.restoration import denoise_tv_chambolle
+
+    return denoise_tv_chambolle(pixels, weight=0.1, channel_axis=_colours(pixels))
+
+
+def _bilateral(pixels: Any) -> Any:
+    from skimage.restoration import denoise_bilateral
+
+    return denoise_bilateral(pixels, sigma_color=0.1, sigma_spatial=3, channel_axis=_colours(pixels))
+
+
+REFERENCES: dict[str, Mapping[str, Callable[[Any], Any]]] = {  # of scikit-image
+    "derain": {}, "low-light": {"skimage CLAHE": _clahe, "skimage gamma": _gamma},
+    "smooth": {"skimage TV": _tv, "skimage bilateral": _bilateral},
+}  # fmt: skip
 
 
 def no_reference(pixels: Any) -> Row:
