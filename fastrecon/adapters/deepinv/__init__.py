@@ -1,5 +1,6 @@
 """deepinv 0.5 with fastrecon's operators, priors, models and loops."""
 
+from fastrecon.adapters.deepinv.accelerate import accelerate
 from fastrecon.adapters.deepinv.denoisers import TVDenoiser, WaveletDenoiser
 from fastrecon.adapters.deepinv.operators import from_physics
 from fastrecon.adapters.deepinv.physics import as_physics
@@ -13,6 +14,7 @@ __all__ = [
     "TVPrior",
     "WaveletDenoiser",
     "WaveletPrior",
+    "accelerate",
     "as_physics",
     "as_reconstructor",
     "from_physics",

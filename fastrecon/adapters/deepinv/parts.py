@@ -1,0 +1,124 @@
+"""What an iteration of deepinv asks of its parts: kernels where a part is known, deepinv's own code elsewhere."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fastrecon.adapters.deepinv._library import dinv
+from fastrecon.adapters.deepinv.denoisers import TVDenoiser
+from fastrecon.adapters.deepinv.operators import PhysicsOperator, recognised
+from fastrecon.adapters.deepinv.physics import weight_of
+from fastrecon.adapters.deepinv.priors import FeaturePrior, L12Prior, TVPrior, WaveletPrior
+from fastrecon.operators.base import LinearOperator
+from fastrecon.ops import wavelet_modes as modes
+from fastrecon.terms.base import column
+
+OURS = (FeaturePrior, L12Prior, TVPrior, WaveletPrior)
+
+
+def twin(prior: Any) -> tuple[Any, str]:
+    """The same prior on kernels, or the prior itself; and what it is, in words."""
+    kind = type(prior)
+    if kind in OURS:
+        return prior, f"{kind.__name__} of fastrecon"
+    if kind is dinv.optim.WaveletPrior:
+        if prior.wvdim != 2:
+            return prior, "deepinv's: wavelets in three dimensions"
+        if prior.mode not in modes.MODES:
+            return prior, f"deepinv's: no boundary {prior.mode!r} here"
+        ours = WaveletPrior(
+            prior.level, prior.wv, prior.p, prior.device, 2, prior.is_complex, prior.mode, prior.clamp_min,
+            prior.clamp_max,
+        )  # fmt: skip
+        return ours, f"WaveletPrior of fastrecon, the same transform (boundary {prior.mode!r})"
+    if kind is dinv.optim.TVPrior:
+        ours = TVPrior(prior.TVModel.crit, prior.TVModel.n_it_max)
+        return (
+            ours,
+            "TVPrior of fastrecon, the same minimiser to a duality gap; where gradients are asked for, deepinv's",
+        )
+    if kind is dinv.optim.L12Prior:
+        return L12Prior(l2_axis=prior.l2_axis), "L12Prior of fastrecon, the same map"
+    return prior, f"deepinv's: {kind.__name__} is not one that is known here"
+
+
+class Fidelity:
+    """norm |A x - y|^2 / 2 of one batch of measurements: gradient and proximal map.
+
+    A* y is computed once, and A* A x fused where A is diagonal between a transform and its inverse.
+
+    Attributes:
+        why: what computes it, in words.
+    """
+
+    def __init__(self, fidelity: Any, y: Tensor, physics: Any, first: Tensor):
+        self.fidelity, self.y, self.physics = fidelity, y, physics
+        self.linear = type(fidelity) is dinv.optim.L2 and isinstance(physics, dinv.physics.LinearPhysics)
+        known = recognised(physics) if self.linear else None
+        self.operator: LinearOperator | None = None
+        if known is not None and first.ndim == 4 and _same_shape(known, y, first):
+            self.operator = known
+        elif self.linear and isinstance(y, Tensor):
+            self.operator = PhysicsOperator(physics)
+        self.known = known is not None and self.operator is known
+        self.basis = self.operator.diagonal(first) if self.operator is not None and self.known else None
+        self.size = first.shape[-2:]
+        self._aty: Tensor | None = None
+        self._seen: Tensor | None = None
+
+    @property
+    def why(self) -> str:
+        """Which code computes A."""
+        if self.operator is None:
+            return f"deepinv's: {type(self.fidelity).__name__} of {type(self.physics).__name__}"
+        if not self.known:
+            return f"deepinv's: {type(self.physics).__name__} is no map that is known here; its adjoint at y once"
+        fused = ", diagonal between a transform and its inverse" if self.basis is not None else ""
+        return f"{type(self.operator).__name__} of fastrecon, the same map{fused}"
+
+    def grad(self, x: Tensor) -> Tensor:
+        """The gradient at x."""
+        a = self.operator
+        if a is None:
+            return self.fidelity.grad(x, self.y, self.physics)
+        if (aty := self._aty) is None:
+            self._aty = aty = a.apply_adjoint(self.y, x.shape[-2:]) if self.known else self.physics.A_adjoint(self.y)
+        if self.basis is not None:
+            normal = self.basis.inverse(self.basis.factors.abs().square() * self.basis.transform(x))
+        elif self.known:
+            normal = a.apply_adjoint(a.forward(x), x.shape[-2:])
+        else:
+            normal = self.physics.A_adjoint_A(x)
+        difference = normal - aty
+        return difference if self.fidelity.norm == 1 else self.fidelity.norm * difference
+
+    def prox(self, v: Tensor, gamma: Any) -> Tensor:
+        """argmin_x gamma f(x) + |x - v|^2 / 2: in closed form, or as deepinv solves it."""
+        if self.basis is None or v.shape[-2:] != self.size:  # of a primal-dual method v may be like y
+            return self.fidelity.prox(v, self.y, self.physics, gamma=gamma)
+        basis, s, w = self.basis, self.basis.factors, weight_of(self.fidelity.norm * gamma)
+        k = basis.transform(v)
+        if self._seen is None:
+            self._seen = s.conj() * basis.measured(self.y)
+        w = column(w, k) if isinstance(w, Tensor) and w.ndim == 1 else w
+        return basis.inverse((k + w * self._seen) / (1 + w * s.abs().square()))
+
+    def prox_conjugate(self, v: Tensor, gamma: Any) -> Tensor:
+        """Of the conjugate of f, by Moreau's identity."""
+        if self.basis is None or v.shape[-2:] != self.size:
+            return self.fidelity.prox_conjugate(v, self.y, self.physics, gamma=gamma)
+        return v - gamma * self.prox(v / gamma, 1 / gamma)
+
+
+def _same_shape(a: LinearOperator, y: Any, x: Tensor) -> bool:
+    """Whether the operator takes what the physics takes: what it refuses stays with deepinv."""
+    if not isinstance(y, Tensor) or not isinstance(x, Tensor):
+        return False
+    own = a.input_size((x.shape[-2], x.shape[-1]))
+    return own is None or tuple(own) == tuple(x.shape[-2:])
+
+
+def forget(prior: Any) -> None:
+    """Lets a prior start afresh: no warm start from the images of another call."""
+    if isinstance(model := getattr(prior, "TVModel", None), TVDenoiser):
+        model.dual = None
