@@ -6,6 +6,7 @@ from fastrecon.adapters.deepinv.operators import from_physics
 from fastrecon.adapters.deepinv.physics import as_physics
 from fastrecon.adapters.deepinv.priors import FeaturePrior, L12Prior, TVPrior, WaveletPrior
 from fastrecon.adapters.deepinv.reconstructor import as_reconstructor
+from fastrecon.adapters.deepinv.tomography import radon_like
 
 __all__ = [
     "FeaturePrior",
@@ -18,4 +19,5 @@ __all__ = [
     "as_physics",
     "as_reconstructor",
     "from_physics",
+    "radon_like",
 ]

@@ -91,7 +91,7 @@ class Loop(dinv.optim.fixed_point.FixedPoint):
         """The fixed point and the metrics, as deepinv's loop."""
         y, physics = args
         model = self.update_params_fn.__self__
-        config: Any = self.backtracking_config
+        config = model.backtracking_config
         searches = bool(model.backtracking) and model.has_cost and config is not None
         costs = model.has_cost and (compute_metrics or searches or (self.early_stop and model.crit_conv == "cost"))
         s = self.init_iterate_fn(*args, init, cost_fn=self.iterator.cost_fn if costs else None)
