@@ -20,7 +20,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import peers  # type: ignore[import-not-found]
 
-SIDE, ITERATIONS = 256, 50
+SIDE, ITERATIONS = 256, 20
 CASES = ["pgd inpainting", "fista inpainting", "pgd deblurring", "fista deblurring", "tv inpainting", "tomography"]
 
 
@@ -66,9 +66,9 @@ def problem(case: str, batch: int) -> tuple[Callable[[], Any], Any, Any, Tensor]
 
 def works(case: str, batch: int) -> tuple[dict[str, Callable[[], Tensor]], Callable[[Tensor], Tensor]]:
     """The model as it is and with the line, and deepinv's objective [B] of an image."""
-    from fastrecon.adapters.deepinv import accelerate
-
     make, physics, ours, y = problem(case, batch)
+    from fastrecon.adapters.deepinv import accelerate  # after `problem`, which sees to it that deepinv imports
+
     slow, fast = make(), accelerate(make())
 
     def objective(x: Tensor) -> Tensor:

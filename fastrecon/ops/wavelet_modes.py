@@ -170,10 +170,11 @@ def _transposed(a: Tensor, details: Details, f: Bank, mode: str, size: Sequence[
 
 def frame(n: int, taps: int, level: int) -> tuple[int, int]:
     """Zeros before, and the length of, an axis of n numbers whose periodic transform is that of mode "zero"."""
-    most = (1 << level) - 1
-    before, unit = (taps // 2 - 1) * most, 1 << level
-    # the coarsest coefficients reach n + 2^level K numbers; that many at least, so that none wraps around
-    need = max((count_at(n, taps, level) << level) + before, n + before + (taps - 1) * most)
+    c, most, unit = taps // 2 - 1, (1 << level) - 1, 1 << level
+    before = c * most
+    # no filter may see both ends of the image, and no row of coefficients reach around
+    rows = [(c * ((1 << (level - j)) - 1) + count_at(n, taps, j)) << j for j in range(1, level + 1)]
+    need = max(n + (taps - 1) * most, *rows) if rows else n
     return before, -(-need // unit) * unit
 
 

@@ -108,7 +108,9 @@ class Loop(dinv.optim.fixed_point.FixedPoint):
             before = s
             params, fidelity = self.update_params_fn(it), self.update_data_fidelity_fn(it)
             prior = self.twins[min(it, len(self.twins) - 1)]
-            f = parts.setdefault(id(fidelity), Fidelity(fidelity, y, physics, x))
+            if id(fidelity) not in parts:
+                parts[id(fidelity)] = Fidelity(fidelity, y, physics, x)
+            f = parts[id(fidelity)]
             if search is not None:
                 params["stepsize"] = search
             est = self.step(self.iterator, s["est"], f, prior, params, it)

@@ -64,15 +64,14 @@ class WaveletDenoiser(dinv.models.WaveletDenoiser):
 
     def forward(self, x: Tensor, ths: Any = 0.1, **kwargs: Any) -> Tensor:
         """The denoised image: thresholds as of deepinv, one for all or for each image, level or band."""
-        if self.mode == PERIODIC:
-            padded, padding = x, (0, 0)
-        else:
-            padded, padding = self.pad_input(x)
+        odd = self.mode != PERIODIC and any(n % 2 for n in x.shape[-2:])
+        padded, padding = self.pad_input(x) if odd else (x, (0, 0))
         tau = self._simple(ths, padded)
         if tau is None or not self._kernel(padded.shape[-2:]):
             out = self.iwt(self.threshold_ND(self.dwt(padded), ths))
             return out[..., : padded.shape[-2] - padding[0], : padded.shape[-1] - padding[1]]
-        out = self._shrunk(padded, tau)
+        plain = self.mode == "zero" and not (padded.is_complex() or differentiated(padded, tau))
+        out = self._by_level(padded, tau, self.level) if plain else self._shrunk(padded, tau)
         return self.crop_output(out, padding) if any(padding) else out
 
     def _simple(self, ths: Any, x: Tensor) -> Tensor | float | None:
@@ -92,6 +91,15 @@ class WaveletDenoiser(dinv.models.WaveletDenoiser):
         """Whether all levels are one call of the kernel of `dwt2`."""
         whole = all(n % (1 << self.level) == 0 for n in size)
         return modes.bank(self.wv).orthonormal and (self.mode == "zero" or (self.mode == PERIODIC and whole))
+
+    def _by_level(self, x: Tensor, tau: Tensor | float, level: int) -> Tensor:
+        """The same of real images with zeros around them level by level, which adds fewer zeros."""
+        f, taps = modes.bank(self.wv), len(modes.bank(self.wv).low)
+        c = modes.planes(modes.framed(x, taps, 1), f, 1, False)
+        h, w = (modes.count(n, taps, "zero") for n in x.shape[-2:])
+        low, shrunk = c[..., :h, :w], soft_threshold(c, tau)
+        shrunk[..., :h, :w] = self._by_level(low, tau, level - 1) if level > 1 else low
+        return modes.unframed(modes.planes(shrunk, f, 1, True), taps, 1, x.shape[-2:])
 
     def _shrunk(self, x: Tensor, tau: Tensor | float) -> Tensor:
         """The synthesis of shrunk coefficients; zeros around the image have coefficients that are 0 and stay 0."""

@@ -62,6 +62,7 @@ class Fidelity:
             self.operator = PhysicsOperator(physics)
         self.known = known is not None and self.operator is known
         self.basis = self.operator.diagonal(first) if self.operator is not None and self.known else None
+        self.power = None if self.basis is None else self.basis.factors.abs().square()  # eigenvalues of A* A
         self.size = first.shape[-2:]
         self._aty: Tensor | None = None
         self._seen: Tensor | None = None
@@ -84,7 +85,7 @@ class Fidelity:
         if (aty := self._aty) is None:
             self._aty = aty = a.apply_adjoint(self.y, x.shape[-2:]) if self.known else self.physics.A_adjoint(self.y)
         if self.basis is not None:
-            normal = self.basis.inverse(self.basis.factors.abs().square() * self.basis.transform(x))
+            normal = self.basis.inverse(self.power * self.basis.transform(x))
         elif self.known:
             normal = a.apply_adjoint(a.forward(x), x.shape[-2:])
         else:
@@ -101,7 +102,7 @@ class Fidelity:
         if self._seen is None:
             self._seen = s.conj() * basis.measured(self.y)
         w = column(w, k) if isinstance(w, Tensor) and w.ndim == 1 else w
-        return basis.inverse((k + w * self._seen) / (1 + w * s.abs().square()))
+        return basis.inverse((k + w * self._seen) / (1 + w * self.power))
 
     def prox_conjugate(self, v: Tensor, gamma: Any) -> Tensor:
         """Of the conjugate of f, by Moreau's identity."""
