@@ -8,12 +8,13 @@ startup.guard()
 with startup.without_collection():
     from importlib.metadata import version
 
-    from fastrecon import adapters, masks, metrics, models, operators, ops, problems, serving, solvers, terms
+    from fastrecon import adapters, masks, metrics, models, nn, operators, ops, problems, serving, solvers, terms
     from fastrecon.certificates import Result
     from fastrecon.engine import Engine
     from fastrecon.models import load, pretrained
     from fastrecon.reconstruction import reconstruct
     from fastrecon.registry import backends
+    from fastrecon.sequential import from_sequential
 
 __version__ = version("fastrecon")
 
@@ -23,10 +24,12 @@ __all__ = [
     "__version__",
     "adapters",
     "backends",
+    "from_sequential",
     "load",
     "masks",
     "metrics",
     "models",
+    "nn",
     "operators",
     "ops",
     "pretrained",

@@ -91,8 +91,8 @@ class Loop(dinv.optim.fixed_point.FixedPoint):
         """The fixed point and the metrics, as deepinv's loop."""
         y, physics = args
         model = self.update_params_fn.__self__
+        searches = bool(model.backtracking) and model.has_cost and bool(model.backtracking_config)
         config = model.backtracking_config
-        searches = bool(model.backtracking) and model.has_cost and config is not None
         costs = model.has_cost and (compute_metrics or searches or (self.early_stop and model.crit_conv == "cost"))
         s = self.init_iterate_fn(*args, init, cost_fn=self.iterator.cost_fn if costs else None)
         metrics = self.init_metrics_fn(s, x_gt=x_gt) if self.init_metrics_fn and compute_metrics else None

@@ -62,7 +62,8 @@ class Fidelity:
             self.operator = PhysicsOperator(physics)
         self.known = known is not None and self.operator is known
         self.basis = self.operator.diagonal(first) if self.operator is not None and self.known else None
-        self.power = None if self.basis is None else self.basis.factors.abs().square()  # eigenvalues of A* A
+        # eigenvalues of A* A, where they are known
+        self.power = first.new_zeros(()) if self.basis is None else self.basis.factors.abs().square()
         self.size = first.shape[-2:]
         self._aty: Tensor | None = None
         self._seen: Tensor | None = None
