@@ -148,9 +148,8 @@ def denoise_wavelet(
 def _shrunk(x: Tensor, sigma: Any, wavelet: str, levels: int | None, method: str) -> Tensor:
     """One plane with soft thresholds."""
     pywt: Any = peer("pywt", "1.4", "2", "PyWavelets")
-    if levels is None:
-        levels = max(pywt.dwtn_max_level(tuple(x.shape), wavelet) - 3, 1)
-    approximation, *details = modes.decompose(x, wavelet, levels, "symmetric")
+    depth = max(pywt.dwtn_max_level(tuple(x.shape), wavelet) - 3, 1) if levels is None else levels
+    approximation, *details = modes.decompose(x, wavelet, depth, "symmetric")
     if sigma is None:
         finest = details[-1][2]
         finest = finest[finest.abs() > 1e-12 * x.abs().max()]  # zeros of the boundary, up to rounding
