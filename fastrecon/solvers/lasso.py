@@ -18,7 +18,7 @@ from fastrecon.checks import behind, expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.joining import joined
 from fastrecon.ops.by_image import each_image
-from fastrecon.ops.layout import real_dtype, spread_over
+from fastrecon.ops.layout import real_dtype, spread_over, wide_dtype
 from fastrecon.solvers.base import Callback, Row, Run, check_measurements, iterate, with_parts
 from fastrecon.solvers.in_cache import InCache
 from fastrecon.solvers.joint import Joint, iterate_jointly, same
@@ -122,9 +122,9 @@ class Lasso(nn.Module, Generic[S]):
 
     def l1(self, x: Tensor) -> Tensor:
         """|lam x|_1 [B] in float64."""
-        wide = x.to(torch.complex128 if x.is_complex() else torch.float64).abs().flatten(1)
-        terms = wide * spread_over(self.lam, x, type(self).__name__, "lam").double()
-        return each_image(lambda one: one.sum(1), terms)  # a sum of many rows has another order than that of one
+        kind, lam = wide_dtype(x), spread_over(self.lam, x, type(self).__name__, "lam")
+        # image by image: a sum of many rows has another order than that of one, and doubles of all take memory
+        return each_image(lambda one, weight: (one.to(kind).abs().flatten(1) * weight.double()).sum(1), x, lam)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         """F(x) [B] in float64."""
@@ -182,26 +182,34 @@ class Lasso(nn.Module, Generic[S]):
         fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
         expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
         solver, calls = self.bounded(x)
-        s, lasting = solver.start(x, y), callback is not None
-        looks = 1 if lasting else check_every if tol > 0 else max(iterations, 1)
-        several = solver.several(s, y, iterations, looks, lasting, x0) if lasting or here() is None else None
-        if several is None:
-            found = iterate_jointly(
-                Shrinking(solver, tol, x[..., :0]), s, iterations, check_every=check_every,
-                row=_row if history else None, callback=callback,
-            )  # fmt: skip
-        else:
-            found = iterate(
-                several.step, s, iterations, check_every=check_every, stride=several.stride, callback=callback,
-                done=(lambda s: solver.done(s, tol)) if tol > 0 else None, narrow=several.narrow,
-                row=several.row if history else None,
-            )  # fmt: skip
+        found = solver._run(x, y, x0, iterations, tol, check_every, history, callback)
         report = solver.certificate(found, y, started=x0 is None)
         if calls:
             report = replace(
                 report, operator_calls=report.operator_calls + calls, adjoint_calls=report.adjoint_calls + calls
             )
         return found.state.x, report
+
+    def _run(
+        self, x: Tensor, y: Tensor, x0: Tensor | None, iterations: int, tol: float, check_every: int, history: bool,
+        callback: Callback | None,
+    ) -> Run[Any]:  # fmt: skip
+        """The iterations from x on; what only they need of their state is gone afterwards, where it is large."""
+        s, lasting = self.start(x, y), callback is not None
+        looks = 1 if lasting else check_every if tol > 0 else max(iterations, 1)
+        several = self.several(s, y, iterations, looks, lasting, x0) if lasting or here() is None else None
+        if several is None:
+            return iterate_jointly(
+                Shrinking(self, tol, x[..., :0]), s, iterations, check_every=check_every,
+                row=_row if history else None, callback=callback,
+            )  # fmt: skip
+        found = iterate(
+            several.step, s, iterations, check_every=check_every, stride=several.stride, callback=callback,
+            done=(lambda s: self.done(s, tol)) if tol > 0 else None, narrow=several.narrow,
+            row=several.row if history else None,
+        )  # fmt: skip
+        end = found.state
+        return replace(found, state=LassoState(end.x, end.x[:0], end.objective, end.move, end.used))
 
     def several(
         self, s: S, y: Tensor, iterations: int, looks: int, lasting: bool, given: Tensor | None
