@@ -8,7 +8,20 @@ startup.guard()
 with startup.without_collection():
     from importlib.metadata import version
 
-    from fastrecon import adapters, masks, metrics, models, nn, operators, ops, problems, serving, solvers, terms
+    from fastrecon import (
+        adapters,
+        masks,
+        metrics,
+        models,
+        modules,
+        nn,
+        operators,
+        ops,
+        problems,
+        serving,
+        solvers,
+        terms,
+    )
     from fastrecon.certificates import Result
     from fastrecon.engine import Engine
     from fastrecon.models import load, pretrained
@@ -29,6 +42,7 @@ __all__ = [
     "masks",
     "metrics",
     "models",
+    "modules",
     "nn",
     "operators",
     "ops",

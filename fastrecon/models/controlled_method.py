@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastrecon.checks import expect
 from fastrecon.models.base import load, pretrained, trained
-from fastrecon.models.error_controlled import METHOD, ErrorControlledModel, Settings, changed, run
+from fastrecon.models.error_controlled import METHOD, SETTINGS, ErrorControlledModel, Settings, changed, run
 from fastrecon.models.padnet import PADNetModel
 from fastrecon.modules import Cleaned, GuidedFilter, TVDenoiser, WaveletDenoiser, checkpoints
 from fastrecon.networks import ResidualCNN
@@ -22,6 +22,7 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "wavelet": WaveletDenoiser, "tv": TVDenoiser, "guided": GuidedFilter
 }  # fmt: skip
 NONE = "none"
+PROBLEMS = ("", "block-cs", "ct", "deblur", "denoise", "inpaint", "mri")  # "": of an operator of the caller's
 GENERAL = "padnet-image"  # the shipped network that knows noise of any level
 
 
@@ -89,9 +90,9 @@ def chosen(options: ControlledOptions, problem: str) -> Chosen:
     usual = _usual(problem)
     text = options.module
     if text == NONE:
-        return Chosen(None, usual.settings if usual else Settings())
+        return Chosen(None, usual.settings if usual else SETTINGS.get(problem, Settings()))
     if text in LIBRARY:
-        return Chosen(LIBRARY[text](), usual.settings if usual else Settings())
+        return Chosen(LIBRARY[text](), usual.settings if usual else SETTINGS.get(problem, Settings()))
     if text == "cnn":
         if usual is not None:
             return Chosen(usual.module(half), usual.settings, usual.name)
@@ -104,10 +105,10 @@ def chosen(options: ControlledOptions, problem: str) -> Chosen:
         fits = isinstance(unit, ResidualCNN) and unit.levels
         expect(fits, METHOD, "--module", "a model with a network for noise of any level", f"{text}, of {model.method}")
         assert isinstance(unit, ResidualCNN)
-        return Chosen(Cleaned(unit, half), usual.settings if usual else Settings(), text)
+        return Chosen(Cleaned(unit, half), usual.settings if usual else SETTINGS.get(problem, Settings()), text)
     stack = checkpoints.read(Path(text))
     expect(stack.channels == 1, METHOD, "--module", "a network of grey images", f"one of {stack.channels} channels")
-    return Chosen(stack, usual.settings if usual else Settings(), text)
+    return Chosen(stack, usual.settings if usual else SETTINGS.get(problem, Settings()), text)
 
 
 def _usual(problem: str) -> ErrorControlledModel | None:
@@ -130,7 +131,7 @@ def _ours(text: str) -> bool:
     return True
 
 
-@method(METHOD, ControlledOptions, "any denoiser proposes, an objective that never rises disposes")
+@method(METHOD, ControlledOptions, "any denoiser proposes, an objective that never rises disposes", PROBLEMS)
 def error_controlled(options: ControlledOptions, device: torch.device) -> Runner:
     """Images [B, C, H, W], real or complex as y is."""
     found: dict[str, Chosen] = {}

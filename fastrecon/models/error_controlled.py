@@ -69,6 +69,10 @@ class Settings:
         object.__setattr__(self, "strengths", tuple(float(s) for s in self.strengths))
 
 
+# by problem, where others than the usual ones did better
+SETTINGS = {"mri": Settings(strengths=(0.15, 1.0), pull=30.0, step=0.01, iterations=28)}
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is minimised: f and r of images that the transform keeps, the first images, the window of the picture."""

@@ -1,6 +1,7 @@
 """Tables that `fastrecon reproduce` writes, one a file; each registers itself."""
 
 from fastrecon.cli.tables import (
+    controlled,
     dladmm,
     haze,
     lda,
@@ -18,6 +19,7 @@ __all__ = [
     "TABLES",
     "Table",
     "Unit",
+    "controlled",
     "dladmm",
     "haze",
     "lda",

@@ -17,7 +17,7 @@ from fastrecon import masks, models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
 from fastrecon.models import ErrorControlledModel, PADNetModel
-from fastrecon.models.error_controlled import Settings
+from fastrecon.models.error_controlled import SETTINGS
 from fastrecon.modules import Cleaned
 from fastrecon.networks import ResidualCNN
 from fastrecon.operators import Fourier
@@ -33,7 +33,6 @@ from fastrecon.train.recipes.padnet_image import HELD, LOUD, Units
 from fastrecon.train.world import World
 
 TASKS = {"photographs": "deblur", "mri": "mri"}  # and the problem that its models are for
-SETTINGS = {"deblur": Settings(), "mri": Settings(lam=0.05, strengths=(0.15, 1.0), pull=30.0, step=0.05)}
 SHARE = 0.6  # of the crops of mri have artefacts, the others noise alone
 SOME = 0.2  # noise beside artefacts, in units of these
 
@@ -173,7 +172,9 @@ class Denoiser(Units):
         training = self.training(facts, RECIPE, {"facts": known})
         problem = TASKS[config.task]
         unit = self.module.folded().float()
-        self.write(ErrorControlledModel(unit, problem, SETTINGS[problem], {"name": self.name, "training": training}))
+        self.write(
+            ErrorControlledModel(unit, problem, SETTINGS.get(problem), {"name": self.name, "training": training})
+        )
 
     def prepare(self, state: dict[str, Any]) -> None:
         """Makes the network one that takes the state's parameters: with or without normalisation."""

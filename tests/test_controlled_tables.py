@@ -1,0 +1,50 @@
+"""Tables of error-controlled iterations, and the recipe of their modules: small, to the end."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+
+from commands import ok
+
+from fastrecon import models
+
+
+@pytest.fixture
+def slices(tmp_path):
+    """Two complex slices."""
+    path = tmp_path / "slices.npy"
+    t = np.linspace(-1, 1, 40)
+    disc = (np.hypot(t[:, None], t[None]) < 0.8).astype(np.complex64)
+    np.save(path, np.stack([disc, disc * np.exp(1j * t).astype(np.complex64)]))
+    return path
+
+
+def test_deblurring(run, tmp_path):
+    command = f"reproduce ol-fig2 --data skimage:camera --side 32 --rows 0.02 --out {tmp_path} --json --methods"
+    found = json.loads(ok(run(
+        f"{command} error-controlled:module=tv,iterations=4 start", "module alone",
+    )))  # fmt: skip
+    assert found["failed"] == []
+    assert len(found["rows"]) == 3
+
+
+def test_k_space(run, tmp_path, slices):
+    command = f"reproduce ol-fig6 --data {slices} --side 32 --rows radial --limit 1 --out {tmp_path}/t --json --methods"
+    found = json.loads(ok(run(f"{command} error-controlled:module=tv,iterations=4 error-controlled:module=none start")))
+    assert found["failed"] == []
+    assert {row["line"] for row in found["rows"]} == {"radial 10%", "radial 20%", "radial 30%"}
+
+
+def test_recipe(run, tmp_path, slices):
+    options = "--layers 2 --no-dilated --channels 2 --batch 2 --patch 16 --validate-every 1 --validation 0.5"
+    command = f"train denoiser --task mri --data {slices} {options} --steps 2 --out {tmp_path}/run"
+    assert run(command)[0] == 0
+    model = models.load(tmp_path / "run" / "model.safetensors")
+    assert model.problem == "mri"
+    assert "PSNR" in (tmp_path / "run" / "denoiser-mri.md").read_text()
+    again = f"train denoiser --task mri --data {slices} --init {tmp_path}/run/model.safetensors {options} --steps 1"
+    assert run(f"{again} --out {tmp_path}/more")[0] == 0
