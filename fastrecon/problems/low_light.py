@@ -49,7 +49,7 @@ class LowLight(Problem[LowLightOptions]):
     name = "low-light"
     summary = "photographs taken in too little light"
     Options = LowLightOptions
-    methods = ("wls", "controlled", "lp", "l0", "guided", "tv")
+    methods = ("controlled", "wls", "lp", "l0", "guided", "tv")
     norm = 1.0
     maps = ("illumination",)
 
