@@ -39,6 +39,8 @@ SPARSE = 0.1  # weight of streaks, in units of that of the background
 BETA = {"smooth": 100.0, "low-light": 10.0}  # how much slopes are those of a picture
 ONCE = ("derain",)  # problems whose modules make what is clean already too smooth: they are asked once
 SHIPPED = ("derain",)  # problems with a model of `separation` among the shipped ones
+# Rain that one of the two sees alone counts so much: one mistakes what is aligned for it, the other what is fine.
+ALONE = 1 / 3
 LOOSE = 1e-3  # mu: nearly all of a proposal is in what is judged
 
 
@@ -122,8 +124,8 @@ class ControlledOptions:
 
     module: str = option(
         "what proposes: a method without training (rain: two-layer; others: l0, lp, wls, guided), or a model of"
-        " `separation`, shipped or a file; default: the first of these, of rain the mean of it and"
-        " of the shipped model", "",
+        " `separation`, shipped or a file; default: the first of these, of rain it and the shipped"
+        " model together", "",
     )  # fmt: skip
     lam: float | None = option(
         "weight of the penalty; default: 1e-4 of rain, 0.01 of smoothing, 0.1 of low light", None,
@@ -163,7 +165,8 @@ def controlled(options: ControlledOptions, device: torch.device) -> Runner:
         module, name = network(problem)
 
         def both(x: Tensor) -> Tensor:
-            return (first(x) + module(x)) / 2  # one mistakes what is aligned for rain, the other what is fine
+            found = first(x), module(x)
+            return torch.lerp(torch.maximum(*found), torch.minimum(*found), ALONE)
 
         return [both, *again], name
 
