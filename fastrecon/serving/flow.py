@@ -12,6 +12,9 @@ from fastrecon.solvers.joint import Joint, Loop
 from fastrecon.threads import alone
 
 
+PATIENCE = 8  # turns
+
+
 @dataclass
 class Image:
     """One image of a loop, from where it joins to where it leaves."""
@@ -76,6 +79,7 @@ class Flow:
         self.joint: Joint[Any] = entry.loop.joint
         self.images: list[Image] = [*entry.images]
         self.k, self.fresh = 0, True  # iterations of the batch; whether somebody has just come
+        self.rested = 0  # turns since the last of them
         self._state: Any = entry.loop.state
         self._coming: list[Any] = []
         self.signature = _kind(entry.loop)
@@ -96,6 +100,13 @@ class Flow:
         entry.patience += 1
         return True
 
+    def fills(self, largest: int) -> bool:
+        """Whether it should go on now, rather than wait for others that may join: it is not small beside the largest
+        batch, has waited long enough, or nobody can join.
+        """
+        self.rested += 1
+        return 2 * len(self.images) >= largest or self.rested > PATIENCE or self.joint.period == 0
+
     def admit(self, entry: Entry) -> bool:
         """Takes a loop in, if it is of this kind and may begin now."""
         period, alike = self.joint.period, _kind(entry.loop) == self.signature and len(self.images) > 0
@@ -113,6 +124,7 @@ class Flow:
     @alone
     def advance(self) -> list[Entry]:
         """One iteration of all images: the loops that ended by it."""
+        self.rested = 0
         ended = self._leave() if self.fresh else []
         if self.images:
             state = self.joint.step(self.state, self.k)
@@ -135,7 +147,7 @@ class Flow:
             part = object.__new__(Flow)
             part.joint, part._state, part._coming = self.joint.take(which), take(self.state, which), []
             part.images = [self.images[i] for i in which.tolist()]
-            part.k, part.fresh, part.signature = self.k, self.fresh, self.signature
+            part.k, part.fresh, part.signature, part.rested = self.k, self.fresh, self.signature, 0
             yield part
 
     def _record(self) -> None:

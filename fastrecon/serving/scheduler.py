@@ -23,6 +23,7 @@ from fastrecon.solvers.methods import METHODS
 
 T = TypeVar("T")
 MOST = 2**40  # requests or pixels: no limit
+GROUP = 4  # a busy scheduler lets requests in once this part of the batch is free
 
 
 class Scheduler:
@@ -197,6 +198,8 @@ class Scheduler:
             self._queue.remove(request)
             self._take_back(request)
         images, pixels = sum(r.images for r in self._running), sum(r.pixels for r in self._running)
+        if self.max_batch - len(self._queue) < images and self.max_batch - images < self.max_batch // GROUP:
+            return found  # several at once soon: what begins together is computed together
         while self._queue:
             images, pixels = images + self._queue[0].images, pixels + self._queue[0].pixels
             if (self._running or found) and (images > self.max_batch or pixels > self.max_pixels):
@@ -251,18 +254,19 @@ class Scheduler:
             request.future.set_exception(end.error)
 
     def _turn(self) -> None:
-        """One iteration of every batch and of every computation by itself."""
+        """One iteration of every batch that is worth it, and of every computation by itself."""
         waiting, self._waiting = self._waiting, []
         for entry in waiting:
             self._place(entry)
         for request in [r for r in self._running if r.entry is None]:
             assert request.fiber is not None
             self._heard(request, request.fiber.resume())
+        self._flows = [flow for flow in self._flows if flow.images]
+        largest = max((len(flow.images) for flow in self._flows), default=0)
         for flow in [*self._flows]:
-            if not flow.images:
-                self._flows.remove(flow)
-                continue
             count = len(flow.images)
+            if count == 0 or not flow.fills(largest):
+                continue
             try:
                 ended = flow.advance()
             except Exception as error:
