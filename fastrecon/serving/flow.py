@@ -11,7 +11,6 @@ from fastrecon.solvers.base import Row, Run, join, signature, take
 from fastrecon.solvers.joint import Joint, Loop
 from fastrecon.threads import alone
 
-
 PATIENCE = 8  # turns
 
 

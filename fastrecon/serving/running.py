@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from fastrecon.io import reason, shown
 from fastrecon.serving.http import Server
 
 HEAD_SECONDS, HEAD_BYTES = 10.0, 32768  # for the head of a request to come, and its size
+SWITCH = 2e-4  # seconds after which a thread that computes lets the one that answers clients in
+BACKLOG = 2048  # connections that wait to be taken
 SPARE = 64  # connections beyond the requests that may be inside: of those that are told so
 
 
@@ -77,6 +80,7 @@ def run(server: Server, host: str, port: int, grace: float = 60.0) -> None:
         server_header=False, date_header=True, timeout_keep_alive=5, timeout_graceful_shutdown=max(1, int(grace)),
         limit_concurrency=server.limits.waiting + SPARE, h11_max_incomplete_event_size=HEAD_BYTES,
     )  # fmt: skip
+    sys.setswitchinterval(SWITCH)
     logger = logging.getLogger("uvicorn")
     logger.handlers, logger.propagate = [_Lines(server)], False
     sock = bound(host, port)
@@ -107,6 +111,7 @@ def bound(host: str, port: int) -> socket.socket:
         sock = socket.socket(found[0], socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(found[4])
+        sock.listen(BACKLOG)
     except (OSError, UnicodeError) as e:
         expected = "an address of this machine that is free"
         raise ValueError(f"--host: expected {expected}, got {shown(host)} port {port} ({reason(e)})") from e

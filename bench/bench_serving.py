@@ -1,0 +1,229 @@
+"""The scheduler and the server as a whole: the bits of 300 mixed requests, throughput, overload, 1,000 damaged bodies.
+
+    python bench/bench_serving.py                      # all, or some: mixed rigorous overload damaged
+    python bench/bench_serving.py overload --seconds 20
+
+Ratios are of one run, interleaved; the tests have small editions of the rest.
+"""
+
+import argparse
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import httpx
+import serving_zoo  # pyright: ignore[reportMissingImports]
+import skimage.data
+from hostile import fuzzed, sound  # pyright: ignore[reportMissingImports]
+
+import fastrecon as fr
+from fastrecon.serving import Scheduler
+from fastrecon.serving.statistics import quantile
+from fastrecon.solvers import joint
+
+SIDE, COUNT, BATCH = 132, 24, 8
+
+
+def mixed() -> None:
+    """300 requests, random arrivals: every answer has the bits that it has alone."""
+    models, asked = serving_zoo.models(), serving_zoo.requests(300, seed=0)
+    waits = (0.02 * torch.rand(len(asked), generator=torch.Generator().manual_seed(1))).tolist()
+    with Scheduler(models, max_batch=16, max_queue=400) as scheduler:
+        futures = []
+        for one, wait in zip(asked, waits, strict=True):
+            futures.append(scheduler.submit(one.y, model=one.model, **one.options))
+            time.sleep(wait)
+        found = [future.result() for future in futures]
+        stats = scheduler.stats()
+    wrong = [one.kind for one, got in zip(asked, found, strict=True) if not serving_zoo.same(got, one.alone(models))]
+    print(f"\n300 requests, {len(wrong)} differ; {stats}")
+    assert not wrong
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Batches as static ones are: nobody leaves before all are done."""
+    usual = joint.iterate
+
+    def together(step: Any, s: Any, iterations: int, done: Any = None, **options: Any) -> Any:
+        if done is None:
+            return usual(step, s, iterations, **options)
+        asked: Callable[[Any], Tensor] = done
+        return usual(step, s, iterations, done=lambda s: asked(s).all().expand(len(asked(s))).clone(), **options)
+
+    joint.iterate = together  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        joint.iterate = usual
+
+
+def rigorous() -> None:
+    """Rigorous requests of mixed difficulty: continuous batching against static batches, and batches of `model(y)`."""
+    model, size = fr.load("lda-cs-25"), (SIDE, SIDE)
+    pictures = [
+        torch.from_numpy(getattr(skimage.data, n)()).float() / 255 for n in ("camera", "moon", "coins", "page", "text")
+    ]
+    sensing, draw, measured = model.operator, torch.Generator().manual_seed(0), []
+    assert sensing is not None
+    for k in range(COUNT):
+        whole = pictures[int(torch.randint(len(pictures), (1,), generator=draw))]
+        top, left = (int(torch.randint(n - SIDE, (1,), generator=draw)) for n in whole.shape)
+        x = whole[top : top + SIDE, left : left + SIDE][None, None]
+        measured.append(sensing(x if k % 3 else 0.5 + 0.02 * (x - 0.5)))  # some are easy
+
+    def batches() -> None:
+        for k in range(0, COUNT, BATCH):
+            model(torch.cat(measured[k : k + BATCH]), size=size, rigorous=True)
+
+    def static() -> None:
+        with held():
+            batches()
+
+    def continuous() -> None:
+        with Scheduler(model, max_batch=BATCH) as scheduler:
+            futures = [scheduler.submit(y, size=size, rigorous=True) for y in measured]
+            for future in futures:
+                future.result()
+
+    ways: dict[str, Callable[[], None]] = {
+        "static": static,
+        "continuous": continuous,
+        "batches that images leave": batches,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(3):
+        for name, way in ways.items():
+            begin = time.process_time()
+            way()
+            seconds[name].append(time.process_time() - begin)
+    best = {name: min(several) for name, several in seconds.items()}
+    ratios = {name: round(best[name] / best["continuous"], 2) for name in ways}
+    print(f"\nprocessor time over that of continuous batching: {ratios}")
+    assert ratios["static"] >= 1.5
+
+
+@contextmanager
+def serving(*words: str) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    """`fastrecon serve` in a process of its own, its address, and its folder, in which it logs."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _served(Path(folder), words)
+
+
+def _served(folder: Path, words: tuple[str, ...]) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    log = folder / "log"
+    command = [sys.executable, "-m", "fastrecon", "serve", "lda-cs-25", "--port", "0", *words]
+    with log.open("w") as file, subprocess.Popen(command, stderr=file, text=True, cwd=folder) as process:
+        try:
+            while "listening" not in (text := log.read_text()):
+                time.sleep(0.05)
+                assert process.poll() is None, text
+            yield process, f"http://127.0.0.1:{json.loads(text.splitlines()[0])['port']}", folder
+        finally:
+            process.kill()
+
+
+async def _asked(port: int, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Status and body of an answer, over a connection of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    answer = await reader.read()
+    writer.close()
+    first, _, rest = answer.partition(b"\r\n\r\n")
+    return int(first.split()[1]), rest
+
+
+def overload(seconds: float) -> None:
+    """Ten times as many clients as the server takes: no wrong answer, 429 for the rest, bounded memory and waiting."""
+    batch, queue = 4, 4
+    sent = {
+        "problem": "inpaint",
+        "simulate": "1",
+        "rate": "0.5",
+        "method": "fista",
+        "iterations": "60",
+        "format": "npy",
+    }
+    body = sound()["png"]
+
+    target = "/v1/reconstruct?" + "&".join(f"{k}={v}" for k, v in sent.items())
+
+    async def load(address: str) -> tuple[Counter[int], list[float], set[bytes], float]:
+        statuses, times, answers = Counter[int](), [], set()
+        port = int(address.rpartition(":")[2])
+        while (await _asked(port, "GET", "/ready"))[0] != 200:
+            await asyncio.sleep(0.1)
+        full = 0.0
+        for _ in range(2):  # the first warms up
+            begin = time.monotonic()
+            whole = await asyncio.gather(*[_asked(port, "POST", target, body) for _ in range(batch)])
+            full = time.monotonic() - begin
+            assert all(status == 200 for status, _ in whole)
+        end = time.monotonic() + seconds
+
+        async def one() -> None:
+            while (began := time.monotonic()) < end:
+                status, answer = await _asked(port, "POST", target, body)
+                statuses[status] += 1
+                if status == 200:
+                    times.append(time.monotonic() - began)
+                    answers.add(answer)
+                else:
+                    await asyncio.sleep(0.2)
+
+        await asyncio.gather(*[one() for _ in range(10 * (batch + queue))])
+        return statuses, times, answers, full
+
+    with serving("--max-batch", str(batch), "--max-queue", str(queue)) as (process, address, _):
+        statuses, times, answers, full = asyncio.run(load(address))
+        peak = int(
+            next(v.split()[1] for v in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "VmHWM" in v)
+        )
+    p99 = quantile(times, "p99")
+    print(f"\n{dict(statuses)}; p99 {p99:.2f} s, a full batch {full:.2f} s; peak {peak / 1024:.0f} MiB")
+    assert set(statuses) == {200, 429}
+    assert len(answers) == 1
+    assert peak < 2 * 2**20
+
+
+def damaged() -> None:
+    """1,000 fuzzed bodies: each has a status and one line, and the server goes on."""
+    statuses = Counter[int]()
+    with serving() as (process, address, folder), httpx.Client(base_url=address, timeout=60) as client:
+        for kind, body in fuzzed(1000):
+            simulate = {} if kind in ("npz", "safetensors") else {"simulate": "1"}
+            params = {"problem": "inpaint", "method": "fista", "iterations": "3"} | simulate
+            answer = client.post("/v1/reconstruct", content=body, params=params)
+            statuses[answer.status_code] += 1
+            assert answer.status_code == 200 or "\n" not in answer.json()["error"]
+        assert process.poll() is None
+        assert client.get("/health").status_code == 200
+        left = [p for p in folder.iterdir() if p.name != "log"]
+    print(f"\n{dict(statuses)}; {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")
+    assert set(statuses) <= {200, 413, 415, 422}
+    assert not left
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"mixed": mixed, "rigorous": rigorous, "overload": overload, "damaged": damaged}
+    parser.add_argument("parts", nargs="*", choices=[*parts, []])
+    parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
+    args = parser.parse_args()
+    for name in args.parts or parts:
+        print(f"{name} ...", flush=True)
+        parts[name](args.seconds) if name == "overload" else parts[name]()
