@@ -4,7 +4,6 @@ The model's own file and card stay the truth: what is exported is made of them, 
 """
 
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from fastrecon import io
 from fastrecon.checks import choice, expect
 from fastrecon.models.base import Model
 from fastrecon.models.block_sensing import BlockSensingModel
+from fastrecon.models.blocks import BlockModel
 from fastrecon.models.file import EVALUATED, Header, write
 from fastrecon.models.sparse_coding import PatchDenoiser
 from fastrecon.operators import BlockSensing, Wavelet
@@ -104,51 +104,72 @@ def _fista(model: BlockSensingModel, options: WaveletOptions) -> tuple[Header, d
     )
 
 
-class _Phases(nn.Module):
-    """The images of a model's trained phases, as a function of the measurements."""
+class _Images(nn.Module):
+    """Images of measurements that passed `check`."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, options: dict[str, Any]):
         super().__init__()
-        self.model = model
+        self.model, self.options = model, options
 
     def forward(self, y: Tensor) -> Tensor:
-        """Images of measurements that passed `check`."""
-        return self.model.compute(y)[0]
+        """Those of y [B, ...]."""
+        return self.model.compute(y, **self.options)[0]
 
 
-def exported(model: Model) -> ExportedProgram:
-    """The graph of a model with an operator of its own, from measurements to images, for any batch and size.
+class _Patches(nn.Module):
+    """The images of D-LADMM, of whole patches, without certificate."""
 
-    Block sensing: y [B, rows, cols, m] to [B, 1, H, W] of whole blocks. D-LADMM: images to images of whole patches.
-    Images have the bits of `model(y)`.
+    def __init__(self, model: PatchDenoiser):
+        super().__init__()
+        self.solver, self.side = model.solver, model.side
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Like y [B, 1, H, W]."""
+        patches = y.unflatten(2, (-1, self.side)).unflatten(4, (-1, self.side)).transpose(3, 4)
+        found = self.solver.run(patches.reshape(-1, self.side**2), self.solver.layers).az
+        return found.reshape(patches.shape).transpose(3, 4).reshape(y.shape)
+
+
+def exported(model: Model, y: Tensor | None = None, **options: Any) -> ExportedProgram:
+    """The graph of a model, from measurements [B, ...] to images, for any batch.
+
+    Block sensing: y [B, rows, cols, m] to [B, 1, H, W] of whole blocks, for any number of these. D-LADMM for images: y
+    [B, 1, H, W] of whole patches, two or more high and wide. Other models: with an operator, for its size. Images have
+    the bits of `model(y, **options)`, except that convolutions of PyTorch's (U-Nets) take a batch whole here.
+
+    Args:
+        model: its trained phases, or so many iterations as `options` say, are traced.
+        y: measurements of the shape that there will be, two or more; not needed for the first two kinds.
+        options: of `compute`: operator, and what is found out by looking at numbers else, such as lipschitz of SGP.
 
     Raises:
-        ValueError: the model's operator comes with the call.
+        ValueError: y is needed.
     """
-    batch = Dim("batch", min=1)
-    if isinstance(model, BlockSensingModel):
-        y: Tensor = model.q.new_zeros(2, 3, 2, model.q.shape[1])
-        shapes: dict[int, Any] = {0: batch, 1: Dim("rows", min=1), 2: Dim("cols", min=1)}
-    else:
-        expected = "LDA, GD-Net or AGD-Net for block-cs, or D-LADMM for images"
-        expect(isinstance(model, PatchDenoiser), "exported", "model", expected, f"{model.method} for {model.problem}")
-        assert isinstance(model, PatchDenoiser)
-        side = model.side
+    graph: nn.Module = _Images(model, options)
+    shapes: dict[int, Any] = {0: Dim("batch", min=1)}
+    if isinstance(model, BlockModel):
+        y = model.q.new_zeros(2, 3, 2, model.q.shape[1])
+        shapes |= {1: Dim("rows", min=1), 2: Dim("cols", min=1)}
+    elif isinstance(model, PatchDenoiser):
+        graph, side = _Patches(model), model.side
         y = model.operator.atoms.new_zeros(2, 1, 3 * side, 2 * side)
-        shapes = {0: batch, 2: side * Dim("rows", min=1), 3: side * Dim("cols", min=1)}
+        shapes |= {2: side * Dim("rows", min=2), 3: side * Dim("cols", min=2)}
+    expect(isinstance(y, Tensor) and y.shape[0] > 1, "exported", "y", "measurements of two images or more", y)
+    assert y is not None
     with torch.no_grad():
-        return torch.export.export(_Phases(model).eval(), (y,), dynamic_shapes=(shapes,))
+        return torch.export.export(graph.eval(), (y,), dynamic_shapes=(shapes,))
 
 
-def to_pt2(model: Model, path: str | Path, compile: Callable[..., Any] | None = None) -> Path:
+def to_pt2(model: Model, path: str | Path) -> Path:
     """The file of a model as a package of AOTInductor, compiled for this machine: see `exported` for what it takes.
 
     Ops are called by name: `import fastrecon` registers them before the package is loaded.
 
     Raises:
-        ValueError: see `exported`.
+        ValueError: the model has no operator of its own.
     """
-    program = exported(model)
-    path = Path(path)
-    (compile or torch._inductor.aoti_compile_and_package)(program, package_path=str(path))
-    return path
+    expected = "a model of block sensing, or D-LADMM for images"
+    fits = isinstance(model, BlockModel | PatchDenoiser)
+    expect(fits, "to_pt2", "model", expected, f"{model.method} for {model.problem}")
+    torch._inductor.aoti_compile_and_package(exported(model), package_path=str(path))
+    return Path(path)

@@ -99,8 +99,10 @@ class DescentModel(Model):
         expect(isinstance(operator, LinearOperator), "lda", "operator", "a LinearOperator", type(operator).__name__)
         assert operator is not None
         y = y.to(self.dtype.to_complex())
-        operator = in_precision(aligned(operator, y, "lda"), self.dtype)
-        tell_other_rate(self, operator)
+        if not torch.compiler.is_compiling():  # a graph cannot look at numbers
+            operator = aligned(operator, y, "lda")
+            tell_other_rate(self, operator)
+        operator = in_precision(operator, self.dtype)
         filled = operator.apply_adjoint(y, size)
         if scale is None:
             white = filled.abs().flatten(1).amax(1).double()

@@ -140,8 +140,9 @@ class SplitProblem(nn.Module):
     def start(self, x: Tensor) -> Splitting:
         """Z = 0, E = 0, dual = 0 for data x [N, m]."""
         dual, az, be = (torch.zeros_like(self.checked(x)) for _ in range(3))
-        e = be if self.b is None else x.new_zeros(len(x), self.b.atoms.shape[1])
-        return Splitting(x.new_zeros(len(x), self.a.atoms.shape[1]), e, dual, az, be)
+        count = x.shape[0]  # not len, which fixes the batch of a traced graph
+        e = be if self.b is None else x.new_zeros(count, self.b.atoms.shape[1])
+        return Splitting(x.new_zeros(count, self.a.atoms.shape[1]), e, dual, az, be)
 
     def argument(self, s: Splitting, x: Tensor, beta: Tensor) -> Tensor:
         """dual + beta (A Z + B E - X), what the product of the Z step takes."""

@@ -179,8 +179,8 @@ class Lasso(nn.Module, Generic[S]):
         expect(x0 is None or isinstance(x0, Tensor), name, "x0", "a tensor or None", x0)
         expect(callback is None or callable(callback), name, "callback", "a function or None", callback)
         x = self.operator.apply_adjoint(y) if x0 is None else x0
-        fits = x.ndim >= 2 and len(x) == len(y) and (x.is_floating_point() or x.is_complex())
-        expect(fits, name, "x0", f"a batch of {len(y)} images or coefficients", x)
+        fits = x.ndim >= 2 and x.shape[0] == y.shape[0] and (x.is_floating_point() or x.is_complex())
+        expect(fits, name, "x0", f"a batch of {y.shape[0]} images or coefficients", x)
         solver, calls = self.bounded(x)
         found = solver._run(x, y, x0, iterations, tol, check_every, history, callback)
         report = solver.certificate(found, y, started=x0 is None)

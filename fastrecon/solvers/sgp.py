@@ -118,7 +118,7 @@ class SGP(Lasso[SGPState]):
             d = self.network(x / column(lam * t.to(lam), x), grad / column(lam, x), k)
         else:
             d = self.network(x, grad)
-        b = len(x)
+        b = x.shape[0]
         expected = f"real step sizes ({b},) or broadcastable to {tuple(x.shape)}, on {x.device}"
         fits = isinstance(d, Tensor) and d.is_floating_point() and d.device == x.device
         expect(fits, "SGP", "network", expected, d if isinstance(d, Tensor) else type(d).__name__)
