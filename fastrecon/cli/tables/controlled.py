@@ -17,8 +17,10 @@ import torch
 from fastrecon import io
 from fastrecon.cli import arguments, evaluate, output
 from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, add_pictures, middle, register
+from fastrecon.cli.tables.padnet_image import file_of
 from fastrecon.io.slices import SUFFIXES
 from fastrecon.models.controlled_method import ControlledOptions, chosen
+from fastrecon.operators import motion_kernel
 from fastrecon.problems.base import PROBLEMS, Measurement
 
 IMAGES = ("camera", "coins", "brick", "moon")  # grey ones that come with scikit-image
@@ -26,6 +28,7 @@ ALONE = "module alone"
 START = "start"
 USUAL = ("error-controlled", "error-controlled:module=none", ALONE, START, "tv")
 SOLUTION = "error-controlled:module=none,iterations=300"  # of the same objective, about
+KERNEL = 19  # side of the blur of a shaking camera, drawn for each picture
 STRONG = 0.03  # of a module alone, on what missing frequencies leave
 LINES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "deblur": {f"noise {n:g}": {"noise": n} for n in (0.01, 0.02, 0.04)},
@@ -90,7 +93,12 @@ def _pictures(args: argparse.Namespace, problem: str) -> list[tuple[str, io.Pict
 
 def _measured(problem: str, picture: io.Picture, line: str, solver: Any, seed: int, device: torch.device) -> Row:
     p = PROBLEMS[problem]
-    m = p.simulate(picture, p.Options(**LINES[problem][line]), seed)
+    options = LINES[problem][line]
+    if problem == "deblur":
+        with file_of(motion_kernel(KERNEL, seed).numpy()) as kernel:
+            m = p.simulate(picture, p.Options(kernel=str(kernel), **options), seed)
+    else:
+        m = p.simulate(picture, p.Options(**options), seed)
     begin, trust = time.perf_counter(), {}
     if isinstance(solver, str):
         x = _cleaned(problem, m) if solver == ALONE else p.start(m)

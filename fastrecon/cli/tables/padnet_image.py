@@ -123,7 +123,7 @@ def _simulated(path: Path, kernel: Any, solver: Any, args: argparse.Namespace, s
     problem, picture = PROBLEMS["deblur"], io.read_picture(path)
     if args.side is not None:
         picture = replace(picture, pixels=middle(picture.pixels, args.side))
-    with _file_of(kernel) as file:
+    with file_of(kernel) as file:
         m = problem.simulate(picture, problem.Options(kernel=str(file), noise=args.noise * _white(picture)), seed)
     x, seconds = _run(m, solver, device)
     assert m.truth is not None
@@ -135,7 +135,7 @@ def _simulated(path: Path, kernel: Any, solver: Any, args: argparse.Namespace, s
 def _real(path: Path, sharp: Path, kernel: Any, solver: Any, noise: float, device: torch.device) -> Row:
     problem, truth = PROBLEMS["deblur"], io.read_picture(sharp)
     picture = io.read_picture(path)
-    with _file_of(kernel) as file:
+    with file_of(kernel) as file:
         m = problem.read(path, problem.Options(kernel=str(file), noise=noise * _white(picture)))
     x, seconds = _run(m, solver, device)
     found = (problem.pixels(x, m) / _white(truth)).clip(0, 1)
@@ -144,7 +144,7 @@ def _real(path: Path, sharp: Path, kernel: Any, solver: Any, noise: float, devic
 
 
 @contextmanager
-def _file_of(kernel: Any) -> Iterator[Path]:
+def file_of(kernel: Any) -> Iterator[Path]:
     """A kernel as the file that problems read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.npy"
