@@ -18,7 +18,7 @@ from fastrecon.serving.http import Server
 HEAD_SECONDS, HEAD_BYTES = 10.0, 32768  # for the head of a request to come, and its size
 SWITCH = 2e-4  # seconds after which a thread that computes lets the one that answers clients in
 BACKLOG = 2048  # connections that wait to be taken
-SPARE = 64  # connections beyond the requests that may be inside: of those that are told so
+SPARE = 1024  # connections beyond the requests that may be inside: of those that are told so
 
 
 class Timed(H11Protocol):
