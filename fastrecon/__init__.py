@@ -6,7 +6,9 @@ from fastrecon import startup
 startup.guard()
 
 with startup.without_collection():
+    from importlib import import_module
     from importlib.metadata import version
+    from typing import TYPE_CHECKING, Any
 
     from fastrecon import (
         adapters,
@@ -18,7 +20,6 @@ with startup.without_collection():
         operators,
         ops,
         problems,
-        serving,
         solvers,
         terms,
     )
@@ -29,7 +30,17 @@ with startup.without_collection():
     from fastrecon.registry import backends
     from fastrecon.sequential import from_sequential
 
+if TYPE_CHECKING:
+    from fastrecon import serving
+
 __version__ = version("fastrecon")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "serving":  # imported when it is first asked for: few need it
+        return import_module("fastrecon.serving")
+    raise AttributeError(f"module 'fastrecon' has no attribute {name!r}")
+
 
 __all__ = [
     "Engine",

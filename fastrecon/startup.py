@@ -27,13 +27,19 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Puts garbage collection off: a pass over all that torch keeps alive lasts longer than our imports."""
+    """Puts garbage collection off: a pass over all that torch keeps alive lasts longer than our imports.
+
+    What was made meanwhile joins the oldest generation unlooked at: it stays.
+    """
     usual = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if usual:
+            if gc.get_freeze_count() == 0:  # else somebody keeps objects out of all collections
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
