@@ -14,10 +14,10 @@ from torch import Tensor
 from fastrecon import io
 from fastrecon.checks import expect, finite_number
 from fastrecon.io import Picture
-from fastrecon.operators import Identity, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems.base import Condition, Measurement, Problem, channels, problem, unit_scale
+from fastrecon.problems.base import Condition, Measurement, problem
 from fastrecon.problems.frame import Frame
+from fastrecon.problems.photographs import OfMaps, apart, photograph, threefold
 from fastrecon.solvers import haze
 
 NAMES = ("red", "green", "blue")
@@ -69,14 +69,13 @@ class DehazeOptions:
 
 
 @problem
-class Dehaze(Problem[DehazeOptions]):
+class Dehaze(OfMaps[DehazeOptions]):
     """t~ = t + what the bound lacks."""
 
     name = "dehaze"
     summary = "photographs with haze"
     Options = DehazeOptions
     methods = ("padnet", "contextual", "dark-channel", "tv")
-    norm = 1.0
     maps = ("transmission",)
 
     def simulate(self, picture: Picture, options: DehazeOptions, seed: int = 0) -> Measurement:
@@ -84,54 +83,36 @@ class Dehaze(Problem[DehazeOptions]):
         truth, scale = _pixels(picture)
         size = (truth.shape[-2], truth.shape[-1])
         t = torch.exp(-options.scattering * _depth(options.depth, size))
-        photograph = haze.hazy(truth, t, torch.full((1, 1, 1, 1), options.air))
+        hazy = haze.hazy(truth, t, torch.full((1, 1, 1, 1), options.air))
         where = "from the lower to the upper edge" if options.depth == RAMP else f"of {io.shown(options.depth)}"
         told = f"haze of light {options.air:g} and scattering {options.scattering:g}, depth {where}"
-        return self._measured(picture, photograph, scale, options, truth, (told,))
+        return self._measured(picture, hazy, scale, options, truth, (told,))
 
     def read(self, path: Path, options: DehazeOptions) -> Measurement:
         """A hazy photograph."""
         picture = io.read_picture(path)
-        photograph, scale = _pixels(picture)
-        return self._measured(picture, photograph, scale, options)
+        y, scale = _pixels(picture)
+        return self._measured(picture, y, scale, options)
 
     def _measured(
-        self, picture: Picture, photograph: Tensor, scale: float, options: DehazeOptions, truth: Tensor | None = None,
+        self, picture: Picture, seen: Tensor, scale: float, options: DehazeOptions, truth: Tensor | None = None,
         notes: tuple[str, ...] = (),
     ) -> Measurement:  # fmt: skip
-        light, told = _light(photograph, options.given_light())
-        y, frame = haze.boundary(photograph, light), Frame.whole(photograph.shape[-2:])
-        if truth is not None:  # three images, as `images` knows photographs from transmissions
-            truth = frame.fill(truth).transpose(0, 1).expand(3, -1, -1, -1).contiguous()
+        light, told = _light(seen, options.given_light())
+        y, frame = haze.boundary(seen, light), Frame.whole(seen.shape[-2:])
+        truth = None if truth is None else threefold(frame.fill(truth))
         facts = {
-            "photograph": frame.fill(photograph), "light": light, "floor": options.floor, "exponent": options.exponent,
+            "photograph": frame.fill(seen), "light": light, "floor": options.floor, "exponent": options.exponent,
         }  # fmt: skip
         return Measurement(
             self.name, frame.fill(y), frame.size, facts, None, scale, truth, frame.window, picture.form,
             (*picture.notes, *notes, *told, *frame.notes()),
         )  # fmt: skip
 
-    def operator(self, m: Measurement) -> LinearOperator:
-        """The identity."""
-        return Identity()
-
-    def start(self, m: Measurement) -> Tensor:
-        """t = 1: the photograph as it is."""
-        return torch.ones_like(m.y)
-
-    def images(self, x: Tensor, m: Measurement) -> Tensor:
-        """The scene [C, 1, H, W] of a transmission [1, 1, H, W]; three images are one already."""
-        photograph = m.tensor("photograph")
-        if len(x) == 1:
-            x = haze.radiance(
-                photograph, x.to(photograph.dtype), m.tensor("light"), m.number("floor"), m.number("exponent")
-            ).transpose(0, 1)  # fmt: skip
-        return super().images(x[: photograph.shape[1]], m)
-
-    def maps_of(self, x: Tensor, m: Measurement) -> dict[str, np.ndarray]:
-        """The transmission."""
-        t = super().images(x, m).detach().clamp(0, 1)
-        return {"transmission": t[0, 0].float().cpu().numpy()}
+    def picture(self, t: Tensor, m: Measurement) -> Tensor:
+        """The scene [C, 1, H, W] of a transmission [1, 1, H, W]."""
+        seen, light = m.tensor("photograph"), m.tensor("light")
+        return apart(haze.radiance(seen, t, light, m.number("floor"), m.number("exponent")))
 
     def conditions(self, table: str) -> list[Condition]:
         """The usual haze, or three strengths of it."""
@@ -155,30 +136,24 @@ def _pixels(picture: Picture) -> tuple[Tensor, float]:
     Raises:
         ValueError: the picture is complex, too small, negative, or shows nothing.
     """
-    x, scale = channels(picture), unit_scale(picture)
-    expect(not x.is_complex(), "dehaze", "photograph", "real pixels", "complex ones")
-    h, w = x.shape[-2:]
-    fits = min(h, w) >= haze.PATCH
-    expect(fits, "dehaze", "photograph", f"at least {haze.PATCH}x{haze.PATCH} pixels", f"{h}x{w}")
-    x = (x / scale).transpose(0, 1).contiguous()
-    expect(x.amin().item() >= 0, "dehaze", "photograph", "pixels >= 0", f"{x.amin().item() * scale:.3g}")
+    x, scale = photograph(picture, "dehaze", haze.PATCH)
     spread = (x.amax((-2, -1)) - x.amin((-2, -1))).max().item()
     expect(spread > FAINT, "dehaze", "photograph", "pixels that differ", "one colour everywhere")
     return x, scale
 
 
-def _light(photograph: Tensor, given: list[float] | None) -> tuple[Tensor, tuple[str, ...]]:
+def _light(seen: Tensor, given: list[float] | None) -> tuple[Tensor, tuple[str, ...]]:
     """A [1, C, 1, 1], and remarks.
 
     Raises:
         ValueError: it is so dark that nothing could be seen in it.
     """
-    count = photograph.shape[1]
-    light = haze.airlight(photograph)
+    count = seen.shape[1]
+    light = haze.airlight(seen)
     if given is not None:
         several = len(given) if count == 3 or len(given) == 1 else 0
         expect(several > 0, "dehaze", "--light", "one number for a grey photograph", given)
-        light = torch.tensor(given).to(photograph).expand(count).reshape(1, count, 1, 1).clone()
+        light = torch.tensor(given).to(seen).expand(count).reshape(1, count, 1, 1).clone()
     values = light.flatten().tolist()
     told = ", ".join(f"{v:.3g}" for v in values)
     least = f"above {haze.DARKEST:.3g} of white in every channel (--light sets it)"
@@ -187,7 +162,7 @@ def _light(photograph: Tensor, given: list[float] | None) -> tuple[Tensor, tuple
     if count == 1:
         notes.append("grey: without colours haze is hardly told from bright things")
     else:
-        flat = (photograph.amax((-2, -1)) - photograph.amin((-2, -1)) <= FAINT)[0].tolist()
+        flat = (seen.amax((-2, -1)) - seen.amin((-2, -1)) <= FAINT)[0].tolist()
         notes += [f"{NAMES[k]} is the same everywhere: it tells nothing of the haze" for k in range(3) if flat[k]]
     return light, tuple(notes)
 

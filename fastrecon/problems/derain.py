@@ -8,11 +8,9 @@ from torch import Tensor
 
 from fastrecon import io
 from fastrecon.io import Picture
-from fastrecon.operators import Identity, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems.base import Condition, Measurement, Problem, problem
-from fastrecon.problems.frame import Frame
-from fastrecon.problems.photographs import apart, photograph
+from fastrecon.problems.base import Condition, Measurement, problem
+from fastrecon.problems.photographs import OfPhotographs, photograph
 from fastrecon.solvers import rain
 
 LEVELS = ("light", "heavy")
@@ -32,14 +30,13 @@ class DerainOptions:
 
 
 @problem
-class Derain(Problem[DerainOptions]):
+class Derain(OfPhotographs[DerainOptions]):
     """y = B + R, clipped at white; an image is [1, C, H, W], the background of all colours."""
 
     name = "derain"
     summary = "photographs in rain"
     Options = DerainOptions
     methods = ("controlled", "two-layer", "separation", "tv")
-    norm = 1.0
     maps = ("streaks",)
 
     def simulate(self, picture: Picture, options: DerainOptions, seed: int = 0) -> Measurement:
@@ -47,39 +44,17 @@ class Derain(Problem[DerainOptions]):
         truth, scale = photograph(picture, self.name, SMALLEST)
         size = (truth.shape[-2], truth.shape[-1])
         y = rain.rainy(truth, rain.falling(options.rain, options.fall, size, seed))
-        return self._measured(picture, y, scale, truth, (f"{options.rain} rain of {options.fall:g} degrees",))
+        return self.measured(picture, y, scale, truth, (f"{options.rain} rain of {options.fall:g} degrees",))
 
     def read(self, path: Path, options: DerainOptions) -> Measurement:
         """A photograph in rain."""
         picture = io.read_picture(path)
         y, scale = photograph(picture, self.name, SMALLEST)
-        return self._measured(picture, y, scale)
-
-    def _measured(
-        self, picture: Picture, y: Tensor, scale: float, truth: Tensor | None = None, notes: tuple[str, ...] = ()
-    ) -> Measurement:
-        frame = Frame.whole(y.shape[-2:])
-        return Measurement(
-            self.name, frame.fill(y), frame.size, {}, None, scale, None if truth is None else frame.fill(truth),
-            frame.window, picture.form, (*picture.notes, *notes, *frame.notes()),
-        )  # fmt: skip
-
-    def operator(self, m: Measurement) -> LinearOperator:
-        """The identity."""
-        return Identity()
-
-    def start(self, m: Measurement) -> Tensor:
-        """The photograph as it is."""
-        return m.y
-
-    def images(self, x: Tensor, m: Measurement) -> Tensor:
-        """The background as images [C, 1, H, W]."""
-        return super().images(apart(x), m)
+        return self.measured(picture, y, scale)
 
     def maps_of(self, x: Tensor, m: Measurement) -> dict[str, np.ndarray]:
         """What was taken off, the mean of the colours."""
-        streaks = super().images((m.y - x).mean(1, keepdim=True), m).detach().clamp(0, 1)
-        return {"streaks": streaks[0, 0].float().cpu().numpy()}
+        return {"streaks": self.taken_off(x, m).clamp(0, 1).numpy()}
 
     def conditions(self, table: str) -> list[Condition]:
         """Heavy rain, or both strengths."""
@@ -90,7 +65,3 @@ class Derain(Problem[DerainOptions]):
     def compared(self) -> tuple[str, ...]:
         """All that are made for it."""
         return self.methods[:-1]
-
-    def describe(self, m: Measurement) -> str:
-        """Size and colours."""
-        return f"{super().describe(m)}, {m.y.shape[1]} channels"

@@ -9,18 +9,16 @@ Source: Guo, Li & Ling, LIME: Low-Light Image Enhancement via Illumination Map E
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.io import Picture
-from fastrecon.operators import Identity, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems.base import Measurement, Problem, add_noise, problem
+from fastrecon.problems.base import Measurement, add_noise, problem
 from fastrecon.problems.frame import Frame
-from fastrecon.problems.photographs import apart, photograph
+from fastrecon.problems.photographs import OfMaps, apart, photograph, threefold
 
 LEFT = 0.8  # largest share of the light, of simulated darkness: on the side that is lit
 
@@ -43,14 +41,13 @@ class LowLightOptions:
 
 
 @problem
-class LowLight(Problem[LowLightOptions]):
+class LowLight(OfMaps[LowLightOptions]):
     """t~ = t + texture; an image is the illumination [1, 1, H, W]."""
 
     name = "low-light"
     summary = "photographs taken in too little light"
     Options = LowLightOptions
     methods = ("controlled", "wls", "lp", "l0", "guided", "tv")
-    norm = 1.0
     maps = ("illumination",)
 
     def simulate(self, picture: Picture, options: LowLightOptions, seed: int = 0) -> Measurement:
@@ -74,34 +71,17 @@ class LowLight(Problem[LowLightOptions]):
         expect(y.amax().item() > 0, self.name, "photograph", "one that is not black everywhere", "black")
         frame = Frame.whole(y.shape[-2:])
         whole = frame.fill(y)
-        if truth is not None:  # at least two images, as `images` knows photographs from illuminations
-            truth = frame.fill(truth).transpose(0, 1).expand(3, -1, -1, -1).contiguous()
+        truth = None if truth is None else threefold(frame.fill(truth))
         facts = {"photograph": whole, "floor": options.floor, "exponent": options.exponent}
         return Measurement(
             self.name, whole.amax(1, keepdim=True), frame.size, facts, None, scale, truth, frame.window, picture.form,
             (*picture.notes, *notes, *frame.notes()),
         )  # fmt: skip
 
-    def operator(self, m: Measurement) -> LinearOperator:
-        """The identity."""
-        return Identity()
-
-    def start(self, m: Measurement) -> Tensor:
-        """t = 1: the photograph as it is."""
-        return torch.ones_like(m.y)
-
-    def images(self, x: Tensor, m: Measurement) -> Tensor:
-        """The scene [C, 1, H, W] of an illumination [1, 1, H, W]; three images are one already."""
-        seen = m.tensor("photograph")
-        if len(x) == 1:
-            t = x.to(seen.dtype).clamp(m.number("floor"), 1)
-            x = apart((seen / t.pow(m.number("exponent"))).clamp(0, 1))
-        return super().images(x[: seen.shape[1]], m)
-
-    def maps_of(self, x: Tensor, m: Measurement) -> dict[str, np.ndarray]:
-        """The illumination."""
-        t = super().images(x, m).detach().clamp(0, 1)
-        return {"illumination": t[0, 0].float().cpu().numpy()}
+    def picture(self, t: Tensor, m: Measurement) -> Tensor:
+        """The scene [C, 1, H, W] of an illumination [1, 1, H, W]."""
+        light = t.clamp(m.number("floor"), 1).pow(m.number("exponent"))
+        return apart((m.tensor("photograph") / light).clamp(0, 1))
 
     def compared(self) -> tuple[str, ...]:
         """All of them, total variation at a weight that smooths, whatever the noise."""
