@@ -27,6 +27,8 @@ from fastrecon.operators import (
     gaussian_kernel,
     random_phi,
 )
+from fastrecon.ops.prox_gradient_iterations import prox_gradient_iterations_
+from fastrecon.ops.wavelets import lowpass
 from fastrecon.problems.scan import even_scan
 from fastrecon.solvers import (
     DLADMM,
@@ -130,6 +132,9 @@ def _ops() -> dict[str, Callable[[], Case]]:
         ),
         "prox_gradient_step": lambda: Case(ops.prox_gradient_step, (x, far, step, lam)),
         "prox_gradient_step, complex": lambda: Case(ops.prox_gradient_step, (c, grad, step, lam)),
+        "prox_gradient_iterations_": lambda: Case(
+            _iterations, (numbers(b, 1, 16, 24), some(b, 1, 16, 24), numbers(b, 1, 16, 24, seed=1)), smooth=False
+        ),
         "squares, many numbers": lambda: Case(ops.squares, (numbers(b, 40_001),), smooth=False),
         "squares": lambda: Case(ops.squares, (c, grad), smooth=False),
         "armijo": lambda: Case(
@@ -148,6 +153,16 @@ def _ops() -> dict[str, Callable[[], Case]]:
             (rows, data, numbers(b, 17, seed=3), numbers(b, 17, seed=4)), (matrix,),
         ),
     }  # fmt: skip
+
+
+def _iterations(x: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Three of FISTA."""
+    misfit = mask * ops.idwt2(x, "haar", 2) - y
+    state, lam = [t.clone() for t in (x, x, misfit, misfit)], x.new_full((1, 1), 0.1)
+    rows = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64, device=x.device).repeat(len(x), 1)
+    mask = mask.to(x.dtype)
+    trace = prox_gradient_iterations_(*state, y, mask, lam, rows, lowpass("haar"), 2, 3, True, False)
+    return state[0], trace
 
 
 def linear(operator: Callable[..., LinearOperator], *inputs: Tensor) -> Callable[[], Case]:
@@ -381,6 +396,9 @@ def _model(name: str) -> Callable[[], Case]:
             y = blur(scenes(IMAGES, 32, 32)) + 0.01 * numbers(IMAGES, 1, 32, 32)
             y = Gradient()(y) if model.problem == "slopes" else y
             return Case(partial(_deblurred, blur), (y,), (model,), smooth=False)
+        if isinstance(model, models.Separation):
+            y = torch.cat([scenes(IMAGES, 32, 32) for _ in range(3)], 1)
+            return Case(lambda y, model: model(y, Identity()), (y,), (model,), smooth=False)
         if model.problem == "dehaze":
             y = torch.cat((some(IMAGES, 1, 32, 32, share=0.5), *(scenes(IMAGES, 32, 32) for _ in range(3))), 1)
             return Case(lambda y, model: model(y, Identity()), (y,), (model,), smooth=False)

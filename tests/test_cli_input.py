@@ -209,7 +209,7 @@ def test_odd_metadata_names_the_file(fails, tmp_path, text):
 
 
 def test_unknown_model(fails, tmp_path):
-    known = ", ".join(fr.pretrained())
+    known = ", ".join(fr.pretrained()[:8])  # the line ends somewhere
     out = tmp_path / "out"
     fails("reconstruct @images --simulate --model lda-cs-26 --out", out, words=("lda-cs-26", "one of", known))
     fails("demo --ratio 26 --out", out, words=("lda-cs-26", "one of", known))

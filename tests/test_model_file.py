@@ -57,7 +57,7 @@ DAMAGES = {
     "settings are empty": (described({}), "expected format 1 or 2, got None"),
     "no method": (described({"format": 1}), "expected the name of a method, got None"),
     "method is a list": (described({"format": 1, "method": ["lda"]}), "expected the name of a method"),
-    "unknown method": (described({"format": 2, "method": "x"}), "method: expected one of lda, "),
+    "unknown method": (described({"format": 2, "method": "x"}), "method: expected one of "),
     "hyperparameters are a list": (
         described(META | {"hyperparameters": []}),
         "hyperparameters: expected a JSON object",

@@ -263,15 +263,18 @@ class PADNet(nn.Module):
         history = flag(history, op, "history")
         operator = self.fidelity.operator
         x = starting_images(op, operator, y, x0)
-        step, fidelity = safe_step(op, operator, x, self.given_step), LeastSquares(operator, y)
-        correction = Correction(fidelity, self.prior, step, self.mu, self.error)
-        solver = with_parts(self, fidelity=fidelity, correction=correction)
+        solver = self.of(LeastSquares(operator, y), safe_step(op, operator, x, self.given_step))
         first = solver.started(x)
         found = iterate(
             solver.step, first, iterations, callback=callback, row=_row if history else None,
             done=(lambda s: s.move <= tol**2 * sum_of_squares(s.x)) if tol > 0 else None, narrow=solver.narrowed,
         )  # fmt: skip
         return found.state.x, solver.certificate(found, y)
+
+    def of(self, fidelity: LeastSquares, step: float) -> "PADNet":
+        """The same for the measurements of `fidelity`, with step s."""
+        correction = Correction(fidelity, self.prior, step, self.mu, self.error)
+        return with_parts(self, fidelity=fidelity, correction=correction)
 
     def narrowed(self, which: Tensor) -> Callable[[PadState, int], PadState]:
         """`step` for the images `which` of the batch."""

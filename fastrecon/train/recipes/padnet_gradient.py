@@ -27,7 +27,6 @@ from fastrecon.options import check, option
 from fastrecon.problems.base import add_noise
 from fastrecon.problems.slopes import BETA
 from fastrecon.solvers import PADNet
-from fastrecon.solvers.base import with_parts
 from fastrecon.solvers.padnet import RULES
 from fastrecon.terms import LeastSquares, Lp
 from fastrecon.train import images
@@ -154,7 +153,7 @@ class Greedy(Objective[nn.ModuleList]):
         solver = PADNet(
             self.blur, prior, known, rule=c.rule, mu=c.mu, rho=c.rho, growth=c.growth, most=c.most
         )  # fmt: skip
-        return with_parts(solver, fidelity=LeastSquares(self.blur.take(which), self.y[which]), s=STEP)
+        return solver.of(LeastSquares(self.blur.take(which), self.y[which]), STEP)
 
     @torch.no_grad()
     def _first(self) -> tuple[Tensor, float]:
