@@ -158,11 +158,11 @@ def _ops() -> dict[str, Callable[[], Case]]:
 def _iterations(x: Tensor, mask: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Three of FISTA."""
     misfit = mask * ops.idwt2(x, "haar", 2) - y
-    state, lam = [t.clone() for t in (x, x, misfit, misfit)], x.new_full((1, 1), 0.1)
+    x, v, ahead, lam = x.clone(), x.clone(), misfit.clone(), x.new_full((1, 1), 0.1)
     rows = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64, device=x.device).repeat(len(x), 1)
-    mask = mask.to(x.dtype)
-    trace = prox_gradient_iterations_(*state, y, mask, lam, rows, lowpass("haar"), 2, 3, True, False)
-    return state[0], trace
+    taps, mask = lowpass("haar"), mask.to(x.dtype)
+    trace = prox_gradient_iterations_(x, v, misfit, ahead, y, mask, lam, rows, taps, 2, 3, True, False)
+    return x, trace
 
 
 def linear(operator: Callable[..., LinearOperator], *inputs: Tensor) -> Callable[[], Case]:
