@@ -77,19 +77,19 @@ class ScheduledFISTA(FISTA):
         weight = factor[:, None].to(lam.dtype) * lam
         return weight.view(x.shape if weight.shape[1] > 1 else (len(x), 1, 1, 1)), factor
 
-    def moved(self, v: Tensor, grad: Tensor, size: Tensor, step: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """x+ - v, the sum |lam x+|_1 [B], and |x+ - v|^2 [B] of iteration k of the schedule; differentiable."""
+    def moved(self, v: Tensor, grad: Tensor, size: Tensor, step: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """x+ - v, differentiable, and the sum |lam x+|_1 [B], of iteration k of the schedule."""
         weight, factor = self.weight(v, size, k)
         steps = column(step, v) * self.schedule.steps(k, (v.shape[-2], v.shape[-1])).to(real_dtype(v))
-        z, _, square, l1 = prox_gradient_step(v, grad, steps, weight)
-        return z, l1 / factor, square
+        z, _, _, l1 = prox_gradient_step(v, grad, steps, weight)
+        return z, l1 / factor
 
     def step(self, s: ScheduledState, k: int) -> ScheduledState:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One iteration."""
         last = len(self.schedule)
         if k >= last:
             return super().step(s, k)  # pyright: ignore[reportReturnType]
-        z, l1, _ = self.moved(s.v, self.operator.apply_adjoint(s.residual_v), s.size, s.step, k)
+        z, l1 = self.moved(s.v, self.operator.apply_adjoint(s.residual_v), s.size, s.step, k)
         x = s.v + z
         residual = self.operator.forward(x) - s.y
         objective = squares(residual) / 2 + l1
