@@ -16,17 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.models.padnet import PADNetModel, Settings
 from fastrecon.networks.guided_unit import GuidedUnit
 from fastrecon.options import check, option
 from fastrecon.solvers import haze, windows
 from fastrecon.train import images
-from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.objective import Objective, Score
-from fastrecon.train.progress import track
+from fastrecon.train.commandline import last_names
+from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.recipes.photographs_base import PhotographObjective
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
@@ -154,7 +153,7 @@ def asked(photograph: Tensor, light: Tensor) -> Tensor:
     return torch.cat((haze.boundary(photograph, light), haze.guide(photograph, light)), 1)
 
 
-class HazeUnit(Objective[GuidedUnit]):
+class HazeUnit(PhotographObjective[GuidedUnit]):
     """A unit and its hazy photographs; see `Objective`."""
 
     squared_error = False
@@ -162,24 +161,16 @@ class HazeUnit(Objective[GuidedUnit]):
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
-        training, held = (self._read(paths) for paths in (config.data, config.validation_data))
-        if not held and config.validation > 0:
-            order = images.drawn(len(training), config.seed)
-            count = min(len(training) - 1, max(1, round(config.validation * len(training))))
-            held, training = [training[i] for i in order[:count]], [training[i] for i in sorted(order[count:])]
+        training, held = self.photographs(Scene.of)
         self.scenes = [s for s in training if min(s.photograph.shape[-2:]) >= config.patch]
         expect(len(self.scenes) > 0, "train", "--patch", "no larger than the photographs", config.patch)
         self.held = [self._validated(s, k) for k, s in enumerate(held)]
         self.counts = {"training": len(self.scenes), "validation": len(self.held)}
         self.draws = Draws(config.seed)
+        self.generator = self.draws.generator
         torch.manual_seed(config.seed)
         self.module = GuidedUnit(config.layers, config.channels).to(world.device)
         self.digest = images.digest([s.photograph for s in self.scenes])
-
-    def _read(self, inputs: Sequence[str]) -> list[Scene]:
-        paths = io.expand(inputs)
-        shown = track(paths, "reading photographs", len(paths), "image", self.world.rank > 0 or not paths)
-        return [Scene.of(io.read_picture(p).pixels) for p in shown]
 
     @staticmethod
     def _validated(scene: Scene, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,16 +180,6 @@ class HazeUnit(Objective[GuidedUnit]):
         parts = asked(photograph, light), photograph, scene.photograph
         v, photograph, truth = (images.central(t, VALIDATION_SIDE).contiguous() for t in parts)
         return torch.cat((v, photograph), 1), light, truth
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.config.name
-
-    @property
-    def data(self) -> str:
-        """Its photographs."""
-        return f"{self.counts['training']} training and {self.counts['validation']} validation photographs"
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What the unit is asked [B, 4, P, P], hazy crops, true ones, transmissions and lights."""
@@ -249,34 +230,13 @@ class HazeUnit(Objective[GuidedUnit]):
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
         config = self.config
-        training = facts | {
-            "command": command(config, RECIPE.name),
-            "data": last_names(config.data),
-            "images": self.counts,
-            "facts": {
-                "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} photographs",
-                "validation": f"{self.counts['validation']} photographs, PSNR {facts.get('validation_psnr')} dB",
-            },
-            "settings": settings_of(config),
+        told = {
+            "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} photographs",
+            "validation": f"{self.counts['validation']} photographs, PSNR {facts.get('validation_psnr')} dB",
         }
+        training = self.training(facts, RECIPE, told)
         unit = self.module.folded().cpu()
         self.write(PADNetModel([[unit]], "dehaze", USE, {"name": self.name, "training": training}))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The unit, the generator, and what tells whether the photographs are the same on resumption."""
-        return {
-            "module": self.module.state_dict(), "generator": self.draws.generator.get_state(), "digest": self.digest,
-        }  # fmt: skip
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state`.
-
-        Raises:
-            ValueError: the photographs are not those of the checkpoint.
-        """
-        images.expect_same(state, self.digest)
-        self.module.load_state_dict(state["module"])
-        self.draws.generator.set_state(state["generator"])
 
 
 RECIPE = register(

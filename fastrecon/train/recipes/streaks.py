@@ -14,17 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.models.separation import Separation
 from fastrecon.networks import SquaresCNN
 from fastrecon.options import check, option
 from fastrecon.solvers import rain
 from fastrecon.train import images
-from fastrecon.train.commandline import command, last_names, settings_of
-from fastrecon.train.objective import Objective, Score
-from fastrecon.train.progress import track
+from fastrecon.train.commandline import last_names
+from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.recipes.photographs_base import PhotographObjective
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
@@ -68,7 +67,7 @@ class Config:
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, 0.0, every)
 
 
-class Streaks(Objective[SquaresCNN]):
+class Streaks(PhotographObjective[SquaresCNN]):
     """A network, its photographs and their rain; see `Objective`."""
 
     squared_error = False
@@ -76,26 +75,18 @@ class Streaks(Objective[SquaresCNN]):
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
-        training, held = (self._read(paths) for paths in (config.data, config.validation_data))
-        if not held and config.validation > 0:
-            order = images.drawn(len(training), config.seed)
-            count = min(len(training) - 1, max(1, round(config.validation * len(training))))
-            held, training = [training[i] for i in order[:count]], [training[i] for i in sorted(order[count:])]
-        self.photographs = [x for x in training if min(x.shape[-2:]) >= config.patch]
-        expect(len(self.photographs) > 0, "train", "--patch", "no larger than the photographs", config.patch)
+        training, held = self.photographs(_colours)
+        self.clean = [x for x in training if min(x.shape[-2:]) >= config.patch]
+        expect(len(self.clean) > 0, "train", "--patch", "no larger than the photographs", config.patch)
         rains = range(VALIDATION_RAINS)
         self.held = [self._validated(x, k * VALIDATION_RAINS + i) for k, x in enumerate(held) for i in rains]
-        self.counts = {"training": len(self.photographs), "validation": len(held)}
+        self.counts = {"training": len(self.clean), "validation": len(held)}
         self.draws = rain.Draws(config.seed)
+        self.generator = self.draws.generator
         self.quality: float | None = None
         torch.manual_seed(config.seed)
         self.module = SquaresCNN(len(DILATIONS), config.channels, 3, DILATIONS).to(world.device)
-        self.digest = images.digest(self.photographs)
-
-    def _read(self, inputs: Sequence[str]) -> list[Tensor]:
-        paths = io.expand(inputs)
-        shown = track(paths, "reading photographs", len(paths), "image", self.world.rank > 0 or not paths)
-        return [_colours(io.read_picture(p).pixels) for p in shown]
+        self.digest = images.digest(self.clean)
 
     @staticmethod
     def _validated(photograph: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -103,22 +94,12 @@ class Streaks(Objective[SquaresCNN]):
         x = images.central(photograph, VALIDATION_SIDE)[None].contiguous()
         return rain.rainy(x, rain.Draws(seed).streaks(1, x.shape[-2:])), x
 
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.config.name
-
-    @property
-    def data(self) -> str:
-        """Its photographs."""
-        return f"{self.counts['training']} training and {self.counts['validation']} validation photographs"
-
     def batch(self) -> tuple[Tensor, Tensor]:
         """Crops [B, 3, P, P] with rain and without, in four orientations and three scales of brightness."""
         config, draws, found = self.config, self.draws, []
         at = draws.uniform(0, 1, config.batch, 5).tolist()
         for which, down, across, turn, bright in at:
-            x = self.photographs[int(which * len(self.photographs))]
+            x = self.clean[int(which * len(self.clean))]
             top, left = (int(u * (n - config.patch + 1)) for u, n in zip((down, across), x.shape[-2:], strict=True))
             crop = torch.rot90(x[:, top : top + config.patch, left : left + config.patch], int(4 * turn), (-2, -1))
             found.append(crop * (0.5 + 0.5 * min(1.0, 2 * bright)))
@@ -151,37 +132,15 @@ class Streaks(Objective[SquaresCNN]):
         """Writes model.safetensors and its card."""
         config = self.config
         told = "none" if self.quality is None else f"PSNR {self.quality:.2f} dB"
-        training = facts | {
-            "command": command(config, RECIPE.name),
-            "data": last_names(config.data),
-            "images": self.counts,
-            "facts": {
-                "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} photographs, with"
-                " rain that is drawn",
-                "validation": f"{self.counts['validation']} photographs with {VALIDATION_RAINS} such rains each:"
-                f" {told}",
-                "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
-                "seed": str(config.seed),
-            },
-            "settings": settings_of(config),
+        known = {
+            "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} photographs, with"
+            " rain that is drawn",
+            "validation": f"{self.counts['validation']} photographs with {VALIDATION_RAINS} such rains each: {told}",
+            "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
+            "seed": str(config.seed),
         }
+        training = self.training(facts, RECIPE, known)
         self.write(Separation(self.module.folded().float().cpu(), "derain", {"name": self.name, "training": training}))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The network, the generator, and what tells whether the photographs are the same on resumption."""
-        return {
-            "module": self.module.state_dict(), "generator": self.draws.generator.get_state(), "digest": self.digest,
-        }  # fmt: skip
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state`.
-
-        Raises:
-            ValueError: the photographs are not those of the checkpoint.
-        """
-        images.expect_same(state, self.digest)
-        self.module.load_state_dict(state["module"])
-        self.draws.generator.set_state(state["generator"])
 
 
 def _colours(pixels: np.ndarray) -> Tensor:
