@@ -47,7 +47,7 @@ def solver(problem: str, implementation: str) -> tuple[FISTA, int]:
 
 
 @pytest.mark.parametrize("implementation", ["fista", "learned-fista"])
-@pytest.mark.parametrize("problem", ["inpaint", "mri", "ct"])
+@pytest.mark.parametrize("problem", ["inpaint", "mri"])
 @torch.no_grad()
 def bench_to_the_objective(benchmark, implementation, problem):
     p, (method, count) = instance(problem), solver(problem, implementation)
