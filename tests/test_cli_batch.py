@@ -184,7 +184,7 @@ def test_interruption(run, monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output.Job, "produce", interrupted)
+    monkeypatch.setattr(output.Job, "compute", interrupted)
     status, out, err = run("reconstruct @images --simulate --model @tv.safetensors --out", tmp_path)
     assert (status, out, err) == (130, "", "fastrecon: interrupted\n")
     assert names(tmp_path) == []

@@ -63,6 +63,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=integer(1, most), metavar="N", help="CPU threads (default: all)")
 
 
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """--jobs."""
+    parser.add_argument(
+        "--jobs", type=integer(0, 256), default=1, metavar="N",
+        help="inputs that are read ahead, and results that are written behind, of the one that is computed, each by"
+        " a thread of its own; 0: all in turn (default: 1)",
+    )  # fmt: skip
+
+
 def add_out(parser: argparse.ArgumentParser, what: str, **options: Any) -> None:
     """--out, a folder for `what`, and --overwrite or --skip-existing."""
     parser.add_argument("--out", type=name, metavar="DIR", help=f"folder for {what}", **options)

@@ -1,10 +1,13 @@
 """Commands over many inputs: what is checked before the work, one bad input stops no other, nothing done is lost."""
 
 import argparse
+import contextlib
 import errno
 import os
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 from fastrecon import io
 from fastrecon.cli import arguments, console
 from fastrecon.cli.progress import Progress
+from fastrecon.cli.stages import Item, Stages, ahead, at_once, threads
 from fastrecon.startup import Terminated
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # no other input can be written either
@@ -40,48 +44,100 @@ class Outcome:
             raise console.Failures(self.failed, self.total, len(self.results))
 
 
-def each(paths: Sequence[Path], work: Callable[[Path, Progress], Any]) -> Outcome:
-    """work(path, progress) for every path, whatever happens to the others.
+class Full(Exception):
+    """Nothing more can be written."""
+
+
+@dataclass
+class Turns:
+    """The results that are being written, in the order of their inputs, and what became of those before.
+
+    Attributes:
+        tell: hears each report as soon as it is its turn.
+        pending: the inputs whose results are not there yet.
+    """
+
+    outcome: Outcome
+    tell: Callable[[Any], None]
+    pending: deque[tuple[Item, Future[Any]]] = field(default_factory=deque)
+
+    def settle(self, most: int) -> None:
+        """Hears what is there, and waits until at most so many are pending.
+
+        Raises:
+            ValueError: the only input failed.
+            Full: the disk is.
+        """
+        while self.pending and (len(self.pending) > most or self.pending[0][1].done()):
+            wait([self.pending[0][1]])
+            item, future = self.pending.popleft()
+            failure = future.exception()
+            if failure is None:
+                self.outcome.results.append(future.result())
+                self.tell(future.result())
+            elif isinstance(failure, Exception):
+                self._failed(item.path, failure)
+            else:
+                raise failure
+
+    def _failed(self, path: Path, e: Exception) -> None:
+        if self.outcome.total == 1:
+            raise ValueError(console.named(path, e)) from e
+        if os.environ.get("FASTRECON_DEBUG") == "1":
+            traceback.print_exception(e)
+        self.outcome.failed.append((path, e))
+        if isinstance(e, OSError) and e.errno in FULL:
+            raise Full from e
+
+
+def each(
+    items: Sequence[Item], stages: Stages[Any, Any], jobs: int = 0, line: Callable[[Any], str] | None = None
+) -> Outcome:
+    """Takes every input through all stages, whatever happens to the others.
+
+    Args:
+        items: the inputs.
+        stages: what is done with each.
+        jobs: inputs that are read ahead, and results that are written behind, of the one that is computed.
+        line: says the report of each in words, in the order of the inputs.
 
     Raises:
         ValueError: the only input failed; or all did.
         KeyboardInterrupt, Terminated: before anything was done.
     """
-    outcome = Outcome(len(paths))
-    if not paths:
+    outcome = Outcome(len(items))
+    if not items:
         return outcome
-    with Progress(len(paths)) as progress:
-        for path in paths:
-            progress.item(path.name)
-            try:
-                outcome.results.append(work(path, progress))
-            except Exception as e:
-                if len(paths) == 1:
-                    raise ValueError(console.named(path, e)) from e
-                if os.environ.get("FASTRECON_DEBUG") == "1":
-                    traceback.print_exc()
-                outcome.failed.append((path, e))
-                if isinstance(e, OSError) and e.errno in FULL:
-                    break
-            except (KeyboardInterrupt, Terminated) as e:
-                outcome.ended = e
-                break
+    jobs = jobs if len(items) > 1 else 0
+    with Progress(len(items)) as progress, threads(jobs) as (to_reader, to_writer), contextlib.suppress(Full):
+        turns = Turns(outcome, lambda report: None if line is None else progress.say(line(report)))
+        try:
+            for item, source in ahead(items, to_reader, stages.read, jobs):
+                progress.item(item.path.name)
+                made = at_once(lambda item=item, source=source: stages.compute(item, source.result(), progress))
+                turns.pending.append((item, made if made.exception() else to_writer(stages.write, item, made.result())))
+                del source, made  # else the last one read would be kept while others are
+                turns.settle(jobs)
+            turns.settle(0)
+        except (KeyboardInterrupt, Terminated) as e:
+            outcome.ended = e
+            turns.settle(0)  # what was computed is written
     if not outcome.results:
         outcome.end()
     return outcome
 
 
 def write_each(
-    args: argparse.Namespace, paths: Sequence[Path], ends: Sequence[str],
-    produce: Callable[[Path, Path, Progress], dict[str, Any]], line: Callable[[dict[str, Any]], str],
+    args: argparse.Namespace, paths: Sequence[Path], ends: Sequence[str], stages: Stages[Any, Any],
+    line: Callable[[dict[str, Any]], str],
 ) -> None:  # fmt: skip
     """Makes the results of each input in --out and tells of each as soon as it is there.
 
     Args:
-        args: with `inputs`, `out`, `json` and what `arguments.add_out` adds.
+        args: with `inputs`, `out`, `json` and what `arguments.add_out` adds; `jobs`, if there are any.
         paths: the inputs.
         ends: of the names of the results of one input, the last written last.
-        produce: (input, folder and stem of its results, progress) to a report.
+        stages: what is done with each, to a report.
         line: a report in words.
 
     Raises:
@@ -104,14 +160,8 @@ def write_each(
     skipped = [path for path in paths if path not in todo]
     if skipped and not args.json:
         console.say(f"{len(skipped)} of {len(paths)} inputs skipped: their results are in {io.shown(folder)}")
-
-    def work(path: Path, progress: Progress) -> dict[str, Any]:
-        report = produce(path, folder / stems[path], progress)
-        if not args.json:
-            progress.say(line(report))
-        return report
-
-    outcome = each(todo, work)
+    items = [Item(path, folder / stems[path]) for path in todo]
+    outcome = each(items, stages, getattr(args, "jobs", 0), None if args.json else line)
     if args.json:
         rows = [{"input": path, "skipped": True, "files": {"report": files[path][-1]}} for path in skipped]
         arguments.answer(args, [*rows, *outcome.results, *outcome.faults()], "")

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         with torch.no_grad():
             inverse = work.problem.inverse(m.to(work.device))
             work.ready(inverse)[0](inverse)
-        report = work.produce(m, prefix, path, progress)
+        report = work.compute(m, progress).write(prefix, path)
     arguments.answer(args, report, arguments.facts(_facts(name, report, work, m)))
 
 

@@ -15,6 +15,7 @@ from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.cli import arguments, batch, choice, output, reconstruct
 from fastrecon.cli.progress import Progress
+from fastrecon.cli.stages import Item, one_stage
 from fastrecon.options import is_switch, options_of, parsed
 from fastrecon.problems.base import Condition, Measurement, Problem
 from fastrecon.solvers import methods
@@ -144,7 +145,8 @@ def run(args: argparse.Namespace) -> None:
     runners = {(c.name, e.label): e.runner(c) for c in columns for e in compared}
     warm: set[str] = set()
 
-    def work(path: Path, progress: Progress) -> list[dict[str, Any]]:
+    def work(item: Item, progress: Progress) -> list[dict[str, Any]]:
+        path = item.path
         picture, seed = io.read_picture(path), ((args.seed or 0) + paths.index(path)) % 2**32
         if side is not None:
             picture = dataclasses.replace(picture, pixels=square(picture.pixels, side))
@@ -162,7 +164,7 @@ def run(args: argparse.Namespace) -> None:
                 tell.part(1, 1)
         return rows
 
-    outcome = batch.each(paths, work)
+    outcome = batch.each([Item(path) for path in paths], one_stage(work))
     rows = [row for found in outcome.results for row in found]
     metric = args.metric or ("psnr" if args.table == "default" else "nmse_db")
     summary = summarise(rows)

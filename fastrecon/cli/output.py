@@ -4,6 +4,7 @@ The report is described in docs/report.md; `SCHEMA` changes where a key goes or 
 """
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ from fastrecon.cli import arguments
 from fastrecon.cli.progress import Progress
 from fastrecon.problems.base import Measurement, Problem
 from fastrecon.solvers.automatic import ASKED
-from fastrecon.solvers.methods import METHODS, Inverse, Runner
+from fastrecon.solvers.methods import METHODS, Inverse, Outcome, Runner
 
 SCHEMA = "fastrecon report 1"
+_drawing = threading.Lock()  # of figures: matplotlib's fonts are one thread's at a time
 DENSE, SPARSE = 100, 50  # of every iteration up to DENSE the quality is recorded, later about SPARSE of each 1,000
 
 
@@ -115,8 +117,8 @@ class Job:
         told = {"method": one.name, "method_options": plain(options), "model": getattr(options, "model", None)}
         return one.prepare(options, self.device), dict(self.about) | told | {"why": chosen.why}
 
-    def produce(self, m: Measurement, prefix: Path, source: object, progress: Progress | None = None) -> dict[str, Any]:
-        """Reconstructs a picture and writes it with figures and report, whose contents without histories come back.
+    def compute(self, m: Measurement, progress: Progress | None = None) -> "Made":
+        """Reconstructs a picture.
 
         Raises:
             RuntimeError: the iterations diverged.
@@ -133,36 +135,66 @@ class Job:
         if not bool(torch.isfinite(outcome.x).all()):
             largest = f"|y| up to {m.y.abs().max().item():.3g}"
             raise RuntimeError(f"reconstruct: the iterations diverged: the method is not made for this ({largest})")
+        return Made(self, m, outcome, first, about, seconds, watch.quality)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that was reconstructed, before anything of it is written.
+
+    Attributes:
+        job: that it was made by.
+        m: what it was made from.
+        outcome, first: what came out, and what it began with.
+        about: method, why, and how they were asked for.
+        seconds: that the method took.
+        quality: over the iterations, see Watch.
+    """
+
+    job: Job
+    m: Measurement
+    outcome: Outcome
+    first: Tensor
+    about: dict[str, Any]
+    seconds: float
+    quality: dict[str, list[float]]
+
+    @torch.no_grad()
+    def write(self, prefix: Path, source: object) -> dict[str, Any]:
+        """Writes the picture with figures and report, whose contents without histories come back."""
+        problem, writing, device = self.job.problem, self.job.writing, self.job.device
+        m, outcome, about = self.m, self.outcome, dict(self.about)
         scores = None
         if m.truth is not None:
-            scores = {"start": self.problem.scores(first, m), "reconstruction": self.problem.scores(outcome.x, m)}
-        pixels, form = self.problem.pixels(outcome.x, m), self.writing.form(m)
+            scores = {"start": problem.scores(self.first, m), "reconstruction": problem.scores(outcome.x, m)}
+        pixels, form = problem.pixels(outcome.x, m), writing.form(m)
         files = {"reconstruction": io.write_picture(prefix.with_name(f"{prefix.name}_reconstruction"), pixels, form)}
-        maps = self.problem.maps_of(outcome.x, m)
+        maps = problem.maps_of(outcome.x, m)
         for name, values in maps.items():
             files[name] = io.write_picture(prefix.with_name(f"{prefix.name}_{name}"), values, io.Form())
         histories = _history(outcome.report)
-        if watch.quality["iteration"]:
-            histories["quality"] = watch.quality
+        if self.quality["iteration"]:
+            histories["quality"] = self.quality
         about["model"] = about["model"] or outcome.model or None
         title = f"{prefix.name} · {about['model'] or about['method']}"
-        if self.writing.figure:
-            drawn = _figure(self.problem, m, first, outcome.x, scores, histories, title, maps)
-            files["figure"] = prefix.with_name(f"{prefix.name}_figure.png")
-            io.write_figure(files["figure"], drawn)
-        for name, values in outcome.extras.items():
-            from fastrecon import figures
+        with _drawing:
+            if writing.figure:
+                drawn = _figure(problem, m, self.first, outcome.x, scores, histories, title, maps)
+                files["figure"] = prefix.with_name(f"{prefix.name}_figure.png")
+                io.write_figure(files["figure"], drawn)
+            for name, values in outcome.extras.items():
+                from fastrecon import figures
 
-            files[name] = prefix.with_name(f"{prefix.name}_{name}.png")
-            picture = np.abs(pixels) if pixels.ndim == 2 else np.abs(pixels).mean(-1)
-            io.write_figure(files[name], figures.feature_maps(picture, values[0].float().cpu().numpy(), title))
+                files[name] = prefix.with_name(f"{prefix.name}_{name}.png")
+                picture = np.abs(pixels) if pixels.ndim == 2 else np.abs(pixels).mean(-1)
+                io.write_figure(files[name], figures.feature_maps(picture, values[0].float().cpu().numpy(), title))
         files["report"] = prefix.with_name(f"{prefix.name}_report.json")
         report = {
             "schema": SCHEMA, "fastrecon": fastrecon.__version__, "input": source, "notes": list(m.remarks),
-            "problem": self.problem.name, **about, "simulated": m.truth is not None,
+            "problem": problem.name, **about, "simulated": m.truth is not None,
             "size": list(pixels.shape[:2]), "channels": 1 if pixels.ndim == 2 else pixels.shape[2],
-            "noise": None if m.noise is None else m.noise * m.scale, "scale": m.scale, "device": str(self.device),
-            "backend": backend(self.device), "seconds": seconds, "scores": scores,
+            "noise": None if m.noise is None else m.noise * m.scale, "scale": m.scale, "device": str(device),
+            "backend": backend(device), "seconds": self.seconds, "scores": scores,
             "certificate": certificate(outcome.report, len(m.y)), "files": files,
         }  # fmt: skip
         io.write_json(files["report"], report | {"history": histories})

@@ -10,6 +10,7 @@ from typing import Any
 from fastrecon import io
 from fastrecon.cli import arguments, batch, choice, output, tiles
 from fastrecon.cli.progress import Progress
+from fastrecon.cli.stages import Item, Stages
 from fastrecon.options import flag_of, given
 from fastrecon.problems import file
 from fastrecon.problems.base import Measurement, Problem
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     add_simulate(parser)
     add_writing(parser)
     tiles.add_arguments(parser)
+    arguments.add_jobs(parser)
     arguments.add_device(parser)
     arguments.add_json(parser)
     choice.add(parser, found, simulates=True)
@@ -109,29 +111,36 @@ def run(args: argparse.Namespace) -> None:
     if args.tile is not None:
         return tiles.run(args)
     work = job(args)
-    chosen: choice.Choice = args.choice
-    options, drawn = chosen.problem_options(args, args.simulate), seed(args)
-    named = [flag_of(name) for name in given(args, work.problem.Options)]
     own = io.IMAGE_SUFFIXES if args.simulate or work.problem.suffixes is None else work.problem.suffixes
     known = own if args.simulate else tuple(dict.fromkeys((*own, *io.MEASUREMENT_SUFFIXES)))
     paths = arguments.images(args.inputs, known)
+    batch.write_each(args, paths, work.writing.ends(), stages(args, work), output.line)
+
+
+def stages(args: argparse.Namespace, work: output.Job) -> Stages[Measurement, output.Made]:
+    """What is done with each input: read or measured, reconstructed, written."""
+    chosen: choice.Choice = args.choice
+    options, drawn = chosen.problem_options(args, args.simulate), seed(args)
+    named = [flag_of(name) for name in given(args, work.problem.Options)]
 
     @cache
     def made_for(model: str) -> output.Job:
         return job(args, model) if chosen.takes(model) else work
 
-    def produce(path: Path, prefix: Path, progress: Progress) -> dict[str, Any]:
-        told = bool(named) and drawn is None and file.problem_of(path) is not None
+    def read(item: Item) -> Measurement:
+        told = bool(named) and drawn is None and file.problem_of(item.path) is not None
         flag = named[0] if named else ""
         choice.expect_option(
             not told, flag, "no such option", got="it for a file of `fastrecon simulate`, which says it"
         )
-        m = measured(work.problem, path, options, drawn)
+        return measured(work.problem, item.path, options, drawn)
+
+    def compute(item: Item, m: Measurement, progress: Progress) -> output.Made:
         model = m.facts.get("model")
         here = work if model is None or work.about["model"] != "" else made_for(str(model))
-        return here.produce(m, prefix, path, progress)
+        return here.compute(m, progress)
 
-    batch.write_each(args, paths, work.writing.ends(), produce, output.line)
+    return Stages(read, compute, lambda item, made: made.write(item.prefix, item.path))
 
 
 def measured(problem: Problem[Any], path: Path, options: Any, seed: int | None) -> Measurement:

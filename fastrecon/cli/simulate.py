@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fastrecon import io
 from fastrecon.cli import arguments, batch, choice, reconstruct
 from fastrecon.cli.progress import Progress
+from fastrecon.cli.stages import Item, Stages
 from fastrecon.problems import file
+from fastrecon.problems.base import Measurement
 
 EPILOG = """examples:
   fastrecon simulate photo.png --problem mri --sampling radial --rate 0.2 --noise 0.01 --out measured
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     arguments.add_out(parser, "the measurements", required=True)
     parser.add_argument("--format", choices=("npz", "safetensors"), default="npz", help="of the files (default: npz)")
     reconstruct.add_seed(parser)
+    arguments.add_jobs(parser)
     arguments.add_json(parser)
     choice.add(parser, found, simulates=True, method=False)
 
@@ -44,18 +46,20 @@ def run(args: argparse.Namespace) -> None:
     options = chosen.problem_options(args, simulate=True)
     paths, end = arguments.images(args.inputs), f".{args.format}"
 
-    def produce(path: Path, prefix: Path, _: Progress) -> dict[str, Any]:
-        m = reconstruct.measured(problem, path, options, args.seed or 0)
-        if args.model:  # `reconstruct` takes the same
-            m = replace(m, facts={**m.facts, "model": args.model})
-        target = prefix.with_name(prefix.name + end)
+    def compute(item: Item, picture: io.Picture, _: Progress) -> Measurement:
+        m = problem.simulate(picture, options, args.seed or 0)
+        return replace(m, facts={**m.facts, "model": args.model}) if args.model else m  # `reconstruct` takes the same
+
+    def write(item: Item, m: Measurement) -> dict[str, Any]:
+        target = item.prefix.with_name(item.prefix.name + end)
         file.write(target, m)
         return {
-            "input": path, "notes": m.remarks, "problem": problem.name, "size": m.size, "shape": tuple(m.y.shape),
+            "input": item.path, "notes": m.remarks, "problem": problem.name, "size": m.size, "shape": tuple(m.y.shape),
             "output": target, "measurements": problem.describe(m),
         }  # fmt: skip
 
-    batch.write_each(args, paths, [end], produce, line)
+    stages = Stages(lambda item: io.read_picture(item.path), compute, write)
+    batch.write_each(args, paths, [end], stages, line)
 
 
 def line(row: dict[str, Any]) -> str:

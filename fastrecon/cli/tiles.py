@@ -15,6 +15,7 @@ import fastrecon
 from fastrecon import io
 from fastrecon.cli import arguments, batch, choice, output
 from fastrecon.cli.progress import Progress
+from fastrecon.cli.stages import Item, one_stage
 from fastrecon.io.pieces import SUFFIXES, Pieces, pieces, written
 from fastrecon.models.block_sensing import BlockSensingModel, Options
 from fastrecon.solvers.automatic import ASKED
@@ -78,13 +79,14 @@ class TiledJob:
         """Side of a block in pixels."""
         return self.model.operator.block
 
-    def produce(self, path: Path, prefix: Path, progress: Progress) -> dict[str, Any]:
+    def produce(self, item: Item, progress: Progress) -> dict[str, Any]:
         """The picture of one input, written with its report, which comes back.
 
         Raises:
             ValueError: the input is of another kind.
             RuntimeError: the iterations diverged.
         """
+        path, prefix = item.path, item.prefix
         with pieces(path) as source:
             solver = TiledLDA(self.model.solver, self.tile, prefix.parent)  # type: ignore[arg-type]
             scale = source.scale(solver.tile) if self.simulate else 1.0
@@ -190,7 +192,7 @@ def run(args: argparse.Namespace) -> None:
         "method_options": output.plain(options), "model": options.model or model.name,
     }  # fmt: skip
     job = TiledJob(model, options, size, args.simulate, args.tile, args.bits, about)  # type: ignore[arg-type]
-    batch.write_each(args, list(_inputs(args.inputs)), ENDS, job.produce, output.line)
+    batch.write_each(args, list(_inputs(args.inputs)), ENDS, one_stage(job.produce), output.line)
 
 
 def _inputs(names: list[str]) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """DICOM, by pydicom (extra `medical`): one frame, rescaled to the unit of its modality."""
 
+import threading
 import warnings
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from fastrecon.io.reading import package
 AT, MAGIC = 128, b"DICM"
 DEFLATED, HEAD = b"1.2.840.10008.1.2.1.99", 2**16  # a transfer syntax, named within the first bytes
 GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_silence = threading.Lock()  # filters of warnings belong to all threads
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts left, posterior, superior; NIfTI right, anterior, superior
 
 
@@ -31,7 +33,7 @@ def decode(file: IO[bytes], slice: int | None = None) -> Raster:
     refuse(DEFLATED in file.read(HEAD), "a data set that is not deflated", "one of unknown size")
     file.seek(0)
     pixels = package("pydicom.pixels", "medical", "DICOM")
-    with warnings.catch_warnings():
+    with _silence, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on values against the standard
         data = pydicom.dcmread(file)
         refuse("PixelData" not in data, "an image", "a file without pixels")
