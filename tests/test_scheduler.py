@@ -1,5 +1,6 @@
 """The scheduler: every answer has the bits that it has alone, and whoever fails, fails alone."""
 
+import gc
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -261,3 +262,35 @@ def test_requests_are_looked_at_before_they_wait(told, message):
     y, operator = inpainting()
     with Scheduler("fista") as scheduler, pytest.raises(ValueError, match=message):
         scheduler.submit(**{"y": y, "operator": operator} | told)
+
+
+def test_nothing_of_an_answered_request_stays():
+    def tensors():
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+    y, operator = inpainting()
+    with Scheduler("fista") as scheduler:
+        scheduler.submit(y, operator, iterations=5).result()  # what is kept for all of a kind
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        with Scheduler("fista", max_batch=2) as scheduler:
+            late = scheduler.submit(y, operator, iterations=10**6, deadline=0.1)
+            for future in [scheduler.submit(y, operator, iterations=5) for _ in range(8)]:
+                future.result()
+            assert isinstance(late.exception(), Late)
+        del future
+        assert tensors() <= before + 4  # of the last one, until the next
+    finally:
+        gc.enable()
+
+
+def test_a_deadline_that_the_queue_cannot_keep_is_refused_at_once(endless):
+    scheduler, long, y, operator = endless
+    scheduler._counts.pace = 10.0
+    waits = scheduler.submit(y, operator, iterations=3, deadline=60.0)
+    with pytest.raises(Busy):
+        scheduler.submit(y, operator, iterations=3, deadline=1.0)
+    assert long.cancel()
+    assert waits.result().x.shape == y.shape

@@ -40,14 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     )
     numbers = (
         ("--max-batch", 1, 4096, 16, "images in the works at once"),
-        ("--max-queue", 1, 10**6, 48, "requests that wait beside them; beyond, clients are told 429"),
+        ("--max-queue", 1, 10**6, None, "requests that wait beside them; beyond, clients are told 429"),
         ("--max-pixels", 1, 2**40, 2**24, "of the images in the works, and of one request"),
         ("--max-body", 1, 2**20, 64, "of a body, in MiB"),
         ("--max-bodies", 1, 2**20, 512, "of all bodies at once, in MiB"),
     )
     for flag, least, most, default, text in numbers:
         kind = arguments.integer(least, most)
-        parser.add_argument(flag, type=kind, default=default, metavar="N", help=f"{text} (default: {default})")
+        told = "a quarter of --max-batch" if default is None else default
+        parser.add_argument(flag, type=kind, default=default, metavar="N", help=f"{text} (default: {told})")
     for flag, default, text in (
         ("--deadline", 300.0, "for an answer, also where a client would wait longer"),
         ("--body-timeout", 30.0, "for a body to come"),
@@ -76,9 +77,11 @@ def run(args: argparse.Namespace) -> None:
     from fastrecon.serving.door import Door
 
     door = Door(_named(args.models), device)
-    scheduler = Scheduler("auto", args.max_batch, args.max_queue, args.max_pixels)
+    # so few that whoever is let in waits for a part of the time of a full batch, and not for several
+    queue = max(1, args.max_batch // 4) if args.max_queue is None else args.max_queue
+    scheduler = Scheduler("auto", args.max_batch, queue, args.max_pixels)
     limits = http.Limits(
-        args.max_body * MIB, args.max_bodies * MIB, args.deadline, args.body_timeout, args.max_batch + args.max_queue
+        args.max_body * MIB, args.max_bodies * MIB, args.deadline, args.body_timeout, args.max_batch + queue
     )
     server = http.Server(door, scheduler, limits, token, local=args.host in LOOPBACK)
     running.run(server, args.host, args.port, args.grace)

@@ -67,7 +67,10 @@ class Fiber:
         self._said.put(said)
         answer = self._told.get()
         if isinstance(answer, BaseException):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # it holds this frame, and all tensors of those around it
         return answer
 
     def _run(self) -> None:
@@ -75,6 +78,8 @@ class Fiber:
         while (function := self._told.get()) is not None:
             try:
                 end = End(function())
+            except Withdrawn:
+                end = End(error=Withdrawn())  # without the frames that it came through
             except BaseException as error:  # whatever it is, it is the caller's
                 end = End(error=error)
             del function

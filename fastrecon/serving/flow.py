@@ -53,12 +53,18 @@ class Entry:
         return all(image.state is not None for image in self.images)
 
     def run(self) -> Run[Any]:
-        """How the loop ended."""
+        """How the loop ended; the images are let go."""
         state = join([image.state for image in self.images])
         device = _first(state).device
         done = torch.tensor([image.done for image in self.images], device=device)
         count = torch.tensor([image.count for image in self.images], dtype=torch.int64, device=device)
-        return Run(state, done, count, None if self.loop.row is None else self._history())
+        found = Run(state, done, count, None if self.loop.row is None else self._history())
+        self.close()
+        return found
+
+    def close(self) -> None:
+        """Lets the images go, which hold their loop: else tensors would lie there until Python looks for circles."""
+        self.images = []
 
     def _history(self) -> dict[str, Tensor]:
         """Rows [rows, B]; of an image that left before the others the last is repeated."""
@@ -137,6 +143,7 @@ class Flow:
     def withdraw(self, entry: Entry) -> None:
         """Lets the images of a loop go that nobody waits for any more."""
         self._keep([i for i, image in enumerate(self.images) if image.loop is not entry])
+        entry.close()
 
     def split(self) -> "Iterator[Flow]":
         """A flow for each loop, which go on from here."""

@@ -160,10 +160,8 @@ class Server:
     async def reconstruct(self, request: Request) -> Response:
         """A picture and its certificate for a body of measurements."""
         began, facts = time.monotonic(), request.scope["fastrecon"]
-        if self.draining:
-            raise Refusal(503, "server: it is about to stop", {"retry-after": "5"})
-        if self.inside >= self.limits.waiting:
-            raise self._busy(f"{self.inside} requests inside", self.scheduler.room_after())
+        if (why := self.full()) is not None:
+            raise why
         self.inside += 1
         try:
             with _Held(self) as held:
@@ -176,6 +174,14 @@ class Server:
         finally:
             self.inside -= 1
         return _response(answer, request.headers.get("accept", ""))
+
+    def full(self) -> Refusal | None:
+        """What somebody is told who wants a picture now; None: there is room."""
+        if self.draining:
+            return Refusal(503, "server: it is about to stop", {"retry-after": "5"})
+        if self.inside >= self.limits.waiting:
+            return self._busy(f"{self.inside} requests inside", self.scheduler.room_after())
+        return None
 
     def _read(self, request: Request, body: bytes) -> Work:
         query = dict(request.query_params)

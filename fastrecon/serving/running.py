@@ -7,36 +7,17 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fastrecon.io import reason, shown
 from fastrecon.serving.http import Server
+from fastrecon.serving.protocol import protocol
 
-HEAD_SECONDS, HEAD_BYTES = 10.0, 32768  # for the head of a request to come, and its size
+HEAD_BYTES = 32768  # of the head of a request
 SWITCH = 2e-4  # seconds after which a thread that computes lets the one that answers clients in
 BACKLOG = 2048  # connections that wait to be taken
-SPARE = 1024  # connections beyond the requests that may be inside: of those that are told so
-
-
-class Timed(H11Protocol):
-    """HTTP/1.1 that waits for the head of a request so long and no longer."""
-
-    def connection_made(self, transport: Any) -> None:
-        """Begins to wait."""
-        super().connection_made(transport)
-        self._late = self.loop.call_later(HEAD_SECONDS, self._close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Waits no more."""
-        self._late.cancel()
-        super().connection_lost(exc)
-
-    def _close(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
+SPARE = 1024  # connections beyond the requests that may be inside
 
 
 class _Lines(logging.Handler):
@@ -76,9 +57,9 @@ def run(server: Server, host: str, port: int, grace: float = 60.0) -> None:
         ValueError: the address cannot be taken.
     """
     config = uvicorn.Config(
-        server, host, port, http=Timed, ws="none", lifespan="on", log_config=None, access_log=False,
-        server_header=False, date_header=True, timeout_keep_alive=5, timeout_graceful_shutdown=max(1, int(grace)),
-        limit_concurrency=server.limits.waiting + SPARE, h11_max_incomplete_event_size=HEAD_BYTES,
+        server, host, port, http=protocol(server, server.limits.waiting + SPARE), ws="none", lifespan="on",
+        log_config=None, access_log=False, server_header=False, date_header=True, timeout_keep_alive=5,
+        timeout_graceful_shutdown=max(1, int(grace)), h11_max_incomplete_event_size=HEAD_BYTES,
     )  # fmt: skip
     sys.setswitchinterval(SWITCH)
     logger = logging.getLogger("uvicorn")

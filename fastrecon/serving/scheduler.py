@@ -85,7 +85,7 @@ class Scheduler:
             options: of the model or the method.
 
         Raises:
-            Busy: the queue is full.
+            Busy: the queue is full, or those in it will take longer than the deadline by the last ones' pace.
             ValueError: an argument is of another kind; what the model says of its input comes with the answer.
             RuntimeError: the scheduler takes no more.
         """
@@ -127,7 +127,8 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise RuntimeError(f"{op}: it takes no more requests")
-            if len(self._queue) >= self.max_queue:
+            hopeless = deadline is not None and self._wait() > deadline
+            if hopeless or len(self._queue) >= self.max_queue:
                 self._counts.refused += 1
                 raise Busy(len(self._queue), self.room_after())
             self._counts.submitted += 1
@@ -170,9 +171,10 @@ class Scheduler:
 
     def room_after(self) -> float:
         """Seconds in which as many requests are answered as wait, by the last ones' pace."""
-        services = self._counts.services
-        mean = sum(services) / len(services) if services else 1.0
-        return max(0.1, mean * len(self._queue) / self.max_batch)
+        return max(0.1, self._wait(unknown=1.0))
+
+    def _wait(self, unknown: float = 0.0) -> float:
+        return (self._counts.pace or unknown) * len(self._queue) / self.max_batch
 
     # All below runs in the worker's thread.
 
@@ -298,6 +300,8 @@ class Scheduler:
                 self._waiting = [entry for entry in self._waiting if entry is not request.entry]
                 for flow in self._flows:
                     flow.withdraw(request.entry)
+                self._flows = [flow for flow in self._flows if flow.images]
+                request.entry = None
             said = request.fiber.resume(Withdrawn())
             while not isinstance(said, End):  # something on its way out computes once more
                 said = request.fiber.resume(Withdrawn())

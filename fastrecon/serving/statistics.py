@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEPT = 1024  # answers whose times are kept
+FRESH = 0.1  # weight of the last one in a running mean
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Counts:
     images: int = 0
     joined: int = 0
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))  # seconds in the queue
+    pace: float = 0.0  # a running mean of the seconds below; 0: of none
     services: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))  # seconds from there to the answer
 
     def answered(self, queued: float, started: float, now: float) -> None:
@@ -40,6 +42,7 @@ class Counts:
         self.done += 1
         self.waits.append(started - queued)
         self.services.append(now - started)
+        self.pace += (now - started - self.pace) * (FRESH if self.done > 1 else 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers by their names; seconds are medians and 99th percentiles of the last results."""

@@ -1,0 +1,83 @@
+"""HTTP/1.1 of a server under pressure: who waits too long, and who comes while it is full, is told at little cost.
+
+A full server says so before anything is parsed, so that ten times as many clients as it can answer do not take the
+processor from those whom it does.
+"""
+
+import json
+import time
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fastrecon.serving.door import Refusal
+from fastrecon.serving.http import HEADERS, Server
+
+HEAD_SECONDS = 10.0  # for the head of a request to come
+LINGER_SECONDS = 1.0  # in which a client that is refused may read why, before its connection is closed
+REASONS = {400: "Bad Request", 429: "Too Many Requests", 503: "Service Unavailable"}
+WORK = b"POST /v1/reconstruct"
+
+
+def protocol(server: Server, connections: int) -> type[H11Protocol]:
+    """The protocol of a connection to `server`, of which there may be so many at once."""
+
+    class Served(Guarded):
+        served, most = server, connections
+
+    return Served
+
+
+class Guarded(H11Protocol):
+    """A connection; `protocol` makes the class of a server."""
+
+    served: Server
+    most: int
+    refused = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Begins to wait for a head."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_SECONDS, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits no more."""
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on, unless there is nothing to be had here."""
+        if self.refused:
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            if len(self.connections) > self.most:
+                self.refuse(Refusal(503, f"server: expected at most {self.most} connections, got more"))
+                return
+            if data.startswith(WORK) and (why := self.served.full()) is not None:
+                self.refuse(why)
+                return
+        super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """To what is no HTTP."""
+        self.refuse(Refusal(400, "request: expected HTTP/1.1, got something else"))
+
+    def refuse(self, why: Refusal) -> None:
+        """Answers, reads nothing more, and closes."""
+        began, self.refused = time.monotonic(), True
+        body = json.dumps({"error": str(why)}).encode()
+        headers = [
+            *HEADERS, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"), *((k.encode(), v.encode()) for k, v in why.headers.items()),
+        ]  # fmt: skip
+        head = f"HTTP/1.1 {why.status} {REASONS[why.status]}\r\n".encode()
+        self.transport.write(head + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n" + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)  # at once, a reset would overtake the answer
+        path = "/v1/reconstruct" if why.status == 429 else "other"
+        self.served.telemetry.answered(path, why.status, time.monotonic() - began, 0, {})
+
+    def _close(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
