@@ -166,7 +166,8 @@ def test_that_of_a_prior_has_its_values_at_another_contrast():
     torch.manual_seed(3)
     r, x = FeatureNorm(6, 3, delta=0.1, eps=0.05).double(), torch.rand(2, 1, 12, 8, dtype=torch.float64)
     m = Minimiser.of(r, 0.4, 1.5, 0.3, sigma=10).double()
-    torch.testing.assert_close(m.regulariser.value(x, m.eps0), 0.4 / 1.5**2 * r.value(1.5 * x), rtol=1e-6, atol=0)
+    value = m.term(m.weight * float(m.eps0.detach()), x, exact=True).value(x)
+    torch.testing.assert_close(value, 0.4 / 1.5**2 * r.value(1.5 * x), rtol=1e-6, atol=0)
     assert m.hyperparameters()["sigma"] == 10
     net = network(dtype=torch.float64)
     net.minimiser = m
@@ -174,7 +175,7 @@ def test_that_of_a_prior_has_its_values_at_another_contrast():
     report = net.solve(y, x0, tol=0.6)[1]
     assert report.status == ["converged"] * 3
     assert (report.reductions == 0).all()  # r keeps its radius
-    torch.testing.assert_close(report.eps, m.eps0.detach().expand(3))
+    torch.testing.assert_close(report.eps, m.weight * m.eps0.detach().expand(3))
     assert (report.grad_norm <= 10 * 0.9 * report.eps).all()
 
 

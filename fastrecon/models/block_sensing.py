@@ -135,29 +135,7 @@ class BlockSensingModel(BlockModel):
                 f" {settings['auxiliary']:g} MSE of the start"
             )
         page = card.page(self.meta, what, code, facts)
-        return page + _minimiser_page(training["minimiser"]) if "minimiser" in training else page
-
-
-def _minimiser_page(training: Mapping[str, Any]) -> str:
-    """What the card says of the second regulariser."""
-    settings, images = training["settings"], training["images"]
-    anchored = " + mu |x - x_K|^2 / 2" if settings["anchor"] else ""
-    quality = training["validation_psnr"]
-    facts = {
-        "training data": f"{', '.join(training['data'])}: luminance, {images['training']} images",
-        "validation": "none" if quality is None else f"{images['validation']} images, converged, PSNR {quality} dB",
-        "steps": f"{training['steps']} of {settings['steps']}",
-        "optimiser": f"Adam, learning rate {settings['lr']:g} ({settings['decay']}), batch {settings['batch']} of"
-        f" {settings['patch']}x{settings['patch']} pixels",
-        "time": f"{training['hours']} h",
-    }
-    rows = [f"| {k} | {v} |" for k, v in facts.items()]
-    return "\n".join([
-        "", "## Rigorous mode", "",
-        f"`model(y, rigorous=True)` goes on from the image x_K of the phases to a stationary point of |A x - y|^2 / 2 +"
-        f" r(x){anchored} with a second regulariser r, trained for that point; the phases are as they were.", "",
-        "| fact | value |", "| --- | --- |", *rows, "", "```", training["command"], "```", "",
-    ])  # fmt: skip
+        return page + card.of_minimiser(training["minimiser"]) if "minimiser" in training else page
 
 
 @dataclass(frozen=True)

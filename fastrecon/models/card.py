@@ -35,3 +35,28 @@ def page(meta: Mapping[str, Any], what: Sequence[str], code: Sequence[str], fact
     table = ["| fact | value |", "| --- | --- |", *rows]
     command = ["```", training["command"], "```", ""]
     return "\n".join([f"# {meta['name']}", "", *what, "", *example, "", *table, "", *command])
+
+
+def of_minimiser(training: Mapping[str, Any]) -> str:
+    """What the card says of the second regulariser."""
+    settings, images = training["settings"], training["images"]
+    anchored = " + mu |x - x_K|^2 / 2" if settings.get("anchor") else ""
+    quality = training["validation_psnr"]
+    given = "y, operator" if "rate" in settings else "y"
+    kind = "" if "rate" in settings else ": luminance"
+    facts = {
+        "training data": f"{', '.join(training['data'])}{kind}, {images['training']} images",
+        "validation": "none" if quality is None else f"{images['validation']} images, converged, PSNR {quality} dB",
+        "steps": f"{training['steps']} of {settings['steps']}",
+        "optimiser": f"Adam, learning rate {settings['lr']:g} ({settings['decay']}), batch {settings['batch']} of"
+        f" {settings['patch']}x{settings['patch']} pixels",
+        "time": f"{training['hours']} h",
+    }
+    rows = [f"| {k} | {v} |" for k, v in facts.items()]
+    return "\n".join([
+        "", "## Rigorous mode", "",
+        f"`model({given}, rigorous=True)` goes on from the image x_K of the phases to a stationary point of"
+        f" |A x - y|^2 / 2 + r(x){anchored} with a second regulariser r, trained for that point; the phases are as they"
+        " were.", "",
+        "| fact | value |", "| --- | --- |", *rows, "", "```", training["command"], "```", "",
+    ])  # fmt: skip

@@ -22,6 +22,7 @@ from fastrecon.operators import Identity
 from fastrecon.operators.base import LinearOperator
 from fastrecon.solvers import LDA
 from fastrecon.solvers.base import column, with_parts
+from fastrecon.solvers.minimiser import Minimiser
 from fastrecon.terms.least_squares import LeastSquares
 
 
@@ -47,6 +48,9 @@ class DescentModel(Model):
         super().__init__(meta)
         takes = solver.regulariser.channels_of(torch.zeros((), dtype=torch.complex64))
         expect(takes == 1, type(self).__name__, "solver", "a network of one complex channel", f"one of {takes}")
+        minimiser = solver.minimiser
+        fits = minimiser is None or (isinstance(minimiser, Minimiser) and minimiser.regulariser.in_channels == 1)
+        expect(fits, type(self).__name__, "solver", "a minimiser of one real channel, for each part", minimiser)
         self.solver = with_parts(solver, fidelity=LeastSquares(Identity()))
 
     @property
@@ -86,7 +90,8 @@ class DescentModel(Model):
             operator: A. A mask or k-space of the other convention is turned, and that is told by a warning; so is a
                 mask of another share of the frequencies than the model has learned.
             size: (H, W) of the images, where y and A alone do not tell.
-            rigorous: whether to continue from the trained phases to convergence (`solve` of the solver, balanced).
+            rigorous: whether to continue from the trained phases to convergence (`solve` of the solver; balanced, if it
+                has no minimiser).
             scale: what images are divided by, > 0; None: the largest modulus of A* y.
             options: of the solver's `solve`, or `history` and `callback` of the trained phases.
 
@@ -112,7 +117,8 @@ class DescentModel(Model):
         white = white.to(y.device)
         net, y, x0 = self.for_operator(operator), y / column(white, y), torch.zeros_like(filled)
         if flag(rigorous, "lda", "rigorous"):
-            chosen: dict[str, Any] = {"balance": not net.regulariser.final_activation} | options
+            balance = net.minimiser is None and not net.regulariser.final_activation
+            chosen: dict[str, Any] = {"balance": balance} | options
             x, report = net.solve(y, x0, **chosen)
         else:
             x, report = net(y, x0, **options)
@@ -129,7 +135,12 @@ class DescentModel(Model):
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "DescentModel":
         """The model of what a file holds."""
-        solver = LDA(Identity(), **head.hyperparameters).to(tensors["raw_alpha"].dtype)
+        settings = dict(head.hyperparameters)
+        minimiser = settings.pop("minimiser", None)
+        solver = LDA(Identity(), **settings)
+        if minimiser is not None:
+            solver.minimiser = Minimiser(**minimiser)
+        solver = solver.to(tensors["raw_alpha"].dtype)
         restore(solver, tensors)
         return cls(solver, head.meta)
 
@@ -152,4 +163,5 @@ class DescentModel(Model):
             "validation": "none" if quality is None else f"{images['validation']} images, PSNR {quality} dB",
             "optimiser": f", batch {settings['batch']} of {settings['patch']}x{settings['patch']} pixels",
         }
-        return card.page(self.meta, what, code, facts)
+        page = card.page(self.meta, what, code, facts)
+        return page + card.of_minimiser(training["minimiser"]) if "minimiser" in training else page

@@ -1,11 +1,12 @@
 """The objective that rigorous mode minimises where a network has a second regulariser, trained for its minimiser.
 
-    phi(x) = |A x - y|^2 / 2 + r(x) + mu |x - x_K|^2 / 2,  x_K the image of the trained phases.
+    phi(x) = |A x - y|^2 / 2 + w r(x) + mu |x - x_K|^2 / 2,  x_K the image of the trained phases.
 
 The phases are steps, and what they are trained for is where the last one ends; the stationary points of their own phi
 are worse images by decibels. So r here is another than theirs, trained with mu (recipe `lda-cs-minimiser`) so that the
 stationary point near x_K is good. The last term, without which mu is 0, holds x where measurements and r say little.
-The iterations are those of SmoothDescent, whose phi never increases.
+Of complex images r is the sum of that of real and of imaginary part. The iterations are those of SmoothDescent, whose
+phi never increases.
 """
 
 import copy
@@ -25,14 +26,16 @@ from fastrecon.solvers.base import Callback, column
 from fastrecon.solvers.descent import FLOOR, RigorousObjective, UnrolledDescent, positive, raw_of
 from fastrecon.solvers.rigorous import reductions_left
 from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
+from fastrecon.terms.base import Term
 from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.terms.scaled import Scaled, grey
 
 LEAST = 1.05 * FLOOR  # radius
 FAINT = 1e-5  # of |grad r|: below, rounding of float32 decides whether phi decreases
 
 
 class Minimiser(RigorousObjective):
-    """r, its radius and mu.
+    """r, its radius, w and mu.
 
     Args:
         channels, layers, in_channels, delta, final_activation: of r, see FeatureNorm.
@@ -40,6 +43,7 @@ class Minimiser(RigorousObjective):
         anchor: mu, > 1e-6; 0: none, and phi does not know x_K.
         sigma: of the termination test of rigorous mode, > 0; None: that of the phases. With a small one r keeps the
             radius it was trained for.
+        weight: w, > 0: what eps is to r, w eps is to phi and its certificate.
 
     Raises:
         ValueError: an argument is of another kind or out of range.
@@ -48,6 +52,7 @@ class Minimiser(RigorousObjective):
     def __init__(
         self, channels: int = 32, layers: int = 4, *, in_channels: int = 1, delta: float = 0.01,
         final_activation: bool = False, eps0: float = 1e-3, anchor: float = 0.0, sigma: float | None = None,
+        weight: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__
@@ -56,23 +61,20 @@ class Minimiser(RigorousObjective):
         expect(anchor == 0 or anchor > FLOOR, name, "anchor", f"0 or a number > {FLOOR:g}", anchor)
         self.sigma = None if sigma is None else float(number(sigma, name, "sigma", above=0))
         self.raw_anchor = raw_of(number(anchor, name, "anchor", least=0)) if anchor else None
+        self.weight = float(number(weight, name, "weight", above=0))
 
     @classmethod
     @torch.no_grad()
     def of(
         cls, r: FeatureNorm, weight: float, contrast: float = 1.0, anchor: float = 0.0, sigma: float | None = None
     ) -> "Minimiser":
-        """The one with weight / contrast^2 r(contrast x), of a term r with a radius, as its regulariser: features
-        c g(x) with radius c eps have the value c r(x).
-        """
-        scale = weight / contrast**2
+        """The one with weight / contrast^2 r(contrast x), of a term r with a radius."""
         new = cls(
             r.channels, len(r.weights), in_channels=r.in_channels, delta=r.delta, final_activation=r.final_activation,
-            eps0=max(scale * (r.eps or 0.0), LEAST), anchor=anchor, sigma=sigma,
+            eps0=max(r.eps or 0.0, LEAST), anchor=anchor, sigma=sigma, weight=weight / contrast**2,
         )  # fmt: skip
         new.regulariser.load_state_dict(r.state_dict())
         new.regulariser.weights[0].mul_(contrast)
-        new.regulariser.weights[-1].mul_(scale)
         return new
 
     @property
@@ -91,7 +93,24 @@ class Minimiser(RigorousObjective):
         return {
             "channels": r.channels, "layers": len(r.weights), "in_channels": r.in_channels, "delta": r.delta,
             "final_activation": r.final_activation, "anchor": float(self.anchor is not None),
-        } | ({} if self.sigma is None else {"sigma": self.sigma})  # fmt: skip
+        } | ({} if self.sigma is None else {"sigma": self.sigma}) | (
+            {} if self.weight == 1 else {"weight": self.weight}
+        )  # fmt: skip
+
+    def weighted(self, eps: float) -> FeatureNorm:
+        """w r, smoothed with radius eps: features w g with radius eps have the value w r of radius eps / w."""
+        new = copy.deepcopy(self.regulariser)
+        new.set_eps(eps)
+        if self.weight != 1:
+            with torch.no_grad():
+                new.weights[-1].mul_(self.weight)
+        return new
+
+    def term(self, eps: float, like: Tensor, exact: bool = False) -> Term:
+        """w r with radius eps, of images `like` these: in float64, or in float32 whatever they are."""
+        r = self.weighted(eps)
+        r = r.double() if exact else InFloat32.of(r, eps)
+        return Scaled(r, 1.0) if like.is_complex() else r
 
     def solve(
         self, net: UnrolledDescent, y: Tensor, x0: Tensor, iterations: int, tol: float, steps: str, check_every: int,
@@ -110,16 +129,16 @@ class Minimiser(RigorousObjective):
             operator = Anchored(operator, float(self.anchor), y.shape[1:])
             y = operator.measurements(y, z)
         sigma = net.sigma if self.sigma is None else self.sigma
-        eps0 = self.eps0.detach().double()
+        eps0 = self.weight * self.eps0.detach().double()
         reductions = int(reductions_left(eps0, sigma, net.gamma, tol))
         eps = float(eps0 * net.gamma**reductions)
-        bound, half = sigma * net.gamma * eps, z.shape[-2] * z.shape[-1] / 2
-        first = SmoothDescent(operator, InFloat32.of(self.regulariser, float(eps0)), True).at(z, y)
+        bound, half = sigma * net.gamma * eps, (1 + x0.is_complex()) * z.shape[-2] * z.shape[-1] / 2
+        first = SmoothDescent(operator, self.term(float(eps0), x0), True).at(z, y)
         rows = [] if phases.history is None else [{k: v[:-1] for k, v in phases.history.items()}]
         rows.append(_row(first.objective, first.norm, float(eps0), half))
         last, count, trials, told = rows[-1]["merit"][-1], torch.zeros_like(s.trials), s.trials, 0
         for exact in (False, True):
-            r = _with_radius(self.regulariser, eps).double() if exact else InFloat32.of(self.regulariser, eps)
+            r = self.term(eps, x0, exact)
 
             def tell(k: int, now: SmoothState, told: int = told) -> None:
                 assert callback is not None
@@ -136,7 +155,7 @@ class Minimiser(RigorousObjective):
             found = found | {k: found[k] + drift for k in ("phi_eps", "merit")}
             last = found["merit"][-1]
             rows.append({k: v[1:] for k, v in found.items()})
-        nonsmooth = _with_radius(self.regulariser, eps).double().nonsmooth_value(z)
+        nonsmooth = self.weighted(eps).double().nonsmooth_value(grey(z)).view(len(z), -1).sum(1)
         merit = end.objective + half * eps
         report = Report(
             phi=(end.misfit.square() / 2 + nonsmooth).clamp(end.objective, merit), phi_eps=end.objective, merit=merit,
@@ -154,13 +173,6 @@ def _row(objective: Tensor, norm: Tensor, eps: float, half: float) -> dict[str, 
     objective, norm = (t if t.ndim == 2 else t[None] for t in (objective, norm))
     radius = torch.full_like(objective, eps)
     return {"phi_eps": objective, "merit": objective + half * eps, "grad_norm": norm, "eps": radius}
-
-
-def _with_radius(r: FeatureNorm, eps: float) -> FeatureNorm:
-    """A copy of r that is smoothed with this radius."""
-    new = copy.deepcopy(r)
-    new.set_eps(eps)
-    return new
 
 
 class Anchored(LinearOperator):

@@ -223,6 +223,7 @@ class LdaCsMinimiser(Objective[models.BlockSensingModel]):
         """r(x) + mu |x - x_K|^2 / 2 [B] and its gradient, differentiable in what is trained."""
         m = self.minimiser
         value, grad = m.regulariser.value_and_grad(x, m.eps0.expand(len(x)), precision)
+        value, grad = m.weight * value, m.weight * grad
         if m.anchor is None:
             return value, grad
         d = x - phases

@@ -27,7 +27,7 @@ M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True)
-class MRIConfig:
+class SlicesConfig:
     """What a run computes."""
 
     data: Sequence[str] = option(
@@ -42,7 +42,6 @@ class MRIConfig:
         "standard deviation of each real number of k-space, where the brightest pixel is 1", 0.0, within="[0, 10]",
         type=float,
     )  # fmt: skip
-    phases: int = option("phases of the finished network", 11, within="[1, 1000]", type=int)
     steps: int = option("training steps of the whole run", 20000, within="[1, 1e9]", type=int)
     batch: int = option("crops in a step, over all processes", 4, within="[1, 1e6]", type=int)
     patch: int = option("side of the crops in pixels", 128, within="[8, 65536]", type=int)
@@ -54,7 +53,6 @@ class MRIConfig:
         "decay of averaged parameters, which are then validated and saved; 0: none", 0.0, within="[0, 1)", type=float
     )
     seed: int = option("of the network, the split, the crops and the masks", 0, within="[0, 2147483647]", type=int)
-    init: str = option("start from the network of this model (name or file), say of another rate", "")
     validate_every: int = option(
         "steps between validations and checkpoints; default: a fiftieth of the run", 0, within="[0, 1e9]", type=int
     )
@@ -66,6 +64,14 @@ class MRIConfig:
         """Steps and learning rates."""
         every = self.validate_every or max(1, min(1000, self.steps // 50))
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, self.ema, every)
+
+
+@dataclass(frozen=True)
+class MRIConfig(SlicesConfig):
+    """What a run computes."""
+
+    phases: int = option("phases of the finished network", 11, within="[1, 1000]", type=int)
+    init: str = option("start from the network of this model (name or file), say of another rate", "")
 
 
 class MRIObjective(CropObjective[M]):
