@@ -15,10 +15,17 @@ else:
 from fastrecon import registry
 
 NO_GPU = "needs a CUDA device"
+LONGEST = ("triton_compile", "sgp_training", "feature_gradient", "cli_batch", "triton", "reproduce", "cuda", "fallback")
 
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:  # started in the background, where a shell lets them be ignored
         signal.signal(number, usual)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest first, so that processes that share the tests end together."""
+    places = {f"test_{name}": k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(autouse=True)
