@@ -22,12 +22,6 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
         signal.signal(number, usual)
 
 
-def pytest_collection_modifyitems(items):
-    """Puts the files that take longest first, so that processes that share the tests end together."""
-    places = {f"test_{name}": k for k, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
-
-
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
@@ -96,7 +90,11 @@ def _or_definition(chosen, definition):
 
 
 def pytest_collection_modifyitems(items):
-    """Skips what needs a GPU where there is none."""
+    """Puts the files that take longest first, so that processes that share the tests end together; skips what needs a
+    GPU where there is none.
+    """
+    places = {f"test_{name}": k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:

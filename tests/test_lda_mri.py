@@ -13,6 +13,7 @@ from fastrecon.models import DescentModel
 from fastrecon.operators import Fourier, Identity
 from fastrecon.solvers import LDA
 from fastrecon.train.recipes.lda_mri import Config, LdaMri
+from fastrecon.train.recipes.warm_start import copy_network
 from fastrecon.train.world import World
 
 SIZE = (16, 20)
@@ -97,6 +98,18 @@ def test_what_does_not_fit_is_told():
     x, report = m(nothing, a)
     assert torch.isfinite(x.abs()).all()
     assert report.scale.tolist() == [1.0, 1.0]
+
+
+def test_complex_kernels_begin_as_real_ones():
+    torch.manual_seed(5)
+    real, ours = (
+        LDA(Identity(), phases=k, channels=3, layers=2, complex_features=c) for k, c in ((1, False), (2, True))
+    )
+    copy_network(real, ours)
+    _, x, _ = measured()
+    parts = [real.regulariser.feature_norms(part) for part in (x.real, x.imag)]
+    torch.testing.assert_close(ours.regulariser.feature_norms(x), torch.hypot(*parts))
+    torch.testing.assert_close(ours.tau, real.tau.expand(2))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastrecon import models
 from fastrecon.checks import expect
-from fastrecon.models import DescentModel
+from fastrecon.models import BlockSensingModel, DescentModel
 from fastrecon.operators import Identity
 from fastrecon.options import option
 from fastrecon.solvers import LDA
@@ -64,8 +64,9 @@ class LdaMri(WarmStarted[DescentModel], MRIObjective[DescentModel]):
         )  # fmt: skip
         if fresh and config.init:
             source = models.load(config.init)
-            expect(isinstance(source, DescentModel), "train", "--init", "a model for mri", f"one for {source.problem}")
-            assert isinstance(source, DescentModel)
+            own = isinstance(source, DescentModel | BlockSensingModel) and isinstance(source.solver, LDA)
+            expect(own, "train", "--init", "a model of lda", f"one of {source.method}")
+            assert isinstance(source, DescentModel | BlockSensingModel)
             copy_network(source.solver, solver)
         self.module = DescentModel(solver, {"name": self.name}).to(world.device)
 

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from fastrecon.checks import expect
@@ -145,6 +146,9 @@ class WarmStarted(CropObjective[N]):
 def copy_network(source: UnrolledDescent, target: UnrolledDescent) -> None:
     """Copies trained parameters but those of operators; phases that the source does not have copy its last one.
 
+    Complex kernels begin as the real ones of a source of real images: real and imaginary part are then images of their
+    own, but for the norm of their features.
+
     Raises:
         ValueError: the source has more phases, or is of another shape.
     """
@@ -158,6 +162,10 @@ def copy_network(source: UnrolledDescent, target: UnrolledDescent) -> None:
     for name, p in target.named_parameters():
         if name.startswith("fidelity."):
             continue
-        fits = name in theirs and theirs[name].shape == p.shape
+        found = theirs[name].detach() if name in theirs else None
+        if found is not None and found.ndim == 4 and p.shape == (2, *found.shape):  # real kernels as complex ones
+            found = torch.stack((found, torch.zeros_like(found)))
+        fits = found is not None and found.shape == p.shape
         expect(fits, "train", "--init", f"a model with {name} of shape {tuple(p.shape)}", "another network")
-        p.data.copy_(theirs[name].detach())
+        assert found is not None
+        p.data.copy_(found)
