@@ -1,5 +1,6 @@
 """LDA for MRI: any scale, mask and coils, files, commands; its training on real and complex slices, resumed."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,14 @@ def measured(count=2, coils=0):
     return a, x, a(x)
 
 
-@pytest.mark.parametrize("options", [{}, {"complex_features": False, "in_channels": 2, "channels": 6}])
+KINDS = [
+    {},
+    {"complex_features": False, "in_channels": 2, "channels": 6},
+    {"complex_features": False, "separate": True},
+]
+
+
+@pytest.mark.parametrize("options", KINDS)
 def test_a_file_holds_the_model(tmp_path, options):
     own, (a, _, y) = model(**options), measured()
     own.save(tmp_path / "m.safetensors")
@@ -66,18 +74,23 @@ def test_units_change_nothing(coils):
     assert torch.equal(same.phi_eps, report.phi_eps)
 
 
-def test_the_certificate_is_of_data_divided_by_its_scale():
-    m, (a, _, y) = model(), measured()
+@pytest.mark.parametrize("options", KINDS)
+def test_the_certificate_is_of_data_divided_by_its_scale(options):
+    m, (a, _, y) = model(**options), measured()
     x, report = m(y, a)
     white = report.scale.view(-1, 1, 1, 1)
     seen, data = (x / white).to(torch.complex128), (y / white).to(torch.complex128)
     net = m.for_operator(a).double()
     value = net.fidelity.value(seen, data) + net.regulariser.value(seen, report.eps)
     torch.testing.assert_close(report.phi_eps, value, rtol=1e-5, atol=1e-6)
+    norms = (2 if "separate" in options else 1) * math.prod(SIZE)
+    torch.testing.assert_close(report.merit - report.phi_eps, norms / 2 * report.eps, rtol=1e-5, atol=1e-6)
+    assert ((report.phi_eps <= report.phi) & (report.phi <= report.merit)).all()
 
 
-def test_rigorous_mode_converges():
-    m, (a, _, y) = model(sigma=10.0), measured()
+@pytest.mark.parametrize("options", KINDS)
+def test_rigorous_mode_converges(options):
+    m, (a, _, y) = model(sigma=10.0, **options), measured()
     found = m(y, a, rigorous=True, tol=1e-2)
     assert found.report.converged.all()
     merit = found.report.history["merit"][2:]
@@ -139,15 +152,18 @@ def words(changes: dict) -> list[str]:
     return [w for k, v in changes.items() for w in (f"--{k.replace('_', '-')}", str(v))]
 
 
-@pytest.mark.parametrize("features", ["complex", "real"])
+@pytest.mark.parametrize("features", ["complex", "real", "separate"])
 def test_training_learns_and_its_model_reconstructs(slices, tmp_path, features):
     run = tmp_path / "run"
     argv = ["train", "lda-mri", "--data", str(slices), "--out", str(run), "--threads", "1", "--device", "cpu"]
-    more = {"steps": 60, "lr": 0.01, "features": features, "validate_every": 20}
+    more = {"steps": 60, "lr": 0.005, "features": features, "validate_every": 20}
     assert main([*argv, *words(TINY | more)]) == 0
     found = fr.load(run / "model.safetensors")
     assert isinstance(found, DescentModel)
-    assert f"{TINY['channels']} {features} channels" in (run / "lda-mri-50.md").read_text()
+    assert (
+        f"{TINY['channels']} {'complex' if features == 'complex' else 'real'} channels"
+        in (run / "lda-mri-50.md").read_text()
+    )
     rows = [r.split(",") for r in (run / "log.csv").read_text().splitlines()]
     scores = [float(r[rows[0].index("validation_psnr")]) for r in rows[1:] if r[rows[0].index("validation_psnr")]]
     assert scores[-1] > scores[0]

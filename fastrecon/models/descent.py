@@ -34,8 +34,8 @@ class DescentModel(Model):
     multiplied by it in the end: what the network sees is always about 1, and other units change nothing.
 
     Args:
-        solver: the network, of complex images: with complex features, or with real and imaginary part as two channels.
-            What it was made for stands in for A.
+        solver: the network, of complex images: with complex features, with real and imaginary part as two channels, or
+            with an image for each. What it was made for stands in for A.
         meta: facts to keep with the model: `name`, `training`.
 
     Raises:
@@ -149,9 +149,10 @@ class DescentModel(Model):
         training, settings = card.training_of(self.meta)
         own, images = self.solver.hyperparameters(), training["images"]
         kind = "complex" if own.get("complex_features") else "real"
+        kind += " channels of real and imaginary part each" if own.get("separate") else " channels"
         what = [
             f"LDA for magnetic resonance imaging, {100 * settings['rate']:g}% of the frequencies"
-            f" ({settings['sampling']}): {own['phases']} phases, {own['channels']} {kind} channels, {own['layers']}"
+            f" ({settings['sampling']}): {own['phases']} phases, {own['channels']} {kind}, {own['layers']}"
             " convolutions. Other masks and several coils are taken too.",
             "Method: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconvex Image Reconstruction,"
             " arXiv:2007.11245.",

@@ -21,6 +21,7 @@ from fastrecon.terms.base import Evaluation
 from fastrecon.terms.complex_features import ComplexFeatureNorm
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.least_squares import LeastSquares
+from fastrecon.terms.separate_features import SeparateFeatureNorm
 from fastrecon.threads import alone
 
 FLOOR = 1e-6  # the least value of a step size or of eps_0
@@ -47,24 +48,6 @@ class DescentState:
     took_u: Tensor  # [B] counts, int64
     trials: Tensor
     reductions: Tensor
-
-
-def smoothing(eps: Tensor, x: Tensor) -> Tensor:
-    """m eps / 2 [B] in float64, m the number of pixels of an image of x: what phi exceeds phi_eps by at most."""
-    return x.shape[-2] * x.shape[-1] / 2 * eps.detach().double()
-
-
-def merit(f: Tensor, r: Evaluation, eps: Tensor, x: Tensor) -> Tensor:
-    """phi_eps(x) + m eps / 2 [B] in float64: an upper bound of phi(x)."""
-    return f + r.value.double() + smoothing(eps, x)
-
-
-def row(s: DescentState) -> Row:
-    """What the history keeps of a state, [B] each."""
-    if s.merit is None or s.norm is None:
-        return {}
-    phi_eps = s.merit - smoothing(s.eps, s.x)
-    return {"phi_eps": phi_eps, "merit": s.merit, "grad_norm": s.norm, "eps": s.eps.detach().double()}
 
 
 def raw_from(value: Tensor) -> Tensor:
@@ -116,6 +99,8 @@ class UnrolledDescent(nn.Module):
         channels, layers, in_channels, delta, final_activation: of the regulariser, see FeatureNorm; of a complex image
             real and imaginary part are a channel each, unless features are complex.
         complex_features: whether images are complex and the regulariser a ComplexFeatureNorm.
+        separate: whether images may be complex, and real and imaginary part are an image each to the regulariser, a
+            SeparateFeatureNorm.
         alpha: initial step size of the gradient steps, > 1e-6.
         eps0: initial smoothing radius, > 1e-6.
         sigma, gamma: > 0 and in (0, 1): eps becomes gamma * eps once |grad phi_eps(x)| < sigma * gamma * eps.
@@ -134,7 +119,8 @@ class UnrolledDescent(nn.Module):
     def __init__(
         self, operator: LinearOperator, phases: int = 9, channels: int = 32, layers: int = 4, *,
         in_channels: int = 1, delta: float = 0.01, final_activation: bool = False, complex_features: bool = False,
-        alpha: float = 1.0, eps0: float = 0.01, sigma: float = 1e3, gamma: float = 0.9, eps_mode: str = "sample",
+        separate: bool = False, alpha: float = 1.0, eps0: float = 0.01, sigma: float = 1e3, gamma: float = 0.9,
+        eps_mode: str = "sample",
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__
@@ -146,11 +132,31 @@ class UnrolledDescent(nn.Module):
         # Python's floats: a NumPy number would promote float32 tensors
         self.sigma, self.gamma, self.eps_mode = float(sigma), float(gamma), eps_mode
         self.fidelity = LeastSquares(operator)
-        kind = ComplexFeatureNorm if flag(complex_features, name, "complex_features") else FeatureNorm
+        kind = FeatureNorm
+        if flag(complex_features, name, "complex_features"):
+            kind = ComplexFeatureNorm
+        if flag(separate, name, "separate"):
+            expect(not complex_features, name, "separate", "False with complex_features", True)
+            kind = SeparateFeatureNorm
         self.regulariser = kind(channels, layers, in_channels, delta, final_activation)
         self.raw_alpha = raw_of(alpha, phases)
         self.raw_eps0 = raw_of(eps0)
         self.minimiser = None
+
+    def smoothing(self, eps: Tensor, x: Tensor) -> Tensor:
+        """m eps / 2 [B] in float64, m the number of norms that r sums: what phi exceeds phi_eps by at most."""
+        return self.regulariser.norms(x) / 2 * eps.detach().double()
+
+    def merit(self, f: Tensor, r: Evaluation, eps: Tensor, x: Tensor) -> Tensor:
+        """phi_eps(x) + m eps / 2 [B] in float64: an upper bound of phi(x)."""
+        return f + r.value.double() + self.smoothing(eps, x)
+
+    def row(self, s: DescentState) -> Row:
+        """What the history keeps of a state, [B] each."""
+        if s.merit is None or s.norm is None:
+            return {}
+        phi_eps = s.merit - self.smoothing(s.eps, s.x)
+        return {"phi_eps": phi_eps, "merit": s.merit, "grad_norm": s.norm, "eps": s.eps.detach().double()}
 
     @property
     def phases(self) -> int:
@@ -175,6 +181,7 @@ class UnrolledDescent(nn.Module):
             "final_activation": r.final_activation, "sigma": self.sigma, "gamma": self.gamma, "eps_mode": self.eps_mode,
         } | ({} if r.in_channels == 1 else {"in_channels": r.in_channels}) | (
             {"complex_features": True} if isinstance(r, ComplexFeatureNorm) else {}) | (
+            {"separate": True} if isinstance(r, SeparateFeatureNorm) else {}) | (
             {} if self.minimiser is None else {"minimiser": self.minimiser.hyperparameters()}
         )  # fmt: skip
 
@@ -226,7 +233,7 @@ class UnrolledDescent(nn.Module):
         sizes = list(zip(*self.step_sizes(), strict=True))
         found = iterate_jointly(
             Phases(self, y, select, sizes), self.start(y, x0, select), len(sizes),
-            row=(lambda s: row(self.exact(s))) if history else None, callback=callback,
+            row=(lambda s: self.row(self.exact(s))) if history else None, callback=callback,
         )  # fmt: skip
         return replace(found, state=self.exact(found.state))
 
@@ -247,7 +254,7 @@ class UnrolledDescent(nn.Module):
         with torch.no_grad():
             r, f = self.regulariser.evaluate(x0, eps), self.fidelity.value(x0, y)
             norm = shrink_eps(s.grad_f, r.grad, eps, self.sigma, self.gamma)[1]
-            return replace(s, r=r, f=f, merit=merit(f, r, eps, x0), norm=norm)
+            return replace(s, r=r, f=f, merit=self.merit(f, r, eps, x0), norm=norm)
 
     def begin_phase(self, s: DescentState) -> DescentState:
         """The same iterate with the radius of the next iteration."""
@@ -256,7 +263,7 @@ class UnrolledDescent(nn.Module):
         with torch.no_grad():
             r = self.regulariser.refresh(s.r, s.x, s.next_eps, s.passed)
             # r_eps rises when eps falls, by at most m times half the fall: anything beyond is rounding
-            most = smoothing(s.eps.double() - s.next_eps.double(), s.x)
+            most = self.smoothing(s.eps.double() - s.next_eps.double(), s.x)
             rise = (r.value.double() - s.r.value.double()).clamp_min(0).minimum(most)
             return replace(s, eps=s.next_eps, r=r, merit=s.merit + (rise - most), reductions=s.reductions + s.passed)
 
@@ -271,7 +278,7 @@ class UnrolledDescent(nn.Module):
             next_eps = torch.where(passed, self.gamma * s.eps, s.eps)
         return replace(
             s, x=x, previous=s.x, next_eps=next_eps, passed=passed, grad_f=grad_f, r=r, f=f,
-            merit=merit(f, r, s.eps, x), norm=norm, took_u=s.took_u + took_u,
+            merit=self.merit(f, r, s.eps, x), norm=norm, took_u=s.took_u + took_u,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -281,7 +288,7 @@ class UnrolledDescent(nn.Module):
             return s
         r = replace(self.regulariser.refresh(s.r, s.x, s.eps, s.r.estimated), estimated=None)
         norm = shrink_eps(s.grad_f, r.grad, s.eps, self.sigma, self.gamma)[1]
-        return replace(s, r=r, merit=merit(s.f, r, s.eps, s.x), norm=norm)
+        return replace(s, r=r, merit=self.merit(s.f, r, s.eps, s.x), norm=norm)
 
     def accept_learned(self, s: DescentState, x: Tensor, y: Tensor) -> DescentState:
         """The state at the new iterate x of a phase without choices, where eps shrinks always."""
@@ -301,7 +308,7 @@ class UnrolledDescent(nn.Module):
         phi = phi_eps = bound = norm = torch.full_like(s.eps, float("nan"), dtype=torch.float64)
         if s.r is not None and s.f is not None and s.norm is not None and not s.x.requires_grad:
             phi_eps = s.f + s.r.value.double()
-            bound, norm = merit(s.f, s.r, s.eps, s.x), s.norm
+            bound, norm = self.merit(s.f, s.r, s.eps, s.x), s.norm
             # phi lies between the two (eq. 6): anything beyond is rounding
             phi = (s.f + self.regulariser.nonsmooth_value(s.x).double()).clamp(phi_eps, bound)
             finite = finite & torch.isfinite(bound + norm)

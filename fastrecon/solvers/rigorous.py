@@ -23,7 +23,7 @@ from fastrecon.operators.joining import joined
 from fastrecon.ops.reductions import inner, sum_of_squares
 from fastrecon.ops.select_descent import select_descent
 from fastrecon.solvers.base import Callback, Run, column, put, take, where
-from fastrecon.solvers.descent import DescentState, UnrolledDescent, row
+from fastrecon.solvers.descent import DescentState, UnrolledDescent
 from fastrecon.solvers.joint import Joint, iterate_jointly, same
 from fastrecon.solvers.search import FIRST_STEPS, Search, backtrack, change_of, first_step
 from fastrecon.threads import alone
@@ -168,7 +168,7 @@ class RigorousDescent(UnrolledDescent):
         start = RigorousState(alpha, torch.full_like(s.x, float("nan")), torch.zeros_like(s.passed), iterations, s)
         return iterate_jointly(
             Descending(self, y, tol, steps, last), start, int(iterations.max()), check_every=check_every,
-            row=(lambda t: row(t.at)) if history else None,
+            row=(lambda t: self.row(t.at)) if history else None,
             callback=None if callback is None else lambda k, t: callback(k, t.at),
         )  # fmt: skip
 

@@ -25,8 +25,7 @@ from fastrecon.ops.feature_gradient import bfloat16_here
 from fastrecon.ops.feature_tile import GRID, feature_tile, margin
 from fastrecon.solvers.lda import LDA
 from fastrecon.solvers.planes import Plane, Rows, strips
-from fastrecon.terms.complex_features import ComplexFeatureNorm
-from fastrecon.terms.feature_norm import GRADIENT_ERROR, TINY, VALUE_ERROR
+from fastrecon.terms.feature_norm import GRADIENT_ERROR, TINY, VALUE_ERROR, FeatureNorm
 
 EXACT = "float32"
 
@@ -56,7 +55,7 @@ class TiledLDA:
 
     def __init__(self, solver: LDA, tile: int, folder: Path):
         operator, r = solver.fidelity.operator, solver.regulariser
-        plain = type(solver) is LDA and not solver.safeguard and not isinstance(r, ComplexFeatureNorm)
+        plain = type(solver) is LDA and not solver.safeguard and type(r) is FeatureNorm
         fits = plain and isinstance(operator, BlockSensing) and r.in_channels == 1
         expect(fits, "TiledLDA", "solver", "LDA of block sensing and real images, without safeguard", solver)
         expect(solver.raw_alpha.device.type == "cpu", "TiledLDA", "solver", "one on the CPU", solver.raw_alpha.device)

@@ -15,6 +15,7 @@ from fastrecon.terms.normal_equations import NormalEquations
 from fastrecon.terms.parts import Parts
 from fastrecon.terms.ridge import RidgePrior
 from fastrecon.terms.scaled import Scaled
+from fastrecon.terms.separate_features import SeparateFeatureNorm
 from fastrecon.terms.total_variation import TV
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Parts",
     "RidgePrior",
     "Scaled",
+    "SeparateFeatureNorm",
     "Term",
     "conjugate_gradients",
 ]

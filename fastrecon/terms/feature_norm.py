@@ -83,6 +83,10 @@ class FeatureNorm(Term):
         """Channels of the images that it takes, if they are real or complex as x is."""
         return self.in_channels // 2 if x.is_complex() else self.in_channels
 
+    def norms(self, x: Tensor) -> int:
+        """How many norms r sums for an image like these: one a pixel."""
+        return x.shape[-2] * x.shape[-1]
+
     def kernels(self) -> list[Tensor]:
         """Kernels [out, in, 3, 3] of the convolutions as they are applied to `_real(x)`."""
         return list(self.weights)

@@ -22,13 +22,19 @@ from fastrecon.train.recipes.mri_base import MRIConfig, MRIObjective
 from fastrecon.train.recipes.warm_start import Warm, WarmStarted, copy_network
 from fastrecon.train.world import World
 
+FEATURES: dict[str, dict[str, Any]] = {
+    "complex": {"complex_features": True}, "real": {"in_channels": 2}, "separate": {"separate": True},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Config(Warm, MRIConfig):
     """What a run computes."""
 
     features: str = option(
-        "complex convolutions, or real ones of real and imaginary part", "complex", choices=("complex", "real")
+        "complex convolutions; real ones of real and imaginary part as two channels; or of each as an image, separate",
+        "complex",
+        choices=tuple(FEATURES),
     )
     stages: str = option(
         'warm start "PHASES:SHARE[:SELECT_FROM],...", shares of the steps; default: 3, 5, then --phases', ""
@@ -57,10 +63,9 @@ class LdaMri(WarmStarted[DescentModel], MRIObjective[DescentModel]):
         super().__init__(config, world, folder, fresh)
         self.begin_stages()
         torch.manual_seed(config.seed)
-        features: dict[str, Any] = {"complex_features": True} if config.features == "complex" else {"in_channels": 2}
         solver = LDA(
             Identity(), phases=self.stage.phases, channels=config.channels, layers=config.layers, sigma=config.sigma,
-            gamma=config.gamma, **features,
+            gamma=config.gamma, **FEATURES[config.features],
         )  # fmt: skip
         if fresh and config.init:
             source = models.load(config.init)
