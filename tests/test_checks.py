@@ -3,13 +3,14 @@
 import subprocess
 import sys
 
+import array_api_strict
 import numpy as np
 import pytest
 import torch
 
-from fastrecon import metrics, noise, ops
+from fastrecon import metrics, noise, ops, reconstruct
 from fastrecon.checks import choice, flag, integer, number
-from fastrecon.operators import Inpainting
+from fastrecon.operators import Blur, Fourier, Inpainting, Radon, Wavelet
 
 INF, NAN = float("inf"), float("nan")
 ROWS = torch.rand(2, 6)
@@ -40,6 +41,9 @@ CALLS = {  # of every op and metric with sound arguments; those under test are r
     "smoothed_l21": {"g": IMAGES, "eps": 0.1},
     "soft_threshold": {"x": ROWS, "tau": 0.1},
     "squares": {"x": ROWS},
+    "rbf_unit": {
+        "v": IMAGES, "filters": torch.rand(2, 1, 3, 3), "weights": torch.rand(2, 5), "spacing": 0.5, "sigma": 0.5,
+    },
     "psnr": {"x": IMAGES, "ref": IMAGES},
     "ssim": {"x": IMAGES, "ref": IMAGES},
     "nmse_db": {"x": IMAGES, "ref": IMAGES},
@@ -146,6 +150,31 @@ def test_arrays_beside_tensors():
         ops.soft_threshold(little, torch.ones(3, requires_grad=True))
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_arrays_of_the_standard(name):
+    """array-api-strict has what the array API standard has and nothing more."""
+
+    def strict(value):
+        if isinstance(value, list):
+            return [strict(v) for v in value]
+        return array_api_strict.asarray(value.numpy()) if isinstance(value, torch.Tensor) else value
+
+    found, expected = call(name, **{k: strict(v) for k, v in CALLS[name].items()}), call(name)
+    pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+    for array, tensor in pairs:
+        assert isinstance(array, type(strict(ROWS)))
+        np.testing.assert_array_equal(np.from_dlpack(array), tensor.numpy())
+
+
+def test_operators_take_arrays_of_the_standard():
+    x, mask = (array_api_strict.asarray(t.numpy()) for t in (IMAGES, (IMAGES[0, 0] > 0.5).float()))
+    for a in (Inpainting(mask), Fourier(mask), Blur(mask[:3, :3]), Radon((16, 16), 5), Wavelet("haar", 2)):
+        y = a(x)
+        for array in (y, a.adjoint(y, (16, 16))):
+            assert isinstance(array, type(x)), type(a).__name__
+    assert isinstance(reconstruct(Inpainting(mask)(x), Inpainting(mask), noise=0.1, method="tv").x, type(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
 @pytest.mark.parametrize("name", [n for n in CALLS if hasattr(ops, n) and n != "select_descent"])
 def test_integers_are_refused(name, dtype):
@@ -202,7 +231,7 @@ EMPTY = {"psnr": (0, 1, 16, 16), "ssim": (0, 1, 16, 16), "nmse_db": (0, 5), "rel
 @pytest.mark.parametrize("name", CALLS)
 def test_empty_batches(name):
     """No image: results of the right shapes without one, and gradients of it."""
-    given, fixed = CALLS[name], {"weights", "matrix", "mask", "w" if name == "ladmm_shrink" else "", "a"}
+    given, fixed = CALLS[name], {"weights", "filters", "matrix", "mask", "w" if name == "ladmm_shrink" else "", "a"}
     some = {k: v[:0] if isinstance(v, torch.Tensor) and k not in fixed else v for k, v in given.items()}
     whole, empty = call(name), call(name, **some)
     pairs = [(whole, empty)] if isinstance(whole, torch.Tensor) else zip(whole, empty, strict=True)

@@ -196,7 +196,7 @@ def pgd(iterator: Any, est: Estimate, f: Fidelity, g: Any, c: dict[str, Any], k:
         u = x - c["lambda"] * step * g.grad(x, c["g_param"])
         new = f.prox(u, step)
     else:
-        u = x - step * f.grad(x)
+        u = f.descent(x, step)
         new = g.prox(u, c["g_param"], gamma=c["lambda"] * step)
     return _relaxed(new, x, c), u
 
@@ -206,7 +206,7 @@ def fista(iterator: Any, est: Estimate, f: Fidelity, g: Any, c: dict[str, Any], 
     x, z = est[0], est[1]
     alpha = (k + c["a"] - 1) / (k + c["a"])
     new = pgd(iterator, (z,), f, g, c | {"beta": 1.0}, k)[0]
-    return new, new + alpha * (new - x)
+    return new, new + alpha * (new - x) if isinstance(alpha, Tensor) else torch.lerp(x, new, 1 + alpha)
 
 
 def hqs(iterator: Any, est: Estimate, f: Fidelity, g: Any, c: dict[str, Any], k: int) -> Estimate:

@@ -67,6 +67,7 @@ class Fidelity:
         self.size = first.shape[-2:]
         self._aty: Tensor | None = None
         self._seen: Tensor | None = None
+        self._last: tuple[Any, Tensor, Tensor] | None = None  # of `descent`: step, its factors, what it adds
 
     @property
     def why(self) -> str:
@@ -83,16 +84,30 @@ class Fidelity:
         a = self.operator
         if a is None:
             return self.fidelity.grad(x, self.y, self.physics)
-        if (aty := self._aty) is None:
-            self._aty = aty = a.apply_adjoint(self.y, x.shape[-2:]) if self.known else self.physics.A_adjoint(self.y)
         if self.basis is not None:
             normal = self.basis.inverse(self.power * self.basis.transform(x))
         elif self.known:
             normal = a.apply_adjoint(a.forward(x), x.shape[-2:])
         else:
             normal = self.physics.A_adjoint_A(x)
-        difference = normal - aty
+        difference = normal - self._adjoint_at_y(a, x)
         return difference if self.fidelity.norm == 1 else self.fidelity.norm * difference
+
+    def _adjoint_at_y(self, a: LinearOperator, x: Tensor) -> Tensor:
+        if (aty := self._aty) is None:
+            self._aty = aty = a.apply_adjoint(self.y, x.shape[-2:]) if self.known else self.physics.A_adjoint(self.y)
+        return aty
+
+    def descent(self, x: Tensor, step: Any) -> Tensor:
+        """x - step grad f(x): where A is diagonal between T and T*, T* (1 - s |factors|^2) T x + s A* y."""
+        if self.basis is None or self.operator is None:
+            return x - step * self.grad(x)
+        k, known = self.basis.transform(x), self._last
+        if known is None or isinstance(step, Tensor) or step != known[0]:
+            s = step * self.fidelity.norm
+            known = step, (1 - s * self.power).to(k.dtype), s * self._adjoint_at_y(self.operator, x)
+            self._last = None if isinstance(step, Tensor) else known
+        return self.basis.inverse(known[1] * k) + known[2]
 
     def prox(self, v: Tensor, gamma: Any) -> Tensor:
         """argmin_x gamma f(x) + |x - v|^2 / 2: in closed form, or as deepinv solves it."""
