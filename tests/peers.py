@@ -40,7 +40,7 @@ def own_tests(folder: Path, module: str, changes: dict[str, str], appended: str,
     Args:
         folder: empty; where they run.
         module: test_physics, ...
-        changes: what of the text becomes what; each must be there.
+        changes: what of the text becomes what, everywhere; each must be there.
         appended: Python after it.
         options: of pytest.
     """
@@ -53,7 +53,7 @@ def own_tests(folder: Path, module: str, changes: dict[str, str], appended: str,
     text = (tests / f"{module}.py").read_text()
     for old, new in changes.items():
         assert old in text, f"deepinv's {module} has changed: {old!r}"
-        text = text.replace(old, new, 1)
+        text = text.replace(old, new)
     (folder / f"{module}.py").write_text(f"{text}\n\n{appended}\n")
     (folder / "dummy.py").write_text((tests / "dummy.py").read_text())
     here = str(Path(__file__).parent)

@@ -1,5 +1,7 @@
 """`accelerate`: deepinv's algorithms by our loop have deepinv's iterates, metrics, parameters and gradients."""
 
+import re
+
 import peers
 import pytest
 import torch
@@ -154,3 +156,38 @@ def test_what_is_not_known():
     slow, fast = (optim.PGD(prior=denoiser, data_fidelity=optim.L2(), max_iter=4) for _ in range(2))
     torch.testing.assert_close(ours.accelerate(fast)(y, physics), slow(y, physics))
     assert "PnP is not one that is known" in fast.fastrecon_report["prior"]
+
+
+APPENDED = """
+from fastrecon.adapters.deepinv import accelerate
+
+def accelerated(name):
+    return lambda *args, **options: accelerate(vars(dinv.optim)[name](*args, **options))
+
+PDCP = accelerated("PDCP")
+"""
+OPTIM = {  # without algorithms that `accelerate` does not take
+    "getattr(dinv.optim, ": "accelerated(",
+    '    "GD",\n    "PGD",\n': '    "PGD",\n',
+    '    "DRS",\n': "",
+    '    "MD",\n    "PMD",\n': "",
+    '"DRS", ': "",
+    '["GD", "PGD", "FISTA"]': '["PGD", "FISTA"]',
+}
+UNFOLDED = {"getattr(optim, ": "accelerated(", '    "GD",\n': ""}
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "chosen", "least"),
+    [
+        ("test_optim", OPTIM, "(algo or test_CP) and not TVL1Prior", 50),  # TV-L1, deepinv's own here, takes minutes
+        ("test_unfolded", UNFOLDED, "not -True", 8),  # Anderson acceleration stays in deepinv's loop
+    ],
+)
+def test_their_tests_of_algorithms(module, changes, chosen, least, tmp_path):
+    """deepinv's own tests of its algorithms and priors, each model accelerated."""
+    output = peers.own_tests(tmp_path, module, changes, APPENDED, "-k", chosen)
+    passed = re.search(r"(\d+) passed", output)
+    assert "failed" not in output, output[-3000:]
+    assert passed is not None, output[-3000:]
+    assert int(passed.group(1)) >= least

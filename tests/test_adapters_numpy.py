@@ -64,3 +64,58 @@ def test_geometry_of_astra():
         radon_from_astra({"type": "cone"}, volume)
     with pytest.raises(ValueError, match="radon_from_astra: vol_geom: expected square pixels"):
         radon_from_astra(scan, volume | {"option": half | {"WindowMaxX": 4.0}})
+
+
+def astra_scans():
+    """Geometries with their views, and the kinds of ASTRA's projectors on the CPU."""
+    astra = pytest.importorskip("astra", reason="ASTRA is optional")
+    rows, columns = 20, 24
+    volumes = astra.create_vol_geom(rows, columns), astra.create_vol_geom(rows, columns, -6, 6, -4, 6)
+    for volume in volumes:
+        yield "linear", astra.create_proj_geom("parallel", 1.0, 40, np.linspace(0, np.pi, 13, False)), volume
+        yield "linear", astra.create_proj_geom("parallel", 0.5, 70, np.linspace(-1, 2, 9)), volume
+    fan = astra.create_proj_geom("fanflat", 0.5, 90, np.linspace(0, 2 * np.pi, 16, False), 60.0, 30.0)
+    yield "strip_fanflat", fan, volumes[0]
+
+
+def test_numbers_of_astra():
+    """Its CPU projector "linear" interpolates between pixels as ours, in float32. Of fans it has none: strips are
+    another discretisation, of which smooth images know little."""
+    astra = pytest.importorskip("astra", reason="ASTRA is optional")
+    for kind, scan, volume in astra_scans():
+        rows, columns = volume["GridRowCount"], volume["GridColCount"]
+        i, j = np.mgrid[:rows, :columns]
+        smooth = np.exp(-((i - 9) ** 2 + (j - 13) ** 2) / 30)
+        x = np.random.default_rng(0).standard_normal((rows, columns)) if kind == "linear" else smooth
+        a, projector = radon_from_astra(scan, volume), astra.create_projector(kind, scan, volume)
+        sino, expected = astra.create_sino(x.astype(np.float32), projector)
+        back, adjoint = astra.create_backprojection(expected, projector)
+        y, z = a(x[None, None])[0, 0], a.adjoint(expected[None, None].astype(np.float64))[0, 0]
+        for found, theirs in ((y, expected), (z, adjoint)):
+            error = np.linalg.norm(found - theirs) / np.linalg.norm(theirs)
+            assert error < (1e-4 if kind == "linear" else 2e-2), (kind, error)
+        astra.data2d.delete([sino, back])
+        astra.projector.delete(projector)
+
+
+@pytest.mark.parametrize("name", operators())
+def test_scico(name):
+    linop = pytest.importorskip("scico.linop", reason="SCICO is optional")
+    import jax
+
+    a, shape = operators()[name]
+    kind = np.complex64 if name == "fourier" else np.float32
+    size = (1, *shape) if len(shape) == 2 else shape
+
+    def through(function, out):
+        def call(x):
+            return jax.pure_callback(lambda x: np.asarray(function(np.asarray(x)[None])[0]), out, x)
+
+        return call
+
+    y = a(np.zeros((1, *size), kind))[0]
+    source, target = jax.ShapeDtypeStruct(size, kind), jax.ShapeDtypeStruct(y.shape, y.dtype)
+    forward = linop.LinearOperator(
+        size, y.shape, through(a, target), through(lambda y: a.adjoint(y, size[-2:]), source), kind, y.dtype
+    )
+    assert linop.valid_adjoint(forward, forward.H, eps=1e-5)
