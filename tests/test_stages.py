@@ -64,7 +64,7 @@ class Work:
 @pytest.mark.parametrize("jobs", [0, 1, 3])
 def test_order_and_bounds(jobs, capsys):
     usual, work = sys.getswitchinterval(), Work(fails="r2 c4 w5", slow="w0 r3 w6 c1")
-    outcome = batch.each(ITEMS, work.stages(), jobs, lambda report: f"-> {report}")
+    outcome = batch.each(work.stages(), ITEMS, lambda report: f"-> {report}", jobs)
     assert outcome.results == ["0", "1", "3", "6", "7"]
     assert capsys.readouterr().out.split()[1::2] == outcome.results
     assert [(p.stem, str(e)) for p, e in outcome.failed] == [("2", "no r2"), ("4", "no c4"), ("5", "no w5")]
@@ -80,7 +80,7 @@ def test_order_and_bounds(jobs, capsys):
 @pytest.mark.parametrize("jobs", [0, 2])
 def test_what_was_computed_before_an_interruption_is_written(jobs):
     work = Work(slow="w2 w3", interrupted="c4")
-    outcome = batch.each(ITEMS, work.stages(), jobs)
+    outcome = batch.each(work.stages(), ITEMS, jobs=jobs)
     assert isinstance(outcome.ended, KeyboardInterrupt)
     assert outcome.results == ["0", "1", "2", "3"] == sorted(work.written)
     with pytest.raises(KeyboardInterrupt):
@@ -89,18 +89,18 @@ def test_what_was_computed_before_an_interruption_is_written(jobs):
 
 def test_an_interruption_before_anything_is_done():
     with pytest.raises(KeyboardInterrupt):
-        batch.each(ITEMS, Work(interrupted="c0").stages(), 2)
+        batch.each(Work(interrupted="c0").stages(), ITEMS, jobs=2)
 
 
 def test_one_input_has_no_threads_and_its_own_error():
     work = Work(fails="r0")
     with pytest.raises(ValueError, match=r"0\.png: no r0"):
-        batch.each(ITEMS[:1], work.stages(), 4)
+        batch.each(work.stages(), ITEMS[:1], jobs=4)
     assert work.threads == {"MainThread"}
 
 
 def test_one_stage():
-    outcome = batch.each(ITEMS, one_stage(lambda item, progress: item.path.stem), 2)
+    outcome = batch.each(one_stage(lambda item, progress: item.path.stem), ITEMS, jobs=2)
     assert outcome.results == [item.path.stem for item in ITEMS]
 
 

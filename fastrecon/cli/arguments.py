@@ -63,12 +63,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=integer(1, most), metavar="N", help="CPU threads (default: all)")
 
 
-def add_jobs(parser: argparse.ArgumentParser) -> None:
+def add_jobs(parser: argparse.ArgumentParser, default: int | None = 1, more: str = "") -> None:
     """--jobs."""
     parser.add_argument(
-        "--jobs", type=integer(0, 256), default=1, metavar="N",
+        "--jobs", type=integer(0, 256), default=default, metavar="N",
         help="inputs that are read ahead, and results that are written behind, of the one that is computed, each by"
-        " a thread of its own; 0: all in turn (default: 1)",
+        f" a thread of its own; 0: all in turn (default: 1){more}",
     )  # fmt: skip
 
 

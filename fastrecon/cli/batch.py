@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import json
 import os
 import traceback
 from collections import deque
@@ -18,6 +19,8 @@ from fastrecon.cli.progress import Progress
 from fastrecon.cli.stages import Item, Stages, ahead, at_once, threads
 from fastrecon.startup import Terminated
 
+MANIFEST = "manifest.json"
+Make = Callable[[Sequence[Item], Callable[[Any], str] | None], "Outcome"]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # no other input can be written either
 
 
@@ -91,15 +94,15 @@ class Turns:
 
 
 def each(
-    items: Sequence[Item], stages: Stages[Any, Any], jobs: int = 0, line: Callable[[Any], str] | None = None
+    stages: Stages[Any, Any], items: Sequence[Item], line: Callable[[Any], str] | None = None, jobs: int = 0
 ) -> Outcome:
     """Takes every input through all stages, whatever happens to the others.
 
     Args:
-        items: the inputs.
         stages: what is done with each.
-        jobs: inputs that are read ahead, and results that are written behind, of the one that is computed.
+        items: the inputs.
         line: says the report of each in words, in the order of the inputs.
+        jobs: inputs that are read ahead, and results that are written behind, of the one that is computed.
 
     Raises:
         ValueError: the only input failed; or all did.
@@ -128,16 +131,15 @@ def each(
 
 
 def write_each(
-    args: argparse.Namespace, paths: Sequence[Path], ends: Sequence[str], stages: Stages[Any, Any],
-    line: Callable[[dict[str, Any]], str],
-) -> None:  # fmt: skip
+    args: argparse.Namespace, paths: Sequence[Path], ends: Sequence[str], make: Make, line: Callable[[Any], str]
+) -> None:
     """Makes the results of each input in --out and tells of each as soon as it is there.
 
     Args:
-        args: with `inputs`, `out`, `json` and what `arguments.add_out` adds; `jobs`, if there are any.
+        args: with `inputs`, `out`, `json` and what `arguments.add_out` adds; `manifest`, whether to write one.
         paths: the inputs.
         ends: of the names of the results of one input, the last written last.
-        stages: what is done with each, to a report.
+        make: the results of items, and tells of each by the line that it is given; `each` with its stages, say.
         line: a report in words.
 
     Raises:
@@ -151,21 +153,32 @@ def write_each(
     todo = list(paths)
     if args.skip_existing:
         todo = [path for path in paths if not files[path][-1].exists()]
-    free(
-        (f for path in todo for f in files[path]),
-        args.overwrite or args.skip_existing,
-        "--overwrite or --skip-existing",
-    )
+    manifest = [folder / MANIFEST] if getattr(args, "manifest", False) else []
+    targets = [*manifest, *(f for path in todo for f in files[path])]
+    free(targets, args.overwrite or args.skip_existing, "--overwrite or --skip-existing")
     io.output_folder(args.out)
     skipped = [path for path in paths if path not in todo]
     if skipped and not args.json:
         console.say(f"{len(skipped)} of {len(paths)} inputs skipped: their results are in {io.shown(folder)}")
     items = [Item(path, folder / stems[path]) for path in todo]
-    outcome = each(items, stages, getattr(args, "jobs", 0), None if args.json else line)
+    outcome = make(items, None if args.json else line)
+    for target in manifest:
+        before = [_before(path, files[path][-1]) for path in skipped]
+        io.write_json(target, [*before, *outcome.results, *outcome.faults()])
     if args.json:
         rows = [{"input": path, "skipped": True, "files": {"report": files[path][-1]}} for path in skipped]
         arguments.answer(args, [*rows, *outcome.results, *outcome.faults()], "")
     outcome.end()
+
+
+def _before(path: Path, report: Path) -> dict[str, Any]:
+    """The row of an input whose results were there: what its report says, without histories."""
+    try:
+        told = json.loads(report.read_text())
+    except (OSError, ValueError):
+        told = {}
+    kept = {k: v for k, v in told.items() if k != "history"} if isinstance(told, dict) else {}
+    return {"input": path, "files": {"report": report}} | kept | {"skipped": True}
 
 
 def outputs(args: argparse.Namespace, *files: str | Path | None) -> None:

@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> None:
                 tell.part(1, 1)
         return rows
 
-    outcome = batch.each([Item(path) for path in paths], one_stage(work))
+    outcome = batch.each(one_stage(work), [Item(path) for path in paths])
     rows = [row for found in outcome.results for row in found]
     metric = args.metric or ("psnr" if args.table == "default" else "nmse_db")
     summary = summarise(rows)

@@ -2,13 +2,13 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fastrecon import io
-from fastrecon.cli import arguments, batch, choice, output, tiles
+from fastrecon.cli import arguments, batch, choice, cluster, output, tiles
 from fastrecon.cli.progress import Progress
 from fastrecon.cli.stages import Item, Stages
 from fastrecon.options import flag_of, given
@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     add_simulate(parser)
     add_writing(parser)
     tiles.add_arguments(parser)
-    arguments.add_jobs(parser)
+    add_bulk(parser)
+    parser.set_defaults(words=list(words))
     arguments.add_device(parser)
     arguments.add_json(parser)
     choice.add(parser, found, simulates=True)
@@ -74,6 +75,21 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
         "--bits", type=arguments.integer(8, 32), choices=(8, 16, 32), help="of the picture (default: as the input)"
     )
     parser.add_argument("--figure", action=argparse.BooleanOptionalAction, default=True, help="draw the figure")
+
+
+def add_bulk(parser: argparse.ArgumentParser) -> None:
+    """--jobs, --on and --manifest."""
+    arguments.add_jobs(parser, None, "; with --on ray: workers (default: as many as it has room for)")
+    parser.add_argument(
+        "--on", choices=("here", "ray"), default="here",
+        help="ray: by workers of the Ray cluster at RAY_ADDRESS, else of this machine, --threads each (default 1);"
+        " they see the same files (default: here)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--manifest", action=argparse.BooleanOptionalAction,
+        help=f"write {batch.MANIFEST}: the report of every input, also of those skipped, or its fault (default: with"
+        " --on ray)",
+    )  # fmt: skip
 
 
 def job(args: argparse.Namespace, model: str = "") -> output.Job:
@@ -114,7 +130,15 @@ def run(args: argparse.Namespace) -> None:
     own = io.IMAGE_SUFFIXES if args.simulate or work.problem.suffixes is None else work.problem.suffixes
     known = own if args.simulate else tuple(dict.fromkeys((*own, *io.MEASUREMENT_SUFFIXES)))
     paths = arguments.images(args.inputs, known)
-    batch.write_each(args, paths, work.writing.ends(), stages(args, work), output.line)
+    done, threads, gpu = stages(args, work), args.threads or 1, work.device.type == "cuda"
+    args.manifest = args.on == "ray" if args.manifest is None else args.manifest
+
+    def make(items: Sequence[Item], line: Callable[[Any], str] | None) -> batch.Outcome:
+        if args.on == "ray":
+            return cluster.each(told_again, args.words, items, line, args.jobs, threads, gpu)
+        return batch.each(done, items, line, 1 if args.jobs is None else args.jobs)
+
+    batch.write_each(args, paths, work.writing.ends(), make, output.line)
 
 
 def stages(args: argparse.Namespace, work: output.Job) -> Stages[Measurement, output.Made]:
@@ -141,6 +165,14 @@ def stages(args: argparse.Namespace, work: output.Job) -> Stages[Measurement, ou
         return here.compute(m, progress)
 
     return Stages(read, compute, lambda item, made: made.write(item.prefix, item.path))
+
+
+def told_again(words: Sequence[str]) -> Stages[Measurement, output.Made]:
+    """The stages of the command with these words, in another process."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser, words)
+    args = parser.parse_args(words)
+    return stages(args, job(args))
 
 
 def measured(problem: Problem[Any], path: Path, options: Any, seed: int | None) -> Measurement:

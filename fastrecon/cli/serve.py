@@ -4,11 +4,8 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from fastrecon import io
 from fastrecon.cli import arguments
-from fastrecon.models import pretrained
 
 NEEDED = ("starlette", "uvicorn", "prometheus_client")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -68,7 +65,9 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"serve: expected {name} to be installed, got no such package: pip install 'fastrecon[serve]'"
             )
-    token = _token(args.token_file)
+    from fastrecon.serving.words import named, token_in
+
+    token = token_in(args.token_file)
     if not token and args.host not in LOOPBACK:
         raise ValueError(f"--host: expected 127.0.0.1, or a --token-file, got {arguments.short(args.host)}")
     os.environ.setdefault("FASTRECON_MAX_PIXELS", str(args.max_pixels))  # of readers: nothing larger is decoded
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     from fastrecon.serving import Scheduler, http, running
     from fastrecon.serving.door import Door
 
-    door = Door(_named(args.models), device)
+    door = Door(named(args.models), device)
     # so few that whoever is let in waits for a part of the time of a full batch, and not for several
     queue = max(1, args.max_batch // 4) if args.max_queue is None else args.max_queue
     scheduler = Scheduler("auto", args.max_batch, queue, args.max_pixels)
@@ -85,26 +84,3 @@ def run(args: argparse.Namespace) -> None:
     )
     server = http.Server(door, scheduler, limits, token, local=args.host in LOOPBACK)
     running.run(server, args.host, args.port, args.grace)
-
-
-def _token(path: str | None) -> str:
-    if path is None:
-        return ""
-    text = io.existing(path).read_bytes()[:4097].strip()
-    good = 16 <= len(text) <= 4096 and text.isascii() and not any(c in text for c in b" \n\r\t")
-    if not good:
-        raise ValueError(
-            f"--token-file: expected one token of 16 to 4096 characters, got {len(text)} in {io.shown(path)}"
-        )
-    return text.decode()
-
-
-def _named(models: Sequence[str]) -> dict[str, str]:
-    """The models by the names that clients use: those of files without folder and suffix."""
-    found: dict[str, str] = {}
-    for model in models or pretrained():
-        name = model if model in pretrained() else Path(model).name.removesuffix(".safetensors")
-        if name in found:
-            raise ValueError(f"MODEL: expected models with different names, got two {arguments.short(name)}")
-        found[name] = model
-    return found

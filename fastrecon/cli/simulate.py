@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastrecon import io
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         }  # fmt: skip
 
     stages = Stages(lambda item: io.read_picture(item.path), compute, write)
-    batch.write_each(args, paths, [end], stages, line)
+    batch.write_each(args, paths, [end], partial(batch.each, stages, jobs=args.jobs), line)
 
 
 def line(row: dict[str, Any]) -> str:

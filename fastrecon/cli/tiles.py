@@ -192,7 +192,7 @@ def run(args: argparse.Namespace) -> None:
         "method_options": output.plain(options), "model": options.model or model.name,
     }  # fmt: skip
     job = TiledJob(model, options, size, args.simulate, args.tile, args.bits, about)  # type: ignore[arg-type]
-    batch.write_each(args, list(_inputs(args.inputs)), ENDS, one_stage(job.produce), output.line)
+    batch.write_each(args, list(_inputs(args.inputs)), ENDS, partial(batch.each, one_stage(job.produce)), output.line)
 
 
 def _inputs(names: list[str]) -> Iterator[Path]:

@@ -143,6 +143,11 @@ class Scheduler:
             now |= {"pixels": sum(r.pixels for r in self._running), "batches": len(self._flows)}
             return now | self._counts.to_dict()
 
+    @property
+    def alive(self) -> bool:
+        """Whether anybody computes."""
+        return self._worker.is_alive()
+
     def drain(self, timeout: float | None = None) -> bool:
         """Takes no more requests and waits for the answers to all that it has: whether they came within `timeout`."""
         with self._changed:
