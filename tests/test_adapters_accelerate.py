@@ -191,3 +191,16 @@ def test_their_tests_of_algorithms(module, changes, chosen, least, tmp_path):
     assert "failed" not in output, output[-3000:]
     assert passed is not None, output[-3000:]
     assert int(passed.group(1)) >= least
+
+
+def test_physics_that_is_not_linear_stays_theirs():
+    x = images()
+    physics = P.Physics(A=lambda x, **kwargs: x.square() + x)  # its gradient is autograd's
+    y = physics.A(x)
+    slow, fast = (model(optim.PGD, stepsize=0.1) for _ in range(2))
+    fast = ours.accelerate(fast)
+    torch.testing.assert_close(fast(y, physics, init=x + 0.1), slow(y, physics, init=x + 0.1), atol=1e-6, rtol=1e-6)
+    assert fast.fastrecon_report["physics"] == "deepinv's: L2 of Physics"
+    for what in (object(), torch.nn.Identity(), None):
+        with pytest.raises(ValueError, match="accelerate: model: expected PGD, FISTA, HQS, ADMM or PDCP of deepinv"):
+            ours.accelerate(what)

@@ -1,10 +1,14 @@
 """SigPy, PyLops and ASTRA: adjoints by their own tests, projections to their own accuracy."""
 
+import sys
+from importlib import metadata
+
 import numpy as np
 import pytest
 import torch
 
 import fastrecon as fr
+from fastrecon.adapters._peer import peer
 from fastrecon.adapters.astra import radon_from_astra
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -119,3 +123,38 @@ def test_scico(name):
         size, y.shape, through(a, target), through(lambda y: a.adjoint(y, size[-2:]), source), kind, y.dtype
     )
     assert linop.valid_adjoint(forward, forward.H, eps=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ("0.4.1", "adapters.json: json: expected json >= 0.5, < 0.6, got 0.4.1, which is too old"),
+        ("0.6.0", "adapters.json: json: expected json >= 0.5, < 0.6, got 0.6.0, which is newer than what was tried"),
+        (None, "adapters.json: json: expected json >= 0.5, < 0.6, got none: pip install json"),
+    ],
+)
+def test_versions_are_named(found, words, monkeypatch):
+    def version(name):
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(ImportError) as caught:
+        peer("json", "0.5", "0.6")
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize("found", ["0.5", "0.5.0", "0.5.9rc1", "0.5.dev3"])
+def test_versions_that_fit(found, monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: found)
+    assert peer("json", "0.5", "0.6").dumps(1) == "1"
+
+
+def test_what_does_not_import_says_why(monkeypatch):
+    monkeypatch.setattr(metadata, "version", lambda name: "0.5")
+    monkeypatch.setitem(sys.modules, "json", None)
+    with pytest.raises(ImportError, match=r"adapters.json: json: expected a package that imports, got import of json"):
+        peer("json", "0.5", "0.6")
+    with pytest.raises(AttributeError, match="no attribute 'numba': expected one of astra, deepinv"):
+        _ = fr.adapters.numba
