@@ -10,7 +10,7 @@ truth: nothing is timed before it is that of ours to 1.5 dB.
 import sys
 import time
 from collections.abc import Callable
-from importlib import util
+from importlib import import_module, util
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -71,8 +71,7 @@ def inpainting(batch: int) -> tuple[Tensor, dict[str, Work]]:
 
 
 def _sigpy(y: Any, mask: Any, lam: float) -> Tensor:
-    import sigpy
-
+    sigpy: Any = import_module("sigpy")
     a, w = sigpy.linop.Multiply(y.shape, mask), sigpy.linop.Wavelet(y.shape, wave_name="sym4", level=3)
     prox = sigpy.prox.UnitaryTransform(sigpy.prox.L1Reg(w.oshape, lam), w)
     app = sigpy.app.LinearLeastSquares(a, y, proxg=prox, alpha=1.0, max_iter=ITERATIONS, show_pbar=False)
@@ -109,7 +108,7 @@ def mri(batch: int) -> tuple[Tensor, dict[str, Work]]:
 
     works: dict[str, Work] = {"fastrecon": ours}
     if util.find_spec("sigpy") is not None:
-        from sigpy.mri import app
+        app: Any = import_module("sigpy.mri.app")
 
         def theirs() -> Tensor:
             k = y[0].numpy().reshape(COILS, SIDE, SIDE)

@@ -1,8 +1,10 @@
-"""The promises tried on this machine: the same bits in any batch, adjoints, kernels as accurate as their definitions.
+"""The promises tried on this machine: the same bits in any batch, adjoints, kernels as accurate as their definitions,
+certificates that say what is so.
 
 The problems are those of `zoo`; the judge of accuracy is the definition in float64 of the same rounded inputs.
 """
 
+import copy
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from fastrecon.checks import expect
 
 ADJOINT = 1e-5  # of |A x| |y|: float32, some hundred roundings
 FACTOR, WINOGRAD = 2, 3  # how much farther than eager PyTorch from float64 a kernel may be; of Winograd's products
+CLAIMED = 1e-4  # how far a certificate may be from what float64 finds: sums of thousands of float32
 SLACK = 4  # units in the last place that are granted anyway: eager may be exact by luck
 
 
@@ -102,6 +105,19 @@ def accuracy(case: zoo.Case, backend: str, factor: float) -> list[str]:
     return problems
 
 
+def certificate(case: zoo.Case) -> list[str]:
+    """What the certificate of a case says that is not so, recomputed in float64."""
+    assert case.claims is not None
+    with torch.no_grad():
+        result, wide = case.run(*case.inputs, *case.shared), _double(case)
+        claims = case.claims(result, *wide.inputs, *wide.shared)
+    problems = []
+    for name, (said, found) in claims.items():
+        if not (error := _error(said, found)) <= CLAIMED:
+            problems.append(f"certificate: {name} is {error:.1e} from what it is when recomputed")
+    return problems
+
+
 def verify(backend: str, device: torch.device | str = "cpu", quick: bool = False) -> Iterator[Finding]:
     """Tries all promises with all ops on `backend`.
 
@@ -132,6 +148,7 @@ def one(kind: str, name: str, backend: str, device: torch.device | str = "cpu") 
         with registry.using(backend):
             problems = bits(case)
             problems += [] if case.operator is None else adjoint(case)
+            problems += [] if case.claims is None else certificate(case)
         if kind == "op" and backend != "reference":
             problems += accuracy(case, backend, WINOGRAD if name.startswith("feature") else FACTOR)
     except (ValueError, RuntimeError, ArithmeticError) as e:
@@ -158,6 +175,8 @@ def _double(case: zoo.Case) -> zoo.Case:
 
 
 def _wide(t: Any) -> Any:
+    if isinstance(t, nn.Module):
+        return copy.deepcopy(t).to(torch.float64)
     real = isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
     return t.to(torch.complex128 if t.is_complex() else torch.float64) if real else t
 

@@ -27,6 +27,7 @@ from fastrecon.operators import (
     gaussian_kernel,
     random_phi,
 )
+from fastrecon.ops.layout import wide_dtype
 from fastrecon.ops.prox_gradient_iterations import prox_gradient_iterations_
 from fastrecon.ops.wavelets import lowpass
 from fastrecon.problems.scan import even_scan
@@ -58,6 +59,8 @@ class Case:
         shared: what all images have in common, such as weights.
         operator: from the batches but the first to A, where `run` is linear.
         smooth: whether there is a derivative.
+        claims: from what `run` answers, the batches and what is shared, in float64, to what its certificate says and
+            what it says of itself when it is recomputed, [B] each, by name; None: there is no certificate, or none yet.
     """
 
     run: Callable[..., Any]
@@ -65,6 +68,7 @@ class Case:
     shared: tuple[Any, ...] = ()
     operator: Callable[..., LinearOperator] | None = None
     smooth: bool = True
+    claims: Callable[..., dict[str, tuple[Tensor, Tensor]]] | None = None
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -280,7 +284,18 @@ def _descent(kind: Any, solve: bool = False, safeguard: bool = False) -> Callabl
             with torch.no_grad():
                 return net(y, x0, history=True)
 
-        return Case(run, (y,), (net,), smooth=False)
+        def claims(result: Any, y: Tensor, net: Any) -> dict[str, tuple[Tensor, Tensor]]:
+            x, report = result
+            x, eps = x.detach().double().requires_grad_(), report.eps.double()
+            with torch.enable_grad():
+                phi = net.fidelity.value(x, y) + net.regulariser.value(x, eps)
+                (grad,) = torch.autograd.grad(phi.sum(), x)
+            return {
+                "phi_eps": (report.phi_eps, phi.detach()),
+                "grad_norm": (report.grad_norm, grad.flatten(1).norm(dim=1)),
+            }
+
+        return Case(run, (y,), (net,), smooth=False, claims=claims)
 
     return make
 
@@ -290,15 +305,21 @@ def _proximal(
     iterations: int = 8, **options: Any,
 ) -> Callable[[], Case]:  # fmt: skip
     def make() -> Case:
-        x = scenes(IMAGES, *size)
+        x, lam = scenes(IMAGES, *size), 0.02
         inputs = (some(IMAGES, 1, *size),) if own else ()
         y = operator(*inputs)(x)
 
         def run(y: Tensor, *own: Tensor) -> Any:
             a = operator(*own).to(y.device) @ Wavelet("sym4", 3).T
-            return kind(a, 0.02, **options)(y, iterations=iterations, tol=0.03, check_every=3)
+            return kind(a, lam, **options)(y, iterations=iterations, tol=0.03, check_every=3)
 
-        return Case(run, (y, *inputs), smooth=False)
+        def claims(result: Any, y: Tensor, *own: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+            x, report = result[0].to(wide_dtype(result[0])), result[1]
+            a = operator(*own).to(y.device, torch.float64) @ Wavelet("sym4", 3).T
+            objective = (a(x) - y).flatten(1).abs().square().sum(1) / 2 + lam * x.flatten(1).abs().sum(1)
+            return {"objective": (report.objective, objective)}
+
+        return Case(run, (y, *inputs), smooth=False, claims=claims)
 
     return make
 

@@ -1,5 +1,6 @@
 """The promises of `fastrecon verify`, case by case, and that it would notice a broken one."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def test_promises_are_kept(kind, name, backend):
 def test_sums_that_threads_share(kind, name, backend):
     torch.set_num_threads(2)
     assert verification.one(kind, name, backend) == []
+
+
+@pytest.mark.parametrize("name", ["FISTA", "LDA"])
+def test_a_certificate_that_is_wrong_is_noticed(name):
+    case = zoo.groups()["solver"][name]()
+
+    def run(*arguments):
+        x, report = case.run(*arguments)
+        return x + 0.01, report
+
+    assert verification.certificate(case) == []
+    problems = verification.certificate(dataclasses.replace(case, run=run))
+    assert "certificate: " in problems[0]
+    assert "from what it is when recomputed" in problems[0]
 
 
 class Called(TorchDispatchMode):

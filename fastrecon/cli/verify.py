@@ -15,8 +15,8 @@ EPILOG = """examples:
   fastrecon verify --backend reference --threads 1 --json
 
 An image must have the same bits alone, in any batch, at any place of it and of memory, and in repeated runs; operators
-and their adjoints must match; kernels must be about as near to float64 as plain PyTorch is. Exit status 1 if something
-differs: please report it with the output of `fastrecon info`."""
+and their adjoints must match; kernels must be about as near to float64 as plain PyTorch is; certificates must say what
+float64 finds. Exit status 1 if something differs: please report it with the output of `fastrecon info`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
