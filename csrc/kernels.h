@@ -74,6 +74,8 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
             std::int64_t W, std::int64_t A, std::int64_t D))                                                          \
   K(radon_adjoint, (int dtype, Address y, Address lines, Address axis, Address x, std::int64_t N, std::int64_t H,     \
                     std::int64_t W, std::int64_t A, std::int64_t D))                                                  \
+  K(back_project, (int dtype, Address q, Address views, Address x, std::int64_t N, std::int64_t A, std::int64_t D,    \
+                   std::int64_t H, std::int64_t W, bool fan, bool curved))                                            \
   K(dwt2, (int dtype, Address x, Address taps, Address c, std::int64_t P, std::int64_t H, std::int64_t W,             \
            std::int64_t L, std::int64_t levels))                                                                      \
   K(idwt2, (int dtype, Address c, Address taps, Address x, std::int64_t P, std::int64_t H, std::int64_t W,            \
@@ -81,12 +83,16 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(prox_gradient_step, (int dtype, Address x, Address grad, Address step, Address lam, Address z, Address sums,      \
                          std::int64_t B, std::int64_t N, std::int64_t step_image, std::int64_t step_entry,            \
                          std::int64_t lam_image, std::int64_t lam_entry))                                             \
-  K(prox_gradient_iterations, (int dtype, Address x, Address v, Address residual, Address residual_v, Address y,      \
-                               Address mask, Address lam, Address numbers, Address taps, Address trace,               \
-                               std::int64_t B, std::int64_t C, std::int64_t P, std::int64_t Q, std::int64_t H,        \
-                               std::int64_t W, std::int64_t L, std::int64_t levels, std::int64_t mask_image,          \
+  K(prox_gradient_iterations, (int dtype, int transform, Address x, Address v, Address residual, Address residual_v,  \
+                               Address y, Address mask, Address maps, Address lam, Address numbers, Address schedule, \
+                               Address taps, Address plan, Address trace, std::int64_t B, std::int64_t C,             \
+                               std::int64_t P, std::int64_t Q, std::int64_t H, std::int64_t W, std::int64_t coils,    \
+                               std::int64_t L, std::int64_t levels, std::int64_t mask_image, std::int64_t maps_image, \
                                std::int64_t lam_image, std::int64_t lam_entry, std::int64_t iterations, bool fista,   \
-                               bool backtracking))                                                                    \
+                               bool backtracking, bool scheduled, bool centred))                                      \
+  K(image_operator, (int dtype, int transform, Address x, Address y, Address mask, Address maps, Address plan,        \
+                     std::int64_t B, std::int64_t C, std::int64_t H, std::int64_t W, std::int64_t coils,              \
+                     std::int64_t mask_image, std::int64_t maps_image, bool centred, bool back))                      \
   K(squares, (int dtype, Address x, Address minus, Address out, bool differ, std::int64_t B, std::int64_t N))         \
   K(prox_tv, (int dtype, Address y, Address lam, Address p, Address x, Address dual, Address sums, Address count,     \
               std::int64_t B, std::int64_t G, std::int64_t H, std::int64_t W, double tol, std::int64_t iterations,    \

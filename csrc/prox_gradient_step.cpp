@@ -10,40 +10,6 @@ namespace FASTRECON_ISA {
 namespace {
 using std::int64_t;
 
-// What steps and strengths of n numbers are, from number `first` of an image on.
-template <typename T>
-FR_INLINE void pick(const T* from, int64_t entry, int64_t first, int64_t n, T* out) {
-  if (entry)
-    for (int64_t i = 0; i < n; ++i) out[i] = from[first + i];
-  else
-    for (int64_t i = 0; i < n; ++i) out[i] = from[0];
-}
-
-// One tile of n <= kTile complex numbers; adds nothing up beyond it: part [3].
-template <typename T>
-FR_INLINE void complex_tile(const T* x, const T* grad, const T* step, const T* lam, T* z, int64_t n, double* part) {
-  T tau[kTile], u[2 * kTile], factor[kTile], size[kTile], wide[2 * kTile];
-  double slope[2 * kTile], square[2 * kTile];
-  for (int64_t i = 0; i < n; ++i) tau[i] = step[i] * lam[i];
-  expand<2>(step, wide, n);
-  for (int64_t i = 0; i < 2 * n; ++i) u[i] = x[i] - wide[i] * grad[i];
-  const Groups<2, T> groups(u, 1, 0, n);
-  for (int64_t i = 0; i < n; ++i) {
-    factor[i] = shrink_factor(groups.norm[i], tau[i] * groups.down[i]);
-    size[i] = groups.norm[i] / groups.down[i];
-  }
-  expand<2>(factor, wide, n);
-  for (int64_t i = 0; i < 2 * n; ++i) z[i] = u[i] * wide[i] - x[i];
-  for (int64_t i = 0; i < n; ++i) size[i] *= lam[i] * factor[i];
-  for (int64_t i = 0; i < 2 * n; ++i) {
-    slope[i] = double(grad[i]) * double(z[i]);
-    square[i] = double(z[i]) * double(z[i]);
-  }
-  part[0] = sum(slope, 2 * n);
-  part[1] = sum(square, 2 * n);
-  part[2] = sum(size, n);
-}
-
 template <int kWidth, typename T>
 FR_INLINE void run(Address x, Address grad, Address step, Address lam, Address z, Address sums, int64_t B, int64_t N,
                    int64_t step_image, int64_t step_entry, int64_t lam_image, int64_t lam_entry) {
@@ -52,15 +18,8 @@ FR_INLINE void run(Address x, Address grad, Address step, Address lam, Address z
     const T *xs = as<const T>(x) + at, *grads = as<const T>(grad) + at;
     const T *own_step = as<const T>(step) + b * step_image, *own_lam = as<const T>(lam) + b * lam_image;
     T* const out = as<T>(z) + at;
-    if (kWidth == 1) {
-      real_step(xs, grads, own_step + first * step_entry, step_entry, own_lam + first * lam_entry, lam_entry, out, n,
-                own_sums);
-    } else {
-      T steps[kTile], lams[kTile];
-      pick(own_step, step_entry, first, n, steps);
-      pick(own_lam, lam_entry, first, n, lams);
-      complex_tile(xs, grads, steps, lams, out, n, own_sums);
-    }
+    any_step<kWidth>(xs, grads, own_step + first * step_entry, step_entry, own_lam + first * lam_entry, lam_entry, out,
+                     n, own_sums);
   };
   const auto take = [=](int64_t b, const double* totals) {
     for (int k = 0; k < 3; ++k) as<double>(sums)[3 * b + k] = totals[k];

@@ -61,6 +61,50 @@ FR_ONE_COPY void real_step(const T* x, const T* grad, const T* step, std::int64_
   part[2] = sum_in_order(size);
 }
 
+// n numbers from n, or from one that repeats if `entry` is 0.
+template <typename T>
+FR_INLINE void pick(const T* from, std::int64_t entry, std::int64_t n, T* out) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = from[entry ? i : 0];
+}
+
+// The same of complex numbers.
+template <typename T>
+FR_ONE_COPY void complex_step(const T* x, const T* grad, const T* step, std::int64_t step_entry, const T* lam,
+                              std::int64_t lam_entry, T* z, std::int64_t n, double* part) {
+  using std::int64_t;
+  T steps[kTile], lams[kTile], tau[kTile], u[2 * kTile], factor[kTile], size[kTile], wide[2 * kTile];
+  double slope[2 * kTile], square[2 * kTile];
+  pick(step, step_entry, n, steps);
+  pick(lam, lam_entry, n, lams);
+  for (int64_t i = 0; i < n; ++i) tau[i] = steps[i] * lams[i];
+  expand<2>(steps, wide, n);
+  for (int64_t i = 0; i < 2 * n; ++i) u[i] = x[i] - wide[i] * grad[i];
+  const Groups<2, T> groups(u, 1, 0, n);
+  for (int64_t i = 0; i < n; ++i) {
+    factor[i] = shrink_factor(groups.norm[i], tau[i] * groups.down[i]);
+    size[i] = groups.norm[i] / groups.down[i];
+  }
+  expand<2>(factor, wide, n);
+  for (int64_t i = 0; i < 2 * n; ++i) z[i] = u[i] * wide[i] - x[i];
+  for (int64_t i = 0; i < n; ++i) size[i] *= lams[i] * factor[i];
+  for (int64_t i = 0; i < 2 * n; ++i) {
+    slope[i] = double(grad[i]) * double(z[i]);
+    square[i] = double(z[i]) * double(z[i]);
+  }
+  part[0] = sum(slope, 2 * n);
+  part[1] = sum(square, 2 * n);
+  part[2] = sum(size, n);
+}
+
+template <int kWidth, typename T>
+FR_INLINE void any_step(const T* x, const T* grad, const T* step, std::int64_t step_entry, const T* lam,
+                        std::int64_t lam_entry, T* z, std::int64_t n, double* part) {
+  if constexpr (kWidth == 1)
+    real_step(x, grad, step, step_entry, lam, lam_entry, z, n, part);
+  else
+    complex_step(x, grad, step, step_entry, lam, lam_entry, z, n, part);
+}
+
 // |x - minus|^2 of n reals, or |x|^2.
 template <typename T>
 FR_ONE_COPY double square_of(const T* x, const T* minus, bool differ, std::int64_t n) {

@@ -16,10 +16,11 @@ from fastrecon.kernels.prox_gradient_step import prox_gradient_step, squares
 
 def prox_gradient_iterations_(
     x: Tensor, v: Tensor, residual: Tensor, residual_v: Tensor, y: Tensor, mask: Tensor, lam: Tensor, numbers: Tensor,
-    taps: Sequence[float], level: int, iterations: int, fista: bool, backtracking: bool,
+    taps: Sequence[float], level: int, iterations: int, fista: bool, backtracking: bool, transform: int = 0,
+    maps: Tensor | None = None, size: Sequence[int] = (), centred: bool = False, schedule: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Returns objective and |z|^2 of every iteration, float64 [B, iterations, 2]."""
-    if x.numel() == 0 or level == 0:
+    """Returns objective and |z|^2 of every iteration, float64 [B, iterations, 2]; of masks, without a schedule."""
+    if x.numel() == 0 or level == 0 or transform != 0 or schedule is not None:
         return NotImplemented
     trace, unit = numbers.new_empty(len(x), iterations, 2), torch.finfo(x.dtype).eps
     (height, width), column = y.shape[2:], (-1, *[1] * (x.ndim - 1))

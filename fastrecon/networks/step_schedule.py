@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.checks import expect, flag, integer
+from fastrecon.ops.dwt2 import bands
 
 FIRST, SHARE = 3.0, 0.8  # an untrained schedule: the first weight in units of mean |c|, the share until it is faint
 FAINT = 1e-4  # that weight at the end of the share
@@ -50,12 +51,12 @@ class StepSchedule(nn.Module):
     def __len__(self) -> int:
         return self.settings["iterations"]
 
-    def weights(self, k: int) -> Tensor:
-        """a_k, a number."""
+    def weights(self, k: int | slice) -> Tensor:
+        """a_k, a number, or of several iterations."""
         return self.weight[k].exp()
 
-    def momenta(self, k: int) -> Tensor:
-        """b_k in (0, 1), a number."""
+    def momenta(self, k: int | slice) -> Tensor:
+        """b_k in (0, 1), a number, or of several iterations."""
         return self.momentum[k].sigmoid()
 
     def steps(self, k: int, size: tuple[int, int]) -> Tensor:
@@ -67,15 +68,10 @@ class StepSchedule(nn.Module):
         level = self.settings["level"]
         fits = all(side % (1 << level) == 0 for side in size)
         expect(fits, "StepSchedule", "size", f"sides divisible by {1 << level}", tuple(size))
-        low, high = LIMITS
-        values = self.step[k].exp().clamp(low, high)
+        values = self.of_bands(k)
         return values[bands(size, level, values.device)]
 
-
-def bands(size: tuple[int, int], level: int, device: torch.device) -> Tensor:
-    """The band [H, W] of each coefficient: 0 the approximation, then the details from coarse (1) to fine (`level`)."""
-    found = torch.zeros(size, dtype=torch.int64, device=device)
-    for j in range(level):  # from fine to coarse: each corner overwrites
-        found[: size[0] >> j, : size[1] >> j] = level - j
-    found[: size[0] >> level, : size[1] >> level] = 0
-    return found
+    def of_bands(self, k: int | slice) -> Tensor:
+        """s_kj [..., 1 + level]."""
+        low, high = LIMITS
+        return self.step[k].exp().clamp(low, high)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastrecon.checks import an_integer, expect, finite_number, in_kind
 from fastrecon.operators._given import a_size
+from fastrecon.ops.image_operator import Parts
 from fastrecon.ops.layout import real_dtype
 
 
@@ -31,10 +32,13 @@ class Diagonal:
 
 
 @dataclass(frozen=True)
-class Masked:
-    """x to m x, the mask m [1 or B, 1, H, W]."""
+class Convolved:
+    """Real x to its convolution, circular in images that are filled up to `size(H, W)` with zeros; `transfer` of such a
+    size in a dtype [1 or B, 1, U, V / 2 + 1].
+    """
 
-    mask: Tensor
+    size: Callable[[int, int], tuple[int, int]]
+    transfer: Callable[[Sequence[int], torch.dtype], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Synthesis:
     level: int
 
 
-Stage = Masked | Synthesis
+Stage = Parts | Convolved | Synthesis
 M = TypeVar("M", bound=nn.Module)
 
 

@@ -10,8 +10,9 @@ from torch.nn.functional import pad
 from fastrecon.checks import expect, finite_number, integer
 from fastrecon.operators._given import Cache, snapshot, state_of, tensor_of
 from fastrecon.operators._mask import each
-from fastrecon.operators.base import Diagonal, LinearOperator
+from fastrecon.operators.base import Convolved, Diagonal, LinearOperator
 from fastrecon.operators.fourier import COMPLEX
+from fastrecon.ops import image_operator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import DTYPES, real_dtype
 
@@ -137,6 +138,11 @@ class Blur(LinearOperator):
         transfer = self.transfer(size, real_dtype(x))
         if x.shape[0] == 0 or x.shape[1] == 0:  # transforms take no empty batch
             return x.clone()
+        a = image_operator.Parts(image_operator.BLUR, transfer, None, size)
+        planes = torch.cat((x.real, x.imag)) if x.is_complex() else x
+        if not (x.is_complex() and len(transfer) > 1) and image_operator.alone(planes, a):
+            found = image_operator.applied(planes, a, adjoint=conjugate)
+            return torch.complex(*found.chunk(2)) if x.is_complex() else found
         transfer = transfer.conj() if conjugate else transfer
 
         def one(x: Tensor, transfer: Tensor) -> Tensor:
@@ -155,6 +161,10 @@ class Blur(LinearOperator):
         result = self._convolve(y, "y", True)
         self._same_size(size, y)
         return result
+
+    def stages(self) -> tuple[Convolved] | None:
+        """The convolution; None of a subclass, which may do something else."""
+        return (Convolved(self._padded, self.transfer),) if type(self) is Blur else None
 
     def diagonal(self, like: Tensor) -> Diagonal | None:
         """The kernel's transform, for real images or real and imaginary part; None where the boundary is zero."""

@@ -11,8 +11,10 @@ from fastrecon.checks import expect
 from fastrecon.operators._given import of_parts, tensor_of
 from fastrecon.operators._mask import each, fit, largest, mask_of
 from fastrecon.operators.base import Diagonal, LinearOperator, itself
+from fastrecon.ops import image_operator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.function import differentiated, transformed
+from fastrecon.ops.image_operator import Parts
 
 AXES = (-2, -1)
 KINDS = "float32, float64, complex64 or complex128"
@@ -86,6 +88,8 @@ class Fourier(LinearOperator):
         mask, maps = fit(self.mask, x, "Fourier", "x"), self._maps(x, "x")
         if x.shape[0] == 0:  # transforms take no empty batch
             return x.expand(0, self._coils(), *x.shape[2:]).clone()
+        if maps is not None and image_operator.alone(x, a := self._parts(mask, maps)):
+            return image_operator.applied(x, a)
         if self._by_quarters(x, mask, maps):
             return each_image(self._measure, x, mask) if maps is None else each_image(self._measure, x, mask, maps)
         to_k = self._to_k
@@ -100,12 +104,19 @@ class Fourier(LinearOperator):
         self._same_size(size, y)
         if y.shape[0] == 0:  # not len, which fixes the batch of a traced graph
             return y[:, :1].clone()
+        if maps is not None and image_operator.alone(y, a := self._parts(mask, maps)):
+            return image_operator.applied(y, a, adjoint=True)
         if self._by_quarters(y, mask, maps):
             return each_image(self._back, y, mask) if maps is None else each_image(self._back, y, mask, maps)
         k = mask * y
         if maps is None:
             return each_image(self._to_image, k)
         return each_image(lambda k, s: (s.conj() * self._to_image(k)).sum(1, keepdim=True), k, maps)
+
+    def _parts(self, mask: Tensor, maps: Tensor | None) -> Parts:
+        """What kernels take."""
+        transform = image_operator.CENTRED if self.centred else image_operator.FOURIER
+        return Parts(transform, mask, maps, None, self.centred == "both")
 
     def _by_quarters(self, *tensors: Tensor | None) -> bool:
         """Whether what is centred is shifted by products, quarter by quarter: where nothing is differentiated or
@@ -171,6 +182,12 @@ class Fourier(LinearOperator):
         mask = fit(self.mask, like, "Fourier", "x").square()
         return torch.fft.ifftshift(mask, AXES) if self.centred else mask
 
+    def stages(self) -> tuple[Parts] | None:
+        """The transform; None of a subclass, which may do something else."""
+        maps = self.sensitivities
+        maps = maps[None] if maps is not None and maps.ndim == 3 else maps
+        return (self._parts(each(self.mask), maps),) if type(self) is Fourier else None
+
     def _coils(self) -> int:
         return 1 if self.sensitivities is None else self.sensitivities.shape[-3]
 
@@ -182,7 +199,8 @@ class Fourier(LinearOperator):
         if self.sensitivities is None:
             return largest(self.mask)
         weight = each(self.mask.detach()).flatten(1).amax(1)
-        maps = self.sensitivities.detach().abs().square().sum(-3).flatten(-2).amax(-1).sqrt()
+        maps = torch.view_as_real(self.sensitivities.detach().resolve_conj()).square().sum((-4, -1))
+        maps = maps.flatten(-2).amax(-1).sqrt()
         return weight.double() * maps.double()
 
     def output_size(self, size: Sequence[int] | None) -> Sequence[int]:

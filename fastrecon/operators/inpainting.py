@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from fastrecon.operators._mask import each, fit, largest, mask_of
-from fastrecon.operators.base import Diagonal, LinearOperator, Masked, itself
+from fastrecon.operators.base import Diagonal, LinearOperator, itself
+from fastrecon.ops.image_operator import MASK, Parts
 
 
 class Inpainting(LinearOperator):
@@ -40,9 +41,9 @@ class Inpainting(LinearOperator):
         """The mask."""
         return Diagonal(itself, itself, fit(self.mask, like, "Inpainting", "x"), itself)
 
-    def stages(self) -> tuple[Masked] | None:
+    def stages(self) -> tuple[Parts] | None:
         """The mask; None of a subclass, which may do something else."""
-        return (Masked(each(self.mask)),) if type(self) is Inpainting else None
+        return (Parts(MASK, each(self.mask)),) if type(self) is Inpainting else None
 
     def _norm(self) -> float:
         return largest(self.mask)

@@ -1,5 +1,6 @@
 """Computed tomography: integrals along the rays of parallel or fan beams, and filtered back-projection."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,14 +15,13 @@ from fastrecon.operators._filters import FILTERS, filtered, view_weights
 from fastrecon.operators._given import Cache
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops import Rays, fan_rays, parallel_rays
+from fastrecon.ops.back_project import back_project
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.rays import check_angles, check_beam, farthest, offsets
 
 radon, radon_adjoint = behind(ops.radon), behind(ops.radon_adjoint)
 
-FINER = (
-    4  # filtered projections are back-projected at a quarter of the spacing: Joseph's weights then add up to 1 +- 1%
-)
+FINER = 4  # filtered projections of an arc are known at a quarter of its steps, to be interpolated between equal angles
 
 
 class Radon(LinearOperator):
@@ -210,35 +210,48 @@ class Radon(LinearOperator):
         if y.numel() == 0:
             return self.apply_adjoint(y)  # as empty
         weights = view_weights(self.angles, math.pi if self.geometry == "parallel" else 2 * math.pi).to(y)[:, None]
-        rays = self._rays(FINER * (self.detectors - 1) + 1, self.spacing / FINER).to(y.device)
         if self.geometry == "parallel":
-            q = each_image(lambda t: filtered(t, self.spacing, window, FINER), y)
-            return radon_adjoint(weights * q, rays) * (self.spacing / FINER / self.pixel**2)
+            q = each_image(lambda t: filtered(t, self.spacing, window, 1), y)
+            return back_project(weights * q, self._places, self.size)
         w = offsets(self.detectors, self.spacing, self.offset)
-        fine = offsets(rays.axis.shape[1], self.spacing / FINER, self.offset)
-        if self.curved:  # steps are angles
-            step, gamma, along = self.spacing / self.reach, w / self.reach, torch.ones_like(fine)
-        else:  # steps are lengths at the centre of rotation
-            step, gamma = self.spacing / self.magnification, torch.atan(w / self.reach)
-            along = torch.cos(torch.atan(fine / self.reach))
-        q = each_image(lambda t: filtered(t, step, window, FINER, on_arc=self.curved), y * gamma.cos().to(y))
-        q = q * along.to(y) * (weights / 2)
-        x = y.new_zeros(*y.shape[:2], *self.size)
-        for view, t in enumerate(self.angles.tolist()):  # weights depend on pixel and view: one view at a time
-            x += radon_adjoint(q[:, :, view : view + 1], rays.views(slice(view, view + 1))) * self._nearness(t, x)
-        return x * (step / FINER / self.pixel**2)
-
-    def _nearness(self, t: float, like: Tensor) -> Tensor:
-        """source_distance / distance [H, W] of the pixels from the source at angle t: along the central ray, or on an
-        arc as the crow flies."""
-        row, column = (
-            (torch.arange(n, dtype=torch.float64) - c) * self.pixel for n, c in zip(self.size, self.centre, strict=True)
+        # on an arc steps are angles, on a line lengths at the centre of rotation
+        step, gamma = (
+            (self.spacing / self.reach, w / self.reach)
+            if self.curved
+            else (self.spacing / self.magnification, torch.atan(w / self.reach))
         )
-        x, y = column.to(like), -row.to(like)[:, None]
-        depth = self.source_distance - x * math.sin(t) + y * math.cos(t)
+        finer = FINER if self.curved else 1
+        q = each_image(lambda t: filtered(t, step, window, finer, on_arc=self.curved), y * gamma.cos().to(y))
+        q = q * (weights / 2 * self.source_distance ** (1 if self.curved else 2))
         if self.curved:
-            depth = torch.hypot(depth, x * math.cos(t) + y * math.sin(t))
-        return self.source_distance / depth
+            q = _on_line(q, gamma, step)
+        return back_project(q, self._places, self.size, fan=True, curved=self.curved)
+
+    @functools.cached_property
+    def _places(self) -> Tensor:
+        """Where the views see pixels: the numbers [views, 8] of `ops.back_project`."""
+        t, (row, column), p = self.angles, self.centre, self.pixel
+        cos, sin, zero = t.cos(), t.sin(), torch.zeros_like(t)
+        across = [(row * sin - column * cos) * p, -sin * p, cos * p]
+        middle = (self.detectors - 1) / 2 - self.offset / self.spacing
+        if self.geometry == "parallel":
+            across = [v / self.spacing for v in across]
+            return torch.stack([across[0] + middle, *across[1:], zero, zero, zero, zero, zero], 1)
+        depth = [self.source_distance + (row * cos + column * sin) * p, -cos * p, -sin * p]
+        first, slope = middle, self.reach / self.spacing
+        if self.curved:
+            first = -math.tan((self.offset - (self.detectors - 1) / 2 * self.spacing) / self.reach) * slope
+        return torch.stack([*across, *depth, zero + first, zero + slope], 1)
+
+
+def _on_line(q: Tensor, gamma: Tensor, step: float) -> Tensor:
+    """Projections [..., FINER (D - 1) + 1] of equal angles as those at equal tangents, `step` apart from the first."""
+    first, last = math.tan(gamma[0]), math.tan(gamma[-1])
+    tangents = first + torch.arange(math.ceil((last - first) / step - 1e-9) + 1, dtype=torch.float64) * step
+    place = ((torch.atan(tangents) - gamma[0]) * (FINER / step)).clamp(0, q.shape[-1] - 1)
+    cell = place.floor().clamp_max(max(q.shape[-1] - 2, 0)).long()
+    f, right = (place - cell).to(q), q[..., (cell + 1).clamp_max(q.shape[-1] - 1).to(q.device)]
+    return torch.lerp(q[..., cell.to(q.device)], right, f)
 
 
 def _check(argument: str, t: Tensor, shape: tuple[int, int]) -> None:

@@ -63,6 +63,15 @@ def idwt2_ref(c: Tensor, taps: Sequence[float], level: int) -> Tensor:
     return x
 
 
+def bands(size: tuple[int, int], level: int, device: torch.device) -> Tensor:
+    """The band [H, W] of each coefficient: 0 the approximation, then the details from coarse (1) to fine (`level`)."""
+    found = torch.zeros(size, dtype=torch.int64, device=device)
+    for j in range(level):  # from fine to coarse: each corner overwrites
+        found[: size[0] >> j, : size[1] >> j] = level - j
+    found[: size[0] >> level, : size[1] >> level] = 0
+    return found
+
+
 @functools.lru_cache(maxsize=16)
 def taps_tensor(*taps: float) -> Tensor:
     """The taps as the C++ kernels read them."""

@@ -14,9 +14,8 @@ from fastrecon import ops
 from fastrecon.checks import behind, expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
-from fastrecon.ops.prox_gradient_iterations import next_theta
-from fastrecon.solvers.base import column
-from fastrecon.solvers.in_cache import InCache, calls, known
+from fastrecon.ops.prox_gradient_iterations import lerp, next_theta
+from fastrecon.solvers.in_cache import InCache, known
 from fastrecon.solvers.lasso import Lasso, LassoState
 from fastrecon.solvers.safeguard import choose, everywhere
 
@@ -68,12 +67,9 @@ class _Backtracking(Lasso[S]):
     def several(
         self, s: S, y: Tensor, iterations: int, looks: int, lasting: bool, given: Tensor | None
     ) -> InCache | None:
-        """Of ISTA and FISTA themselves, in wavelet coefficients of masked images."""
+        """Of ISTA and FISTA themselves, in wavelet coefficients of images, by the operators that are compiled."""
         found = known(self.operator, s.x, y) if type(self).step in (ISTA.step, FISTA.step) else None
-        if found is None:
-            return None
-        stride = calls(looks, s.x.numel(), exactly=looks < iterations)
-        return InCache(self, *found, y, iterations, stride, lasting, given, s.x[..., :0])
+        return found and InCache(self, found, y, iterations, looks, lasting, given, s.x[..., :0])
 
     def accepted(
         self, step: Tensor, square: Tensor, image: Tensor, before: Tensor | None = None, whole: Tensor | None = None
@@ -118,8 +114,7 @@ def extrapolated(s: FistaState, x: Tensor, residual: Tensor) -> tuple[Tensor, Te
     """v+ with A v+ - y and t+, from the state before and the new x with A x - y."""
     theta = next_theta(s.theta)
     weight = 1 + (s.theta - 1) / theta
-    v, residual_v = (torch.lerp(a, b, column(weight, b).to(b.dtype)) for a, b in ((s.x, x), (s.residual, residual)))
-    return v, residual_v, theta
+    return lerp(s.x, x, weight), lerp(s.residual, residual, weight), theta
 
 
 class FISTA(_Backtracking[FistaState]):

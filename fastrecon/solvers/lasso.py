@@ -204,7 +204,8 @@ class Lasso(nn.Module, Generic[S]):
                 row=_row if history else None, callback=callback,
             )  # fmt: skip
         found = iterate(
-            several.step, s, iterations, check_every=check_every, stride=several.stride, callback=callback,
+            several.step, several.begin(s), iterations, check_every=check_every, stride=several.stride,
+            callback=callback,
             done=(lambda s: self.done(s, tol)) if tol > 0 else None, narrow=several.narrow,
             row=several.row if history else None,
         )  # fmt: skip

@@ -23,6 +23,7 @@ from fastrecon.networks.step_schedule import StepSchedule
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.solvers.base import column, where
+from fastrecon.solvers.in_cache import InCache, known
 from fastrecon.solvers.ista import FISTA, FistaState
 
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
@@ -72,10 +73,35 @@ class ScheduledFISTA(FISTA):
     def weight(self, x: Tensor, size: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """f_k lam of iteration k, and f_k [B], for images of mean size `size` [B] at the start."""
         lam = spread_over(self.lam, x, "ScheduledFISTA", "lam")
-        largest = lam.amax(1).double().clamp_min(1e-30)
-        factor = (1 + self.schedule.weights(k) * size / largest).clamp_max(1e30)
+        factor = self.factor(lam, size, self.schedule.weights(k))
         weight = factor[:, None].to(lam.dtype) * lam
         return weight.view(x.shape if weight.shape[1] > 1 else (len(x), 1, 1, 1)), factor
+
+    def factor(self, lam: Tensor, size: Tensor, weights: Tensor) -> Tensor:
+        """f_k [B], or of iterations whose `weights` are [K, 1] [K, B]."""
+        return (1 + weights * size / lam.amax(1).double().clamp_min(1e-30)).clamp_max(1e30)
+
+    def table(self, s: ScheduledState, k: int, count: int) -> Tensor:
+        """Momentum, f_k and the steps' factors [B, count, 3 + levels] of so many iterations from k on, float64."""
+        which, last = slice(k, k + count), len(self.schedule)
+        factor = self.factor(
+            spread_over(self.lam, s.x, "ScheduledFISTA", "lam"), s.size, self.schedule.weights(which)[:, None]
+        )
+        momenta = self.schedule.momenta(which).double()
+        if k + count == last:
+            momenta = torch.cat((momenta[:-1], momenta.new_zeros(1)))
+        shared = (t.expand(len(s.x), -1, -1) for t in (momenta[:, None], self.schedule.of_bands(which).double()))
+        momentum, steps = shared
+        return torch.cat((momentum, factor.T[..., None], steps), 2)
+
+    def several(
+        self, s: ScheduledState, y: Tensor, iterations: int, looks: int, lasting: bool, given: Tensor | None
+    ) -> InCache | None:  # fmt: skip
+        """As of FISTA, the schedule among them."""
+        found = known(self.operator, s.x, y) if type(self).step is ScheduledFISTA.step else None
+        if found is None or found.synthesis.level != self.schedule.settings["level"]:
+            return None
+        return _InCache(self, found, y, iterations, looks, lasting, given, s.x[..., :0])
 
     def moved(self, v: Tensor, grad: Tensor, size: Tensor, step: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """x+ - v, differentiable, and the sum |lam x+|_1 [B], of iteration k of the schedule."""
@@ -98,12 +124,36 @@ class ScheduledFISTA(FISTA):
             s, x=x, residual=residual, objective=objective, used=s.used + 1, v=x + b * (x - s.x),
             residual_v=residual + b * (residual - s.residual),
         )  # fmt: skip
-        return new if k + 1 < last else self._begun(new)
+        return new if k + 1 < last else self.begun(new)
 
-    def _begun(self, s: ScheduledState) -> ScheduledState:
+    def begun(self, s: ScheduledState) -> ScheduledState:
         """Where FISTA begins."""
         back = replace(
             s, x=s.start, residual=s.start_residual, objective=s.start_objective, v=s.start,
             residual_v=s.start_residual, used=torch.zeros_like(s.used),
         )  # fmt: skip
         return where(s.objective <= s.start_objective, s, back)
+
+
+class _InCache(InCache):
+    """The schedule's iterations, where FISTA begins, and its own, each kind in one call."""
+
+    def begin(self, s: ScheduledState) -> ScheduledState:
+        """In memory of its own, and x as well: the start may have to come back."""
+        return s if self.lasting else self.owned(s)
+
+    def several(self, s: ScheduledState, k: int, count: int) -> ScheduledState:
+        """As of InCache."""
+        solver: ScheduledFISTA = self.solver
+        learned, traces = min(count, max(len(solver.schedule) - k, 0)), []
+        if learned:
+            s = self.call(s, learned, solver.table(s, k, learned))
+            s = replace(s, used=s.used + learned)
+            traces += self.trace
+            if k + learned == len(solver.schedule):
+                s = solver.begun(s)
+        if count > learned:
+            s = self.call(s, count - learned)
+            traces += self.trace
+        self.trace[:] = [torch.cat(traces, 1)]
+        return s
