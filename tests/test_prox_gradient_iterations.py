@@ -6,11 +6,13 @@ from torch.library import opcheck
 from utils import REAL, compiles, interpreted, numbers
 
 from fastrecon import registry
-from fastrecon.operators import Inpainting, Wavelet
+from fastrecon.networks.step_schedule import StepSchedule
+from fastrecon.operators import Blur, Fourier, Inpainting, Wavelet, gaussian_kernel
+from fastrecon.ops import transforms
 from fastrecon.ops.layout import spread_over
 from fastrecon.ops.prox_gradient_iterations import prox_gradient_iterations_
 from fastrecon.ops.wavelets import lowpass
-from fastrecon.solvers import FISTA, ISTA
+from fastrecon.solvers import FISTA, ISTA, ScheduledFISTA
 from fastrecon.solvers.lasso import detail_weights
 
 SOLVERS = [(ISTA, "fixed"), (ISTA, "backtracking"), (FISTA, "fixed"), (FISTA, "backtracking")]
@@ -29,6 +31,96 @@ def problem(shape, dtype, device="cpu", kind=Inpainting, wavelet="sym4", level=3
     y = numbers(*shape, dtype=dtype, device=device, seed=2).cumsum(2).cumsum(3) / 20
     a = kind(mask) @ Wavelet(wavelet, level, (h, w)).T
     return a, a.outer(y)
+
+
+class StepwiseFourier(Fourier):
+    """The same of k-space."""
+
+
+class StepwiseBlur(Blur):
+    """The same of blurred images."""
+
+
+def transformed(kind, shape, dtype):
+    """The operators of a kind, for calls of many iterations and for single steps, and measurements of both."""
+    b, _, h, w = shape
+    mask = numbers(b, 1, h, w, dtype=dtype).abs().clamp_max(2) * (numbers(b, 1, h, w, seed=1) > 0)
+    maps = numbers(b, 3, h, w, dtype=dtype.to_complex(), seed=4) / 2
+    made = {
+        "masked, complex": lambda twin: (Stepwise if twin else Inpainting)(mask),
+        "one coil": lambda twin: (StepwiseFourier if twin else Fourier)(mask),
+        "centred": lambda twin: (StepwiseFourier if twin else Fourier)(mask, True),
+        "coils": lambda twin: (StepwiseFourier if twin else Fourier)(mask, False, maps),
+        "centred coils": lambda twin: (StepwiseFourier if twin else Fourier)(mask, "both", maps),
+        "blur": lambda twin: (StepwiseBlur if twin else Blur)(gaussian_kernel(1.0, 7, dtype)),
+        "blur, zero": lambda twin: (StepwiseBlur if twin else Blur)(gaussian_kernel(1.0, 7, dtype), "zero"),
+    }
+    real = kind.startswith("blur")
+    x = numbers(*shape, dtype=dtype if real else dtype.to_complex(), seed=2).cumsum(2).cumsum(3) / 20
+    both = [made[kind](twin) @ Wavelet("sym4", 3, (h, w)).T for twin in (False, True)]
+    return both, both[0].outer(x)
+
+
+KINDS = ["masked, complex", "one coil", "centred", "coils", "centred coils", "blur", "blur, zero"]
+METHODS = {
+    "fista": lambda a, lam: FISTA(a, lam, 6.0),
+    "fista backtracking": lambda a, lam: FISTA(a, lam, 0.7, "backtracking"),
+    "ista": lambda a, lam: ISTA(a, lam, 6.0),
+    "scheduled": lambda a, lam: ScheduledFISTA(a, lam, 6.0, StepSchedule(7)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_transforms_give_what_single_steps_give(kind, method):
+    """To the bit, where there are compiled transforms: both use them."""
+    registered = registry.extension()
+    exact = registered is not None and registered.build_info()["isa"] != "baseline" and transforms.library()
+    for shape, dtype in (((2, 1, 21, 24), torch.float32), ((1, 1, 16, 19), torch.float64)):
+        operators, y = transformed(kind, shape, dtype)
+        runs = [METHODS[method](a, 0.05)(y, iterations=12, history=True) for a in operators]
+        (x, report), (found, other) = runs
+        loose = 1e-4 if dtype == torch.float32 else 1e-10
+        torch.testing.assert_close(found, x, rtol=0 if exact else loose, atol=0 if exact else loose)
+        torch.testing.assert_close(other.objective, report.objective, rtol=0 if exact else loose, atol=0)
+        for name, values in report.history.items():
+            torch.testing.assert_close(other.history[name], values, rtol=1e-9 if exact else loose, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_with_a_schedule_and_states_that_last(method):
+    a, y = problem((2, 1, 21, 24), torch.float32)
+    solver, seen = METHODS[method](a, torch.tensor([0.05, 0.1])), []
+    x, _ = solver(y, iterations=12, callback=lambda k, s: seen.append((s, s.x.clone())))
+    assert all(torch.equal(s.x, then) for s, then in seen)
+    assert torch.equal(solver(y, iterations=12)[0], x)
+    narrowed = solver(y * torch.tensor([1.0, 1e-3]).view(2, 1, 1, 1), iterations=40, tol=1e-2, check_every=5)[1]
+    assert narrowed.iterations.max() <= 40
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_definition_of_transforms(kind):
+    """The kernels against the definition in float64, a schedule included."""
+    (a, _), y = transformed(kind, (2, 1, 13, 16), torch.float64)
+    for method in ("fista", "scheduled"):
+        solver = METHODS[method](a, 0.05)
+        expected = solver(y, iterations=5)[0]
+        with registry.using("reference"):
+            found = METHODS[method](a, 0.05)(y, iterations=5)[0]
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_without_a_library_of_transforms_steps_are_single(monkeypatch):
+    (a, _), y = transformed("coils", (2, 1, 13, 16), torch.float64)
+    expected = FISTA(a, 0.05, 6.0)(y, iterations=5)[0]
+    monkeypatch.setattr(transforms, "library", lambda: None)
+    transforms.plan.cache_clear()
+    try:
+        found = FISTA(a, 0.05, 6.0)(y, iterations=5)[0]
+    finally:
+        transforms.plan.cache_clear()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def weights(kind, b, size, dtype):

@@ -13,7 +13,6 @@ from fastrecon.operators._mask import each, fit, largest, mask_of
 from fastrecon.operators.base import Diagonal, LinearOperator, itself
 from fastrecon.ops import image_operator
 from fastrecon.ops.by_image import each_image
-from fastrecon.ops.function import differentiated, transformed
 from fastrecon.ops.image_operator import Parts
 
 AXES = (-2, -1)
@@ -88,10 +87,8 @@ class Fourier(LinearOperator):
         mask, maps = fit(self.mask, x, "Fourier", "x"), self._maps(x, "x")
         if x.shape[0] == 0:  # transforms take no empty batch
             return x.expand(0, self._coils(), *x.shape[2:]).clone()
-        if maps is not None and image_operator.alone(x, a := self._parts(mask, maps)):
+        if image_operator.alone(x, a := self._parts(mask, maps)):
             return image_operator.applied(x, a)
-        if self._by_quarters(x, mask, maps):
-            return each_image(self._measure, x, mask) if maps is None else each_image(self._measure, x, mask, maps)
         to_k = self._to_k
         return mask * (each_image(to_k, x) if maps is None else each_image(lambda x, s: to_k(s * x), x, maps))
 
@@ -104,10 +101,8 @@ class Fourier(LinearOperator):
         self._same_size(size, y)
         if y.shape[0] == 0:  # not len, which fixes the batch of a traced graph
             return y[:, :1].clone()
-        if maps is not None and image_operator.alone(y, a := self._parts(mask, maps)):
+        if image_operator.alone(y, a := self._parts(mask, maps)):
             return image_operator.applied(y, a, adjoint=True)
-        if self._by_quarters(y, mask, maps):
-            return each_image(self._back, y, mask) if maps is None else each_image(self._back, y, mask, maps)
         k = mask * y
         if maps is None:
             return each_image(self._to_image, k)
@@ -117,41 +112,6 @@ class Fourier(LinearOperator):
         """What kernels take."""
         transform = image_operator.CENTRED if self.centred else image_operator.FOURIER
         return Parts(transform, mask, maps, None, self.centred == "both")
-
-    def _by_quarters(self, *tensors: Tensor | None) -> bool:
-        """Whether what is centred is shifted by products, quarter by quarter: where nothing is differentiated or
-        traced, and a shift of its own takes longer than a transform, on the CPU.
-        """
-        given = [t for t in tensors if t is not None]
-        plain = not torch.compiler.is_compiling() and not transformed() and not differentiated(*given)
-        return bool(self.centred) and plain and given[0].device.type == "cpu"
-
-    def _measure(self, x: Tensor, mask: Tensor, maps: Tensor | None = None) -> Tensor:
-        """A of one image, the same numbers as by shifts."""
-        shape = x.shape if maps is None else maps.shape
-        shifted = x.new_empty(shape)
-        for to, at in _quarters(x, self.centred == "both", inverse=True):
-            if maps is None:
-                shifted[to] = x[at]
-            else:
-                torch.mul(maps[at], x[at], out=shifted[to])
-        k = torch.fft.fft2(shifted, norm="ortho")
-        for to, at in _quarters(x, True, inverse=False):
-            torch.mul(mask[to], k[at], out=shifted[to])
-        return shifted
-
-    def _back(self, y: Tensor, mask: Tensor, maps: Tensor | None = None) -> Tensor:
-        """The adjoint at one k-space."""
-        shifted = torch.empty_like(y)
-        for to, at in _quarters(y, True, inverse=True):
-            torch.mul(mask[at], y[at], out=shifted[to])
-        images = torch.fft.ifft2(shifted, norm="ortho")
-        for to, at in _quarters(y, self.centred == "both", inverse=False):
-            if maps is None:
-                shifted[to] = images[at]
-            else:
-                torch.mul(maps[to].conj(), images[at], out=shifted[to])
-        return shifted if maps is None else shifted.sum(1, keepdim=True)
 
     def _to_k(self, x: Tensor) -> Tensor:
         """F x, where it is centred."""
@@ -210,16 +170,3 @@ class Fourier(LinearOperator):
     def input_size(self, size: Sequence[int] | None = None) -> Sequence[int]:
         """(H, W) of the mask."""
         return self.mask.shape[-2:]
-
-
-Part = tuple[Any, slice, slice]
-
-
-def _quarters(x: Tensor, shifted: bool, inverse: bool) -> list[tuple[Part, Part]]:
-    """Where each quarter of an image goes by fftshift or its inverse, and where it comes from."""
-    ways = []
-    for n in x.shape[-2:]:
-        by = (n - n // 2 if inverse else n // 2) if shifted else 0
-        ways.append([(slice(by, n), slice(0, n - by)), (slice(0, by), slice(n - by, n))])
-    pairs = [((..., a, b), (..., c, d)) for a, c in ways[0] for b, d in ways[1]]
-    return [(to, at) for to, at in pairs if to[1].start < to[1].stop and to[2].start < to[2].stop]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastrecon import ops
 from fastrecon.checks import an_integer, behind, expect, finite_number, in_kind
-from fastrecon.operators._filters import FILTERS, filtered, view_weights
+from fastrecon.operators._filters import FILTERS, SHARPER, filtered, view_weights
 from fastrecon.operators._given import Cache
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops import Rays, fan_rays, parallel_rays
@@ -211,7 +211,7 @@ class Radon(LinearOperator):
             return self.apply_adjoint(y)  # as empty
         weights = view_weights(self.angles, math.pi if self.geometry == "parallel" else 2 * math.pi).to(y)[:, None]
         if self.geometry == "parallel":
-            q = each_image(lambda t: filtered(t, self.spacing, window, 1), y)
+            q = each_image(lambda t: filtered(t, self.spacing, window, 1, sharper=SHARPER), y)
             return back_project(weights * q, self._places, self.size)
         w = offsets(self.detectors, self.spacing, self.offset)
         # on an arc steps are angles, on a line lengths at the centre of rotation
@@ -220,8 +220,8 @@ class Radon(LinearOperator):
             if self.curved
             else (self.spacing / self.magnification, torch.atan(w / self.reach))
         )
-        finer = FINER if self.curved else 1
-        q = each_image(lambda t: filtered(t, step, window, finer, on_arc=self.curved), y * gamma.cos().to(y))
+        kind = (FINER, True, 0.0) if self.curved else (1, False, SHARPER)
+        q = each_image(lambda t: filtered(t, step, window, *kind), y * gamma.cos().to(y))
         q = q * (weights / 2 * self.source_distance ** (1 if self.curved else 2))
         if self.curved:
             q = _on_line(q, gamma, step)
