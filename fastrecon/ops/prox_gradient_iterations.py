@@ -114,7 +114,8 @@ def prox_gradient_iterations_ref_(
     whole = (size[0], size[1]) if size else None
     for b in range(len(x)):
         one = slice(b, b + 1)
-        own_mask, own_lam, own_maps = (t if t is None or len(t) == 1 else t[one] for t in (mask, lam, maps))
+        own_mask, own_lam = (t[one] if len(t) > 1 else t for t in (mask, lam))
+        own_maps = maps if maps is None or len(maps) == 1 else maps[one]
         a = Parts(transform, own_mask, own_maps, whole, centred)
         for k in range(iterations):
             one_iteration_(
