@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 
 import fastrecon as fr
+from fastrecon.models.padnet import PADNetModel, Settings
+from fastrecon.models.sgp import StepModel
+from fastrecon.networks import RBFUnit, ResidualCNN
+from fastrecon.networks.unet import StepNet
 from fastrecon.operators import Blur, Fourier, Inpainting
 from fastrecon.terms.feature_norm import FeatureNorm
 
 KINDS = (
     "lda", "rigorous", "prior-mask", "prior-kernel", "prior-fourier", "noiseless", "fista", "ista", "scheduled", "admm",
-    "auto",
+    "hqs", "sgp", "implicit", "explicit", "auto",
 )  # fmt: skip
 
 
@@ -40,11 +44,21 @@ def models() -> dict[str, Any]:
         term = FeatureNorm(channels=8, layers=3, eps=1e-2)
         operator = fr.operators.BlockSensing(fr.operators.random_phi(16, 64), 8)
         solver = fr.solvers.LDA(operator, phases=3, channels=8, layers=2)
+        steps = StepNet("diag", width=8, iterations=3)
+        torch.nn.init.normal_(steps.head.weight, std=0.1)
+        cnn = ResidualCNN(layers=3, channels=8, levels=True)
+        rbf = [RBFUnit(filters=4, side=3) for _ in range(2)]
     q = operator.phi.T.contiguous()
     prior = fr.models.PriorModel(term, torch.tensor([0.01, 0.1]), torch.tensor([0.01, 0.1]))
     lda = fr.models.BlockSensingModel(operator.float(), solver.float(), q.float(), {"ratio": 25.0})
     scheduled = fr.load("learned-fista-inpaint")
+    implicit = Settings("implicit", iterations=8, tol=1e-3)
+    explicit = Settings("explicit", iterations=12, tol=1e-3, lam=1e-3)
     return {
+        "sgp": StepModel(steps, "inpaint"),
+        "implicit": PADNetModel([[cnn]], "deblur", implicit),
+        "explicit": PADNetModel([rbf[:1], rbf], "deblur", explicit),
+        "hqs": "hqs",
         "lda": lda,
         "prior": prior,
         "scheduled": scheduled,
@@ -84,13 +98,20 @@ def _request(kind: str, side: int, phi: Any, among: Any, draw: torch.Generator, 
     kernel = torch.rand(3, 3, generator=draw)
     operators = {"fourier": Fourier((torch.rand(side, side, generator=draw) < 0.5).float()), "mask": mask}
     operators["kernel"] = Blur(kernel / kernel.sum())
-    operator = operators[kind.partition("-")[2] or among(("mask", "kernel", "fourier"))]
+    real = ("mask",) if kind == "sgp" else ("mask", "kernel") if kind in ("implicit", "explicit") else tuple(operators)
+    operator = operators[kind.partition("-")[2] or among(real)]
     clean = operator(x)
     y = clean + noise * torch.randn(clean.shape, generator=draw).to(clean)
     told = {"operator": operator, "noise": noise} | limit
     if kind in ("fista", "ista"):
         told["tol"] = among((0.0, 1e-3))
-    return Asked(kind, kind if kind in ("fista", "ista", "admm") else "prior", y, told)
+    if kind == "hqs":
+        told = {"operator": operator, "noise": noise}
+    if kind == "sgp":
+        told = {"operator": operator, "iterations": among((5, 9))}
+    if kind in ("implicit", "explicit"):
+        told = {"operator": operator, "noise": noise, "iterations": among((4, 8))}
+    return Asked(kind, "prior" if kind.startswith("prior") else kind, y, told)
 
 
 def same(a: fr.Result, b: fr.Result) -> bool:

@@ -53,18 +53,21 @@ def test_mixed_requests_have_the_bits_they_have_alone(zoo):
 def varied(kind: str) -> list[Asked]:
     """Requests whose loops are of one kind, and end after other numbers of iterations."""
     if kind in ("rigorous", "prior-mask"):
-        alike = [a for a in requests(200, seed=3, sides=(24,)) if a.kind == kind][:6]
+        alike = [a for a in requests(300, seed=3, sides=(24,)) if a.kind == kind][:6]
         return [replace(a, options=a.options | {"iterations": 5 + 4 * (k % 3)}) for k, a in enumerate(alike)]
     asked = []
     for k in range(6):
         y, operator = inpainting(seed=k)
-        asked.append(
-            Asked(kind, kind, y, {"operator": operator, "iterations": 5 + 4 * (k % 3), "noise": 0.01 * (k + 1)})
-        )
+        own = {"iterations": 5 + 4 * (k % 3)} if kind != "hqs" else {"last": 4.0 ** (3 + k % 3)}
+        noise = {"noise": 0.01 * (k + 1)} if kind != "sgp" else {}
+        own |= {"tol": 0.0} if kind == "explicit" else {}
+        asked.append(Asked(kind, kind, y, {"operator": operator} | own | noise))
     return asked
 
 
-@pytest.mark.parametrize("kind", ["rigorous", "prior-mask", "fista", "ista"])
+@pytest.mark.parametrize(
+    "kind", ["rigorous", "prior-mask", "fista", "ista", "admm", "hqs", "sgp", "implicit", "explicit"]
+)
 def test_images_that_are_done_leave_and_others_enter(zoo, kind):
     asked = varied(kind)
     with Scheduler(zoo, max_batch=3) as scheduler:

@@ -227,10 +227,11 @@ class PADNetModel(Model):
         )  # fmt: skip
 
         def tell(k: int, state: Any) -> None:
-            if callback is not None and len(state.x) == len(x):
+            assert callback is not None
+            if len(state.x) == len(x):
                 callback(done + k, lambda: shown(state.x))
 
-        found, report = solver(y, x, s.iterations, s.tol, history=history, callback=tell)
+        found, report = solver(y, x, s.iterations, s.tol, history=history, callback=None if callback is None else tell)
         return shown(found), report
 
     def hyperparameters(self) -> dict[str, Any]:
@@ -275,6 +276,8 @@ class PADNetModel(Model):
 class Scaled:
     """A unit on images of any number of channels, each on its own; its output as `Settings.strengths` says."""
 
+    joins = True
+
     def __init__(self, unit: Any, level: float | None, gain: float, half: bool = False):
         self.unit, self.level, self.gain, self.half = unit, level, gain, half
         self.channels = int(unit.settings.get("in_channels", 1))
@@ -297,6 +300,8 @@ class Scaled:
 
 class OnImages:
     """A unit of images at work on slopes: it sees the image that slopes and measurements give."""
+
+    joins = True
 
     def __init__(self, unit: Scaled, reduced: BlurredSlopes, y: Tensor, level: float | None, gain: float):
         self.unit, self.reduced, self.y, self.level, self.gain = unit, reduced, y, level, gain
@@ -386,13 +391,14 @@ def padnet(options: Options, device: torch.device) -> Runner:
             y = first = haze_methods.guided(inverse)
 
         def tell(k: int, x: Callable[[], Tensor]) -> None:
-            if watch is not None:
-                watch(k, total, lambda: x()[:, :count] if hazy else x())
+            assert watch is not None
+            watch(k, total, lambda: x()[:, :count] if hazy else x())
 
         model.check(y)
         x, report = model.compute(
-            y, inverse.operator, inverse.noise, inverse.size, first, lam=options.lam, callback=tell, **options.changes()
-        )
+            y, inverse.operator, inverse.noise, inverse.size, first, lam=options.lam,
+            callback=None if watch is None else tell, **options.changes(),
+        )  # fmt: skip
         if hazy:
             x = haze_methods.finished(x[:, :count], haze_methods.scene(inverse, METHOD)[0])
             report = haze_methods.apart(x, inverse.y, report.status.texts[1])

@@ -312,12 +312,13 @@ def by_network(name: str) -> Callable[[StepOptions, torch.device], Runner]:
             bound = (inverse.operator.norm(x0.shape, tol=1e-9) if inverse.norm is None else inverse.norm) ** 2
 
             def tell(k: int, s: Any) -> None:
-                if watch is not None:
-                    watch(k, options.iterations, lambda: wavelet.adjoint(s.x))
+                assert watch is not None
+                watch(k, options.iterations, lambda: wavelet.adjoint(s.x))
 
             x, report = own(
                 inverse.y, operator=inverse.operator, x0=x0, iterations=options.iterations, lipschitz=bound,
-                lam=options.lam_factor * LAM[own.problem] * bound, history=True, callback=tell,
+                lam=options.lam_factor * LAM[own.problem] * bound, history=True,
+                callback=None if watch is None else tell,
             )  # fmt: skip
             return Outcome(x, report, model=options.model or own.name)
 

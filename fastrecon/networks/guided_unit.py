@@ -29,6 +29,8 @@ class GuidedUnit(nn.Module):
         ValueError: an argument is of another kind or out of range.
     """
 
+    joins = True  # an image has its bits in any batch, on the CPU
+
     def __init__(self, layers: int = 17, channels: int = 32, in_channels: int = 4, folded: bool = False):
         super().__init__()
         in_channels = integer(in_channels, "GuidedUnit", "in_channels", least=2)

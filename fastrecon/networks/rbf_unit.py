@@ -49,6 +49,8 @@ class RBFUnit(nn.Module):
         ValueError: an argument is out of range.
     """
 
+    joins = True  # an image has its bits in any batch, on the CPU
+
     def __init__(
         self, in_channels: int = 1, filters: int = 24, side: int = 5, centres: int = CENTRES, tied: bool = True,
         boundary: str = "circular",

@@ -37,6 +37,8 @@ class ResidualCNN(nn.Module):
         settings: the arguments.
     """
 
+    joins = True  # an image has its bits in any batch, on the CPU
+
     def __init__(
         self, layers: int = 7, channels: int = 64, in_channels: int = 1, levels: bool = False,
         dilations: Sequence[int] | None = None, folded: bool = False,

@@ -30,6 +30,7 @@ class SquaresCNN(nn.Module):
     """
 
     levels = False
+    joins = True
 
     def __init__(
         self, layers: int = 10, channels: int = 48, in_channels: int = 3, dilations: Sequence[int] | None = None,

@@ -118,10 +118,12 @@ class StepNet(nn.Module):
 
     Attributes:
         limits: of the step sizes, for SGP.
+        joins: that an image has its bits in any batch, on the CPU.
         settings: the arguments.
     """
 
     dimensionless = True
+    joins = True
     limits = LIMITS
 
     def __init__(

@@ -132,13 +132,20 @@ class Flow:
         self.rested = 0
         ended = self._leave() if self.fresh else []
         if self.images:
-            state = self.joint.step(self.state, self.k)
+            state = self.joint.step(self.state, self._number())
             self._state, self.k = state, self.k + 1
             for image in self.images:
                 image.count += 1
             self._record()
             ended += self._leave()
         return ended
+
+    def _number(self) -> Any:
+        """Of the iteration: the batch's, or those of its images."""
+        numbers = [image.count for image in self.images] if self.joint.counts else [self.k]
+        if all(n == numbers[0] for n in numbers):
+            return numbers[0]
+        return torch.tensor(numbers, device=_first(self.state).device)
 
     def withdraw(self, entry: Entry) -> None:
         """Lets the images of a loop go that nobody waits for any more."""

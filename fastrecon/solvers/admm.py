@@ -9,6 +9,7 @@ Direction Method of Multipliers, Foundations and Trends in Machine Learning 3 (2
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,11 @@ class ADMM(Splitting[SplittingState]):
         w = tuple(torch.zeros_like(t) for t in z)
         return SplittingState(x, b, z, w, rho, unknown, unknown, unknown, self.valued(x))
 
-    def step(self, s: SplittingState, k: int) -> SplittingState:
+    def settings(self) -> Any:
+        """As of Splitting."""
+        return super().settings(), self.relaxation, self.adaptive
+
+    def step(self, s: SplittingState, k: Any) -> SplittingState:
         """One iteration."""
         rho, size = s.penalty, s.x.shape[-2:]
         x, left = self.solved(s, [z - w for z, w in zip(s.z, s.w, strict=True)], rho)
@@ -74,10 +79,16 @@ class ADMM(Splitting[SplittingState]):
         dual = left + rho * sum_of_squares(total(pulls)).sqrt()
         r, t = ratio(primal, torch.maximum(size_of(images), size_of(z))), ratio(dual, rho * size_of(w))
         new = SplittingState(x, s.b, tuple(z), tuple(w), rho, primal, dual, torch.maximum(r, t), self.valued(x))
-        return self.adapted(new, r, t) if self.adaptive and k < ADAPT_UNTIL and k % ADAPT_EVERY == 4 else new
+        due = (k < ADAPT_UNTIL) & (k % ADAPT_EVERY == 4)
+        if not self.adaptive or (due is False if isinstance(due, bool) else not bool(due.any())):
+            return new
+        return self.adapted(new, r, t, due)
 
-    def adapted(self, s: SplittingState, primal: Tensor, dual: Tensor) -> SplittingState:
-        """With a larger penalty where the relative primal residual is large, a smaller one where the dual is."""
+    def adapted(self, s: SplittingState, primal: Tensor, dual: Tensor, due: Any) -> SplittingState:
+        """With a larger penalty where the relative primal residual is large, a smaller one where the dual is; of the
+        images that are `due`, a bool or [B].
+        """
         factor = torch.where(primal > BALANCE * dual, FACTOR, torch.where(dual > BALANCE * primal, 1 / FACTOR, 1.0))
+        factor = torch.where(due, factor, 1.0) if isinstance(due, Tensor) else factor
         w = tuple(t / column(factor, t) for t in s.w)
         return replace(s, w=w, penalty=s.penalty * factor)

@@ -9,6 +9,7 @@ Source: Liu, Cheng, He, Fan, Lin & Luo, On the Convergence of Learning-based Ite
 Problems, IEEE Trans. Pattern Anal. Mach. Intell. 42 (2020).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,9 @@ from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.solvers.base import column
+from fastrecon.solvers.joint import same
+from fastrecon.terms.apart import Apart
 from fastrecon.terms.base import Term
 from fastrecon.terms.least_squares import LeastSquares
 
@@ -56,26 +60,40 @@ class Correction:
     Attributes:
         fidelity: f, with its measurements.
         prior: r, a term with a proximal map; None: 0, and no steps.
-        step: s in (0, 1 / |A|^2).
+        step: s in (0, 1 / |A|^2): a number, or float64 [B].
         given_mu: mu > 0; None: 1 / s, which makes e = grad f(x+) - grad f(v).
         share: C / mu, in (0, 0.5).
     """
 
     fidelity: LeastSquares
     prior: Term | None
-    step: float
+    step: float | Tensor
     given_mu: float | None
     share: float
 
     @property
-    def mu(self) -> float:
-        """mu."""
+    def mu(self) -> float | Tensor:
+        """mu, of each image where steps are."""
         return 1 / self.step if self.given_mu is None else self.given_mu
 
     def take(self, which: Tensor) -> "Correction":
         """For the images `which` of the batch."""
         prior = None if self.prior is None else self.prior.take(which)
-        return replace(self, fidelity=self.fidelity.take(which), prior=prior)
+        step = self.step[which] if isinstance(self.step, Tensor) else self.step
+        return replace(self, fidelity=self.fidelity.take(which), prior=prior, step=step)
+
+    @staticmethod
+    def joined(every: Sequence["Correction"], counts: Sequence[int]) -> "Correction | None":
+        """Of several batches, so many images each; None: they are of different kinds."""
+        first = every[0]
+        fidelity = LeastSquares.joined([c.fidelity for c in every], counts)
+        if fidelity is None or not same([(c.given_mu, c.share, c.prior is None) for c in every]):
+            return None
+        priors = [c.prior for c in every if c.prior is not None]
+        steps = [c.step if isinstance(c.step, Tensor) else torch.full((n,), c.step, dtype=torch.float64)
+                 for c, n in zip(every, counts, strict=True)]  # fmt: skip
+        step = torch.cat([t.to(steps[0].device) for t in steps])
+        return replace(first, fidelity=fidelity, prior=Apart.of(priors, counts) if priors else None, step=step)
 
     def point(self, x: Tensor) -> Point:
         """F at x."""
@@ -86,11 +104,12 @@ class Correction:
     def proximal(self, v: Tensor) -> Tensor:
         """prox_{s r}(v)."""
         assert self.prior is not None
-        return self.prior.prox(v, torch.full((len(v),), self.step, dtype=real_dtype(v), device=v.device))
+        weight = self.step.to(real_dtype(v)) if isinstance(self.step, Tensor) else self.step
+        return self.prior.prox(v, torch.ones(len(v), dtype=real_dtype(v), device=v.device) * weight)
 
     def descended(self, x: Tensor, grad: Tensor) -> Tensor:
         """A proximal gradient step from x: it decreases F by (1/(2s) - L/2) times its square."""
-        return self.proximal(x - self.step * grad)
+        return self.proximal(x - each(self.step, x) * grad)
 
     def move(self, p: Point) -> Tensor:
         """The length [B] of that step, 0 where x is stationary."""
@@ -100,9 +119,9 @@ class Correction:
         """Where the proposal v leads from x."""
         f, mu, s = self.fidelity, self.mu, self.step
         grad = f.grad(v)
-        p = self.point(self.proximal(v - s * (grad + mu * (v - x))))
+        p = self.point(self.proximal(v - each(s, v) * (grad + each(mu, v) * (v - x))))
         new = f.grad_of(p.residual, p.x)
-        error = (mu - 1 / s) * (p.x - v) - grad + new
+        error = each(mu - 1 / s, v) * (p.x - v) - grad + new
         square, size = sum_of_squares(p.x - x), sum_of_squares(error).sqrt()
         return Candidate(**vars(p), grad=new, square=square, error=size, bound=self.share * mu * square.sqrt())
 
@@ -120,6 +139,11 @@ class Correction:
         if rule == "monotone":
             good &= c.objective <= before
         return good
+
+
+def each(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A number, or one of each image [B] as it meets images."""
+    return column(value, like) if isinstance(value, Tensor) else value
 
 
 def starting_images(op: str, operator: LinearOperator, y: Tensor, x0: Tensor | None) -> Tensor:

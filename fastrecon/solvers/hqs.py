@@ -8,13 +8,16 @@ Krishnan & Fergus, Fast Image Deconvolution using Hyper-Laplacian Priors, NIPS 2
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from fastrecon.checks import expect, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.solvers.base import with_parts
 from fastrecon.solvers.splitting import Prior, Splitting, SplittingState, ratio, size_of
 from fastrecon.terms.normal_equations import total
 
@@ -63,15 +66,29 @@ class HQS(Splitting[SplittingState]):
         grows = len(self.penalties) > 0 and all(a <= b for a, b in pairwise(self.penalties))
         expect(grows, "HQS", "penalties", "numbers > 0 that never decrease", penalties)
         self.inner = integer(inner, "HQS", "inner", least=1)
+        self.rows: list[list[float]] | None = None  # penalties of each image, where batches of several were joined
 
     @property
     def planned(self) -> int:
         """Iterations until the last penalty has had its share."""
         return self.inner * len(self.penalties)
 
-    def penalty(self, k: int) -> float:
-        """beta of iteration k = 0, 1, ..."""
-        return self.penalties[min(k // self.inner, len(self.penalties) - 1)]
+    def penalty(self, k: int, i: int = 0) -> float:
+        """beta of iteration k = 0, 1, ..., of image i."""
+        row = self.penalties if self.rows is None else self.rows[i]
+        return row[min(k // self.inner, len(row) - 1)]
+
+    def take(self, which: Tensor, like: Tensor) -> Self:
+        """As of Splitting."""
+        rows = None if self.rows is None else [self.rows[i] for i in which.tolist()]
+        return with_parts(super().take(which, like), rows=rows)
+
+    def joined(self, others: Sequence[Self], counts: Sequence[int], like: Tensor) -> Self | None:
+        """As of Splitting."""
+        found, rows = super().joined(others, counts, like), []
+        for s, count in zip([self, *others], counts, strict=True):
+            rows += [s.penalties] * count if s.rows is None else s.rows
+        return None if found is None else with_parts(found, rows=rows)
 
     def begin(self, x: Tensor, b: Tensor) -> SplittingState:
         """z_i = K_i x."""
@@ -81,9 +98,15 @@ class HQS(Splitting[SplittingState]):
         w = tuple(torch.zeros_like(t) for t in z)
         return SplittingState(x, b, z, w, beta, unknown, unknown, unknown, self.valued(x))
 
-    def step(self, s: SplittingState, k: int) -> SplittingState:
+    def settings(self) -> Any:
+        """As of Splitting."""
+        return super().settings(), self.inner
+
+    def step(self, s: SplittingState, k: Any) -> SplittingState:
         """One iteration."""
-        beta, size = torch.full_like(s.penalty, self.penalty(k)), s.x.shape[-2:]
+        numbers = k.tolist() if isinstance(k, Tensor) else [k] * len(s.x)
+        beta = s.penalty.new_tensor([self.penalty(n, i) for i, n in enumerate(numbers)])
+        size = s.x.shape[-2:]
         before = [span.forward(s.x) for _, span in self.plan.parts]
         z = tuple(self.proximal(i, v, beta) for i, v in enumerate(before))
         x, left = self.solved(s, z, beta)

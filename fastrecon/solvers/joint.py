@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from fastrecon.solvers.base import Callback, Row, Run, iterate
+from fastrecon.solvers.base import Callback, Row, Run, iterate, put, take
 from fastrecon.solvers.meeting import here
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Joint(ABC, Generic[S]):
@@ -25,9 +27,12 @@ class Joint(ABC, Generic[S]):
 
     Attributes:
         period: images join where the iterations k of the batch are a multiple of it; 0: before its first alone.
+        counts: whether an image's own number of iterations decides: `step` is then told these, int64 [B], where they
+            differ, and k is theirs where they do not.
     """
 
     period: int = 1
+    counts: bool = False
 
     @property
     def ends(self) -> bool:
@@ -35,8 +40,8 @@ class Joint(ABC, Generic[S]):
         return True
 
     @abstractmethod
-    def step(self, s: S, k: int) -> S:
-        """Iteration k = 0, 1, ... of the batch."""
+    def step(self, s: S, k: Any) -> S:
+        """Iteration k = 0, 1, ... of the batch, or of each image; see `counts`."""
 
     @abstractmethod
     def done(self, s: S) -> Tensor:
@@ -73,6 +78,23 @@ def iterate_jointly(
         joint.step, s, iterations, done=joint.done if joint.ends else None,
         narrow=lambda which: joint.take(which).step, check_every=check_every, row=row, callback=callback,
     )  # fmt: skip
+
+
+def by_count(function: Callable[..., T], k: Any, *parts: Any) -> T:
+    """function(k, *parts) of states [B, ...] for each number in k, an int or int64 [B], put together again."""
+    if not isinstance(k, Tensor):
+        return function(k, *parts)
+    found = None
+    for value in k.unique().tolist():
+        which = (k == value).nonzero().flatten()
+        if len(which) == len(k):
+            return function(value, *parts)
+        part = function(value, *(take(p, which) for p in parts))
+        # of the first its images, repeated, whose places the others take
+        found = take(part, torch.zeros_like(k)) if found is None else found
+        found = put(found, which, part)
+    assert found is not None
+    return found
 
 
 def same(*values: Sequence[Any]) -> bool:

@@ -67,6 +67,7 @@ class Lasso(nn.Module, Generic[S]):
 
     minimises = True
     period: int | None = None
+    counts = False
     unfinished = ITERATION_LIMIT
 
     def __init__(self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None):
@@ -86,6 +87,11 @@ class Lasso(nn.Module, Generic[S]):
         else:
             known = None if lipschitz is None else float(number(lipschitz, name, "lipschitz", above=0))
             self.lipschitz: float | Tensor | None = known
+
+    @property
+    def shares(self) -> bool:
+        """Whether batches may be put together, as far as the method goes."""
+        return True
 
     @property
     def operator_calls(self) -> int:
@@ -134,8 +140,8 @@ class Lasso(nn.Module, Generic[S]):
         """The state at x."""
         raise NotImplementedError
 
-    def step(self, s: S, k: int) -> S:
-        """Iteration k = 0, 1, ..."""
+    def step(self, s: S, k: Any) -> S:
+        """Iteration k = 0, 1, ...; see `Joint.counts`."""
         raise NotImplementedError
 
     def first(self, x: Tensor, y: Tensor) -> LassoState:
@@ -293,11 +299,16 @@ class Shrinking(Joint[S]):
         return vars(type(self.solver)).get("period") or 0
 
     @property
+    def counts(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of the solver."""
+        return self.solver.counts
+
+    @property
     def ends(self) -> bool:
         """Whether there is a test."""
         return self.tol > 0
 
-    def step(self, s: S, k: int) -> S:
+    def step(self, s: S, k: Any) -> S:
         """Of the solver."""
         return self.solver.step(s, k)
 
@@ -312,7 +323,8 @@ class Shrinking(Joint[S]):
     def joined(self, others: Sequence["Shrinking[S]"], counts: Sequence[int]) -> "Shrinking[S] | None":
         """With those of the same test; weights follow their images."""
         every = [self, *others]
-        if vars(type(self.solver)).get("period") is None or not same([d.tol for d in every]):
+        shares = vars(type(self.solver)).get("period") is not None and all(d.solver.shares for d in every)
+        if not shares or not same([d.tol for d in every]):
             return None
         lam = _weights([d.solver.lam for d in every], [d.like for d in every])
         plain = [with_parts(d.solver, lam=lam, lipschitz=None) for d in every]  # the first step knows L, no other

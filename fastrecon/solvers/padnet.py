@@ -16,7 +16,7 @@ Framework, AAAI 2018 (arXiv:1711.07653).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,8 +27,9 @@ from fastrecon.checks import choice, expect, flag, integer, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
-from fastrecon.solvers.base import Callback, Run, column, iterate, where, with_parts
-from fastrecon.solvers.correction import Correction, relative, safe_step, starting_images
+from fastrecon.solvers.base import Callback, Run, column, where, with_parts
+from fastrecon.solvers.correction import Correction, each, relative, safe_step, starting_images
+from fastrecon.solvers.joint import Joint, iterate_jointly, same
 from fastrecon.terms.base import Term
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.threads import alone
@@ -93,6 +94,19 @@ class Units:
         given = one(self.given) if self.rows is None else [[one(u) for u in row] for row in self.rows]
         return Units(given, self.most, self.clip)
 
+    @property
+    def joins(self) -> bool:
+        """Whether all say that an image has its bits in any batch."""
+        everyone = [self.given] if self.rows is None else [u for row in self.rows for u in row]
+        return all(getattr(u, "joins", False) is True for u in everyone)
+
+    def asked(self, v: Tensor, alpha: Tensor, k: Any, t: int) -> tuple[Tensor, Tensor] | None:
+        """v less alpha times what unit t of iteration k says of it, and which images [B] had one; None: none has."""
+        unit = self.unit(k, t)
+        if unit is None:
+            return None
+        return v - alpha * self.applied(unit, v), torch.ones(len(v), dtype=torch.bool, device=v.device)
+
     def applied(self, unit: Unit, v: Tensor) -> Tensor:
         """unit(v), clipped."""
         g = unit(v)
@@ -101,6 +115,41 @@ class Units:
         if self.clip is None:
             return g
         return g * column((self.clip / sum_of_squares(g).sqrt()).clamp_max(1), g)
+
+
+class Gathered:
+    """The units of several batches at work on their images: as of `Units`, each iteration k [B] of its own.
+
+    Args:
+        parts: of each batch, and how many images it has.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Units, int]]):
+        self.parts = [part for part in parts if part[1] > 0]
+
+    def take(self, which: Tensor) -> "Gathered":
+        """Those for the images `which`, which keep their order."""
+        found, begin = [], 0
+        for units, count in self.parts:
+            own = which[(which >= begin) & (which < begin + count)] - begin
+            found.append((units if len(own) == count else units.take(own), len(own)))
+            begin += count
+        return Gathered(found)
+
+    def asked(self, v: Tensor, alpha: Tensor, k: Any, t: int) -> tuple[Tensor, Tensor] | None:
+        """As of Units."""
+        numbers = k.tolist() if isinstance(k, Tensor) else [k] * len(v)
+        found, seen, begin = [], [], 0
+        for units, count in self.parts:
+            images, each = slice(begin, begin + count), sorted({*numbers[begin : begin + count]})
+            assert len(each) == 1  # those of a batch came together
+            told = units.asked(v[images], alpha[images], each[0], t)
+            nothing = torch.zeros(count, dtype=torch.bool, device=v.device)
+            found.append(v[images] if told is None else told[0])
+            seen.append(nothing if told is None else told[1])
+            begin += count
+        had = torch.cat(seen)
+        return (torch.cat(found), had) if bool(had.any()) else None
 
 
 class PADNet(nn.Module):
@@ -140,13 +189,15 @@ class PADNet(nn.Module):
         self.rule = choice(rule, RULES, op, "rule")
         self.mu = None if mu is None else float(number(mu, op, "mu", above=0))
         self.error = float(number(error, op, "error", above=0, below=0.5))
-        self.rho, self.growth = number(rho, op, "rho", above=0), number(growth, op, "growth", least=1)
-        self.units = Units(units, integer(most, op, "most", least=1), clip)
+        self.rho = number(rho, op, "rho", above=0)
+        self.growth: float | Tensor = number(growth, op, "growth", least=1)
+        self.units: Units | Gathered = Units(units, integer(most, op, "most", least=1), clip)
         self.modules_of_units = nn.ModuleList(u for u in self._everyone() if isinstance(u, nn.Module))
         self.given_step = None if step is None else float(number(step, op, "step", above=0))
         self.correction = Correction(self.fidelity, prior, 1.0, self.mu, self.error)  # of the batch at hand
 
     def _everyone(self) -> list[Unit]:
+        assert isinstance(self.units, Units)
         rows = self.units.rows
         return [self.units.given] if rows is None else [u for row in rows for u in row]
 
@@ -173,7 +224,7 @@ class PADNet(nn.Module):
     def pulled(self, s: PadState) -> tuple[Tensor, Tensor]:
         """u of the next iteration, and what its units' outputs are multiplied by."""
         mu, rho = self.correction.mu, s.rho
-        pull = (mu * s.x + column(rho, s.x) * (s.v - s.dual)) / column(mu + rho, s.x)
+        pull = (each(mu, s.x) * s.x + column(rho, s.x) * (s.v - s.dual)) / column(mu + rho, s.x)
         u = self.fidelity.prox(pull, (1 / (mu + rho)).to(real_dtype(s.x)))
         return u, column(rho.rsqrt(), u)
 
@@ -190,8 +241,8 @@ class PADNet(nn.Module):
             s.accepted + 1,
         ), good  # fmt: skip
 
-    def step(self, s: PadState, k: int) -> PadState:
-        """Iteration k = 0, 1, ..."""
+    def step(self, s: PadState, k: Any) -> PadState:
+        """Iteration k = 0, 1, ..., or of each image its own, int64 [B]."""
         rho = s.rho
         u, alpha = self.pulled(s)
         v = u + s.dual
@@ -200,41 +251,33 @@ class PADNet(nn.Module):
         taken, t = torch.zeros_like(rho, dtype=torch.bool), 0
         best: Any = None
         asked = torch.zeros_like(s.units)
-        while (unit := self.units.unit(k, t)) is not None and not bool(taken.all()):
-            asked, t = asked + ~taken, t + 1
-            v = v - alpha * self.units.applied(unit, v)
+        while not bool(taken.all()) and (answer := self.units.asked(v, alpha, k, t)) is not None:
+            v, had = answer
+            asked, t = asked + (had & ~taken), t + 1
             one, good = self.judged(s, u, v)
-            best = one if best is None else where(taken, best, one)
-            taken = taken | good
+            best = one if best is None else where(taken | ~had, best, one)
+            taken = taken | (good & had)
         assert best is not None  # there is one unit at least in every iteration
         if self.rule == "descent" and not bool(taken.all()):
             x, objective = self.fallback(s)
             nothing = torch.zeros_like(s.error)
             # the path of the units is left: u = v = x without a multiplier
             state = PadState(
-                x,
-                x,
-                torch.zeros_like(x),
-                rho,
-                objective,
-                sum_of_squares(x - s.x),
-                nothing,
-                nothing,
-                s.units,
+                x, x, torch.zeros_like(x), rho, objective, sum_of_squares(x - s.x), nothing, nothing, s.units,
                 s.accepted,
-            )
+            )  # fmt: skip
             best = where(taken, best, state)
         return PadState(**{**vars(best), "units": s.units + asked, "rho": self.grown(rho)})
 
-    def _implicit(self, s: PadState, u: Tensor, v: Tensor, alpha: Tensor, k: int) -> PadState:
-        t = 0
-        while (unit := self.units.unit(k, t)) is not None:
-            v, t = v - alpha * self.units.applied(unit, v), t + 1
+    def _implicit(self, s: PadState, u: Tensor, v: Tensor, alpha: Tensor, k: Any) -> PadState:
+        units, t = s.units, 0
+        while (answer := self.units.asked(v, alpha, k, t)) is not None:
+            v, had = answer
+            units, t = units + had, t + 1
         nothing, move = torch.zeros_like(s.error), sum_of_squares(v - s.x)
         return PadState(
-            v, v, s.dual + u - v, self.grown(s.rho), self.objective(v), move, nothing, nothing, s.units + t,
-            s.accepted + 1,
-        )  # fmt: skip
+            v, v, s.dual + u - v, self.grown(s.rho), self.objective(v), move, nothing, nothing, units, s.accepted + 1
+        )
 
     @torch.no_grad()
     @alone
@@ -265,10 +308,9 @@ class PADNet(nn.Module):
         x = starting_images(op, operator, y, x0)
         solver = self.of(LeastSquares(operator, y), safe_step(op, operator, x, self.given_step))
         first = solver.started(x)
-        found = iterate(
-            solver.step, first, iterations, callback=callback, row=_row if history else None,
-            done=(lambda s: s.move <= tol**2 * sum_of_squares(s.x)) if tol > 0 else None, narrow=solver.narrowed,
-        )  # fmt: skip
+        found = iterate_jointly(
+            Proposing(solver, tol), first, iterations, callback=callback, row=_row if history else None
+        )
         return found.state.x, solver.certificate(found, y)
 
     def of(self, fidelity: LeastSquares, step: float) -> "PADNet":
@@ -276,11 +318,32 @@ class PADNet(nn.Module):
         correction = Correction(fidelity, self.prior, step, self.mu, self.error)
         return with_parts(self, fidelity=fidelity, correction=correction)
 
-    def narrowed(self, which: Tensor) -> Callable[[PadState, int], PadState]:
-        """`step` for the images `which` of the batch."""
-        c = self.correction.take(which)
-        parts = {"fidelity": c.fidelity, "prior": c.prior, "correction": c, "units": self.units.take(which)}
-        return with_parts(self, **parts).step
+    def take(self, which: Tensor) -> "PADNet":
+        """For the images `which` of the batch."""
+        growth = self.growth[which] if isinstance(self.growth, Tensor) else self.growth
+        return self._with(self.correction.take(which), self.units.take(which), growth)
+
+    def joined(self, others: Sequence["PADNet"], counts: Sequence[int]) -> "PADNet | None":
+        """Of the images of this batch and of `others` behind it, so many each; None: they are of another kind."""
+        every, parts = [self, *others], []
+        if not same([(n.rule, n.error) for n in every]):
+            return None
+        for net, count in zip(every, counts, strict=True):
+            if isinstance(net.units, Units) and not net.units.joins:
+                return None
+            parts += net.units.parts if isinstance(net.units, Gathered) else [(net.units, count)]
+        correction = Correction.joined([n.correction for n in every], counts)
+        if correction is None:
+            return None
+        growth = [
+            n.growth if isinstance(n.growth, Tensor) else torch.full((c,), n.growth, dtype=torch.float64)
+            for n, c in zip(every, counts, strict=True)
+        ]
+        return self._with(correction, Gathered(parts), torch.cat([g.to(growth[0].device) for g in growth]))
+
+    def _with(self, correction: Correction, units: Units | Gathered, growth: float | Tensor) -> "PADNet":
+        fidelity, prior = correction.fidelity, correction.prior
+        return with_parts(self, fidelity=fidelity, prior=prior, correction=correction, units=units, growth=growth)
 
     def certificate(self, found: Run[PadState], y: Tensor) -> CorrectedReport | MisfitReport:
         """What the report says, objective and stationarity made anew at x."""
@@ -299,6 +362,38 @@ class PADNet(nn.Module):
             iterations=found.count, converged=found.done & finite,
             status=Status("iteration limit", found.done, finite), history=found.history,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Proposing(Joint[PadState]):
+    """The iteration of a batch."""
+
+    net: PADNet
+    tol: float
+    counts = True
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is a test."""
+        return self.tol > 0
+
+    def step(self, s: PadState, k: Any) -> PadState:
+        """Of the network."""
+        return self.net.step(s, k)
+
+    def done(self, s: PadState) -> Tensor:
+        """By the relative change."""
+        return s.move <= self.tol**2 * sum_of_squares(s.x)
+
+    def take(self, which: Tensor) -> "Proposing":
+        """Of these images."""
+        return replace(self, net=self.net.take(which))
+
+    def joined(self, others: Sequence["Proposing"], counts: Sequence[int]) -> "Proposing | None":
+        """With those of the same test and rule; units stay with their images."""
+        every = [self, *others]
+        net = self.net.joined([d.net for d in others], counts) if same([d.tol for d in every]) else None
+        return None if net is None else replace(self, net=net)
 
 
 def _row(s: PadState) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.armijo import MOST_TRIALS, armijo
 from fastrecon.ops.layout import real_dtype, spread_over
 from fastrecon.solvers.base import column
+from fastrecon.solvers.joint import by_count
 from fastrecon.solvers.lasso import Lasso, LassoState
 from fastrecon.solvers.safeguard import choose
 
@@ -77,6 +78,8 @@ class SGP(Lasso[SGPState]):
             Inverse Problems 31 (2015)).
     """
 
+    period, counts = 1, True
+
     def __init__(
         self, operator: LinearOperator, lam: float | Tensor, lipschitz: float | Tensor | None = None,
         network: Network | None = None, *, rule: str = "composite", alpha: float = 0.1, beta: float = 1e-4,
@@ -110,14 +113,24 @@ class SGP(Lasso[SGPState]):
         full = torch.full_like(t, self.gamma1)
         return SGPState(**vars(self.first(x, y)), t=t, gamma1=full, trusted=trusted)
 
-    def metric(self, x: Tensor, grad: Tensor, t: Tensor, k: int) -> Tensor:
+    @property
+    def shares(self) -> bool:
+        """Whether batches may be put together: who knows what networks of others make of them."""
+        return self.network is None or getattr(self.network, "joins", False) is True
+
+    def metric(self, x: Tensor, grad: Tensor, t: Tensor, k: Any) -> Tensor:
         """d: step sizes [B, 1, ...], or like the real part of x."""
-        assert self.network is not None
+        seen = x, grad
         if getattr(self.network, "dimensionless", False):
             lam = spread_over(self.lam, x, "SGP", "lam").amax(1).clamp_min(torch.finfo(real_dtype(x)).tiny)
-            d = self.network(x / column(lam * t.to(lam), x), grad / column(lam, x), k)
-        else:
-            d = self.network(x, grad)
+            seen = x / column(lam * t.to(lam), x), grad / column(lam, x)
+        return column(t, x) * by_count(self._sizes, k, *seen)
+
+    def _sizes(self, k: int, x: Tensor, grad: Tensor) -> Tensor:
+        """What the network says in iteration k, in units of t."""
+        assert self.network is not None
+        dimensionless = getattr(self.network, "dimensionless", False)
+        d = self.network(x, grad, k) if dimensionless else self.network(x, grad)
         b = x.shape[0]
         expected = f"real step sizes ({b},) or broadcastable to {tuple(x.shape)}, on {x.device}"
         fits = isinstance(d, Tensor) and d.is_floating_point() and d.device == x.device
@@ -130,9 +143,9 @@ class SGP(Lasso[SGPState]):
         if self.bonettini:
             bound = math.sqrt(1 + 100 / (k + 1) ** 2.1)
             low, high = max(low, 1 / bound), min(high, bound)
-        return column(t, x) * d.to(real_dtype(x)).nan_to_num(1.0, high, low).clamp(low, high)
+        return d.to(real_dtype(x)).nan_to_num(1.0, high, low).clamp(low, high)
 
-    def relaxed(self, s: SGPState, grad: Tensor, z2: Tensor, square2: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def relaxed(self, s: SGPState, grad: Tensor, z2: Tensor, square2: Tensor, k: Any) -> tuple[Tensor, Tensor, Tensor]:
         """z for each image, whether the network is trusted on, and whether z is the network's."""
         t = s.t.to(real_dtype(s.x))
         d = self.metric(s.x, grad, s.t, k)
@@ -142,20 +155,24 @@ class SGP(Lasso[SGPState]):
         z1 = first + prox_gradient_step(middle, again, t, self.lam)[0]
         long = s.gamma1 * squares(z1).sqrt() > self.alpha * (1 - s.gamma1) * square2.sqrt()
         trusted = s.trusted & long
+        if isinstance(k, Tensor):  # of images beyond the last iteration with a network nothing is known anew
+            long |= k >= self.network_iterations
+            trusted = s.trusted & long
         z = torch.lerp(z2, z1, column(s.gamma1, z1).to(z1.dtype))
-        good = trusted & torch.isfinite(squares(z))
+        good = trusted & torch.isfinite(squares(z)) & (k < self.network_iterations)
         if self.rule == "composite":
             promise = armijo(s.x, z, grad, self.lam, torch.zeros_like(s.t), trials=1)
             good &= promise.delta <= -DESCENT * square2 / s.t
             good &= promise.square <= LENGTH**2 * square2
         return choose(good, z, z2), trusted, good
 
-    def step(self, s: SGPState, k: int) -> SGPState:
+    def step(self, s: SGPState, k: Any) -> SGPState:
         """One iteration. With the composite rule F never increases."""
         grad = self.operator.apply_adjoint(s.residual)
         z2, _, square2, _ = prox_gradient_step(s.x, grad, s.t.to(real_dtype(s.x)), self.lam)
         z, trusted, used = z2, s.trusted, torch.zeros_like(s.trusted)
-        asked = self.network is not None and k < self.network_iterations
+        least = k.min() if isinstance(k, Tensor) else k
+        asked = self.network is not None and bool(least < self.network_iterations)
         if asked:
             z, trusted, used = self.relaxed(s, grad, z2, square2, k)
         image = self.operator.forward(z)

@@ -4,7 +4,7 @@ Both alternate between x, the minimiser of a sum of least squares, and every z_i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -15,9 +15,12 @@ from fastrecon.certificates import AlternatingReport, Status
 from fastrecon.checks import expect, flag, integer, number
 from fastrecon.operators.base import Composition, LinearOperator
 from fastrecon.operators.identity import Identity
+from fastrecon.operators.joining import joined
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
-from fastrecon.solvers.base import Callback, Run, check_measurements, column, iterate, with_parts
+from fastrecon.solvers.base import Callback, Run, check_measurements, column, with_parts
+from fastrecon.solvers.joint import Joint, iterate_jointly, same
+from fastrecon.terms.apart import Apart
 from fastrecon.terms.base import Term
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.terms.normal_equations import NormalEquations, total
@@ -77,8 +80,37 @@ class Plan:
         """Of the images `which` [P] of the batch, like these."""
         parts = tuple((g.take(which), k.take(which)) for g, k in self.parts)
         fidelity = None if self.fidelity is None else self.fidelity.take(which)
+        return self._with(parts, fidelity, like)
+
+    def _with(
+        self, parts: tuple[tuple[Term, LinearOperator], ...], fidelity: LeastSquares | None, like: Tensor
+    ) -> "Plan":  # fmt: skip
         operators = [k for _, k in parts] if fidelity is None else [fidelity.operator, *(k for _, k in parts)]
         return Plan(parts, fidelity, NormalEquations(operators, like, self.equations.tol, self.equations.iterations))
+
+    def joined(self, others: Sequence["Plan"], counts: Sequence[int], like: Tensor) -> "Plan | None":
+        """Of this batch and of `others` behind it, so many images each; None: they are of another kind."""
+        every = [self, *others]
+        if not same([(len(p.parts), p.fidelity is None, p.equations.closed) for p in every]):
+            return None
+        parts = []
+        for several in zip(*(p.parts for p in every), strict=True):
+            g, k = _together([t for t, _ in several], counts), joined([k for _, k in several], counts)
+            if g is None or k is None:
+                return None
+            parts.append((g, k))
+        fidelity = None if self.fidelity is None else _together([p.fidelity for p in every], counts)
+        if fidelity is None and self.fidelity is not None:
+            return None
+        assert fidelity is None or isinstance(fidelity, LeastSquares)
+        return self._with(tuple(parts), fidelity, like)
+
+
+def _together(terms: Sequence[Any], counts: Sequence[int]) -> Term | None:
+    """Terms of several batches as one; None: least squares of operators of several kinds."""
+    if not any(isinstance(t, LeastSquares) for t in terms):
+        return Apart.of(terms, counts) if same([type(t) for t in terms if not isinstance(t, Apart)]) else None
+    return LeastSquares.joined(terms, counts)
 
 
 @dataclass(frozen=True)
@@ -146,8 +178,8 @@ class Splitting(nn.Module, Generic[S]):
         """The state at x."""
         raise NotImplementedError
 
-    def step(self, s: S, k: int) -> S:
-        """Iteration k = 0, 1, ..."""
+    def step(self, s: S, k: Any) -> S:
+        """Iteration k = 0, 1, ..., or of each image its own, int64 [B]."""
         raise NotImplementedError
 
     def solved(self, s: S, targets: Sequence[Tensor], penalty: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,17 +251,24 @@ class Splitting(nn.Module, Generic[S]):
         solver = with_parts(self, plan=plan, record=history, asked=history or tol > 0 or callback is not None)
         b = torch.zeros_like(x) if a is None or y is None else a.apply_adjoint(y, x.shape[-2:]).to(x.dtype)
         first = solver.begin(x, b if plan.fidelity is not None else torch.zeros_like(b))
-        found = iterate(
-            solver.step, first, iterations, check_every=check_every, callback=callback,
-            done=(lambda s: self.finished(s, tol)) if tol > 0 else None,
-            narrow=lambda which: solver.take(which, x).step,
+        found = iterate_jointly(
+            Alternating(solver, tol, x), first, iterations, check_every=check_every, callback=callback,
             row=_row if history else None,
         )  # fmt: skip
         return found.state.x, solver.certificate(found, y)
 
-    def take(self, which: Tensor, x: Tensor) -> Self:
-        """The same problem of the images `which` of a batch like x."""
-        return with_parts(self, plan=self.plan.take(which, x[which]))
+    def settings(self) -> Any:
+        """What solvers must have in common to share their iterations, beside the kind of their plans."""
+        return type(self), self.record, self.asked
+
+    def take(self, which: Tensor, like: Tensor) -> Self:
+        """The same problem of the images `which` of a batch, like these."""
+        return with_parts(self, plan=self.plan.take(which, like))
+
+    def joined(self, others: Sequence[Self], counts: Sequence[int], like: Tensor) -> Self | None:
+        """Of the images of this batch and of `others` behind it, so many each; None: their plans are of other kinds."""
+        plan = self.plan.joined([s.plan for s in others], counts, like)
+        return None if plan is None else with_parts(self, plan=plan)
 
     def certificate(self, found: Run[S], y: Tensor | None) -> AlternatingReport:
         """What the report says about the end of a run: residuals and objective made anew."""
@@ -267,6 +306,43 @@ class Splitting(nn.Module, Generic[S]):
     def capturable(self, **options: Any) -> bool:
         """False: iterations look at their residuals."""
         return False
+
+
+@dataclass(frozen=True)
+class Alternating(Joint[S]):
+    """The iteration of a batch."""
+
+    solver: Splitting[S]
+    tol: float
+    like: Tensor  # x
+    counts = True
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is a test."""
+        return self.tol > 0
+
+    def step(self, s: S, k: Any) -> S:
+        """Of the solver."""
+        return self.solver.step(s, k)
+
+    def done(self, s: S) -> Tensor:
+        """By the residuals."""
+        return self.solver.finished(s, self.tol)
+
+    def take(self, which: Tensor) -> "Alternating[S]":
+        """Of these images."""
+        like = self.like[which]
+        return replace(self, solver=self.solver.take(which, like), like=like)
+
+    def joined(self, others: Sequence["Alternating[S]"], counts: Sequence[int]) -> "Alternating[S] | None":
+        """With those of the same settings and the same kind of plan; terms follow their images."""
+        every = [self, *others]
+        if not same([d.tol for d in every], [d.solver.settings() for d in every]):
+            return None
+        like = torch.cat([d.like for d in every])
+        solver = self.solver.joined([d.solver for d in others], counts, like)
+        return None if solver is None else replace(self, solver=solver, like=like)
 
 
 def _pair(prior: Any) -> bool:

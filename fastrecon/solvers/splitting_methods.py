@@ -113,10 +113,12 @@ def _runner(options: Any, make: Any) -> Runner:
         solver, iterations, tol = make(inverse.operator, options.split(lam, inverse), lam, norm)
 
         def tell(k: int, s: Any) -> None:
-            if watch is not None:
-                watch(k, iterations, lambda: s.x)
+            assert watch is not None
+            watch(k, iterations, lambda: s.x)
 
-        x, report = solver(inverse.y, x0, iterations=iterations, tol=tol, history=True, callback=tell)
+        x, report = solver(
+            inverse.y, x0, iterations=iterations, tol=tol, history=True, callback=None if watch is None else tell
+        )
         return Outcome(x, report)
 
     return run

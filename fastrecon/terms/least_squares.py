@@ -1,6 +1,6 @@
 """Data fidelity: f(x) = |A x - y|^2 / 2, its gradient and its proximal map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import expect, integer, number, per_image
 from fastrecon.operators._given import of_parts
 from fastrecon.operators.base import Diagonal, LinearOperator
+from fastrecon.operators.joining import joined
 from fastrecon.ops.function import differentiated, transformed
 from fastrecon.ops.reductions import inner, sum_of_squares
 from fastrecon.terms.base import Term, Weight, column
@@ -99,6 +100,17 @@ class LeastSquares(Term):
         """Of the measurements of these images."""
         y = None if self.y is None else self.y[which]
         return LeastSquares(self.operator.take(which), y, self.tol, self.iterations)
+
+    @staticmethod
+    def joined(terms: Sequence["LeastSquares"], counts: Sequence[int]) -> "LeastSquares | None":
+        """Of several batches, so many images each; None: their operators are of several kinds."""
+        first = terms[0]
+        alike = all((t.tol, t.iterations, t.y is None) == (first.tol, first.iterations, first.y is None) for t in terms)
+        operator = joined([t.operator for t in terms], counts) if alike else None
+        if operator is None:
+            return None
+        y = None if first.y is None else torch.cat([t.measurements(None) for t in terms])
+        return LeastSquares(operator, y, first.tol, first.iterations)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Moves or converts measurements."""
