@@ -2,11 +2,7 @@
 
 import asyncio
 import json
-import os
 import resource
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -408,41 +404,6 @@ def test_many_at_once_each_get_their_own(server):
 
 
 MANY = FEW | {"iterations": "9", "lam": "0.01", "format": "npy", "noise": "0.02"}
-
-
-@pytest.fixture
-def process(tmp_path):
-    """`fastrecon serve` in a process of its own, and its address."""
-    (tmp_path / "token").write_text(TOKEN)
-    command = [sys.executable, "-m", "fastrecon", "serve", "lda-cs-25", "--port", "0", "--token-file"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, str(tmp_path / "token")], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
-    ) as running:
-        assert running.stderr is not None
-        line = json.loads(running.stderr.readline())
-        assert line["event"] == "listening"
-        yield running, f"http://127.0.0.1:{line['port']}"
-        running.kill()
-
-
-def test_the_command_serves_until_it_is_told_to_stop(process):
-    running, address = process
-    client = httpx.Client(base_url=address, headers={"authorization": f"Bearer {TOKEN}"}, timeout=60)
-    end = time.monotonic() + 60
-    while client.get("/ready").status_code != 200:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    with pytest.raises(httpx.HTTPError):  # a million headers
-        client.get("/health", headers=[(f"x-{k}", "y" * 50) for k in range(2000)]).raise_for_status()
-    with client.stream("POST", "/v1/reconstruct", content=sound()["png"], params=FEW | {"simulate": "1"}) as answer:
-        assert answer.status_code == 200
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(60) == 0
-    assert running.stderr is not None
-    events = [json.loads(line) for line in running.stderr.read().splitlines()]
-    assert [e["event"] for e in events][-1] == "stopped"
-    assert any(e["event"] == "request" and e["status"] == 200 for e in events)
 
 
 @pytest.mark.parametrize(

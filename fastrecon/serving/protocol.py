@@ -14,7 +14,7 @@ from fastrecon.serving.door import Refusal
 from fastrecon.serving.http import HEADERS, Server
 
 HEAD_SECONDS = 10.0  # for the head of a request to come
-LINGER_SECONDS = 1.0  # in which a client that is refused may read why, before its connection is closed
+LINGER_SECONDS = 1.0  # in which a client that is refused may read why
 REASONS = {400: "Bad Request", 429: "Too Many Requests", 503: "Service Unavailable"}
 WORK = b"POST /v1/reconstruct"
 
@@ -28,6 +28,28 @@ def protocol(server: Server, connections: int) -> type[H11Protocol]:
     return Served
 
 
+class Lingering:
+    """A transport that waits a little before it closes on somebody who still sends: at once, a reset would overtake
+    the answer.
+    """
+
+    def __init__(self, transport: Any, protocol: "Guarded"):
+        self.transport, self.protocol = transport, protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+    def close(self) -> None:
+        """Once the client has had time to read."""
+        if self.protocol.sends and self.transport.can_write_eof() and not self.transport.is_closing():
+            self.protocol.refused = True
+            self.transport.write_eof()
+            self.transport.resume_reading()
+            self.protocol.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
+
+
 class Guarded(H11Protocol):
     """A connection; `protocol` makes the class of a server."""
 
@@ -37,13 +59,18 @@ class Guarded(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """Begins to wait for a head."""
-        super().connection_made(transport)
+        super().connection_made(Lingering(transport, self))  # type: ignore[arg-type]
         self._late = self.loop.call_later(HEAD_SECONDS, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no more."""
         self._late.cancel()
         super().connection_lost(exc)
+
+    @property
+    def sends(self) -> bool:
+        """Whether more of a request may come."""
+        return self.refused or (self.cycle is not None and self.cycle.more_body)
 
     def data_received(self, data: bytes) -> None:
         """Reads on, unless there is nothing to be had here."""
@@ -72,9 +99,7 @@ class Guarded(H11Protocol):
         ]  # fmt: skip
         head = f"HTTP/1.1 {why.status} {REASONS[why.status]}\r\n".encode()
         self.transport.write(head + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n" + body)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)  # at once, a reset would overtake the answer
+        self.transport.close()
         path = "/v1/reconstruct" if why.status == 429 else "other"
         self.served.telemetry.answered(path, why.status, time.monotonic() - began, 0, {})
 
