@@ -29,12 +29,14 @@ import os, resource, sys
 from pathlib import Path
 
 seen, free = Path("opened").open("w"), False
-roots = [sys.prefix, sys.base_prefix, sys.argv.pop(1), "/dev/shm/fastrecon-", "/tmp/fastrecon-", "/proc/", "/sys/", "/dev/null", "uname"]
+roots = [sys.prefix, sys.base_prefix, sys.argv.pop(1), "/dev/shm/fastrecon-", "/tmp/fastrecon-", "/proc/", "/sys/"]
+roots += ["/dev/null", "uname"]
 def hook(event, arguments):
     if free and event in ("open", "os.remove", "os.rename", "os.mkdir", "subprocess.Popen", "os.system"):
         path = os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else repr(arguments[0])
         within = event == "os.remove" and arguments[1] != -1  # of a folder of its own
-        if not within and not path.startswith(tuple(roots)) and path not in ("-1", str(seen.fileno())) and not path.isdigit():
+        known = path.startswith(tuple(roots)) or path == "-1" or path.isdigit()
+        if not within and not known:
             seen.write(f"{event} {path}\\n")
             seen.flush()
 sys.addaudithook(hook)
