@@ -119,7 +119,7 @@ def _at_once(x: Tensor) -> bool:
         type(x) is Tensor
         and x.dtype in (torch.float32, torch.float64)
         and x.is_cpu
-        and not (torch.compiler.is_compiling() or transformed() or _modes() or torch.jit.is_tracing())
+        and not (torch.compiler.is_compiling() or transformed() or _modes() or torch._C._is_tracing())
         and not (x.requires_grad and torch.is_grad_enabled())
         and x.is_contiguous()
         and not x.is_neg()
