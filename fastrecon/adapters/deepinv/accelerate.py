@@ -6,13 +6,15 @@ y once, one A and one adjoint an iteration, objectives only where metrics, a sto
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastrecon import threads
 from fastrecon.adapters.deepinv._library import dinv
-from fastrecon.adapters.deepinv.parts import Fidelity, forget, twin
+from fastrecon.adapters.deepinv.parts import OURS, Fidelity, forget, twin
 from fastrecon.checks import expect
 
 Estimate = tuple[Tensor, ...]  # (x, ...) as of deepinv's X["est"]
@@ -113,7 +115,8 @@ class Loop(dinv.optim.fixed_point.FixedPoint):
             f = parts[id(fidelity)]
             if search is not None:
                 params["stepsize"] = search
-            est = self.step(self.iterator, s["est"], f, prior, params, it)
+            with threads.alone if f.known and type(prior) in OURS else nullcontext():  # networks want their threads
+                est = self.step(self.iterator, s["est"], f, prior, params, it)
             cost = self.iterator.cost_fn(est[0], fidelity, prior, params, y, physics) if costs else None
             keep = left
             if search is not None:
