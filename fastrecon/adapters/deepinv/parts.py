@@ -63,7 +63,7 @@ class Fidelity:
         self.known = known is not None and self.operator is known
         self.basis = self.operator.diagonal(first) if self.operator is not None and self.known else None
         # eigenvalues of A* A, where they are known
-        self.power = first.new_zeros(()) if self.basis is None else self.basis.factors.abs().square()
+        self.power = first.new_zeros(()) if self.basis is None else _power(self.basis.factors)
         self.size = first.shape[-2:]
         self._aty: Tensor | None = None
         self._seen: Tensor | None = None
@@ -125,6 +125,11 @@ class Fidelity:
         if self.basis is None or v.shape[-2:] != self.size:
             return self.fidelity.prox_conjugate(v, self.y, self.physics, gamma=gamma)
         return v - gamma * self.prox(v / gamma, 1 / gamma)
+
+
+def _power(t: Tensor) -> Tensor:
+    """|t|^2, without the roots that |t| takes."""
+    return t.real.square() + t.imag.square() if t.is_complex() else t.square()
 
 
 def _same_shape(a: LinearOperator, y: Any, x: Tensor) -> bool:
