@@ -163,6 +163,13 @@ def test_a_full_queue_says_so_at_once(endless):
     assert all(f.result().x.shape == y.shape for f in waiting)
 
 
+def test_a_batch_that_comes_at_once_is_taken():
+    y, operator = inpainting()
+    with Scheduler("fista", max_batch=8, max_queue=1) as scheduler:
+        for future in [scheduler.submit(y, operator, iterations=3) for _ in range(8)]:
+            future.result()
+
+
 def test_cancelling_frees_the_place(endless):
     scheduler, long, y, operator = endless
     after, never = scheduler.submit(y, operator, iterations=3), scheduler.submit(y, operator, iterations=3)

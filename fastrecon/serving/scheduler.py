@@ -128,7 +128,8 @@ class Scheduler:
             if self._closed:
                 raise RuntimeError(f"{op}: it takes no more requests")
             hopeless = deadline is not None and self._wait() > deadline
-            if hopeless or len(self._queue) >= self.max_queue:
+            free = max(0, self.max_batch - sum(r.images for r in self._running))  # places that the queue will have
+            if hopeless or len(self._queue) - free >= self.max_queue:
                 self._counts.refused += 1
                 raise Busy(len(self._queue), self.room_after())
             self._counts.submitted += 1
