@@ -116,7 +116,7 @@ def run(
     """Images [B, C, H, W] from the start x by a module, and their certificates; None: without one.
 
     The first answer is not checked: it is where the iteration starts, unless it changes an image by more than half of
-    its size, or is none.
+    its size, leaves the range of the module's images, or is none.
     """
     sigma = max(noise or 0.0, s.faint)
     q = posed(operator, y, x, float(number(lam, METHOD, "lam", above=0)) * s.lam * sigma, s)
@@ -148,8 +148,9 @@ def _first(module: Any, q: Problem, strength: float, rho: float) -> tuple[Tensor
     """The module's first answer, images of which there is none as they were; and what went wrong."""
     reasons: list[str] = []
     u = q.fidelity.prox(q.x, 1 / rho)
-    answer = Modules(module, [strength], METHOD).asked(u, 0, reasons)
-    near = sum_of_squares(answer.u - u) <= FAR**2 * sum_of_squares(u)
+    modules = Modules(module, [strength], METHOD)
+    answer = modules.asked(u, 0, reasons)
+    near = (sum_of_squares(answer.u - u) <= FAR**2 * sum_of_squares(u)) & modules.within(answer.u)
     return where(near & ~answer.failed, answer.u, q.x), tuple(reasons)
 
 
