@@ -1,6 +1,7 @@
 """Graphs of torch.export: any batch, and any size where the model takes any; the images are the model's own."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +10,18 @@ from torch import Tensor, nn
 import fastrecon as fr
 from fastrecon import export
 from fastrecon.cli.main import main
-from fastrecon.models import BlockSensingModel, DescentModel, Model, PatchDenoiser
+from fastrecon.models import (
+    BlockSensingModel,
+    DescentModel,
+    ISTANetModel,
+    Model,
+    PatchDenoiser,
+    UnrolledModel,
+    ista_net,
+    unrolled,
+)
 from fastrecon.operators import BlockSensing, Dictionary, Fourier, Identity, Inpainting, random_phi
+from fastrecon.operators.base import LinearOperator
 from fastrecon.solvers import DLADMM, LDA, GDNet
 
 
@@ -51,13 +62,62 @@ def test_lda_of_any_batch_with_an_operator():
     same_images(graph, model, batches, equal, operator=operator)
 
 
-def test_sgp_of_any_batch_with_an_operator():
+OF_ANY_SIZE = {"lda-cs-10", "lda-cs-25", "lda-cs-50", "lda-joint-10", "lda-joint-30", "dladmm-saltpepper"}
+WITH_AN_OPERATOR = {"learned-fista-inpaint", "learned-fista-mri", "sgp-step-inpaint", "sgp-diag-inpaint"}
+WITH_AN_OPERATOR |= {"sgp-step-fourier", "sgp-diag-fourier"}
+UNTIL_DONE = {"padnet-gradient", "padnet-haze", "padnet-image", "prior-natural", "streaks"}  # no fixed iterations
+
+
+def test_every_shipped_model_is_one_or_the_other():
+    assert set(fr.pretrained()) == OF_ANY_SIZE | WITH_AN_OPERATOR | UNTIL_DONE
+
+
+def measuring(complex_: bool) -> tuple[LinearOperator, list[Tensor]]:
+    """An operator on 24 x 32 pixels, and measurements of batches of two, three and one."""
     torch.manual_seed(0)
-    operator, model = Inpainting((torch.rand(24, 32) > 0.5).float()), fr.load("sgp-step-inpaint")
-    batches = [operator(torch.rand(b, 1, 24, 32)) for b in (2, 3)]
+    mask = torch.rand(24, 32) > 0.5
+    mask[:3], mask[-2:], mask[:, :3], mask[:, -2:] = True, True, True, True  # zero frequency in the corner, plainly
+    operator = Fourier(mask) if complex_ else Inpainting(mask.float())
+    pictures = [1 + 0.1 * torch.rand(b, 1, 24, 32) for b in (2, 3, 1)]
+    return operator, [operator(x.to(torch.complex64) if complex_ else x) for x in pictures]
+
+
+def test_a_shipped_model_of_a_learned_matrix():
+    model = fr.load("lda-joint-10")
+    for raw in ("raw_alpha", "raw_tau"):  # all phases are alike
+        setattr(model.solver, raw, nn.Parameter(getattr(model.solver, raw)[:1].detach().clone()))
+    graph, m = export.exported(model).module(), model.operator.phi.shape[0]
+    same_images(graph, model, [torch.rand(3, 2, 4, m), torch.rand(1, 1, 1, m)], equal)
+
+
+@pytest.mark.parametrize("name", ["learned-fista-mri", "sgp-diag-inpaint", "sgp-step-fourier"])  # one of each kind
+def test_shipped_models_with_an_operator(name):
+    operator, batches = measuring(complex_="mri" in name or "fourier" in name)
     options = {"operator": operator, "iterations": 2, "lipschitz": 1.0, "lam": 0.01}
+    model = fr.load(name)
     graph = export.exported(model, batches[0], **options).module()
-    same_images(graph, model, batches, lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=1e-5), **options)
+    near = equal if "fista" in name else partial(torch.testing.assert_close, rtol=0, atol=2e-5)
+    same_images(graph, model, batches, near, **options)
+
+
+@pytest.mark.parametrize("name", ["ista-net-plus", "lista"])
+def test_networks_for_block_sensing(name):
+    torch.manual_seed(0)
+    phi = random_phi(20, 64).float()
+    operator = BlockSensing(phi, 8)
+    model = ISTANetModel(operator, ista_net.SOLVERS[name](operator, phases=1), phi.T.contiguous(), {}).eval()
+    batches = [torch.rand(3, 2, 4, 20), torch.rand(1, 1, 1, 20)]
+    near = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
+    same_images(export.exported(model).module(), model, batches, near)
+
+
+@pytest.mark.parametrize("name", ["ista-net-plus", "admm-net", "vn"])
+def test_networks_for_mri(name):
+    operator, batches = measuring(complex_=True)
+    model = UnrolledModel(name, unrolled.SOLVERS[name](Identity(), phases=1), {}, real="ista" in name).eval()
+    graph = export.exported(model, batches[0], operator=operator).module()
+    near = partial(torch.testing.assert_close, rtol=0, atol=1e-5)
+    same_images(graph, model, batches, near, operator=operator)
 
 
 def test_what_has_no_operator_is_told(tmp_path, capsys):

@@ -126,8 +126,10 @@ class UnrolledModel(Model):
         )
         assert operator is not None
         y = y.to(self.dtype.to_complex())
-        operator = in_precision(aligned(operator, y, self.method), self.dtype)
-        tell_other_rate(self, operator)
+        if not torch.compiler.is_compiling():  # a graph cannot look at numbers
+            operator = aligned(operator, y, self.method)
+            tell_other_rate(self, operator)
+        operator = in_precision(operator, self.dtype)
         filled = self.first(operator, y, size)
         if scale is not None or not self.scaled:
             given = 1.0 if scale is None else float(number(scale, self.method, "scale", above=0))

@@ -75,7 +75,7 @@ class ScheduledFISTA(FISTA):
         lam = spread_over(self.lam, x, "ScheduledFISTA", "lam")
         factor = self.factor(lam, size, self.schedule.weights(k))
         weight = factor[:, None].to(lam.dtype) * lam
-        return weight.view(x.shape if weight.shape[1] > 1 else (len(x), 1, 1, 1)), factor
+        return weight.view(x.shape if weight.shape[1] > 1 else (x.shape[0], 1, 1, 1)), factor
 
     def factor(self, lam: Tensor, size: Tensor, weights: Tensor) -> Tensor:
         """f_k [B], or of iterations whose `weights` are [K, 1] [K, B]."""

@@ -72,14 +72,15 @@ class Unrolled(nn.Module):
             ValueError: x0 does not fit.
         """
         name = type(self).__name__
-        expect(x0.ndim == 4 and len(x0) == len(y), name, "x0", f"a batch of {len(y)} images [B, 1, H, W]", x0)
+        count = y.shape[0]  # len() is a number, where a graph is traced too
+        expect(x0.ndim == 4 and x0.shape[0] == count, name, "x0", f"a batch of {count} images [B, 1, H, W]", x0)
         s = self.begin(y, x0)
         for k in range(self.phases):
             s = self.phase(k, s, y)
             if callback is not None:
                 callback(k + 1, s[0])
         misfit = sum_of_squares(self.fidelity.residual(s[0], y)).sqrt()
-        size, never = sum_of_squares(y).sqrt(), torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        size, never = sum_of_squares(y).sqrt(), torch.zeros(count, dtype=torch.bool, device=y.device)
         status = Status(TRAINED_ONLY, never, torch.isfinite(misfit))
         return s[0], MisfitReport(misfit, misfit / size.clamp_min(1e-300), never, status)
 

@@ -1,6 +1,5 @@
 """Terms of objectives: value, gradient, proximal map."""
 
-from fastrecon.terms import rice
 from fastrecon.terms.base import Term
 from fastrecon.terms.complex_features import ComplexFeatureNorm
 from fastrecon.terms.conjugate_gradients import conjugate_gradients
@@ -37,5 +36,4 @@ __all__ = [
     "SeparateFeatureNorm",
     "Term",
     "conjugate_gradients",
-    "rice",
 ]

@@ -16,7 +16,6 @@ from fastrecon.train.recipes import (  # they register themselves
     padnet_image,
     prior,
     sgp,
-    smoothing,
     streaks,
     unrolled_mri,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "padnet_image",
     "prior",
     "sgp",
-    "smoothing",
     "streaks",
     "unrolled_mri",
 ]
