@@ -68,6 +68,24 @@ def variable_density(size: Sequence[int], rate: float, seed: int = 0, centred: b
     return _place(mask, centred)
 
 
+def gaussian(size: Sequence[int], rate: float, seed: int = 0, centred: bool = False) -> Tensor:
+    """Random points of k-space, P(keep) = exp(-r^2 / (2 s^2)), r = |f| / Nyquist.
+
+    s is found by bisection so that the mean of P is `rate`; the zero frequency is always kept.
+    """
+    h, w = _start("gaussian", size, rate)
+    flag(centred, "gaussian", "centred")
+    if rate == 1:
+        return torch.ones(h, w, dtype=torch.float32)
+    square, low, high = radius((h, w)) ** 2, 0.0, 1e6  # of 1 / (2 s^2)
+    for _ in range(100):
+        q = (low + high) / 2
+        low, high = (q, high) if np.exp(-q * square).mean() > rate else (low, q)
+    mask = _uniforms((h, w), seed, "gaussian") < np.exp(-high * square)
+    mask[h // 2, w // 2] = True
+    return _place(mask, centred)
+
+
 def cartesian(
     size: Sequence[int], rate: float, seed: int = 0, centre: float = 0.08, centred: bool = False
 ) -> Tensor:  # fmt: skip
@@ -164,6 +182,7 @@ def diameters(size: Sequence[int], lines: int, beyond: float = 0.0) -> np.ndarra
 GENERATORS = {  # by name: from (size, rate, seed), zero frequency at (0, 0)
     "uniform": uniform,
     "variable": variable_density,
+    "gaussian": gaussian,
     "cartesian": cartesian,
     "radial": lambda size, rate, seed: radial(size, rate),  # nothing random
 }

@@ -11,6 +11,7 @@ from zoo import scene
 from fastrecon import masks
 from fastrecon.operators import Blur, Fourier, Identity, Inpainting, Wavelet, gaussian_kernel
 from fastrecon.solvers import FISTA, ErrorControlled
+from fastrecon.solvers.correction import Correction
 from fastrecon.terms import L1, TV, LeastSquares, Lp
 
 KERNEL = gaussian_kernel(0.7, 5, torch.float64)
@@ -261,3 +262,24 @@ class Ranged(nn.Module):
 
     def forward(self, x):
         return x
+
+
+@pytest.mark.parametrize("mu", [0.05, 0.5, 2.0])
+def test_what_the_error_bound_accepts_lies_within_half_its_way_of_the_proximal_point(mu):
+    """Of convex F, whatever was proposed: p = argmin F + mu |. - x|^2 / 2, |u~ - p| <= |d| / mu < |u~ - x| / 2."""
+    a, y = problem()
+    prior, x = L1(0.05, WAVELET), torch.zeros_like(y)
+    c, f = Correction(LeastSquares(a, y), prior, 0.9, mu, 0.45), LeastSquares(a, y)
+    p = x
+    for _ in range(400):
+        p = prior.prox(p - (f.grad(p) + mu * (p - x)) / (1 + mu), 1 / (1 + mu))
+    taken = 0
+    for k, far in enumerate((0.0, 0.01, 0.1, 0.3, 1.0)):
+        u = p + far * (p - x).norm() / 16 * numbers(*x.shape, seed=k)
+        found = c.candidate(x, u)
+        good = c.accepted(found, torch.full_like(found.objective, float("inf")), "paper")
+        off, way = ((t).flatten(1).norm(dim=1) for t in (found.x - p, found.x - x))
+        assert (off <= found.error / mu + 1e-6).all()
+        assert (off[good] < way[good] / 2 + 1e-6).all()
+        taken += int(good.sum())
+    assert 2 <= taken < 10

@@ -9,9 +9,10 @@ SIZES = [(256, 256), (190, 190), (64, 100), (33, 47)]
 RANDOM = {
     "uniform": masks.uniform,
     "variable_density": masks.variable_density,
+    "gaussian": masks.gaussian,
     "cartesian": masks.cartesian,
 }
-K_SPACE = [masks.variable_density, masks.cartesian, masks.radial]
+K_SPACE = [masks.variable_density, masks.gaussian, masks.cartesian, masks.radial]
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -50,6 +51,15 @@ def test_variable_density_follows_its_formula():
     assert abs(expected.mean() - rate) < 0.02
     assert np.abs(mean - expected)[np.arange(48) != 24].max() < 6 * 0.5 / draws**0.5
     assert masks.variable_density((48, 64), 1.0).min() == 1
+
+
+def test_gaussian_follows_its_formula():
+    mean = torch.stack([masks.gaussian((32, 32), 0.3, s, centred=True) for s in range(300)]).mean(0).numpy()
+    r2 = masks.radius((32, 32)) ** 2
+    bands = [(r2 >= a) & (r2 < b) & (r2 > 0) for a, b in ((0, 0.1), (0.1, 0.3), (0.3, 0.6), (0.6, 1.0))]
+    slope = [np.log(mean[band].mean() / np.exp(-3 * r2[band]).mean()) / r2[band].mean() for band in bands]
+    assert np.ptp(slope[1:]) < 0.2  # log P = -q r^2 with one q everywhere
+    assert masks.gaussian((8, 8), 1.0).min() == 1
 
 
 def test_cartesian_keeps_whole_columns_and_the_centre():

@@ -39,9 +39,9 @@ def test_pairs(folder):
 @pytest.mark.parametrize(
     ("table", "methods", "column"),
     [
-        ("ol-fig3", "two-layer:iterations=4 controlled:module=two-layer", "psnr"),
-        ("ol-fig4", "wls controlled", "entropy"),
-        ("ol-fig5", "l0 controlled", "objective"),
+        ("ol-fig3", "two-layer:iterations=4 error-controlled:module=two-layer", "psnr"),
+        ("ol-fig4", "wls error-controlled", "entropy"),
+        ("ol-fig5", "l0 error-controlled", "objective"),
     ],
 )
 def test_every_table(run, folder, tmp_path, table, methods, column):

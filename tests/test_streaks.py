@@ -59,8 +59,8 @@ def test_train_resume_and_use(tmp_path):
     assert len(report) == 1
     grey = model(y[:, :1])[0]
     assert grey.shape == (1, 1, 24, 30)
-    main(["reconstruct", str(tmp_path / "data/0.png"), "--problem", "derain", "--method", "controlled", "--module",
-          str(tmp_path / "run/model.safetensors"), "--out", str(tmp_path / "done")])  # fmt: skip
+    main(["reconstruct", str(tmp_path / "data/0.png"), "--problem", "derain", "--method", "error-controlled",
+          "--module", str(tmp_path / "run/model.safetensors"), "--out", str(tmp_path / "done")])  # fmt: skip
     assert (tmp_path / "done/0_streaks.png").is_file()
     with pytest.raises(ValueError, match="separation: y"):
         model(torch.zeros(3, 4))

@@ -1,6 +1,6 @@
 """Trained methods, a family a file; `load` gives one by its name."""
 
-from fastrecon.models import controlled, controlled_method
+from fastrecon.models import error_controlled_method, error_controlled_photographs
 from fastrecon.models.base import MODELS, Model, load, pretrained, register, trained
 from fastrecon.models.block_sensing import BlockSensingModel
 from fastrecon.models.descent import DescentModel
@@ -30,8 +30,8 @@ __all__ = [
     "SparseCoder",
     "StepModel",
     "UnrolledModel",
-    "controlled",
-    "controlled_method",
+    "error_controlled_method",
+    "error_controlled_photographs",
     "load",
     "pretrained",
     "register",

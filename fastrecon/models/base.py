@@ -199,6 +199,17 @@ def trained(
     return model
 
 
+def is_model(text: str) -> bool:
+    """Whether this is a model file of this package."""
+    if not text.endswith(".safetensors") or not Path(text).is_file():
+        return False
+    try:
+        load(text)
+    except ValueError:
+        return False
+    return True
+
+
 def shipped(method: str, problem: str = "") -> dict[str, model_file.Header]:
     """Headers of the shipped models of a method for a problem ("": any), by name."""
     heads = {n: _header(n) for n in pretrained()}

@@ -41,7 +41,7 @@ class Settings:
 
     Attributes:
         p, lam: of the penalty; lam in units of the noise.
-        strengths: of the module, in the first iteration, and in the last in units of the noise.
+        strengths: of the module, in the first iteration (0: as in the last), and in the last in units of the noise.
         pull: rho of A_f is (noise / strength)^2 / pull.
         faint: noise that is assumed where there is less.
         step: of the check, in units of 1 / |A|^2.
@@ -70,7 +70,11 @@ class Settings:
 
 
 # by problem, where others than the usual ones did better
-SETTINGS = {"mri": Settings(strengths=(0.15, 1.0), pull=30.0, step=0.01, iterations=28)}
+SETTINGS = {
+    "mri": Settings(strengths=(0.15, 1.0), pull=30.0, step=0.01, iterations=28),
+    # the data hold the noise in full: nothing but the penalty keeps a step of the check from putting it back
+    "denoise": Settings(lam=0.6, strengths=(0.0, 1.0), pull=30.0, step=0.01),
+}
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,12 @@ def run(
     """Images [B, C, H, W] from the start x by a module, and their certificates; None: without one.
 
     The first answer is not checked: it is where the iteration starts, unless it changes an image by more than half of
-    its size, or is none.
+    its size, leaves the range of the module's images, or is none.
     """
     sigma = max(noise or 0.0, s.faint)
     q = posed(operator, y, x, float(number(lam, METHOD, "lam", above=0)) * s.lam * sigma, s)
-    strengths = falling(s.strengths[0], s.strengths[1] * sigma, s.iterations)
+    last = s.strengths[1] * sigma
+    strengths = falling(s.strengths[0] or last, last, s.iterations)
     rho = [(sigma / v) ** 2 / s.pull for v in strengths]
     norm = operator.norm(x.shape, tol=1e-3) if norm is None else norm
     norm = (norm or 1.0) * 1.001  # power iteration comes from below
@@ -143,8 +148,9 @@ def _first(module: Any, q: Problem, strength: float, rho: float) -> tuple[Tensor
     """The module's first answer, images of which there is none as they were; and what went wrong."""
     reasons: list[str] = []
     u = q.fidelity.prox(q.x, 1 / rho)
-    answer = Modules(module, [strength], METHOD).asked(u, 0, reasons)
-    near = sum_of_squares(answer.u - u) <= FAR**2 * sum_of_squares(u)
+    modules = Modules(module, [strength], METHOD)
+    answer = modules.asked(u, 0, reasons)
+    near = (sum_of_squares(answer.u - u) <= FAR**2 * sum_of_squares(u)) & modules.within(answer.u)
     return where(near & ~answer.failed, answer.u, q.x), tuple(reasons)
 
 

@@ -115,7 +115,7 @@ class Separation(Model):
         count = sum(p.numel() for p in self.parameters())
         what = [
             f"What a residual network of {count:,} numbers takes off a picture, for the problem {self.problem}:"
-            " x = y - G(y). No objective stands behind it; inside `--method controlled` it proposes, and a test"
+            " x = y - G(y). No objective stands behind it; inside `--method error-controlled` it proposes, and a test"
             " disposes."
         ]
         code = ["result = model(y)  # y [B, 3, H, W] on [0, 1]"]

@@ -109,6 +109,18 @@ class Modules:
                 expect(fits, self.op, "x0", f"images about on [{low:g}, {high:g}], for which the module was made",
                        f"[{least:.3g}, {most:.3g}]")  # fmt: skip
 
+    def within(self, x: Tensor) -> Tensor:
+        """Where [B] images lie about where modules say that they must."""
+        parts = torch.view_as_real(x) if x.is_complex() else x
+        good = torch.isfinite(parts).flatten(1).all(1)
+        for m in self.given:
+            limits = getattr(m, "range", None)
+            if isinstance(limits, tuple):
+                low, high = (float(v) for v in limits)
+                slack = SHARES * (high - low)
+                good &= ((low - slack <= parts) & (parts <= high + slack)).flatten(1).all(1)
+        return good
+
     def take(self, which: Tensor) -> "Modules":
         """Those for the images `which` of the batch."""
         parts: list[Any] = [m.take(which) if hasattr(m, "take") else m for m in self.given]  # type: ignore[attr-defined]

@@ -211,6 +211,11 @@ def quality(x: Tensor, truth: Tensor) -> dict[str, float | None]:
     }
 
 
+def add_rician(x: Tensor, sigma: float, seed: int) -> Tensor:
+    """The modulus |x + n| of real images, n complex with this standard deviation in both parts."""
+    return add_noise(torch.complex(x, torch.zeros_like(x)), sigma, seed).abs()
+
+
 PROBLEMS: dict[str, Problem[Any]] = {}
 P = TypeVar("P", bound=type[Problem[Any]])
 

@@ -36,7 +36,7 @@ class Derain(OfPhotographs[DerainOptions]):
     name = "derain"
     summary = "photographs in rain"
     Options = DerainOptions
-    methods = ("controlled", "two-layer", "separation", "tv")
+    methods = ("error-controlled", "two-layer", "separation", "tv")
     maps = ("streaks",)
 
     def simulate(self, picture: Picture, options: DerainOptions, seed: int = 0) -> Measurement:

@@ -47,7 +47,7 @@ class LowLight(OfMaps[LowLightOptions]):
     name = "low-light"
     summary = "photographs taken in too little light"
     Options = LowLightOptions
-    methods = ("controlled", "wls", "lp", "l0", "guided", "tv")
+    methods = ("error-controlled", "wls", "lp", "l0", "guided", "tv")
     maps = ("illumination",)
 
     def simulate(self, picture: Picture, options: LowLightOptions, seed: int = 0) -> Measurement:

@@ -17,10 +17,19 @@ from fastrecon.io import KSpace, Picture
 from fastrecon.operators import Fourier, LinearOperator
 from fastrecon.options import check, option
 from fastrecon.problems import coils
-from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
+from fastrecon.problems.base import (
+    Condition,
+    Measurement,
+    Problem,
+    add_noise,
+    add_rician,
+    channels,
+    problem,
+    unit_scale,
+)  # fmt: skip
 from fastrecon.problems.inpaint import COMPARED, RATES, paper_tables
 from fastrecon.problems.wavelet_l1 import LAM
-from fastrecon.solvers.automatic import Chosen, automatic
+from fastrecon.solvers.automatic import RICIAN, Chosen, automatic
 from fastrecon.solvers.methods import Inverse
 from fastrecon.solvers.wavelet_methods import PAPER_LAM
 
@@ -56,6 +65,10 @@ class MRIOptions:
         "standard deviation of each real number of k-space, in its unit; measured and not given: estimated from the"
         " outermost samples; of simulated measurements it is added, and white is 1", None, within="[0, 1e30]",
         type=float,
+    )  # fmt: skip
+    rician: bool = option(
+        "k-space is that of the modulus of a noisy image, whose real and imaginary part have noise of this standard"
+        " deviation", False,
     )  # fmt: skip
     rate: float = option("share of sampled frequencies", 0.5, within="(0, 1]", type=float, of="simulate")
     sampling: str = option("which frequencies are sampled", "variable", choices=tuple(masks.GENERATORS), of="simulate")
@@ -93,8 +106,13 @@ class MRI(Problem[MRIOptions]):
         else:
             mask = masks.GENERATORS[options.sampling](size, options.rate, seed)
         mask = mask.to(truth.real)[None, None]
-        y = mask * add_noise(Fourier(mask)(truth), sigma, seed)
-        facts = {"mask": mask, PAPER_LAM: LAM["mri"]}
+        facts: dict[str, Tensor | float] = {"mask": mask, PAPER_LAM: LAM["mri"]}
+        if options.rician:
+            truth = truth.abs()
+            y = mask * Fourier(mask)(add_rician(truth, _of_modulus(sigma, facts), seed))
+            sigma = sigma / 2**0.5  # of the image's white noise each number of k-space has half the power
+        else:
+            y = mask * add_noise(Fourier(mask)(truth), sigma, seed)
         notes = (*notes, _share(mask))
         return Measurement(self.name, y, size, facts, sigma, scale, truth, None, picture.form, notes)
 
@@ -117,8 +135,12 @@ class MRI(Problem[MRIOptions]):
         sigma, noise_notes = options.noise, ()
         if sigma is None:
             sigma, noise_notes = _noise(y[0].numpy(), sampled)
+        if options.rician:
+            sigma, noise_notes = _of_modulus(options.noise or 0.0, facts) / 2**0.5, ()
         plain = Measurement(self.name, y, size, facts)
         scale = float(self.operator(plain).adjoint(y).abs().max())
+        if RICIAN in facts:
+            facts[RICIAN] = float(options.noise or 0.0) / scale
         expect(scale > 0, self.name, "k-space", "samples that are not 0 under the mask", "zeros alone")
         window = _window(k, size) if in_image else None
         crop = () if window is None else (f"cropped to {window[2]}x{window[3]}, as the file says",)
@@ -144,6 +166,18 @@ class MRI(Problem[MRIOptions]):
     def compared(self) -> tuple[str, ...]:
         """FISTA early and late, and the shipped networks."""
         return COMPARED
+
+
+def _of_modulus(sigma: float, facts: dict[str, Tensor | float]) -> float:
+    """The standard deviation of Rician noise, which becomes a fact.
+
+    Raises:
+        ValueError: there is none, or there are coils.
+    """
+    expect(sigma > 0, "mri", "--noise", "a number > 0 with --rician", sigma)
+    expect("maps" not in facts, "mri", "--rician", "it with k-space of one coil", "several, or sensitivities")
+    facts[RICIAN] = sigma
+    return sigma
 
 
 def _layout(k: KSpace, asked: str) -> tuple[str, tuple[str, ...]]:

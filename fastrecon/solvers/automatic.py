@@ -9,6 +9,8 @@ from fastrecon.solvers.methods import METHODS, Inverse
 from fastrecon.solvers.wiener import spectrum
 
 ASKED = "asked for"  # why a method that was named was taken
+RICIAN = "rician"  # a fact of measurements: the standard deviation of Rician noise in the image
+CONTROLLED = "error-controlled"  # of the models as well: it knows that law
 PRIOR = "prior"  # of the models, which lie above: there is a shipped one
 
 
@@ -24,6 +26,8 @@ def automatic(inverse: Inverse) -> Chosen:
     """The method for a linear operator: in closed form where that loses nothing, by the learned prior where the noise
     is known, else by sparse patches, which need no noise level.
     """
+    if RICIAN in inverse.facts and CONTROLLED in METHODS:
+        return Chosen(CONTROLLED, f"the noise is Rician, of {inverse.facts[RICIAN]:.3g}")
     x = inverse.first()[:1]
     if x.ndim != 4:
         return Chosen("cg", "x is no batch of images [B, C, H, W]")

@@ -1,5 +1,6 @@
 """Terms of objectives: value, gradient, proximal map."""
 
+from fastrecon.terms import rice
 from fastrecon.terms.base import Term
 from fastrecon.terms.complex_features import ComplexFeatureNorm
 from fastrecon.terms.conjugate_gradients import conjugate_gradients
@@ -36,4 +37,5 @@ __all__ = [
     "SeparateFeatureNorm",
     "Term",
     "conjugate_gradients",
+    "rice",
 ]

@@ -1,8 +1,8 @@
 """Tables that `fastrecon reproduce` writes, one a file; each registers itself."""
 
 from fastrecon.cli.tables import (
-    controlled,
     dladmm,
+    error_controlled,
     haze,
     lda,
     lda_courses,
@@ -19,8 +19,8 @@ __all__ = [
     "TABLES",
     "Table",
     "Unit",
-    "controlled",
     "dladmm",
+    "error_controlled",
     "haze",
     "lda",
     "lda_courses",

@@ -32,9 +32,9 @@ EDGE = 1 / 255  # a difference below is none
 STRONG = 0.1  # and one above an edge that should stay
 PRICE = 0.01  # of an edge, in the score of smoothing
 METHODS = {
-    "derain": ("two-layer", "separation", "controlled:module=two-layer", "controlled"),
-    "low-light": ("wls", "lp", "guided", "controlled", "controlled:module=wls"),
-    "smooth": ("l0", "wls", "guided", "tv:lam=0.05", "controlled", "controlled:module=wls"),
+    "derain": ("two-layer", "separation", "error-controlled:module=two-layer", "error-controlled"),
+    "low-light": ("wls", "lp", "guided", "error-controlled", "error-controlled:module=wls"),
+    "smooth": ("l0", "wls", "guided", "tv:lam=0.05", "error-controlled", "error-controlled:module=wls"),
 }
 INPUT = "input"
 

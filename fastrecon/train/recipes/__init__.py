@@ -16,6 +16,7 @@ from fastrecon.train.recipes import (  # they register themselves
     padnet_image,
     prior,
     sgp,
+    smoothing,
     streaks,
     unrolled_mri,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "padnet_image",
     "prior",
     "sgp",
+    "smoothing",
     "streaks",
     "unrolled_mri",
 ]

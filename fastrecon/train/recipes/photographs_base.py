@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastrecon import io
 from fastrecon.train import images
@@ -16,6 +16,21 @@ from fastrecon.train.recipe import Recipe
 
 Network = TypeVar("Network", bound=nn.Module)
 T = TypeVar("T")
+
+
+def colours(pixels: np.ndarray) -> Tensor:
+    """[3, H, W] of pixels [H, W, 3] or [H, W] on [0, 1]."""
+    a = torch.from_numpy(np.ascontiguousarray(pixels)).float()
+    return (a.expand(3, *a.shape) if a.ndim == 2 else a.movedim(-1, 0)).contiguous()
+
+
+def crop(photographs: Sequence[Tensor], side: int, at: Sequence[float]) -> Tensor:
+    """A crop [C, side, side] of one of several photographs [C, H, W], by numbers on [0, 1): which of them, how far down
+    and across, turned how far."""
+    which, down, across, turn = at
+    x = photographs[int(which * len(photographs))]
+    top, left = (int(u * (n - side + 1)) for u, n in zip((down, across), x.shape[-2:], strict=True))
+    return torch.rot90(x[:, top : top + side, left : left + side], int(4 * turn), (-2, -1))
 
 
 class PhotographObjective(Objective[Network]):

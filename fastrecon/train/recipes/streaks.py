@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from fastrecon.train import images
 from fastrecon.train.commandline import last_names
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
-from fastrecon.train.recipes.photographs_base import PhotographObjective
+from fastrecon.train.recipes.photographs_base import PhotographObjective, colours, crop
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
@@ -75,7 +74,7 @@ class Streaks(PhotographObjective[SquaresCNN]):
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
-        training, held = self.photographs(_colours)
+        training, held = self.photographs(colours)
         self.clean = [x for x in training if min(x.shape[-2:]) >= config.patch]
         expect(len(self.clean) > 0, "train", "--patch", "no larger than the photographs", config.patch)
         rains = range(VALIDATION_RAINS)
@@ -97,12 +96,8 @@ class Streaks(PhotographObjective[SquaresCNN]):
     def batch(self) -> tuple[Tensor, Tensor]:
         """Crops [B, 3, P, P] with rain and without, in four orientations and three scales of brightness."""
         config, draws, found = self.config, self.draws, []
-        at = draws.uniform(0, 1, config.batch, 5).tolist()
-        for which, down, across, turn, bright in at:
-            x = self.clean[int(which * len(self.clean))]
-            top, left = (int(u * (n - config.patch + 1)) for u, n in zip((down, across), x.shape[-2:], strict=True))
-            crop = torch.rot90(x[:, top : top + config.patch, left : left + config.patch], int(4 * turn), (-2, -1))
-            found.append(crop * (0.5 + 0.5 * min(1.0, 2 * bright)))
+        for *at, bright in draws.uniform(0, 1, config.batch, 5).tolist():
+            found.append(crop(self.clean, config.patch, at) * (0.5 + 0.5 * min(1.0, 2 * bright)))
         x = torch.stack(found)
         streaks = draws.streaks(config.batch, (config.patch, config.patch))
         wet = (draws.uniform(0, 1, config.batch) >= DRY).view(-1, 1, 1, 1)
@@ -141,12 +136,6 @@ class Streaks(PhotographObjective[SquaresCNN]):
         }
         training = self.training(facts, RECIPE, known)
         self.write(Separation(self.module.folded().float().cpu(), "derain", {"name": self.name, "training": training}))
-
-
-def _colours(pixels: np.ndarray) -> Tensor:
-    """[3, H, W] of pixels [H, W, 3] or [H, W] on [0, 1]."""
-    a = torch.from_numpy(np.ascontiguousarray(pixels)).float()
-    return (a.expand(3, *a.shape) if a.ndim == 2 else a.movedim(-1, 0)).contiguous()
 
 
 RECIPE = register(

@@ -10,8 +10,8 @@ from zoo import scene
 from fastrecon import masks, models
 from fastrecon.metrics import psnr
 from fastrecon.models import ErrorControlledModel
-from fastrecon.models.controlled_method import ControlledOptions, chosen
 from fastrecon.models.error_controlled import Settings, posed, run
+from fastrecon.models.error_controlled_method import ErrorControlledOptions, chosen
 from fastrecon.modules import TVDenoiser
 from fastrecon.networks import ResidualCNN
 from fastrecon.operators import Blur, Fourier, Inpainting, gaussian_kernel
@@ -118,14 +118,14 @@ def test_modules_by_name(tmp_path):
     options = {"none": None, "tv": TVDenoiser, "padnet-image": nn.Module, str(tmp_path / "a.pth"): nn.Module,
                str(tmp_path / "small.safetensors"): nn.Module, "cnn": nn.Module}  # fmt: skip
     for name, kind in options.items():
-        one = chosen(ControlledOptions(module=name), "deblur")
+        one = chosen(ErrorControlledOptions(module=name), "deblur")
         assert one.module is None if kind is None else isinstance(one.module, kind)
-    own = chosen(ControlledOptions(model=str(tmp_path / "small.safetensors")), "deblur")
+    own = chosen(ErrorControlledOptions(model=str(tmp_path / "small.safetensors")), "deblur")
     assert own.settings == SETTINGS
     with pytest.raises(ValueError, match="--module: expected a model with a network for noise of any level"):
-        chosen(ControlledOptions(module="lda-cs-25"), "deblur")
+        chosen(ErrorControlledOptions(module="lda-cs-25"), "deblur")
     with pytest.raises(FileNotFoundError):
-        chosen(ControlledOptions(module="nowhere.pth"), "deblur")
+        chosen(ErrorControlledOptions(module="nowhere.pth"), "deblur")
 
 
 def test_as_a_method():

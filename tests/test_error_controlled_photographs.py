@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastrecon.models.controlled import LAM, SPARSE, formulated
+from fastrecon.models.error_controlled_photographs import LAM, SPARSE, formulated
 from fastrecon.networks import SquaresCNN
 from fastrecon.operators import Gradient, Wavelet
 from fastrecon.operators.colour_slopes import ColourSlopes
@@ -38,7 +38,7 @@ def by_hand(problem, x, y):
 
 
 def f_beta(problem):
-    from fastrecon.models.controlled import BETA
+    from fastrecon.models.error_controlled_photographs import BETA
 
     return BETA[problem]
 
@@ -80,7 +80,7 @@ def test_no_module_raises_the_objective(problem, name):
 def test_a_good_module_is_taken(problem):
     y = pictures(problem, 1)
     runs = {"derain": "two-layer", "smooth": "l0", "low-light": "lp"}
-    found = METHODS["controlled"].ready(module=runs[problem], iterations=4)(
+    found = METHODS["error-controlled"].ready(module=runs[problem], iterations=4)(
         Inverse(y, Layers(1), start=y, problem=problem), lambda *_, **__: None
     )
     assert found.x.shape == y.shape
@@ -141,6 +141,6 @@ def test_squares_cnn_folds_and_fits_any_size():
 
 def test_wrong_options():
     with pytest.raises(ValueError, match="rule"):
-        METHODS["controlled"].ready(rule="paper")
+        METHODS["error-controlled"].ready(rule="no")
     with pytest.raises(ValueError, match="problem"):
         formulated("mri", torch.zeros(1, 1, 8, 8))

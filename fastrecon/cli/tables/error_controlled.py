@@ -19,7 +19,7 @@ from fastrecon.cli import arguments, evaluate, output
 from fastrecon.cli.tables.base import Further, Key, Row, Table, Unit, add_pictures, middle, register
 from fastrecon.cli.tables.padnet_image import file_of
 from fastrecon.io.slices import SUFFIXES
-from fastrecon.models.controlled_method import ControlledOptions, chosen
+from fastrecon.models.error_controlled_method import ErrorControlledOptions, chosen
 from fastrecon.operators import motion_kernel
 from fastrecon.problems.base import PROBLEMS, Measurement
 
@@ -34,7 +34,7 @@ LINES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "deblur": {f"noise {n:g}": {"noise": n} for n in (0.01, 0.02, 0.04)},
     "mri": {
         f"{kind} {100 * rate:g}%": {"sampling": kind, "rate": rate}
-        for kind in ("variable", "cartesian", "radial")
+        for kind in ("variable", "gaussian", "cartesian", "radial")
         for rate in (0.1, 0.2, 0.3)
     },
 }
@@ -117,7 +117,7 @@ def _measured(problem: str, picture: io.Picture, line: str, solver: Any, seed: i
 @torch.no_grad()
 def _cleaned(problem: str, m: Measurement) -> torch.Tensor:
     """The start as the module alone cleans it."""
-    module = chosen(ControlledOptions(), problem).module
+    module = chosen(ErrorControlledOptions(), problem).module
     assert module is not None
     return module(PROBLEMS[problem].start(m), m.noise or STRONG)
 

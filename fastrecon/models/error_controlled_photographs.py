@@ -1,4 +1,4 @@
-"""Method "controlled": photographs by the error-controlled iteration, whose module may be anything.
+"""Photographs by error-controlled iterations: what is minimised, and the modules that are asked.
 
 Rain   F(B, R) = |B + R - y|^2 / 2 + lam |W B|_p^p + sparse |R|_1, W wavelets; the module sees B and proposes a
        cleaner one, and what it takes off as R: both at once, as f holds either where the other stands.
@@ -12,21 +12,23 @@ Cheng, Wang & Luo, Proximal Alternating Direction Network, AAAI 2018.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastrecon.certificates import ControlledReport
 from fastrecon.checks import choice
-from fastrecon.models.base import Model, trained
+from fastrecon.models.base import is_model, pretrained, trained
 from fastrecon.models.separation import METHOD as SEPARATION
 from fastrecon.models.separation import Separation
+from fastrecon.modules import checkpoints
 from fastrecon.operators import Gradient, Identity, LinearOperator, Wavelet
 from fastrecon.operators.colour_slopes import ColourSlopes
 from fastrecon.operators.layers import Layers
-from fastrecon.options import check, option
 from fastrecon.solvers.error_controlled import ErrorControlled, itself
-from fastrecon.solvers.methods import METHODS, Inverse, Outcome, Runner, Watch, method
+from fastrecon.solvers.methods import METHODS, Inverse
 from fastrecon.terms import L1, GroupL0, Lp, Term
 from fastrecon.terms.parts import Parts
 
@@ -41,6 +43,7 @@ ONCE = ("derain",)  # problems whose modules make what is clean already too smoo
 SHIPPED = ("derain",)  # problems with a model of `separation` among the shipped ones
 # Rain that one of the two sees alone counts so much: one mistakes what is aligned for it, the other what is fine.
 ALONE = 1 / 3
+NONE = "none"
 LOOSE = 1e-3  # mu: nearly all of a proposal is in what is judged
 
 
@@ -69,7 +72,7 @@ def formulated(problem: str, y: Tensor, lam: float | None = None, p: float = 0.8
     Raises:
         ValueError: the problem is another.
     """
-    choice(problem, LAM, "controlled", "problem")
+    choice(problem, LAM, "error-controlled", "problem")
     weight = LAM[problem] if lam is None else lam
     if problem == "derain":
         prior = Parts([Lp(weight, p, Wavelet("sym4", 3)), L1(SPARSE * weight)])
@@ -118,70 +121,71 @@ def classical(name: str, problem: str, lam: float | None) -> Pictures:
     return lambda x: run(Inverse(x, Identity(), start=x, problem=problem)).x
 
 
-@dataclass(frozen=True)
-class ControlledOptions:
-    """Options of the error-controlled iteration for photographs."""
+def module_named(text: str, problem: str, device: torch.device) -> tuple[Pictures, str]:
+    """A model of `separation`, or a network in a file, as a module for pictures; and its name.
 
-    module: str = option(
-        "what proposes: a method without training (rain: two-layer; others: l0, lp, wls, guided), or a model of"
-        " `separation`, shipped or a file; default: the first of these, of rain it and the shipped"
-        " model together", "",
+    Raises:
+        FileNotFoundError, ValueError: there is no such model, or it is of another kind.
+    """
+    if text and text not in pretrained() and not is_model(text):
+        return checkpoints.read(Path(text)).to(device), text
+    model = trained(SEPARATION, problem, text).to(device)
+    assert isinstance(model, Separation)
+    return model.clean, text or model.name
+
+
+def modules_of(text: str, problem: str, lam: float, device: torch.device) -> tuple[list[Pictures], str]:
+    """The module of every iteration, the last for all that follow, and the name of the model among them.
+
+    Args:
+        text: a name, a file, "none", or "" for the usual one.
+        lam: times the weight of the penalty.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none of this name.
+    """
+    again: list[Pictures] = [itself] if problem in ONCE else []
+    if text == NONE:
+        return [itself], ""
+    if text and text not in CLASSICAL[problem]:
+        module, name = module_named(text, problem, device)
+        return [module, *again], name
+    first = classical(text or CLASSICAL[problem][0], problem, lam * LAM[problem])
+    if text or problem not in SHIPPED:
+        return [first, *(again or [first, itself])], ""  # a third time it says what it said
+    module, name = module_named("", problem, device)
+
+    def both(x: Tensor) -> Tensor:
+        found = first(x), module(x)
+        return torch.lerp(torch.maximum(*found), torch.minimum(*found), ALONE)
+
+    return [both, *again], name
+
+
+@torch.no_grad()
+def run(
+    problem: str, y: Tensor, modules: list[Pictures], lam: float = 1.0, p: float = 0.8, iterations: int = 10,
+    tol: float = 1e-4, rule: str = "monotone", step: float = 0.99, history: bool = True,
+    callback: Callable[[int, Callable[[], Tensor]], object] | None = None,
+) -> tuple[Tensor, ControlledReport]:  # fmt: skip
+    """Pictures like y [B, C, H, W] by the module of every iteration, and their certificates.
+
+    Args:
+        problem: a name in LAM.
+        lam: times the usual weight of the penalty; p: its exponent, of rain and low light.
+        iterations, tol, rule, history: as of ErrorControlled.
+        step: of the check, in units of 1 / |A|^2.
+        callback: callback(k, pictures) after every iteration, pictures() those of the moment.
+    """
+    f = formulated(problem, y, lam * LAM[problem], p)
+    norm = f.operator.norm(f.start.shape)
+    solver = ErrorControlled(
+        f.operator, f.prior, [f.lifted(m) for m in modules], rule=rule, mu=LOOSE, step=step / norm**2, norm=norm
     )  # fmt: skip
-    lam: float | None = option(
-        "weight of the penalty; default: 1e-4 of rain, 0.01 of smoothing, 0.1 of low light", None,
-        within="[1e-9, 1e3]", type=float,
-    )  # fmt: skip
-    p: float = option("its exponent, of rain and low light", 0.8, within="[0, 1]", type=float)
-    iterations: int = option("at most so many", 10, within="[1, 1e6]", type=int)
-    tol: float = option("done once the relative change is at most TOL; 0: never", 1e-4, within="[0, 1]", type=float)
-    rule: str = option(
-        "what is accepted: monotone, whatever the objective falls by; descent, if the error of the step is bounded too",
-        "monotone", choices=("monotone", "descent"),
-    )  # fmt: skip
 
-    def __post_init__(self):
-        check(self, "controlled")
+    def tell(k: int, s: Any) -> None:
+        if callback is not None and len(s.x) == len(f.start):
+            callback(k, lambda: f.picture(s.x))
 
-
-@method("controlled", ControlledOptions, "a module proposes, the objective disposes (error-controlled)", tuple(LAM))
-def controlled(options: ControlledOptions, device: torch.device) -> Runner:
-    """Pictures [B, C, H, W], or the light in them [B, 1, H, W]."""
-    models: dict[str, Model] = {}
-
-    def network(problem: str) -> tuple[Pictures, str]:
-        model = models.setdefault(problem, trained(SEPARATION, problem, options.module).to(device))
-        assert isinstance(model, Separation)
-        return model.clean, options.module or model.name
-
-    def asked(problem: str) -> tuple[list[Pictures], str]:
-        """The module of every iteration, the last for all that follow, and the name of the model among them."""
-        again = [itself] if problem in ONCE else []
-        if options.module and options.module not in CLASSICAL[problem]:
-            module, name = network(problem)
-            return [module, *again], name
-        first = classical(options.module or CLASSICAL[problem][0], problem, options.lam)
-        if options.module or problem not in SHIPPED:
-            return [first, *(again or [first, itself])], ""  # a third time it says what it said
-        module, name = network(problem)
-
-        def both(x: Tensor) -> Tensor:
-            found = first(x), module(x)
-            return torch.lerp(torch.maximum(*found), torch.minimum(*found), ALONE)
-
-        return [both, *again], name
-
-    def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
-        f = formulated(inverse.problem, inverse.y, options.lam, options.p)
-        modules, name = asked(inverse.problem)
-        solver = ErrorControlled(
-            f.operator, f.prior, [f.lifted(m) for m in modules], rule=options.rule, mu=LOOSE
-        )  # fmt: skip
-
-        def tell(k: int, s: Any) -> None:
-            if watch is not None and len(s.x) == len(f.start):
-                watch(k, options.iterations, lambda: f.picture(s.x))
-
-        x, report = solver(f.y, f.start, options.iterations, options.tol, history=watch is not None, callback=tell)
-        return Outcome(f.picture(x), report, model=name)
-
-    return run
+    x, report = solver(f.y, f.start, iterations, tol, history=history, callback=tell)
+    return f.picture(x), report
