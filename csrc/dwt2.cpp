@@ -252,6 +252,7 @@ void run_forward(Address x, Address taps, Address c, int64_t P, int64_t H, int64
   T* const to = as<T>(c);
   if (L == 2) return forward<kWidth, T, 2>(from, g, to, P, H, W, L, levels);
   if (L == 8) return forward<kWidth, T, 8>(from, g, to, P, H, W, L, levels);
+  if (L == 16) return forward<kWidth, T, 16>(from, g, to, P, H, W, L, levels);
   forward<kWidth, T, 0>(from, g, to, P, H, W, L, levels);
 }
 
@@ -262,6 +263,7 @@ void run_inverse(Address c, Address taps, Address x, int64_t P, int64_t H, int64
   T* const to = as<T>(x);
   if (L == 2) return inverse<kWidth, T, 2>(from, g, to, P, H, W, L, levels);
   if (L == 8) return inverse<kWidth, T, 8>(from, g, to, P, H, W, L, levels);
+  if (L == 16) return inverse<kWidth, T, 16>(from, g, to, P, H, W, L, levels);
   inverse<kWidth, T, 0>(from, g, to, P, H, W, L, levels);
 }
 }  // namespace
