@@ -1,5 +1,6 @@
 """LDA for MRI: any scale, mask and coils, files, commands; its training on real and complex slices, resumed."""
 
+import json
 import math
 from pathlib import Path
 
@@ -198,5 +199,23 @@ def test_a_model_of_another_problem_is_told(tmp_path, capsys):
     argv = ["reconstruct", str(tmp_path / "p.png"), "--simulate", "--out", str(tmp_path / "o"), "--method", "lda"]
     assert main([*argv, "--problem", "block-cs", "--model", str(tmp_path / "m.safetensors")]) == 2
     assert "expected a model for block-cs, got one for mri" in capsys.readouterr().err
-    assert main([*argv, "--problem", "mri"]) == 2
-    assert "a model of lda for mri, got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rate", "nearest"), [(0.1, 10), (0.3, 30)])
+def test_without_a_name_the_shipped_model_of_the_nearest_share_is_taken(tmp_path, capsys, rate, nearest):
+    argv = ["reconstruct", "skimage:phantom", "--simulate", "--out", str(tmp_path), "--method", "lda", "--no-figure"]
+    assert main([*argv, "--problem", "mri", "--sampling", "radial", "--rate", str(rate), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["model"] == f"lda-mri-{nearest}"
+    assert found["scores"]["reconstruction"]["psnr"] > found["scores"]["start"]["psnr"] + 5
+
+
+@pytest.mark.parametrize("rate", [10, 20, 30])
+def test_shipped_models_lose_nothing_by_converging(rate):
+    data = pytest.importorskip("skimage.data")
+    x = torch.from_numpy(data.shepp_logan_phantom()[100:300:2, 100:300:2]).to(torch.complex64)[None, None]
+    a = Fourier(masks.radial((100, 100), rate / 100))
+    m = fr.load(f"lda-mri-{rate}")
+    phases, converged = m(a(x), a), m(a(x), a, rigorous=True, history=False)
+    assert converged.report.status == ["converged"]
+    assert (fr.metrics.psnr(converged.x.abs(), x.abs()) > fr.metrics.psnr(phases.x.abs(), x.abs()) - 0.3).all()
