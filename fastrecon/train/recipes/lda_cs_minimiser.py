@@ -31,6 +31,7 @@ from fastrecon.train import bilevel, images
 from fastrecon.train.commandline import command, last_names, settings_of
 from fastrecon.train.objective import Objective, Score
 from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.recipes.minimiser_base import OfMinimiser
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
@@ -131,7 +132,7 @@ class Pool:
             t[which] = getattr(part, name)
 
 
-class LdaCsMinimiser(Objective[models.BlockSensingModel]):
+class LdaCsMinimiser(OfMinimiser, Objective[models.BlockSensingModel]):
     """The second regulariser, its crops and their iterates; see `Objective`."""
 
     squared_error = False
@@ -198,18 +199,6 @@ class LdaCsMinimiser(Objective[models.BlockSensingModel]):
         minimiser.requires_grad_(True)
         found.meta["name"] = self.name
         return found.to(self.world.device, found.q.dtype)
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.config.name or Path(self.config.model).stem
-
-    @property
-    def minimiser(self) -> Minimiser:
-        """What is trained."""
-        found = self.module.solver.minimiser
-        assert isinstance(found, Minimiser)
-        return found
 
     @property
     def data(self) -> str:

@@ -27,6 +27,7 @@ from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.train import bilevel
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.recipes.minimiser_base import OfMinimiser
 from fastrecon.train.recipes.mri_base import MRIObjective, SlicesConfig
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
@@ -72,7 +73,7 @@ class Config(SlicesConfig):
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, self.ema, every)
 
 
-class LdaMriMinimiser(MRIObjective[DescentModel]):
+class LdaMriMinimiser(OfMinimiser, MRIObjective[DescentModel]):
     """The regulariser, its crops and masks; see `Objective`."""
 
     squared_error = False
@@ -109,18 +110,6 @@ class LdaMriMinimiser(MRIObjective[DescentModel]):
                config.init)  # fmt: skip
         assert isinstance(other, Minimiser)
         return other
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.config.name or Path(self.config.model).stem
-
-    @property
-    def minimiser(self) -> Minimiser:
-        """What is trained."""
-        found = self.module.solver.minimiser
-        assert isinstance(found, Minimiser)
-        return found
 
     def term(self, precision: str) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """r [B] and its gradient at images [B, 2, H, W] of real and imaginary parts, differentiable in the kernels."""

@@ -15,20 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon.checks import expect
 from fastrecon.metrics import psnr
-from fastrecon.models.separation import Separation
-from fastrecon.networks import SquaresCNN
 from fastrecon.operators import Gradient, Identity
 from fastrecon.options import check, option
 from fastrecon.solvers.methods import METHODS, Inverse
 from fastrecon.train import images
-from fastrecon.train.commandline import last_names
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes import streaks
-from fastrecon.train.recipes.photographs_base import PhotographObjective, colours, crop
-from fastrecon.train.recipes.streaks import GOOD, VALIDATION_SIDE
+from fastrecon.train.recipes.photographs_base import colours, crop
+from fastrecon.train.recipes.separation_base import GOOD, VALIDATION_SIDE, SeparationObjective
 from fastrecon.train.world import World
 
 DILATIONS = (1, 2, 4, 2, 1)  # of squares of 2 x 2 pixels: sees 42 x 42
@@ -49,25 +45,18 @@ class Config(streaks.Config):
         check(self, "train")
 
 
-class Smoothing(PhotographObjective[SquaresCNN]):
+class Smoothing(SeparationObjective):
     """A network, photographs and what "l0" makes of them; see `Objective`."""
 
-    squared_error = False
     config: Config
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
         self.smooth = METHODS["l0"].ready(lam=config.lam)
         training, held = self.photographs(self._pair)
-        self.pairs = [x for x in training if min(x.shape[-2:]) >= config.patch]
-        expect(len(self.pairs) > 0, "train", "--patch", "no larger than the photographs", config.patch)
+        self.begin(training, len(held), DILATIONS)
         self.held = [images.central(x, VALIDATION_SIDE).contiguous() for x in held]
-        self.counts = {"training": len(self.pairs), "validation": len(held)}
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.quality: float | None = None
-        torch.manual_seed(config.seed)
-        self.module = SquaresCNN(len(DILATIONS), config.channels, 3, DILATIONS).to(world.device)
-        self.digest = images.digest(self.pairs)
 
     def _pair(self, pixels: np.ndarray) -> Tensor:
         """[6, H, W]: a photograph, and it smoothed."""
@@ -78,19 +67,17 @@ class Smoothing(PhotographObjective[SquaresCNN]):
         """Crops [B, 3, P, P] of photographs and what they shall become, in four orientations, colours anyhow."""
         config, found = self.config, []
         for *at, turned in torch.rand(config.batch, 5, generator=self.generator).tolist():
-            pair = crop(self.pairs, config.patch, at).unflatten(0, (2, 3))
+            pair = crop(self.learned, config.patch, at).unflatten(0, (2, 3))
             pair = pair[:, torch.randperm(3, generator=self.generator)]
             found.append(1 - pair if turned < 0.5 else pair)
         y, x = torch.stack(found, 1)
-        share = slice(self.world.rank, None, self.world.size)
-        return y[share].to(self.world.device), x[share].to(self.world.device)
+        y, x = self.shared(y, x)
+        return y, x
 
     def loss(self) -> Tensor:
         """The mean over the crops of the logarithm of squared errors of pixels and, SLOPES times, of slopes."""
         y, x = self.batch()
-        with torch.autocast(y.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            g = self.module(y)
-        error = y - g.float() - x
+        error = self.without(y) - x
         slopes = Gradient().forward(error)[..., :-1, :-1]
         total = error.square().mean((1, 2, 3)) + SLOPES * slopes.square().mean((1, 2, 3))
         return (total + GOOD).log().mean()
@@ -102,22 +89,12 @@ class Smoothing(PhotographObjective[SquaresCNN]):
         for pair in self.held:
             y, x = (t[None] for t in pair.unflatten(0, (2, 3)))
             found.append(psnr(y - network(y.to(self.world.device)).cpu(), x).item())
-        self.quality = sum(found) / len(found) if found else None
-        return None if self.quality is None else Score("psnr", self.quality)
+        return self.scored(found)
 
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
-        config = self.config
-        told = "none" if self.quality is None else f"PSNR {self.quality:.2f} dB"
-        known = {
-            "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} photographs, smoothed by"
-            f" l0 with lam = {config.lam:g}",
-            "validation": f"{self.counts['validation']} photographs, against l0: {told}",
-            "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
-            "seed": str(config.seed),
-        }
-        training = self.training(facts, RECIPE, known)
-        self.write(Separation(self.module.folded().float().cpu(), "smooth", {"name": self.name, "training": training}))
+        done = f"smoothed by l0 with lam = {self.config.lam:g}"
+        self.export_for("smooth", facts, RECIPE, done, ", against l0")
 
 
 RECIPE = register(

@@ -14,21 +14,18 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect
-from fastrecon.models.separation import Separation
-from fastrecon.networks import SquaresCNN
 from fastrecon.options import check, option
 from fastrecon.solvers import rain
 from fastrecon.train import images
-from fastrecon.train.commandline import last_names
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
-from fastrecon.train.recipes.photographs_base import PhotographObjective, colours, crop
+from fastrecon.train.recipes.photographs_base import colours, crop
+from fastrecon.train.recipes.separation_base import GOOD, VALIDATION_SIDE, SeparationObjective
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
-VALIDATION_SIDE, VALIDATION_RAINS = 192, 3  # pixels, and rains of each photograph
+VALIDATION_RAINS = 3  # of each photograph
 DRY = 0.05  # share of crops without rain, which shall stay as they are
-GOOD = 1e-4  # squared errors below, where white is 1, are not worth much
 DILATIONS = (1, 1, 2, 4, 4, 2, 1, 1)  # of squares of 2 x 2 pixels: sees 66 x 66
 
 
@@ -66,26 +63,19 @@ class Config:
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, 0.0, every)
 
 
-class Streaks(PhotographObjective[SquaresCNN]):
+class Streaks(SeparationObjective):
     """A network, its photographs and their rain; see `Objective`."""
 
-    squared_error = False
     config: Config
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
         training, held = self.photographs(colours)
-        self.clean = [x for x in training if min(x.shape[-2:]) >= config.patch]
-        expect(len(self.clean) > 0, "train", "--patch", "no larger than the photographs", config.patch)
+        self.begin(training, len(held), DILATIONS)
         rains = range(VALIDATION_RAINS)
         self.held = [self._validated(x, k * VALIDATION_RAINS + i) for k, x in enumerate(held) for i in rains]
-        self.counts = {"training": len(self.clean), "validation": len(held)}
         self.draws = rain.Draws(config.seed)
         self.generator = self.draws.generator
-        self.quality: float | None = None
-        torch.manual_seed(config.seed)
-        self.module = SquaresCNN(len(DILATIONS), config.channels, 3, DILATIONS).to(world.device)
-        self.digest = images.digest(self.clean)
 
     @staticmethod
     def _validated(photograph: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -97,45 +87,32 @@ class Streaks(PhotographObjective[SquaresCNN]):
         """Crops [B, 3, P, P] with rain and without, in four orientations and three scales of brightness."""
         config, draws, found = self.config, self.draws, []
         for *at, bright in draws.uniform(0, 1, config.batch, 5).tolist():
-            found.append(crop(self.clean, config.patch, at) * (0.5 + 0.5 * min(1.0, 2 * bright)))
+            found.append(crop(self.learned, config.patch, at) * (0.5 + 0.5 * min(1.0, 2 * bright)))
         x = torch.stack(found)
         streaks = draws.streaks(config.batch, (config.patch, config.patch))
         wet = (draws.uniform(0, 1, config.batch) >= DRY).view(-1, 1, 1, 1)
         y = (255 * rain.rainy(x, streaks * wet)).round() / 255
-        share = slice(self.world.rank, None, self.world.size)
-        return y[share].to(self.world.device), x[share].to(self.world.device)
+        y, x = self.shared(y, x)
+        return y, x
 
     def loss(self) -> Tensor:
         """The mean over the crops of the logarithm of squared errors: a drizzle counts as much as a downpour."""
         y, x = self.batch()
-        with torch.autocast(y.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            g = self.module(y)
-        error = (y - g.float() - x).square().mean((1, 2, 3))
+        error = (self.without(y) - x).square().mean((1, 2, 3))
         return (error + GOOD).log().mean()
 
     @torch.no_grad()
     def validate(self) -> Score | None:
         """Mean PSNR in dB of the network as it will be used, errors of GOOD added: at most 40 dB of each."""
-        network, total = self.module.folded(), 0.0
+        network, found = self.module.folded(), []
         for y, x in self.held:
-            found = (y - network(y.to(self.world.device)).cpu()).clamp(0, 1)
-            total -= 10 * math.log10((found - x).square().mean().item() + GOOD)
-        self.quality = total / len(self.held) if self.held else None
-        return None if self.quality is None else Score("psnr", self.quality)
+            dry = (y - network(y.to(self.world.device)).cpu()).clamp(0, 1)
+            found.append(-10 * math.log10((dry - x).square().mean().item() + GOOD))
+        return self.scored(found)
 
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
-        config = self.config
-        told = "none" if self.quality is None else f"PSNR {self.quality:.2f} dB"
-        known = {
-            "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} photographs, with"
-            " rain that is drawn",
-            "validation": f"{self.counts['validation']} photographs with {VALIDATION_RAINS} such rains each: {told}",
-            "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
-            "seed": str(config.seed),
-        }
-        training = self.training(facts, RECIPE, known)
-        self.write(Separation(self.module.folded().float().cpu(), "derain", {"name": self.name, "training": training}))
+        self.export_for("derain", facts, RECIPE, "with rain that is drawn", f" with {VALIDATION_RAINS} such rains each")
 
 
 RECIPE = register(
