@@ -52,11 +52,12 @@ def test_dladmm_of_any_batch_and_size():
     same_images(graph, model, [torch.rand(3, 1, 8, 20), torch.rand(1, 1, 8, 8)], equal)
 
 
-def test_lda_of_any_batch_with_an_operator():
+@pytest.mark.parametrize("features", [{"in_channels": 2}, {"separate": True}])
+def test_lda_of_any_batch_with_an_operator(features):
     torch.manual_seed(0)
     mask = torch.rand(24, 32) > 0.5
     mask[:3], mask[-2:], mask[:, :3], mask[:, -2:] = True, True, True, True  # zero frequency in the corner, plainly
-    operator, model = Fourier(mask), DescentModel(LDA(Identity(), 2, 4, 2, in_channels=2)).eval()
+    operator, model = Fourier(mask), DescentModel(LDA(Identity(), 2, 4, 2, **features)).eval()
     batches = [operator((1 + 0.1 * torch.rand(b, 1, 24, 32)).to(torch.complex64)) for b in (2, 3, 1)]
     graph = export.exported(model, batches[0], operator=operator).module()
     same_images(graph, model, batches, equal, operator=operator)
@@ -64,7 +65,7 @@ def test_lda_of_any_batch_with_an_operator():
 
 OF_ANY_SIZE = {"lda-cs-10", "lda-cs-25", "lda-cs-50", "lda-joint-10", "lda-joint-30", "dladmm-saltpepper"}
 WITH_AN_OPERATOR = {"learned-fista-inpaint", "learned-fista-mri", "sgp-step-inpaint", "sgp-diag-inpaint"}
-WITH_AN_OPERATOR |= {"sgp-step-fourier", "sgp-diag-fourier"}
+WITH_AN_OPERATOR |= {"sgp-step-fourier", "sgp-diag-fourier", "lda-mri-10", "lda-mri-20", "lda-mri-30"}
 UNTIL_DONE = {"padnet-gradient", "padnet-haze", "padnet-image", "prior-natural", "streaks"}  # no fixed iterations
 
 

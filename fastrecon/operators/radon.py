@@ -211,7 +211,7 @@ class Radon(LinearOperator):
             return self.apply_adjoint(y)  # as empty
         weights = view_weights(self.angles, math.pi if self.geometry == "parallel" else 2 * math.pi).to(y)[:, None]
         if self.geometry == "parallel":
-            q = each_image(lambda t: filtered(t, self.spacing, window, 1, sharper=SHARPER), y)
+            q = each_image(lambda t: filtered(t, self.spacing, window, 1, sharper=self._sharper(self.spacing)), y)
             return back_project(weights * q, self._places, self.size)
         w = offsets(self.detectors, self.spacing, self.offset)
         # on an arc steps are angles, on a line lengths at the centre of rotation
@@ -220,12 +220,17 @@ class Radon(LinearOperator):
             if self.curved
             else (self.spacing / self.magnification, torch.atan(w / self.reach))
         )
-        kind = (FINER, True, 0.0) if self.curved else (1, False, SHARPER)
+        kind = (FINER, True, 0.0) if self.curved else (1, False, self._sharper(self.spacing / self.magnification))
         q = each_image(lambda t: filtered(t, step, window, *kind), y * gamma.cos().to(y))
         q = q * (weights / 2 * self.source_distance ** (1 if self.curved else 2))
         if self.curved:
             q = _on_line(q, gamma, step)
         return back_project(q, self._places, self.size, fan=True, curved=self.curved)
+
+    def _sharper(self, step: float) -> float:
+        """What makes up for interpolation between samples `step` apart at the centre of rotation: little where it loses
+        frequencies that pixels do not show, more where samples are further apart than pixels."""
+        return max(SHARPER, 1 - self.pixel / step)
 
     @functools.cached_property
     def _places(self) -> Tensor:
