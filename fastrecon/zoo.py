@@ -414,7 +414,7 @@ def _model(name: str) -> Callable[[], Case]:
             return Case(lambda y, model: model(y, Identity(), noise=0.1, iterations=5), (y,), (model,), smooth=False)
         if isinstance(model, models.PADNetModel) and model.problem in ("deblur", "slopes"):
             blur = Blur(gaussian_kernel(1.0, 5))
-            y = blur(scenes(IMAGES, 32, 32)) + 0.01 * numbers(IMAGES, 1, 32, 32)
+            y = blur(scenes(IMAGES, 24, 24)) + 0.01 * numbers(IMAGES, 1, 24, 24)
             y = Gradient()(y) if model.problem == "slopes" else y
             return Case(partial(_deblurred, blur), (y,), (model,), smooth=False)
         if isinstance(model, models.Separation):
@@ -427,8 +427,8 @@ def _model(name: str) -> Callable[[], Case]:
             scan = even_scan((64, 64), 9)
             return Case(partial(_scanned, scan), (scan(scenes(IMAGES, 64, 64)),), (model,), smooth=False)
         if isinstance(model, models.DescentModel | models.UnrolledModel):
-            own = masks.radial((64, 64), rate(model) or 0.3).expand(IMAGES, 1, 64, 64).contiguous()
-            y = Fourier(own)(scenes(IMAGES, 64, 64))
+            own = masks.radial((32, 32), rate(model) or 0.3).expand(IMAGES, 1, 32, 32).contiguous()
+            y = Fourier(own)(scenes(IMAGES, 32, 32))
             return Case(lambda y, own, model: model(y, operator=Fourier(own)), (y, own), (model,), smooth=False)
         operator: Any = {"inpaint": Inpainting, "mri": Fourier}[model.problem]
         own = some(IMAGES, 1, 64, 64)
