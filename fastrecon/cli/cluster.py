@@ -1,6 +1,7 @@
 """`fastrecon reconstruct --on ray`: every input by a worker of a Ray cluster, with the files that are made here."""
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import signal
@@ -165,8 +166,7 @@ def _room(ray: Any, threads: int, gpu: bool) -> int:
 @contextlib.contextmanager
 def _cluster() -> Iterator[Any]:
     """ray, connected; what was not connected before is left at the end. Signals stay this program's."""
-    import ray
-
+    ray: Any = importlib.import_module("ray")
     if ray.is_initialized():
         yield ray
         return

@@ -4,6 +4,7 @@ serve run fastrecon.serving.ray:app model=lda-cs-25,prior-natural max_replicas=4
 ray.data.read_binary_files(folder, include_paths=True).map_batches(Reconstruct, ...)
 """
 
+import importlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -97,8 +98,7 @@ def app(args: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: a name or a value is wrong, or a model cannot be loaded.
     """
-    from ray import serve
-
+    serve: Any = importlib.import_module("ray.serve")
     s = settings(args)
     Door(named(s.model.split(",") if s.model else []))  # what cannot be loaded is told here, not by each replica again
 
