@@ -42,8 +42,7 @@ def of_minimiser(training: Mapping[str, Any]) -> str:
     settings, images = training["settings"], training["images"]
     anchored = " + mu |x - x_K|^2 / 2" if settings.get("anchor") else ""
     quality = training["validation_psnr"]
-    given = "y, operator" if "rate" in settings else "y"
-    kind = "" if "rate" in settings else ": luminance"
+    given, kind = ("y, operator", "") if "rate" in settings else ("y", ": luminance")
     facts = {
         "training data": f"{', '.join(training['data'])}{kind}, {images['training']} images",
         "validation": "none" if quality is None else f"{images['validation']} images, converged, PSNR {quality} dB",
