@@ -213,6 +213,14 @@ def test_measurements_come_back_as_arrays():
     assert bad["reconstruction"][0].shape == (0, 0)
 
 
+def test_who_drops_it_keeps_no_threads():
+    made = Reconstruct()
+    scheduler = made.scheduler
+    assert scheduler.alive
+    del made
+    assert scheduler.drain(timeout=10)
+
+
 def test_what_a_batch_lacks_is_told(tmp_path):
     with pytest.raises(ValueError, match="Reconstruct: batch: expected a column bytes or y, got"):
         Reconstruct()({"x": np.zeros(1)})

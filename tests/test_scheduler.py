@@ -213,14 +213,19 @@ def test_the_pixels_of_all_models_are_bounded(zoo):
 
 def test_a_closed_scheduler_takes_nothing(zoo):
     y, operator = inpainting()
+    before = {*threading.enumerate()}
     scheduler = Scheduler("fista")
     future = scheduler.submit(y, operator, iterations=5)
+    assert future.result(timeout=20).x.shape == y.shape
+    assert len({*threading.enumerate()} - before) == 2  # the worker and a fiber
     assert scheduler.drain()
-    assert future.done()
     with pytest.raises(RuntimeError, match="takes no more"):
         scheduler.submit(y, operator)
-    before = {t.name for t in threading.enumerate()}
-    assert "fastrecon-scheduler" not in before
+    assert not scheduler.alive
+    deadline = time.monotonic() + 5
+    while {*threading.enumerate()} - before and time.monotonic() < deadline:
+        time.sleep(0.001)  # a fiber's thread ends after it has said so
+    assert not {*threading.enumerate()} - before
 
 
 def test_an_error_in_its_body_takes_back_what_is_queued():

@@ -7,6 +7,7 @@ ray.data.read_binary_files(folder, include_paths=True).map_batches(Reconstruct, 
 import importlib
 import json
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
@@ -158,6 +159,7 @@ class Reconstruct:
         models = named([model]) if model else {}
         self.arrays, self.out = tuple(arrays), None if out is None else io.output_folder(out)
         self.door, self.scheduler = Door(models, device), Scheduler("auto", max_queue=2**20, max_pixels=max_pixels)
+        weakref.finalize(self, self.scheduler.close, wait=False)  # whoever drops this keeps no threads
         self.query = {name: _word(value) for name, value in options.items()}
         self.query |= {"model": next(iter(models))} if models else {}
 

@@ -157,14 +157,19 @@ class Scheduler:
         self._worker.join(timeout)
         return not self._worker.is_alive()
 
-    def close(self) -> None:
-        """Takes no more requests and takes back all that it has."""
+    def close(self, wait: bool = True) -> None:
+        """Takes no more requests and takes back all that it has.
+
+        Args:
+            wait: whether until its threads have ended.
+        """
         with self._changed:
             self._closed = True
             for request in [*self._queue, *self._running]:
                 request.future.cancel()
             self._changed.notify_all()
-        self._worker.join()
+        if wait:
+            self._worker.join()
 
     def __enter__(self) -> Self:
         return self
