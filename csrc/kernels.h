@@ -93,6 +93,10 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
   K(image_operator, (int dtype, int transform, Address x, Address y, Address mask, Address maps, Address plan,        \
                      std::int64_t B, std::int64_t C, std::int64_t H, std::int64_t W, std::int64_t coils,              \
                      std::int64_t mask_image, std::int64_t maps_image, bool centred, bool back))                      \
+  K(wavelet_shrinkage, (int dtype, int transform, Address x, Address v, Address factors, Address shift, Address tau,   \
+                        Address momentum, Address taps, Address plan, std::int64_t B, std::int64_t C,                 \
+                        std::int64_t H, std::int64_t W, std::int64_t factors_image, std::int64_t L,                   \
+                        std::int64_t levels, std::int64_t iterations, bool ahead))                                    \
   K(squares, (int dtype, Address x, Address minus, Address out, bool differ, std::int64_t B, std::int64_t N))         \
   K(prox_tv, (int dtype, Address y, Address lam, Address p, Address x, Address dual, Address sums, Address count,     \
               std::int64_t B, std::int64_t G, std::int64_t H, std::int64_t W, double tol, std::int64_t iterations,    \

@@ -106,6 +106,12 @@ def test_as_physics_and_back(name):
     torch.testing.assert_close(u + gamma * p.A_adjoint(p.A(u) - y), z, atol=2e-3, rtol=1e-3)
 
 
+def test_norms_of_what_has_no_closed_form():
+    a = fr.operators.Inpainting(mask()) @ fr.operators.Blur(fr.operators.gaussian_kernel(1.0, 5), "zero")
+    p, x = ours.as_physics(a, (1, H, W)), numbers(1, 1, H, W, dtype=torch.float32)
+    torch.testing.assert_close(p.compute_sqnorm(x[0]), p.compute_sqnorm(x), rtol=2e-2, atol=0)
+
+
 def test_parameters_follow_an_update():
     a, size = operators()["blur"]
     p, k = ours.as_physics(a, size), torch.rand(1, 1, 3, 3)

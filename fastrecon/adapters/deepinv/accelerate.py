@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fastrecon import threads
 from fastrecon.adapters.deepinv._library import dinv
+from fastrecon.adapters.deepinv.in_one_call import Estimate, alike, in_one_call
 from fastrecon.adapters.deepinv.parts import OURS, Fidelity, forget, twin
 from fastrecon.checks import expect
 
-Estimate = tuple[Tensor, ...]  # (x, ...) as of deepinv's X["est"]
 SMALL = 1e-6  # of deepinv's relative changes
 PER_IMAGE = "each image by its own measure, so that no result depends on the others of a batch (deepinv: by the mean)"
 OF_BATCH = "by the mean over the batch, as deepinv"
@@ -105,6 +105,7 @@ class Loop(dinv.optim.fixed_point.FixedPoint):
         left = torch.zeros(len(x), dtype=torch.bool, device=x.device)  # images that are done
         count, failures = (torch.zeros(len(x), dtype=torch.int64, device=x.device) for _ in range(2))
         search = _first_step(model, x) if searches else None
+        watched = bool(costs) or metrics is not None or self.early_stop or searches
         it = 0
         while it < self.max_iter:
             before = s
@@ -116,7 +117,7 @@ class Loop(dinv.optim.fixed_point.FixedPoint):
             if search is not None:
                 params["stepsize"] = search
             with threads.alone if f.known and type(prior) in OURS else nullcontext():  # networks want their threads
-                est = self.step(self.iterator, s["est"], f, prior, params, it)
+                est, many = self._steps(s["est"], f, prior, params, it, watched)
             cost = self.iterator.cost_fn(est[0], fidelity, prior, params, y, physics) if costs else None
             keep = left
             if search is not None:
@@ -128,17 +129,29 @@ class Loop(dinv.optim.fixed_point.FixedPoint):
             if metrics is not None:
                 metrics = self.update_metrics_fn(metrics, before, s, x_gt=x_gt)
                 _without(metrics, keep)
-            count = count + (~keep).long()
+            count = count + many * (~keep).long()
             if self.early_stop:
                 left = left | (self._converged(model, before, s) & ~keep & (count > 2))
             if search is not None:
                 left = left | (failures >= config.max_iter) | (count >= self.max_iter)
-            it = it + 1 if search is None else int(torch.where(left, self.max_iter, count).min())
+            it = it + many if search is None else int(torch.where(left, self.max_iter, count).min())
             if (self.early_stop or search is not None) and bool(left.all()):
                 model.has_converged = bool(self.early_stop)
                 break
         self.report["physics"] = next(iter(parts.values())).why if parts else "no iteration was asked for"
         return s, metrics
+
+    def _steps(
+        self, est: Estimate, f: Fidelity, prior: Any, params: dict[str, Any], it: int, watched: bool
+    ) -> tuple[Estimate, int]:
+        """The estimate after the next iteration, or after those that are one call where no other is looked at."""
+        if self.step in (pgd, fista):
+            several = not (watched or len(self.twins) > 1 or len(self.update_params_fn.__self__.data_fidelity) > 1)
+            many = alike(self.update_params_fn, it, self.max_iter - it) if several else 1
+            found = in_one_call(self.iterator, est, f, prior, params, it, many, self.step is fista)
+            if found is not None:
+                return found, many
+        return self.step(self.iterator, est, f, prior, params, it), 1
 
     def _converged(self, model: Any, before: dict[str, Any], s: dict[str, Any]) -> Tensor:
         """Whether images are done [B]."""

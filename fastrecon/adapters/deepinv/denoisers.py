@@ -10,10 +10,9 @@ from fastrecon import ops
 from fastrecon.adapters.deepinv._library import dinv
 from fastrecon.checks import behind, choice, expect
 from fastrecon.ops import wavelet_modes as modes
-from fastrecon.ops.dwt2 import DWT2
 from fastrecon.ops.function import differentiated
 from fastrecon.ops.layout import real_dtype
-from fastrecon.ops.soft_threshold import SoftThreshold
+from fastrecon.ops.wavelet_shrinkage import Shrinkage, shrunk
 from fastrecon.ops.wavelet_transform import PERIODIC
 
 soft_threshold, prox_tv = behind(ops.soft_threshold), behind(ops.prox_tv)
@@ -73,8 +72,21 @@ class WaveletDenoiser(dinv.models.WaveletDenoiser):
             out = self.iwt(self.threshold_ND(self.dwt(padded), ths))
             return out[..., : padded.shape[-2] - padding[0], : padded.shape[-1] - padding[1]]
         plain = self.mode == "zero" and not (padded.is_complex() or differentiated(padded, tau))
-        out = self._levelled(padded, tau) if plain else self._shrunk(padded, tau)
+        out = shrunk(padded, self._shrinkage(padded, tau)) if plain else self._shrunk(padded, tau)
         return self.crop_output(out, padding) if any(padding) else out
+
+    def shrinkage(self, x: Tensor, ths: Any) -> Shrinkage | None:
+        """This map of real images like x as one of the kernel's; None where it is none, or is to be differentiated."""
+        if self.mode != "zero" or x.is_complex() or any(n % 2 for n in x.shape[-2:]):
+            return None
+        tau = self._simple(ths, x)
+        if tau is None or not self._kernel(x.shape[-2:]) or differentiated(x, tau):
+            return None
+        return self._shrinkage(x, tau)
+
+    def _shrinkage(self, x: Tensor, tau: Tensor | float) -> Shrinkage:
+        each = tau.reshape(-1).expand(len(x)) if isinstance(tau, Tensor) else x.new_full((len(x),), tau)
+        return Shrinkage(each, modes.bank(self.wv).low, self.level)
 
     def _simple(self, ths: Any, x: Tensor) -> Tensor | float | None:
         """|ths| where it is one for all, or one for each image; None where it varies otherwise."""
@@ -93,21 +105,6 @@ class WaveletDenoiser(dinv.models.WaveletDenoiser):
         """Whether all levels are one call of the kernel of `dwt2`."""
         whole = all(n % (1 << self.level) == 0 for n in size)
         return modes.bank(self.wv).orthonormal and (self.mode == "zero" or (self.mode == PERIODIC and whole))
-
-    def _levelled(self, x: Tensor, tau: Tensor | float) -> Tensor:
-        """The same of real images, with zeros around them level by level, which adds fewer zeros."""
-        flat = x.reshape(-1, *x.shape[-2:])
-        each = tau.expand(*x.shape[:2], 1, 1).reshape(-1) if isinstance(tau, Tensor) else x.new_full((len(flat),), tau)
-        return self._level(flat, each, modes.bank(self.wv).low, self.level).reshape(x.shape)
-
-    def _level(self, x: Tensor, tau: Tensor, taps: tuple[float, ...], level: int) -> Tensor:
-        """The synthesis of the details, shrunk, and of what the next levels make of the approximation: planes
-        [P, H, W], thresholds [P]. As few calls as can be: on small images these take longer than the arithmetic."""
-        c = DWT2.call(modes.framed(x, len(taps), 1), taps, 1, False)
-        h, w = (modes.count(n, len(taps), "zero") for n in x.shape[-2:])
-        low, shrunk = c[:, :h, :w], SoftThreshold.call(c.view(1, len(c), -1), tau).view(c.shape)
-        shrunk[:, :h, :w] = self._level(low, tau, taps, level - 1) if level > 1 else low
-        return modes.unframed(DWT2.call(shrunk, taps, 1, True), len(taps), 1, x.shape[-2:])
 
     def _shrunk(self, x: Tensor, tau: Tensor | float) -> Tensor:
         """The synthesis of shrunk coefficients; zeros around the image have coefficients that are 0 and stay 0."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastrecon.adapters.deepinv._library import dinv
@@ -9,11 +10,16 @@ from fastrecon.adapters.deepinv.denoisers import TVDenoiser
 from fastrecon.adapters.deepinv.operators import PhysicsOperator, recognised
 from fastrecon.adapters.deepinv.physics import weight_of
 from fastrecon.adapters.deepinv.priors import FeaturePrior, L12Prior, TVPrior, WaveletPrior
+from fastrecon.operators import Blur, Inpainting
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops import wavelet_modes as modes
+from fastrecon.ops.function import differentiated
+from fastrecon.ops.image_operator import BLUR, MASK
+from fastrecon.ops.wavelet_shrinkage import Affine, usable
 from fastrecon.terms.base import column
 
 OURS = (FeaturePrior, L12Prior, TVPrior, WaveletPrior)
+KERNELS: dict[type, int] = {Inpainting: MASK, Blur: BLUR}  # of wavelet_shrinkage, where A is diagonal
 
 
 def twin(prior: Any) -> tuple[Any, str]:
@@ -67,7 +73,7 @@ class Fidelity:
         self.size = first.shape[-2:]
         self._aty: Tensor | None = None
         self._seen: Tensor | None = None
-        self._last: tuple[Any, Tensor, Tensor] | None = None  # of `descent`: step, its factors, what it adds
+        self._last: tuple[Any, torch.dtype, Tensor, Tensor] | None = None  # of `_affine`
 
     @property
     def why(self) -> str:
@@ -102,12 +108,29 @@ class Fidelity:
         """x - step grad f(x): where A is diagonal between T and T*, T* (1 - s |factors|^2) T x + s A* y."""
         if self.basis is None or self.operator is None:
             return x - step * self.grad(x)
-        k, known = self.basis.transform(x), self._last
-        if known is None or isinstance(step, Tensor) or step != known[0]:
-            s = step * self.fidelity.norm
-            known = step, (1 - s * self.power).to(k.dtype), s * self._adjoint_at_y(self.operator, x)
-            self._last = None if isinstance(step, Tensor) else known
-        return self.basis.inverse(known[1] * k) + known[2]
+        k = self.basis.transform(x)
+        factors, shift = self._affine(step, x, k.dtype)
+        return self.basis.inverse(factors * k) + shift
+
+    def affine(self, x: Tensor, step: Any) -> Affine | None:
+        """The same as one of the kernel's of wavelet_shrinkage, of real images like x; None where it is none."""
+        kind = None if self.basis is None or x.is_complex() else KERNELS.get(type(self.operator))
+        if kind is None or not usable(x, kind) or differentiated(x, step, self.power, self.y):
+            return None
+        factors, shift = self._affine(step, x, self.power.dtype)
+        fits = factors.ndim == 4 and factors.shape[1] == 1 and shift.shape == x.shape and shift.dtype == x.dtype
+        return Affine(kind, factors, shift) if fits else None
+
+    def _affine(self, step: Any, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """1 - s |factors|^2 in `dtype` and s A* y, kept for the last step that was a number."""
+        known = self._last
+        if known is not None and not isinstance(step, Tensor) and (step, dtype) == known[:2]:
+            return known[2], known[3]
+        assert self.operator is not None
+        s = step * self.fidelity.norm
+        new = (1 - s * self.power).to(dtype), s * self._adjoint_at_y(self.operator, x)
+        self._last = None if isinstance(step, Tensor) else (step, dtype, *new)
+        return new
 
     def prox(self, v: Tensor, gamma: Any) -> Tensor:
         """argmin_x gamma f(x) + |x - v|^2 / 2: in closed form, or as deepinv solves it."""

@@ -227,7 +227,9 @@ class OperatorPhysics(dinv.physics.LinearPhysics):
     def compute_sqnorm(self, x0: Tensor, **kwargs: Any) -> Tensor:
         """|A|^2 in closed form, where there is one."""
         known = self.map._norm_of((1, *x0.shape[-3:]))
-        return super().compute_sqnorm(x0, **kwargs) if known is None else x0.new_tensor(known**2).real
+        if known is None:  # deepinv's power method takes x0 as it is, which its documentation calls unbatched
+            return super().compute_sqnorm(x0 if x0.ndim > 3 else x0[None], **kwargs)
+        return x0.new_tensor(known**2).real
 
     def prox_l2(self, z: Any, y: Tensor, gamma: Any, *args: Any, **kwargs: Any) -> Tensor:
         """argmin_x gamma |A x - y|^2 / 2 + |x - z|^2 / 2: in closed form, where there is one."""

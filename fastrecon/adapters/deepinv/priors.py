@@ -9,10 +9,13 @@ from fastrecon import ops
 from fastrecon.adapters.deepinv._library import dinv
 from fastrecon.adapters.deepinv.denoisers import TVDenoiser, WaveletDenoiser
 from fastrecon.checks import behind, expect, number
+from fastrecon.ops.wavelet_shrinkage import Shrinkage
 from fastrecon.ops.wavelet_transform import PERIODIC
 from fastrecon.terms.feature_norm import FeatureNorm
 
 group_soft_threshold = behind(ops.group_soft_threshold)
+
+THRESHOLD = 0.1  # of deepinv's WaveletPrior.prox, which multiplies it by gamma
 
 
 class WaveletPrior(dinv.optim.WaveletPrior):
@@ -39,6 +42,13 @@ class WaveletPrior(dinv.optim.WaveletPrior):
             self.WaveletDenoiser = ours(wv)
         else:
             self.WaveletDenoiser.list_prox = torch.nn.ModuleList(map(ours, wv))
+
+    def shrinkage(self, x: Tensor, gamma: Any) -> Shrinkage | None:
+        """Its proximal map of images like x, where it is one of the kernel's: see `WaveletDenoiser.shrinkage`."""
+        one = self.WaveletDenoiser
+        if not isinstance(one, WaveletDenoiser) or self.clamp_min is not None or self.clamp_max is not None:
+            return None
+        return one.shrinkage(x, THRESHOLD * gamma)
 
 
 class TVPrior(dinv.optim.TVPrior):
