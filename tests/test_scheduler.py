@@ -126,6 +126,7 @@ def test_an_error_in_a_batch_hits_the_image_that_makes_it(zoo, monkeypatch):
             raise RuntimeError("out of something")
         return step(self, s, k)
 
+    monkeypatch.setattr(FISTA, "several", lambda *_: None)
     monkeypatch.setattr(FISTA, "step", breaks)
     asked = [inpainting(seed=k) for k in range(4)]
     asked[2] = (100 * asked[2][0], asked[2][1])

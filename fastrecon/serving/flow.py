@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.solvers.base import Row, Run, join, signature, take
-from fastrecon.solvers.joint import Joint, Loop
+from fastrecon.solvers.joint import Joint, Loop, table
 from fastrecon.threads import alone
 
 PATIENCE = 8  # turns
@@ -20,7 +20,7 @@ class Image:
 
     loop: "Entry"
     count: int = 0  # iterations
-    rows: list[Row] = field(default_factory=list)  # [1] each, from the start on
+    rows: list[Row] = field(default_factory=list)  # [iterations] each, from the start on
     state: Any = None  # where it left
     done: bool = False  # left by the test rather than at the limit
 
@@ -31,9 +31,20 @@ class Image:
         return self.count % own.check_every == 0 or self.count == own.iterations
 
     @property
+    def ahead(self) -> int:
+        """Iterations until the test is asked again, at most those that are left."""
+        own = self.loop.loop
+        return min(self.left, own.check_every - self.count % own.check_every)
+
+    @property
+    def left(self) -> int:
+        """Iterations that are left."""
+        return self.loop.loop.iterations - self.count
+
+    @property
     def last(self) -> bool:
         """Whether no iteration is left."""
-        return self.count >= self.loop.loop.iterations
+        return self.left <= 0
 
 
 class Entry:
@@ -44,8 +55,9 @@ class Entry:
         self.size = len(_first(loop.state))
         self.images = [Image(self) for _ in range(self.size)]
         if loop.row is not None:
-            for image, row in zip(self.images, _each_row(loop.row(loop.state), self.size), strict=True):
-                image.rows.append(row)
+            first = table([loop.row(loop.state)])
+            for i, image in enumerate(self.images):
+                image.rows.append(_of(first, i))
 
     @property
     def ended(self) -> bool:
@@ -68,9 +80,12 @@ class Entry:
 
     def _history(self) -> dict[str, Tensor]:
         """Rows [rows, B]; of an image that left before the others the last is repeated."""
-        longest = max(len(image.rows) for image in self.images)
-        rows = [image.rows + image.rows[-1:] * (longest - len(image.rows)) for image in self.images]
-        return {n: torch.stack([torch.cat([r[k][n] for r in rows]) for k in range(longest)]) for n in rows[0][0]}
+        found = {}
+        for n in self.images[0].rows[0]:
+            each = [torch.cat([row[n] for row in image.rows]) for image in self.images]
+            longest = max(len(row) for row in each)
+            found[n] = torch.stack([_long(row, longest) for row in each], 1)
+        return found
 
 
 class Flow:
@@ -128,17 +143,30 @@ class Flow:
     @torch.no_grad()
     @alone
     def advance(self) -> list[Entry]:
-        """One iteration of all images: the loops that ended by it."""
+        """An iteration of all images, or several where that is one call: the loops that ended by it."""
         self.rested = 0
         ended = self._leave() if self.fresh else []
         if self.images:
-            state = self.joint.step(self.state, self._number())
-            self._state, self.k = state, self.k + 1
+            number, count = self._number(), self._at_once()
+            row = next((i.loop.loop.row for i in self.images if i.loop.loop.row is not None), None)
+            if count > 1:
+                state, rows = self.joint.several(self.state, number, count, row)
+            else:
+                state = self.joint.step(self.state, number)
+                rows = None if row is None else table([row(state)])
+            self._state, self.k = state, self.k + count
             for image in self.images:
-                image.count += 1
-            self._record()
+                image.count += count
+            self._record(rows)
             ended += self._leave()
         return ended
+
+    def _at_once(self) -> int:
+        """Iterations of the next call, at most until somebody may leave."""
+        if self.joint.counts:
+            return 1
+        ahead = min(image.ahead if self.joint.ends else image.left for image in self.images)
+        return min(ahead, self.joint.at_once(self.state)) if ahead > 1 else 1
 
     def _number(self) -> Any:
         """Of the iteration: the batch's, or those of its images."""
@@ -163,13 +191,11 @@ class Flow:
             part.k, part.fresh, part.signature, part.rested = self.k, self.fresh, self.signature, 0
             yield part
 
-    def _record(self) -> None:
-        row = next((i.loop.loop.row for i in self.images if i.loop.loop.row is not None), None)
-        if row is None:
-            return
-        for image, new in zip(self.images, _each_row(row(self.state), len(self.images)), strict=True):
+    def _record(self, rows: Row | None) -> None:
+        """Adds rows [iterations, B] to the histories of those who want one."""
+        for i, image in enumerate(self.images if rows is not None else ()):
             if image.loop.loop.row is not None:
-                image.rows.append(new)
+                image.rows.append(_of(rows, i))
 
     def _leave(self) -> list[Entry]:
         """Lets those go that are done: the loops that end by it."""
@@ -208,6 +234,11 @@ def _first(state: Any) -> Tensor:
     return state
 
 
-def _each_row(row: Row, size: int) -> list[Row]:
-    """What the history keeps of each image, [1] each."""
-    return [{n: v[i : i + 1] for n, v in row.items()} for i in range(size)]
+def _of(rows: Row, i: int) -> Row:
+    """Rows [iterations, B] of one image, [iterations]."""
+    return {n: v[:, i] for n, v in rows.items()}
+
+
+def _long(row: Tensor, length: int) -> Tensor:
+    """So many numbers, the last of `row` repeated."""
+    return torch.cat((row, row[-1:].expand(length - len(row))))

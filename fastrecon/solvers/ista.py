@@ -29,13 +29,13 @@ class IstaState(LassoState):
     """The iterate and its trial step."""
 
     step: Tensor  # [B] 1 / L_k, float64
+    y: Tensor
 
 
 @dataclass(frozen=True)
 class FistaState(IstaState):
     """With the point where FISTA takes its gradient."""
 
-    y: Tensor
     v: Tensor  # [B, ...]
     residual_v: Tensor  # A v - y
     theta: Tensor  # [B] t_k of the paper, float64
@@ -97,7 +97,7 @@ class ISTA(_Backtracking[IstaState]):
 
     def start(self, x: Tensor, y: Tensor) -> IstaState:
         """The state at x."""
-        return IstaState(**vars(self.first(x, y)), step=self.first_step(x))
+        return IstaState(**vars(self.first(x, y)), step=self.first_step(x), y=y)
 
     def step(self, s: IstaState, k: int) -> IstaState:
         """One iteration. F never increases."""
@@ -106,7 +106,7 @@ class ISTA(_Backtracking[IstaState]):
         image = self.operator.forward(z)
         x, residual = s.x + z, s.residual + image
         good = self.accepted(s.step, square, image)
-        new = IstaState(x, residual, squares(residual) / 2 + l1, square, s.used, s.step)
+        new = IstaState(x, residual, squares(residual) / 2 + l1, square, s.used, s.step, s.y)
         return new if good is None else choose(good, new, replace(s, step=s.step / 2))
 
 

@@ -43,6 +43,19 @@ class Joint(ABC, Generic[S]):
     def step(self, s: S, k: Any) -> S:
         """Iteration k = 0, 1, ... of the batch, or of each image; see `counts`."""
 
+    def at_once(self, s: S) -> int:
+        """Iterations that are worth one call of `several`, in which nobody can join or leave."""
+        return 1
+
+    def several(self, s: S, k: int, count: int, row: Callable[[S], Row] | None) -> tuple[S, Row | None]:
+        """Iterations k, ..., k + count - 1, for `count` at most `at_once`, and the `row` of each, [count, B]; `s` stays
+        what it is."""
+        rows = []
+        for each in range(k, k + count):
+            s = self.step(s, each)
+            rows += [] if row is None else [row(s)]
+        return s, table(rows) if rows else None
+
     @abstractmethod
     def done(self, s: S) -> Tensor:
         """Which images leave, [B] bool."""
@@ -95,6 +108,11 @@ def by_count(function: Callable[..., T], k: Any, *parts: Any) -> T:
         found = put(found, which, part)
     assert found is not None
     return found
+
+
+def table(rows: Sequence[Row]) -> Row:
+    """Rows [B] of the history as one, [rows, B]."""
+    return {n: torch.stack([row[n] for row in rows]) for n in rows[0]}
 
 
 def same(*values: Sequence[Any]) -> bool:
