@@ -1,7 +1,7 @@
 """The scheduler and the server as a whole: the bits of 300 mixed requests, throughput, overload, 1,000 damaged bodies.
 
     python bench/bench_serving.py                      # all, or some: mixed rigorous overload damaged
-    python bench/bench_serving.py overload --seconds 20
+    python bench/bench_serving.py overload --seconds 20 --size 64
 
 Ratios are of one run, interleaved; the tests have small editions of the rest.
 """
@@ -143,12 +143,12 @@ def _load(port: str, target: str, body: Path, *words: str) -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def overload(seconds: float, side: int = 256, batch: int = 8, queue: int = 2) -> None:
+def overload(seconds: float, side: int, batch: int = 8) -> None:
     """Ten times as many requests as the server can answer: no wrong answer, 429 for the rest, memory and waiting
     bounded.
     """
     target = "/v1/reconstruct?problem=inpaint&simulate=1&rate=0.5&method=fista&iterations=100&format=npy"
-    with serving("--max-batch", str(batch), "--max-queue", str(queue)) as (process, address, folder):
+    with serving("--max-batch", str(batch)) as (process, address, folder):
         port, body = address.rpartition(":")[2], folder / "body.png"
         body.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(skimage.data.camera()[:side, :side])))
         with httpx.Client(base_url=address, timeout=60) as client:
@@ -200,7 +200,8 @@ if __name__ == "__main__":
     parts = {"mixed": mixed, "rigorous": rigorous, "overload": overload, "damaged": damaged}
     parser.add_argument("parts", nargs="*", choices=[*parts, []])
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
+    parser.add_argument("--size", type=int, default=256, help="of overload: side of the pictures")
     args = parser.parse_args()
     for name in args.parts or parts:
         print(f"{name} ...", flush=True)
-        parts[name](args.seconds) if name == "overload" else parts[name]()
+        overload(args.seconds, args.size) if name == "overload" else parts[name]()

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from zoo import small_coder
 
 import fastrecon as fr
+from fastrecon.models.error_controlled import ErrorControlledModel
 from fastrecon.models.padnet import PADNetModel, Settings
 from fastrecon.models.sgp import StepModel
 from fastrecon.networks import RBFUnit, ResidualCNN
@@ -16,7 +18,7 @@ from fastrecon.terms.feature_norm import FeatureNorm
 
 KINDS = (
     "lda", "rigorous", "prior-mask", "prior-kernel", "prior-fourier", "noiseless", "fista", "ista", "scheduled", "admm",
-    "hqs", "sgp", "implicit", "explicit", "auto",
+    "hqs", "sgp", "implicit", "explicit", "auto", "controlled", "coder",
 )  # fmt: skip
 
 
@@ -47,6 +49,11 @@ def models() -> dict[str, Any]:
         steps = StepNet("diag", width=8, iterations=3)
         torch.nn.init.normal_(steps.head.weight, std=0.1)
         cnn = ResidualCNN(layers=3, channels=8, levels=True)
+        denoiser = ResidualCNN(layers=3, channels=8, levels=True)
+        for convolution in denoiser.modules():  # so that its first answer changes an image a little
+            if isinstance(convolution, torch.nn.Conv2d):
+                torch.nn.init.normal_(convolution.weight, std=0.03)
+        coder = small_coder()
         rbf = [RBFUnit(filters=4, side=3) for _ in range(2)]
     q = operator.phi.T.contiguous()
     prior = fr.models.PriorModel(term, torch.tensor([0.01, 0.1]), torch.tensor([0.01, 0.1]))
@@ -55,6 +62,8 @@ def models() -> dict[str, Any]:
     implicit = Settings("implicit", iterations=8, tol=1e-3)
     explicit = Settings("explicit", iterations=12, tol=1e-3, lam=1e-3)
     return {
+        "controlled": ErrorControlledModel(denoiser, "deblur"),
+        "coder": coder,
         "sgp": StepModel(steps, "inpaint"),
         "implicit": PADNetModel([[cnn]], "deblur", implicit),
         "explicit": PADNetModel([rbf[:1], rbf], "deblur", explicit),
@@ -84,6 +93,10 @@ def _request(kind: str, side: int, phi: Any, among: Any, draw: torch.Generator, 
     coarse = torch.rand(1, 1, 4, 4, generator=draw)
     x = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
     mask = Inpainting((torch.rand(side, side, generator=draw) < among((0.4, 0.7))).float())
+    if kind == "coder":
+        spots = torch.rand(x.shape, generator=draw)
+        y = torch.where(spots < 0.05, torch.zeros(()), torch.where(spots > 0.95, torch.ones(()), x))
+        return Asked(kind, "coder", y, {"rigorous": True, "tol": among((1e-2, 3e-3)), "iterations": iterations})
     noise, limit = among((0.01, 0.03)), {"iterations": among((iterations // 2, iterations))}
     if kind in ("lda", "rigorous"):
         return Asked(
@@ -109,6 +122,8 @@ def _request(kind: str, side: int, phi: Any, among: Any, draw: torch.Generator, 
         told = {"operator": operator, "noise": noise}
     if kind == "sgp":
         told = {"operator": operator, "iterations": among((5, 9))}
+    if kind == "controlled":
+        told = {"operator": operator, "noise": noise, "iterations": among((6, 9)), "tol": among((0.0, 1e-3))}
     if kind in ("implicit", "explicit"):
         told = {"operator": operator, "noise": noise, "iterations": among((4, 8))}
     return Asked(kind, "prior" if kind.startswith("prior") else kind, y, told)

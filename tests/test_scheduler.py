@@ -52,6 +52,11 @@ def test_mixed_requests_have_the_bits_they_have_alone(zoo):
 
 def varied(kind: str) -> list[Asked]:
     """Requests whose loops are of one kind, and end after other numbers of iterations."""
+    if kind == "coder":
+        coarse = [torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(k)) for k in range(6)]
+        spots = [torch.nn.functional.interpolate(x, size=(24, 24)) for x in coarse]
+        limits = [{"rigorous": True, "tol": 1e-4, "iterations": 40 + 35 * (k % 3)} for k in range(6)]
+        return [Asked(kind, kind, y, limit) for y, limit in zip(spots, limits, strict=True)]
     if kind in ("rigorous", "prior-mask"):
         alike = [a for a in requests(300, seed=3, sides=(24,)) if a.kind == kind][:6]
         return [replace(a, options=a.options | {"iterations": 5 + 4 * (k % 3)}) for k, a in enumerate(alike)]
@@ -60,13 +65,26 @@ def varied(kind: str) -> list[Asked]:
         y, operator = inpainting(seed=k)
         own = {"iterations": 5 + 4 * (k % 3)} if kind != "hqs" else {"last": 4.0 ** (3 + k % 3)}
         noise = {"noise": 0.01 * (k + 1)} if kind != "sgp" else {}
-        own |= {"tol": 0.0} if kind == "explicit" else {}
+        own |= {"tol": 0.0} if kind in ("explicit", "controlled") else {}
         asked.append(Asked(kind, kind, y, {"operator": operator} | own | noise))
     return asked
 
 
 @pytest.mark.parametrize(
-    "kind", ["rigorous", "prior-mask", "fista", "ista", "admm", "hqs", "sgp", "implicit", "explicit"]
+    "kind",
+    [
+        "rigorous",
+        "prior-mask",
+        "fista",
+        "ista",
+        "admm",
+        "hqs",
+        "sgp",
+        "implicit",
+        "explicit",
+        "controlled",
+        "coder",
+    ],
 )
 def test_images_that_are_done_leave_and_others_enter(zoo, kind):
     asked = varied(kind)

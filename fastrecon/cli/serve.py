@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> None:
     from fastrecon.serving.door import Door
 
     door = Door(named(args.models), device)
-    # so few that whoever is let in waits for a part of the time of a full batch, and not for several
+    # so few, by number and by pixels, that whoever is let in waits for a part of the time of a full batch
     queue = max(1, args.max_batch // 4) if args.max_queue is None else args.max_queue
-    scheduler = Scheduler("auto", args.max_batch, queue, args.max_pixels)
+    scheduler = Scheduler("auto", args.max_batch, queue, args.max_pixels, max_ahead=1 + queue / args.max_batch)
     limits = http.Limits(
         args.max_body * MIB, args.max_bodies * MIB, args.deadline, args.body_timeout, args.max_batch + queue
     )

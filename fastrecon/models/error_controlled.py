@@ -140,7 +140,8 @@ def run(
         if callback is not None and len(state.x) == len(x):
             callback(done + k, lambda: q.cropped(state.x))
 
-    found, report = solver(y, start, iterations, s.tol, history=history, callback=tell)
+    told = None if callback is None else tell  # a loop that nobody watches may be shared
+    found, report = solver(y, start, iterations, s.tol, history=history, callback=told)
     return q.cropped(found), replace(report, reasons=tuple(dict.fromkeys((*reasons, *report.reasons))))
 
 

@@ -269,7 +269,9 @@ def _prepare(options: Options, device: torch.device) -> Runner:
             if watch is not None:
                 watch(k, options.iterations, lambda: model.to_image(s.az, inverse.y.shape[-2:]))
 
-        told = {"tol": options.tol, "iterations": options.iterations, "callback": tell} if options.rigorous else {}
+        told: dict[str, Any] = {"tol": options.tol, "iterations": options.iterations} if options.rigorous else {}
+        if options.rigorous and watch is not None:
+            told["callback"] = tell
         x, report = model(inverse.y, rigorous=options.rigorous, **told)
         return Outcome(x, report, model=options.model or model.name)
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -69,7 +70,7 @@ class Server:
         expect(isinstance(door, Door), "Server", "door", "a Door", type(door).__name__)
         self.door, self.scheduler, self.limits = door, scheduler, limits or Limits()
         self.token, self.local, self.telemetry = token, local, Telemetry(scheduler)
-        self.inside = self.held = 0  # requests, bytes of their bodies
+        self.inside = self.held = self.arriving = 0  # requests, bytes of their bodies; requests at the gate
         self.ready, self.draining = False, False
         self._threads: CapacityLimiter | None = None
         routes = [
@@ -175,11 +176,11 @@ class Server:
             self.inside -= 1
         return _response(answer, request.headers.get("accept", ""))
 
-    def full(self) -> Refusal | None:
-        """What somebody is told who wants a picture now; None: there is room."""
+    def full(self, more: int = 0) -> Refusal | None:
+        """What somebody is told who wants a picture now, with so many on the way; None: there is room."""
         if self.draining:
             return Refusal(503, "server: it is about to stop", {"retry-after": "5"})
-        if self.inside >= self.limits.waiting:
+        if self.inside + more >= self.limits.waiting:
             return self._busy(f"{self.inside} requests inside", self.scheduler.room_after())
         return None
 
@@ -247,7 +248,7 @@ class Server:
 
     def _busy(self, why: str, seconds: float) -> Refusal:
         return Refusal(
-            429, f"server: expected room for a request, got {why}", {"retry-after": f"{max(1, round(seconds))}"}
+            429, f"server: expected room for a request, got {why}", {"retry-after": f"{max(1, ceil(seconds))}"}
         )
 
     async def _thread(self, function: Callable[..., Any], *arguments: Any) -> Any:

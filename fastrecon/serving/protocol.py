@@ -1,11 +1,9 @@
 """HTTP/1.1 of a server under pressure: who waits too long, and who comes while it is full, is told at little cost.
 
-A full server says so before anything is parsed, so that ten times as many clients as it can answer do not take the
-processor from those whom it does.
+A full server says so before anything is parsed; see also gate.py, which most of those do not pass.
 """
 
 import json
-import time
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -56,11 +54,19 @@ class Guarded(H11Protocol):
     served: Server
     most: int
     refused = False
+    early, arrives = b"", False  # what the gate has read; whether it counts as arriving
 
     def connection_made(self, transport: Any) -> None:
-        """Begins to wait for a head."""
+        """Begins to wait for a head, or with what has come of it."""
         super().connection_made(Lingering(transport, self))  # type: ignore[arg-type]
         self._late = self.loop.call_later(HEAD_SECONDS, self._close)
+        if self.early:
+            self.data_received(self.early)
+        if self.arrives:  # once the request is inside, which is counted there
+            self.loop.call_soon(self._arrived)
+
+    def _arrived(self) -> None:
+        self.served.arriving -= 1
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no more."""
@@ -91,18 +97,22 @@ class Guarded(H11Protocol):
 
     def refuse(self, why: Refusal) -> None:
         """Answers, reads nothing more, and closes."""
-        began, self.refused = time.monotonic(), True
-        body = json.dumps({"error": str(why)}).encode()
-        headers = [
-            *HEADERS, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"), *((k.encode(), v.encode()) for k, v in why.headers.items()),
-        ]  # fmt: skip
-        head = f"HTTP/1.1 {why.status} {REASONS[why.status]}\r\n".encode()
-        self.transport.write(head + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n" + body)
+        self.refused = True
+        self.transport.write(message(why))
         self.transport.close()
-        path = "/v1/reconstruct" if why.status == 429 else "other"
-        self.served.telemetry.answered(path, why.status, time.monotonic() - began, 0, {})
+        self.served.telemetry.refused(why.status)
 
     def _close(self) -> None:
         if self.cycle is None:
             self.transport.close()
+
+
+def message(why: Refusal) -> bytes:
+    """The answer to somebody who is refused, whole."""
+    body = json.dumps({"error": str(why)}).encode()
+    headers = [
+        *HEADERS, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"), *((k.encode(), v.encode()) for k, v in why.headers.items()),
+    ]  # fmt: skip
+    head = f"HTTP/1.1 {why.status} {REASONS[why.status]}\r\n".encode()
+    return head + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n" + body

@@ -7,10 +7,12 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 
 from fastrecon.io import reason, shown
+from fastrecon.serving.gate import Gate
 from fastrecon.serving.http import Server
 from fastrecon.serving.protocol import protocol
 
@@ -35,7 +37,22 @@ class _Lines(logging.Handler):
 
 
 class _Process(uvicorn.Server):
-    """uvicorn that answers signals itself and leaves with status 0."""
+    """uvicorn that answers signals itself, has its connections from a gate, and leaves with status 0."""
+
+    def __init__(self, config: uvicorn.Config, gate: Gate):
+        super().__init__(config)
+        self.gate = gate
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As of uvicorn, whose sockets are none."""
+        await super().startup([])
+        made = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
+        self.gate.open(partial(self.config.http_protocol_class, **made))  # type: ignore[arg-type]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As of uvicorn."""
+        self.gate.close()
+        await super().shutdown([])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -69,15 +86,16 @@ def run(server: Server, host: str, port: int, grace: float = 60.0) -> None:
     server.telemetry.log("listening", host=name, port=number)
 
     async def serve() -> None:
-        process = _Process(config)
+        process = _Process(config, Gate(server, sock))
         drained = asyncio.ensure_future(_tell(process, server))
         try:
-            await process.serve(sockets=[sock])
+            await process.serve(sockets=[])
         finally:
             drained.cancel()
 
     with contextlib.closing(sock):
         asyncio.run(serve())
+    server.telemetry.flush()
     server.telemetry.log("stopped", **server.scheduler.stats())
 
 

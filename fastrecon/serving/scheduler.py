@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from math import inf
 from typing import Any, TypeVar
 
 from typing_extensions import Self
@@ -23,6 +24,7 @@ from fastrecon.solvers.methods import METHODS
 
 T = TypeVar("T")
 MOST = 2**40  # requests or pixels: no limit
+ROUNDING = 1e-9  # of sums of shares of a batch
 GROUP = 4  # a busy scheduler lets requests in once this part of the batch is free
 
 
@@ -31,8 +33,9 @@ class Scheduler:
 
     Images of one size whose loops are of one kind are computed as one batch: the same model or method with the same
     settings, and operators of the same kind, each with its own mask or kernel. Batching is continuous: images that are
-    done leave the batch, others enter it (SmoothDescent, so learned priors and the rigorous mode of shipped models;
-    rigorous LDA; ISTA and FISTA). The trained phases of LDA run in batches that begin together; other loops take turns.
+    done leave the batch, others enter it: learned priors, rigorous LDA, ISTA, FISTA, SGP, ADMM, half-quadratic
+    splitting, PADNet, error-controlled iterations, LADMM. Trained phases run in batches that begin together; other
+    loops take turns. docs/serving.md has the table.
 
     Nothing is copied: measurements must not change before their answer is there.
 
@@ -41,6 +44,8 @@ class Scheduler:
         max_batch: images in the works; a request of more is computed when no other is.
         max_queue: requests that wait; beyond, `submit` raises Busy.
         max_pixels: pixels of images in the works, over all models. A request of more is refused.
+        max_ahead: full batches, by images or by pixels, whatever is more, that a request may find before it, in the
+            works and in the queue; beyond, `submit` raises Busy. So the wait is bounded whatever sizes come.
 
     Raises:
         ValueError: an argument is of another kind or out of range.
@@ -48,12 +53,13 @@ class Scheduler:
 
     def __init__(
         self, model: Model | str | Mapping[str, Model | str], max_batch: int = 16, max_queue: int = 256,
-        max_pixels: int = 2**24,
+        max_pixels: int = 2**24, max_ahead: float = inf,
     ):  # fmt: skip
         op = type(self).__name__
         self.max_batch = integer(max_batch, op, "max_batch", least=1, most=MOST)
         self.max_queue = integer(max_queue, op, "max_queue", least=1, most=MOST)
         self.max_pixels = integer(max_pixels, op, "max_pixels", least=1, most=MOST)
+        self.max_ahead = inf if max_ahead == inf else float(number(max_ahead, op, "max_ahead", above=0))
         models = dict(model) if isinstance(model, Mapping) else {"": model}
         expect(len(models) > 0, op, "model", "at least one model", "none")
         self.models = {str(name): _checked(one) for name, one in models.items()}
@@ -129,7 +135,8 @@ class Scheduler:
                 raise RuntimeError(f"{op}: it takes no more requests")
             hopeless = deadline is not None and self._wait() > deadline
             free = max(0, self.max_batch - sum(r.images for r in self._running))  # places that the queue will have
-            if hopeless or len(self._queue) - free >= self.max_queue:
+            ahead = sum(self._share(r) for r in (*self._running, *self._queue))
+            if hopeless or len(self._queue) - free >= self.max_queue or ahead > self.max_ahead - ROUNDING:
                 self._counts.refused += 1
                 raise Busy(len(self._queue), self.room_after())
             self._counts.submitted += 1
@@ -179,6 +186,10 @@ class Scheduler:
             self.drain()
         else:
             self.close()
+
+    def _share(self, request: Request) -> float:
+        """Of a full batch that a request is."""
+        return max(request.images / self.max_batch, request.pixels / self.max_pixels)
 
     def room_after(self) -> float:
         """Seconds in which as many requests are answered as wait, by the last ones' pace."""

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter as Counted
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,7 @@ class Telemetry:
         )  # fmt: skip
         self.received = Counter("fastrecon_received_bytes", "of bodies", registry=self.registry)
         self.registry.register(self)  # type: ignore[arg-type]
+        self._refused, self._flushed = Counted[int](), 0.0
 
     def collect(self) -> Iterator[Metric]:
         """Of the scheduler, for Prometheus."""
@@ -39,10 +41,28 @@ class Telemetry:
 
     def page(self) -> bytes:
         """All metrics as text."""
+        self.flush()
         return generate_latest(self.registry)
+
+    def refused(self, status: int) -> None:
+        """Counts an answer to somebody who was not let in: a line for all of a second, as there may be thousands."""
+        self._refused[status] += 1
+        if time.monotonic() - self._flushed >= 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tells of those who were refused."""
+        for status, count in self._refused.items():
+            path = "/v1/reconstruct" if status == 429 else "other"
+            self.requests.labels(path, str(status)).inc(count)
+            self.log("refused", path=path, status=status, count=count)
+        self._refused.clear()
+        self._flushed = time.monotonic()
 
     def answered(self, path: str, status: int, seconds: float, received: int, facts: dict[str, Any]) -> None:
         """Counts an answer and logs it."""
+        if self._refused and time.monotonic() - self._flushed >= 1:
+            self.flush()
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
         self.received.inc(received)

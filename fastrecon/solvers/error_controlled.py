@@ -26,8 +26,9 @@ from fastrecon.modules.asking import Modules
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
-from fastrecon.solvers.base import Callback, Run, check_measurements, iterate, where, with_parts
+from fastrecon.solvers.base import Callback, Run, check_measurements, where, with_parts
 from fastrecon.solvers.correction import RULES, Correction, Point, relative, safe_step, starting_images
+from fastrecon.solvers.joint import Joint, iterate_jointly, same
 from fastrecon.solvers.safeguard import choose
 from fastrecon.terms.base import Term
 from fastrecon.terms.least_squares import LeastSquares
@@ -72,17 +73,22 @@ class Control:
     rule: str
     reasons: list[str]
 
-    def proposal(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def pull(self, k: int) -> float:
+        """1 / rho of iteration k."""
+        assert self.rho is not None
+        return 1 / self.rho[min(k, len(self.rho) - 1)]
+
+    def proposal(self, x: Tensor, k: Any) -> tuple[Tensor, Tensor]:
         """u of iteration k from x, and where [B] there is none."""
         u = x
         if self.rho is not None:
-            rho = self.rho[min(k, len(self.rho) - 1)]
-            u = self.correction.fidelity.prox(x, torch.full((len(x),), 1 / rho, dtype=real_dtype(x), device=x.device))
+            pull = torch.full((len(x),), self.pull(k), dtype=real_dtype(x), device=x.device)
+            u = self.correction.fidelity.prox(x, pull)
         with together:
             answer = self.modules.asked(u, k, self.reasons)
         return answer.u, answer.failed
 
-    def step(self, s: ControlledState, k: int) -> ControlledState:
+    def step(self, s: ControlledState, k: Any) -> ControlledState:
         """Iteration k = 0, 1, ..."""
         c = self.correction
         u, failed = self.proposal(s.x, k)
@@ -100,6 +106,87 @@ class Control:
     def take(self, which: Tensor) -> "Control":
         """For the images `which` of the batch."""
         return replace(self, correction=self.correction.take(which), modules=self.modules.take(which))
+
+
+@dataclass(frozen=True)
+class Gathered(Control):
+    """Of several batches, each of which asks its own modules about its own images, as it does alone.
+
+    Attributes:
+        parts: of each batch, and how many images it has.
+    """
+
+    parts: tuple[tuple[Control, int], ...] = ()
+
+    @classmethod
+    def of(cls, every: Sequence[Control], counts: Sequence[int]) -> "Gathered | None":
+        """Of batches of so many images each; None: they are of different kinds."""
+        correction = Correction.joined([c.correction for c in every], counts)
+        if correction is None or not same([(c.rule, c.rho is None) for c in every]):
+            return None
+        parts: list[tuple[Control, int]] = []
+        for c, count in zip(every, counts, strict=True):
+            parts += c.parts if isinstance(c, Gathered) else [(c, count)]
+        first = every[0]
+        return cls(correction, first.modules, first.rho, first.rule, first.reasons, tuple(parts))
+
+    def proposal(self, x: Tensor, k: Any) -> tuple[Tensor, Tensor]:
+        """As of Control, for iteration k, or of each image its own, int64 [B]."""
+        numbers = k.tolist() if isinstance(k, Tensor) else [k] * len(x)
+        firsts = [sum(count for _, count in self.parts[:i]) for i in range(len(self.parts))]
+        if self.rho is not None:
+            pulls = [c.pull(numbers[i]) for (c, count), i in zip(self.parts, firsts, strict=True) for _ in range(count)]
+            x = self.correction.fidelity.prox(x, torch.tensor(pulls, dtype=real_dtype(x), device=x.device))
+        with together:
+            answers = [
+                c.modules.asked(x[i : i + count], numbers[i], c.reasons)
+                for (c, count), i in zip(self.parts, firsts, strict=True)
+            ]
+        return torch.cat([a.u for a in answers]), torch.cat([a.failed for a in answers])
+
+    def take(self, which: Tensor) -> "Gathered":
+        """For the images `which` of the batch."""
+        parts, first = [], 0
+        for c, count in self.parts:
+            own = which[(which >= first) & (which < first + count)] - first
+            if len(own) == count:
+                parts.append((c, count))
+            elif len(own):
+                parts.append((replace(c, modules=c.modules.take(own)), len(own)))
+            first += count
+        return replace(self, correction=self.correction.take(which), parts=tuple(parts))
+
+
+@dataclass(frozen=True)
+class Controlling(Joint[ControlledState]):
+    """The iteration of a batch."""
+
+    control: Control
+    tol: float
+    counts = True
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is a test."""
+        return self.tol > 0
+
+    def step(self, s: ControlledState, k: Any) -> ControlledState:
+        """Asks and judges."""
+        return self.control.step(s, k)
+
+    def done(self, s: ControlledState) -> Tensor:
+        """By the relative change."""
+        return s.move <= self.tol**2 * sum_of_squares(s.x)
+
+    def take(self, which: Tensor) -> "Controlling":
+        """Of these images."""
+        return replace(self, control=self.control.take(which))
+
+    def joined(self, others: Sequence["Controlling"], counts: Sequence[int]) -> "Controlling | None":
+        """With those of the same test and rule; modules stay with their images."""
+        every = [self, *others]
+        control = Gathered.of([d.control for d in every], counts) if same([d.tol for d in every]) else None
+        return None if control is None else replace(self, control=control)
 
 
 def point_of(p: Point) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -184,11 +271,9 @@ class ErrorControlled(nn.Module):
         correction = Correction(replaced(self.fidelity, y), self.prior, step, self.mu, self.error)
         control = Control(correction, self.modules_given, self.rho, self.rule, [])
         solver = with_parts(self, control=control)
-        found = iterate(
-            control.step, ControlledState.start(correction.point(x)), iterations, callback=callback,
+        found = iterate_jointly(
+            Controlling(control, tol), ControlledState.start(correction.point(x)), iterations, callback=callback,
             row=_row if history else None,
-            done=(lambda s: s.move <= tol**2 * sum_of_squares(s.x)) if tol > 0 else None,
-            narrow=lambda which: control.take(which).step,
         )  # fmt: skip
         return found.state.x, solver.certificate(found)
 

@@ -11,8 +11,8 @@ Lin, Differentiable Linearized ADMM (arXiv:1905.06179), eq. (3).
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ from fastrecon.operators.dictionary import Dictionary
 from fastrecon.ops.block_product import row_product
 from fastrecon.ops.function import transformed
 from fastrecon.ops.ladmm_step import ladmm_iterations_, ladmm_shrink, ladmm_step
-from fastrecon.solvers.base import Callback, iterate
+from fastrecon.solvers.base import Callback, Row, iterate
+from fastrecon.solvers.joint import Joint, iterate_jointly, same
+from fastrecon.solvers.meeting import here
 from fastrecon.threads import alone
 
 E_UPDATES = ("general", "residual")
@@ -327,6 +329,10 @@ class LADMM(SplitProblem):
         s, rows = self.recorded(x, self.sequence(iterations)) if history else (self.run(x, iterations), None)
         return s, self.report(s, x, iterations, 0, tol, f"{iterations} iterations only", rows)
 
+    def certified(self, s: Splitting, x: Tensor) -> Certified:
+        """A state with its certificate."""
+        return Certified(s.z, s.e, s.dual, s.az, s.be, **self.values(s, x))
+
     @torch.no_grad()
     @alone
     def solve(
@@ -356,12 +362,15 @@ class LADMM(SplitProblem):
         expect(callback is None or callable(callback), "LADMM", "callback", "a function or None", callback)
         x = self.checked(x)
 
-        def certified(s: Splitting, x: Tensor) -> Certified:
-            return Certified(s.z, s.e, s.dual, s.az, s.be, **self.values(s, x))
+        certified = self.certified
 
         def step_of(x: Tensor) -> Callable[[Certified, int], Certified]:
             return lambda s, k: certified(self.advance(s, x, min(check_every, iterations - k)), x)
 
+        if here() is not None and callback is None and not history:
+            start = certified(self.start(x) if s is None else s, x)
+            shared = iterate_jointly(Certifying(self, x, tol), start, iterations, check_every=check_every)
+            return shared.state, self.report(shared.state, x, shared.count, 0, tol, ITERATION_LIMIT)
         found = iterate(
             step_of(x), certified(self.start(x) if s is None else s, x), iterations,
             done=lambda s: s.done(tol), narrow=lambda which: step_of(x[which]), check_every=check_every,
@@ -369,3 +378,40 @@ class LADMM(SplitProblem):
             row=(lambda s: {n: getattr(s, n) for n in CURVES}) if history else None,
         )  # fmt: skip
         return found.state, self.report(found.state, x, found.count, 0, tol, ITERATION_LIMIT, found.history)
+
+
+@dataclass(frozen=True)
+class Certifying(Joint[Certified]):
+    """Iterations of LADMM for samples x [N, m], each of which goes once its gap is small."""
+
+    solver: LADMM
+    x: Tensor
+    tol: float
+
+    def step(self, s: Certified, k: Any) -> Certified:
+        """One iteration."""
+        return self.several(s, k, 1, None)[0]
+
+    def at_once(self, s: Certified) -> int:
+        """All until the next look: they are one call."""
+        return torch.iinfo(torch.int32).max
+
+    def several(
+        self, s: Certified, k: int, count: int, row: Callable[[Certified], Row] | None
+    ) -> tuple[Certified, Row | None]:
+        """Without rows: whoever wants a history iterates by itself."""
+        return self.solver.certified(self.solver.advance(s, self.x, count), self.x), None
+
+    def done(self, s: Certified) -> Tensor:
+        """By the duality gap."""
+        return s.done(self.tol)
+
+    def take(self, which: Tensor) -> "Certifying":
+        """Of these samples."""
+        return replace(self, x=self.x[which])
+
+    def joined(self, others: Sequence["Certifying"], counts: Sequence[int]) -> "Certifying | None":
+        """With those of the same solver and test."""
+        every = [self, *others]
+        alike = all(d.solver is self.solver for d in others) and same([d.tol for d in every])
+        return replace(self, x=torch.cat([d.x for d in every])) if alike else None
