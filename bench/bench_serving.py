@@ -8,6 +8,7 @@ Ratios are of one run, interleaved; the tests have small editions of the rest.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from fastrecon.serving.statistics import quantile
 from fastrecon.solvers import joint
 
 SIDE, COUNT, BATCH = 132, 24, 8
+BATCHES = 9  # full ones, whose median is the time of one
 
 
 def mixed() -> None:
@@ -143,6 +145,12 @@ def _load(port: str, target: str, body: Path, *words: str) -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def _processor_time(pid: int) -> float:
+    """Seconds that a process has computed."""
+    parts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def overload(seconds: float, side: int, batch: int = 8) -> None:
     """Ten times as many requests as the server can answer: no wrong answer, 429 for the rest, memory and waiting
     bounded.
@@ -155,20 +163,24 @@ def overload(seconds: float, side: int, batch: int = 8) -> None:
             while client.get("/ready").status_code != 200:
                 time.sleep(0.1)
         full, alone = [], set[str]()
-        for _ in range(6):  # the first warms up
+        _load(port, target, body, "--at-once", str(batch))  # warms up
+        began = _processor_time(process.pid)
+        for _ in range(BATCHES):
             found = _load(port, target, body, "--at-once", str(batch))
             assert found["statuses"] == {"200": batch}, found
             full.append(max(found["seconds"]))
             alone |= set(found["answers"])
-        service = sorted(full[1:])[len(full[1:]) // 2]
-        rate = 10 * batch / service
+        service, costs = sorted(full)[len(full) // 2], [(_processor_time(process.pid) - began) / (BATCHES * batch)]
+        rate, began = 10 * batch / service, _processor_time(process.pid)
         found = _load(port, target, body, "--rate", str(rate), "--seconds", str(seconds))
+        costs += [(_processor_time(process.pid) - began) / found["statuses"].get("200", 1)]
         text = Path(f"/proc/{process.pid}/status").read_text()
         peak = int(next(v.split()[1] for v in text.splitlines() if "VmHWM" in v))
     p99, p50 = (quantile(found["seconds"], q) for q in ("p99", "p50"))
     print(
         f"\n{rate:.0f} requests/s for {found['took']:.0f} s: {found['statuses']}; p50 {p50:.2f} s, p99 {p99:.2f} s, a"
-        f" full batch alone {service:.2f} s: p99 is {p99 / service:.2f} of it; peak {peak / 1024:.0f} MiB"
+        f" full batch alone {service:.2f} s: p99 is {p99 / service:.2f} of it; peak {peak / 1024:.0f} MiB; the server"
+        f" computes {1e3 * costs[0]:.1f} ms for an answer of those, {1e3 * costs[1]:.1f} ms under load"
     )
     assert set(found["statuses"]) == {"200", "429"}
     assert set(found["answers"]) == alone

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     )
     for flag, least, most, default, text in numbers:
         kind = arguments.integer(least, most)
-        told = "a quarter of --max-batch" if default is None else default
+        told = "an eighth of --max-batch" if default is None else default
         parser.add_argument(flag, type=kind, default=default, metavar="N", help=f"{text} (default: {told})")
     for flag, default, text in (
         ("--deadline", 300.0, "for an answer, also where a client would wait longer"),
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
     door = Door(named(args.models), device)
     # so few, by number and by pixels, that whoever is let in waits for a part of the time of a full batch
-    queue = max(1, args.max_batch // 4) if args.max_queue is None else args.max_queue
+    queue = max(1, args.max_batch // 8) if args.max_queue is None else args.max_queue
     scheduler = Scheduler("auto", args.max_batch, queue, args.max_pixels, max_ahead=1 + queue / args.max_batch)
     limits = http.Limits(
         args.max_body * MIB, args.max_bodies * MIB, args.deadline, args.body_timeout, args.max_batch + queue

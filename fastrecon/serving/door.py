@@ -84,13 +84,15 @@ class Done:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client receives: the file, the map of errors or changes as PNG, and the facts with the certificate."""
+    """What a client receives: the file, and the facts with the certificate; drawn, where it is asked for, as PNG of 8
+    bits: the picture, and the map of errors or changes.
+    """
 
     data: bytes
     kind: bodies.Kind
     facts: dict[str, Any]
-    map: bytes
-    preview: bytes  # the picture as PNG of 8 bits
+    map: bytes = b""
+    preview: bytes = b""
 
 
 class Door:
@@ -240,8 +242,12 @@ class Door:
         about = {"method": method.name, "why": why, "model": model or None, "seconds": time.perf_counter() - began}
         return Done(outcome, first, about)
 
-    def answer(self, work: Work, done: Done) -> Answer:
+    def answer(self, work: Work, done: Done, drawn: bool = False) -> Answer:
         """What the client receives.
+
+        Args:
+            work, done: what was asked, and what came of it.
+            drawn: whether with preview and map.
 
         Raises:
             Refusal: 422, the kind of file cannot hold such a picture.
@@ -259,12 +265,14 @@ class Door:
         facts = io.finite(facts)
         form, kind = m.form, work.kind
         white = 1.0 if form.dtype.startswith("uint") else m.scale
-        drawn = kind.suffix == ".png"
-        dtype = form.dtype if form.suffix == kind.suffix else "uint8" if drawn else pixels.dtype.name
+        png = kind.suffix == ".png"
+        dtype = form.dtype if form.suffix == kind.suffix else "uint8" if png else pixels.dtype.name
         try:
-            data = bodies.packed(pixels / white if drawn else pixels, kind, dtype, facts)
+            data = bodies.packed(pixels / white if png else pixels, kind, dtype, facts)
         except ValueError as e:
             raise Refusal(422, told(e)) from e
+        if not drawn:
+            return Answer(data, kind, facts)
         other = problem.pixels(done.first, m) if truth is None else truth
         return Answer(data, kind, facts, _map(pixels, other), _preview(np.abs(pixels) / white))
 

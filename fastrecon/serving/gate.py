@@ -17,6 +17,7 @@ from fastrecon.serving.protocol import WORK, Guarded, message
 AT_ONCE = 64  # connections taken between two looks at others
 READ = 2**18  # bytes looked at
 PAUSE = 1.0  # seconds, where the system has no more connections to give
+REST = 0.005  # seconds between two looks of a full server: whoever computes is not woken up for every client
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*(?:\r|$)", re.IGNORECASE)
 
 
@@ -46,6 +47,17 @@ class Gate:
             self.sock.close()
 
     def _accept(self) -> None:
+        """Takes those who wait. A full server looks again after a rest."""
+        self._take()
+        if self.server.full(self.server.arriving) is not None:
+            self._rest(REST)
+
+    def _rest(self, seconds: float) -> None:
+        if self.sock.fileno() >= 0:
+            self._loop.remove_reader(self.sock.fileno())
+            self._loop.call_later(seconds, self._again)
+
+    def _take(self) -> None:
         for _ in range(AT_ONCE):
             try:
                 sock, _ = self.sock.accept()
@@ -53,8 +65,7 @@ class Gate:
                 return
             except OSError as e:  # as many files are open as may be
                 self.server.telemetry.log("accept", failure=f"{type(e).__name__}: {e.strerror}")
-                self._loop.remove_reader(self.sock.fileno())
-                self._loop.call_later(PAUSE, self._again)
+                self._rest(PAUSE)
                 return
             sock.setblocking(False)
             try:

@@ -218,7 +218,7 @@ class Server:
             raise Refusal(413, f"body: expected what fits into memory ({told(e)})") from e
         finally:
             future.cancel()
-        return await self._thread(self.door.answer, work, done)
+        return await self._thread(self.door.answer, work, done, FORM in request.headers.get("accept", ""))
 
     async def _body(self, request: Request, held: "_Held") -> bytes:
         """The body, as far as it is granted."""

@@ -4,6 +4,7 @@ A full server says so before anything is parsed; see also gate.py, which most of
 """
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -109,10 +110,15 @@ class Guarded(H11Protocol):
 
 def message(why: Refusal) -> bytes:
     """The answer to somebody who is refused, whole."""
-    body = json.dumps({"error": str(why)}).encode()
+    return _message(why.status, str(why), tuple(why.headers.items()))
+
+
+@lru_cache(maxsize=256)
+def _message(status: int, text: str, more: tuple[tuple[str, str], ...]) -> bytes:
+    body = json.dumps({"error": text}).encode()
     headers = [
         *HEADERS, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"), *((k.encode(), v.encode()) for k, v in why.headers.items()),
+        (b"connection", b"close"), *((k.encode(), v.encode()) for k, v in more),
     ]  # fmt: skip
-    head = f"HTTP/1.1 {why.status} {REASONS[why.status]}\r\n".encode()
+    head = f"HTTP/1.1 {status} {REASONS[status]}\r\n".encode()
     return head + b"".join(b"%s: %s\r\n" % pair for pair in headers) + b"\r\n" + body
