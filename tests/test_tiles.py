@@ -1,5 +1,6 @@
 """Pictures by tiles: the numbers are those of the whole picture, and files are read and written by rows."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fastrecon.ops.feature_gradient import feature_gradient
 from fastrecon.ops.feature_tile import feature_tile, margin
 from fastrecon.registry import using
 from fastrecon.solvers import LDA
-from fastrecon.solvers.planes import Plane
+from fastrecon.solvers.planes import Kept, Plane
 from fastrecon.solvers.tiled import TiledLDA
 
 SIDE = 8  # of the blocks of most tests
@@ -40,6 +41,51 @@ def network(phases=3, **options) -> LDA:
 def image(height: int, width: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(1, 1, height, width, generator=generator)
+
+
+def kept(folder: Path, key: int = 0) -> Kept:
+    return Kept(folder / ".kept", {"key": key})
+
+
+@pytest.mark.parametrize("options", [{}, {"sigma": 1e9}, {"tau": 3.0}])
+def test_a_call_that_was_broken_off_goes_on(tmp_path, options):
+    net, size = network(phases=4, **options), (48, 29)
+    y, q = net.fidelity.operator(image(*size)), net.fidelity.operator.phi.T.contiguous()
+    rows = Plane(tmp_path, tuple(y[0].shape))
+    rows.write(0, y[0])
+    usual = TiledLDA(net, 16, tmp_path)
+    expected, report = usual(rows, usual.start(rows, q, size))
+    calls: list[float] = []
+
+    def breaks(done):
+        calls.append(done)
+        if len(calls) in (2, 7, 22, 40):  # in the middle of a phase, wherever
+            raise KeyboardInterrupt
+
+    for _ in range(5):
+        with contextlib.suppress(KeyboardInterrupt), kept(tmp_path) as place:
+            solver = TiledLDA(net, 16, tmp_path, place)
+            x0 = None if "standing" in place.state else solver.start(rows, q, size)
+            x, found = solver(rows, x0, breaks)
+    assert calls[-1] == 4
+    assert torch.equal(x.read(0, size[0]), expected.read(0, size[0]))
+    for name in ("took_u", "reductions", "eps", "phi", "merit", "grad_norm"):
+        assert torch.equal(getattr(found, name), getattr(report, name)), name
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_state_of_another_computation_is_dropped(tmp_path):
+    with contextlib.suppress(KeyError), kept(tmp_path) as place:
+        place.keep(a=1)
+        raise KeyError
+    with contextlib.suppress(KeyError), kept(tmp_path) as place:
+        assert place.state == {"a": 1}
+        with pytest.raises(ValueError, match="expected no other run at work there"):
+            kept(tmp_path).__enter__()
+        raise KeyError
+    with kept(tmp_path, 1) as place:
+        assert place.state == {}
+    assert not list(tmp_path.iterdir())
 
 
 def tiled(net: LDA, y: torch.Tensor, x0: torch.Tensor, tile: int, folder: Path):
@@ -216,7 +262,8 @@ def test_the_command_writes_the_same_picture(tmp_path):
     shipped.save(model)
     both = "reconstruct", picture, "--model", model, "--simulate"
     assert run(*both, "--no-figure", "--out", tmp_path / "whole") == 0
-    assert run(*both, "--tile", 33, "--out", tmp_path / "tiles") == 0
+    assert run(*both, "--tile", 33, "--resumable", "--out", tmp_path / "tiles") == 0
+    assert {p.name for p in (tmp_path / "tiles").iterdir()} == {"a_reconstruction.tif", "a_report.json"}
     whole, tiles = (tmp_path / k / "a_reconstruction.tif" for k in ("whole", "tiles"))
     assert np.array_equal(read_picture(whole).pixels, read_picture(tiles).pixels)
     a, b = (json.loads((tmp_path / k / "a_report.json").read_text()) for k in ("whole", "tiles"))
@@ -232,16 +279,30 @@ def test_the_command_writes_the_same_picture(tmp_path):
     assert np.array_equal(found, read_picture(whole).pixels)
 
 
+def test_impulse_noise_by_tiles(tmp_path):
+    picture = tmp_path / "a.tif"
+    tifffile.imwrite(picture, (255 * image(70, 81)[0, 0].numpy()).astype("u1"), photometric="minisblack", metadata=None)
+    both = "reconstruct", picture, "--model", "dladmm-saltpepper", "--problem", "impulse"
+    assert run(*both, "--no-figure", "--out", tmp_path / "whole") == 0
+    assert run(*both, "--tile", 20, "--out", tmp_path / "tiles") == 0
+    whole, tiles = (tmp_path / k / "a_reconstruction.tif" for k in ("whole", "tiles"))
+    assert np.array_equal(read_picture(whole).pixels, read_picture(tiles).pixels)
+    a, b = (json.loads((tmp_path / k / "a_report.json").read_text()) for k in ("whole", "tiles"))
+    assert b["certificate"]["objective"] == pytest.approx(a["certificate"]["objective"])
+    assert {p.name for p in (tmp_path / "tiles").iterdir()} == {"a_reconstruction.tif", "a_report.json"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--problem", "inpaint"), "--tile: expected a --model of LDA for block-cs with it, got none"),
+        (
+            ("--problem", "inpaint"),
+            "--tile: expected a --model of LDA for block-cs, or of D-LADMM for impulse, with it, got none",
+        ),
         (("--model", "lda-cs-10", "--rigorous"), "--rigorous: expected none with --tile"),
         (("--model", "lda-cs-10", "--noise", "0.1"), "--noise: expected none with --tile"),
-        (
-            ("--model", "dladmm-saltpepper"),
-            "--tile: expected a --model of LDA for block-cs with it, got one of d-",
-        ),
+        (("--model", "prior-natural", "--problem", "inpaint"), "or of D-LADMM for impulse, with it, got one of prior"),
+        (("--model", "dladmm-saltpepper"), "--simulate: expected none with --tile and impulse noise"),
     ],
 )
 def test_what_is_not_made_by_tiles_is_told(tmp_path, capsys, words, message):

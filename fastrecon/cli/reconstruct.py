@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
     """Writes the results of each input as soon as it is done."""
     if args.tile is not None:
         return tiles.run(args)
+    choice.expect_option(not args.resumable, "--resumable", "it with --tile only", got="it without")
     work = job(args)
     own = io.IMAGE_SUFFIXES if args.simulate or work.problem.suffixes is None else work.problem.suffixes
     known = own if args.simulate else tuple(dict.fromkeys((*own, *io.MEASUREMENT_SUFFIXES)))

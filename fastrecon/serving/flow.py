@@ -193,8 +193,8 @@ class Flow:
 
     def _record(self, rows: Row | None) -> None:
         """Adds rows [iterations, B] to the histories of those who want one."""
-        for i, image in enumerate(self.images if rows is not None else ()):
-            if image.loop.loop.row is not None:
+        for i, image in enumerate(self.images):
+            if rows is not None and image.loop.loop.row is not None:
                 image.rows.append(_of(rows, i))
 
     def _leave(self) -> list[Entry]:
