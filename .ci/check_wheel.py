@@ -28,7 +28,7 @@ def installed_name(path: str) -> str | None:
         return path
     if name.parts[0] == "kernels" and name.suffix in {".py", ".cu", ".h", ".json"}:
         return f"fastrecon/{path}"
-    shared = {"capi/example.c", "capi/fastrecon.h", "csrc/scalar_math.h"}
+    shared = {"capi/example.c", "capi/example.cc", "capi/fastrecon.h", "csrc/scalar_math.h"}
     return f"fastrecon/{path}" if path in shared else None
 
 

@@ -41,6 +41,10 @@ FR_API int fr_certificate(const fr_model* model, const char* name, double* value
 /* The name of the method: "lda", "fista", "d-ladmm". */
 FR_API const char* fr_method(const fr_model* model);
 
+/* Defines the ops fastrecon::* of this process's libtorch (2.10 or newer), which packages of `fastrecon export --to
+ * pt2` call. Loading this library does so too where libtorch is there by then; this says why it could not. */
+FR_API int fr_torch_ops(void);
+
 /* Why the last call of this thread failed, one line. */
 FR_API const char* fr_error(void);
 

@@ -6,6 +6,7 @@
 
 #include "fastrecon.h"
 #include "model.h"
+#include "torch_abi.h"
 
 struct fr_model {
   std::string method;
@@ -88,6 +89,10 @@ int fr_certificate(const fr_model* model, const char* name, double* value) {
 }
 
 const char* fr_method(const fr_model* model) { return model ? model->method.c_str() : ""; }
+
+int fr_torch_ops(void) {
+  return guarded([] { fastrecon::define_torch_ops(); });
+}
 
 const char* fr_error(void) { return last_error.c_str(); }
 

@@ -4,6 +4,7 @@ The model's own file and card stay the truth: what is exported is made of them, 
 """
 
 import shutil
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from fastrecon import io
 from fastrecon.checks import choice, expect
@@ -24,8 +26,10 @@ from fastrecon.ops.wavelets import lowpass
 from fastrecon.solvers.lda import LDA
 from fastrecon.solvers.wavelet_methods import FAINT, WaveletOptions
 
-LIBRARY, HEADER, EXAMPLE = "libfastrecon.so", "fastrecon.h", "example.c"
+LIBRARY, HEADER, EXAMPLE, PACKAGE_EXAMPLE = "libfastrecon.so", "fastrecon.h", "example.c", "example.cc"
 METHODS = ("", "fista")
+BROUGHT = ("block_product", "feature_gradient_fwd", "feature_gradient_value", "select_descent", "shrink_eps", "squares")
+BROUGHT += ("ladmm_iterations_",)  # ops of capi/torch_ops.cpp
 
 
 def to_c(model: Model, folder: str | Path, method: str = "", options: WaveletOptions | None = None) -> dict[str, Path]:
@@ -44,18 +48,23 @@ def to_c(model: Model, folder: str | Path, method: str = "", options: WaveletOpt
         ValueError: the model is another, or the package was built without the library.
     """
     op, (head, tensors) = "to_c", _for_c(model, choice(method, METHODS, "to_c", "method"), options)
+    found = _texts(op, io.output_folder(folder), header=HEADER, example=EXAMPLE)
+    found["model"] = Path(folder) / f"{method + '-' if method else ''}{model.name}.safetensors"
+    write(found["model"], head, tensors)
+    return found
+
+
+def _texts(op: str, folder: Path, **texts: str) -> dict[str, Path]:
+    """The library, and files of capi/ by name, copied into a folder."""
     here = Path(__file__).parent
     library = here / LIBRARY
     expect(library.is_file(), op, "library", f"{LIBRARY}, which is built with the extension on Linux", "none")
-    texts = next((p for p in (here / "capi", here.parent / "capi") if (p / HEADER).is_file()), here)
-    folder = io.output_folder(folder)
+    place = next((p for p in (here / "capi", here.parent / "capi") if (p / HEADER).is_file()), here)
     found = {}
-    for name, source in (("library", library), ("header", texts / HEADER), ("example", texts / EXAMPLE)):
+    for name, source in {"library": library, **{name: place / text for name, text in texts.items()}}.items():
         found[name] = folder / source.name
         with io.atomic(found[name]) as file, source.open("rb") as original:
             shutil.copyfileobj(original, file)
-    found["model"] = folder / f"{method + '-' if method else ''}{model.name}.safetensors"
-    write(found["model"], head, tensors)
     return found
 
 
@@ -157,19 +166,61 @@ def exported(model: Model, y: Tensor | None = None, **options: Any) -> ExportedP
     expect(isinstance(y, Tensor) and y.shape[0] > 1, "exported", "y", "measurements of two images or more", y)
     assert y is not None
     with torch.no_grad():
-        return torch.export.export(graph.eval(), (y,), dynamic_shapes=(shapes,))
+        return _settled(torch.export.export(graph.eval(), (y,), dynamic_shapes=(shapes,)))
 
 
-def to_pt2(model: Model, path: str | Path) -> Path:
-    """The file of a model as a package of AOTInductor, compiled for this machine: see `exported` for what it takes.
+def _settled(program: ExportedProgram) -> ExportedProgram:
+    """The graph with parameters as they are used, such as steps of softplus: what compiles it may round otherwise."""
+    names = {s.arg.name: str(s.target) for s in program.graph_signature.input_specs if s.kind == InputKind.PARAMETER}
+    for node in [n for n in program.graph.nodes if n.name in names]:
+        last, value = node, program.state_dict[names[node.name]]
+        while len(last.users) == 1:
+            (user,) = last.users
+            alone = user.op == "call_function" and user.all_input_nodes == [last] and user.args[0] is last
+            if not (alone and isinstance(user.meta["val"], Tensor) and user.meta["val"].shape == value.shape):
+                break
+            last, value = user, user.target(value, *user.args[1:], **user.kwargs)
+        if last is not node:
+            # negated twice: of a bare number the compiler makes a constant, which it cannot expand then
+            with program.graph.inserting_after(node):
+                used = program.graph.call_function(torch.ops.aten.neg.default, (node,))
+            used.meta = dict(last.meta)
+            last.replace_all_uses_with(used)
+            program.state_dict[names[node.name]] = nn.Parameter(-value)
+    program.graph.eliminate_dead_code()
+    return program
 
-    Ops are called by name: `import fastrecon` registers them before the package is loaded.
+
+def to_pt2(model: Model, folder: str | Path) -> dict[str, Path]:
+    """A model as a package of AOTInductor, compiled for this machine, with the library that brings its ops.
+
+    What the package takes: see `exported`. Without Python it needs libtorch 2.10 or newer; whoever runs it loads the
+    library first, or imports fastrecon. Images have the bits of `model(y)` where both use one instruction set and one
+    number of threads.
+
+    Args:
+        model: of block sensing, or D-LADMM for images.
+        folder: where it is put; created if necessary.
+
+    Returns:
+        The files, by name: package, library, example (of C++).
 
     Raises:
-        ValueError: the model has no operator of its own.
+        ValueError: the model has no operator of its own, or fastrecon was built without the library.
     """
     expected = "a model of block sensing, or D-LADMM for images"
     fits = isinstance(model, BlockModel | PatchDenoiser)
     expect(fits, "to_pt2", "model", expected, f"{model.method} for {model.problem}")
-    torch._inductor.aoti_compile_and_package(exported(model), package_path=str(path))
-    return Path(path)
+    return _packaged(model, exported(model), folder)
+
+
+def _packaged(model: Model, graph: ExportedProgram, folder: str | Path) -> dict[str, Path]:
+    called = {str(node.target).removesuffix(".default") for node in graph.graph.nodes if node.op == "call_function"}
+    lacking = {name for name in called if name.startswith("fastrecon.")} - {f"fastrecon.{name}" for name in BROUGHT}
+    expect(not lacking, "to_pt2", "model", f"one of ops that {LIBRARY} brings", ", ".join(sorted(lacking)))
+    found = _texts("to_pt2", io.output_folder(folder), example=PACKAGE_EXAMPLE)
+    path = Path(folder) / f"{model.name}.pt2"
+    with io.atomic(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        torch._inductor.aoti_compile_and_package(graph, package_path=file)
+    return {"package": path, **found}

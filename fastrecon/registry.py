@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -152,6 +153,20 @@ def implementation(name: str, backend: str) -> Callable[..., Any] | None:
     return op.implementations.get(backend)
 
 
+def _in_library(name: str, schema: str) -> bool:
+    """Whether libfastrecon.so has brought the op into this process (capi/torch_ops.cpp), with its kernel.
+
+    Raises:
+        RuntimeError: the library is that of another version.
+    """
+    op = getattr(torch.ops.fastrecon, name, None)
+    if op is None:
+        return False
+    if op.default._schema != torch._C.parse_schema(f"fastrecon::{schema}"):
+        raise RuntimeError(f"libfastrecon.so: expected fastrecon::{schema}, got {op.default._schema}")
+    return True
+
+
 def define(
     schema: str,
     family: str,
@@ -170,7 +185,9 @@ def define(
     """
     name = schema.partition("(")[0]
     op = OPS[name] = Op(name, family, {"reference": ref} | ({"cpu": cpu} if cpu else {}))
-    _library.define(schema)
+    brought = _in_library(name, schema)
+    if not brought:
+        _library.define(schema)
 
     def dispatch(device: str) -> Callable[..., Any]:
         chosen: list[Callable[..., Any]] = []
@@ -189,7 +206,10 @@ def define(
 
         return call
 
-    _library.impl(name, dispatch("cpu"), "CPU")
+    with warnings.catch_warnings():
+        if brought:  # torch tells that another kernel was there
+            warnings.simplefilter("ignore", UserWarning)
+        _library.impl(name, dispatch("cpu"), "CPU")
     _library.impl(name, dispatch("cuda"), "CUDA")
     torch.library.register_fake(f"fastrecon::{name}", fake or inspect.unwrap(ref), lib=_library)
     return getattr(torch.ops.fastrecon, name)

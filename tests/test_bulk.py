@@ -1,8 +1,15 @@
 """Bulk work on a cluster: workers make the files of this machine, also where some die; batches of rows alike."""
 
+import contextlib
+import io
 import json
 import os
+import signal
+import socket
 import sys
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +21,7 @@ import pytest
 import fastrecon as fr
 from fastrecon.cli import cluster
 from fastrecon.cli.main import main
-from fastrecon.serving.ray import Reconstruct, settings
+from fastrecon.serving.ray import Reconstruct, app, settings
 
 SIZE = 33, 40
 WORDS = ("--simulate", "--problem", "inpaint", "--method", "fista", "--iterations", "3")
@@ -255,26 +262,96 @@ def test_wrong_settings_are_told(name, value, message):
 
 real = pytest.mark.skipif(
     os.environ.get("FASTRECON_RAY") != "1",
-    reason="FASTRECON_RAY=1 asks for it: a cluster takes half a minute to start where two cores are busy",
+    reason="FASTRECON_RAY=1 asks for it: a cluster is a dozen processes, and starts for minutes on a busy machine",
 )
+PATIENCE = 300.0  # seconds for what Ray starts
+SLOW = {  # Ray gives up on what starts slowly, and its workers step back for all other processes
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120", "RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "120",
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def local_cluster():
+    pytest.importorskip("ray.serve")
+    os.environ.update(SLOW)
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20)
+    yield ray
+    ray.shutdown()
 
 
 @real
-def test_a_cluster(pictures, tmp_path, capsys):
+def test_a_cluster(local_cluster, pictures, tmp_path, capsys):
     data = pytest.importorskip("ray.data")
-    import ray
-
     told(capsys, pictures, "--threads", 1, "--out", tmp_path / "here")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20)
-    try:
-        assert told(capsys, pictures, "--on", "ray", "--jobs", 1, "--out", tmp_path / "there")[0] == 2
-        assert pixels(tmp_path / "here") == pixels(tmp_path / "there")
-        files = data.read_binary_files(str(pictures), include_paths=True)
-        rows = files.map_batches(Reconstruct, fn_constructor_kwargs=OPTIONS, concurrency=1, batch_size=3).take_all()
-        assert sorted(Path(row["path"]).stem for row in rows if not row["error"]) == list("01234")
-        for row in rows:
-            if not row["error"]:
-                name = f"{Path(row['path']).stem}_reconstruction.npy"
-                assert row["reconstruction"] == (tmp_path / "here" / name).read_bytes()
-    finally:
-        ray.shutdown()
+    assert told(capsys, pictures, "--on", "ray", "--jobs", 1, "--out", tmp_path / "there")[0] == 2
+    assert pixels(tmp_path / "here") == pixels(tmp_path / "there")
+    files = data.read_binary_files(str(pictures), include_paths=True)
+    rows = files.map_batches(Reconstruct, fn_constructor_kwargs=OPTIONS, concurrency=1, batch_size=3).take_all()
+    assert sorted(Path(row["path"]).stem for row in rows if not row["error"]) == list("01234")
+    for row in rows:
+        if not row["error"]:
+            name = f"{Path(row['path']).stem}_reconstruction.npy"
+            assert row["reconstruction"] == (tmp_path / "here" / name).read_bytes()
+
+
+def replicas() -> list[int]:
+    """The processes of replicas that compute, those of other clusters of this machine too."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"ServeReplica:default:fastrecon" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return sorted(found)
+
+
+@real
+def test_a_killed_replica_is_replaced_and_nobody_is_left_without_an_answer(local_cluster):
+    httpx, serve = pytest.importorskip("httpx"), pytest.importorskip("ray.serve")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    others = replicas()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(app({"model": "lda-cs-10", "min_replicas": 2, "max_replicas": 2, "max_batch": 2}))
+    body = io.BytesIO()
+    np.save(body, np.random.default_rng(0).random((3, 3, 109)).astype("f4"))
+    answers, ends = [], threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=PATIENCE) as client:
+            while not ends.is_set():
+                url = f"http://127.0.0.1:{port}/v1/reconstruct?model=lda-cs-10"
+                answers.append(client.post(url, content=body.getvalue()))
+                if answers[-1].status_code != 200:
+                    time.sleep(float(answers[-1].headers["retry-after"]))
+
+    def until(condition: Callable[[], bool]) -> None:
+        ends_at = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < ends_at
+            time.sleep(0.2)
+
+    askers = [threading.Thread(target=ask) for _ in range(6)]
+    for asker in askers:
+        asker.start()
+    until(lambda: len(answers) > 20)
+    killed, *_ = alive = [p for p in replicas() if p not in others]
+    assert len(alive) == 2
+    os.kill(killed, signal.SIGKILL)
+    state = "default", "fastrecon"
+    until(lambda: len(set(replicas()) - set(others) - set(alive)) == 1)
+    until(lambda: serve.status().applications[state[0]].deployments[state[1]].replica_states.get("RUNNING") == 2)
+    count = len(answers)
+    until(lambda: len(answers) > count + 20)
+    ends.set()
+    for asker in askers:
+        asker.join()
+    serve.shutdown()
+    good = [answer for answer in answers if answer.status_code == 200]
+    assert {answer.status_code for answer in answers} <= {200, 429, 503}
+    assert len({answer.content for answer in good}) == 1
+    assert all(set(a.json()) == {"error"} for a in answers if a.status_code != 200)
+    assert answers[-1].status_code in (200, 429)

@@ -105,6 +105,12 @@ def test_fista_is_that_of_python(place, lda):
     assert certificate["objective"] == pytest.approx(report.objective.item(), rel=1e-5)
 
 
+def test_a_golden_image_is_reproduced(place):
+    golden = np.load(Path(__file__).with_name("golden_lda.npz"))  # of one day, and one instruction set
+    found, _ = example(place, "lda-15.safetensors", torch.from_numpy(golden["y"]), (33, 33))
+    np.testing.assert_allclose(found.numpy(), golden["x"], rtol=0, atol=1e-5)
+
+
 def test_it_starts_at_once(place, lda):
     size = 33, 33
     lda.operator(picture()[..., :33, :33]).numpy().tofile(place / "cold.f32")

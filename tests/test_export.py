@@ -1,8 +1,17 @@
-"""Graphs of torch.export: any batch, and any size where the model takes any; the images are the model's own."""
+"""Graphs of torch.export: any batch, and any size where the model takes any; the images are the model's own.
 
+Packages of them run with libtorch and libfastrecon alone.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,14 +44,32 @@ def equal(a: Tensor, b: Tensor) -> None:
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kind", [LDA, GDNet])
-def test_block_sensing_of_any_batch_and_size(kind):
+BLOCKS = [torch.rand(*size, 20) for size in ((3, 2, 4), (1, 1, 1), (5, 3, 2))]
+
+
+def sensing(kind: type) -> BlockSensingModel:
     torch.manual_seed(0)
     phi = random_phi(20, 64).float()
     operator = BlockSensing(phi, 8)
     model = BlockSensingModel(operator, kind(operator, 2, 4, 2), phi.T.contiguous(), {}).eval()
-    graph = export.exported(model).module()
-    same_images(graph, model, [torch.rand(3, 2, 4, 20), torch.rand(1, 1, 1, 20), torch.rand(5, 3, 2, 20)], equal)
+    with torch.no_grad():
+        model.solver.raw_alpha.copy_(torch.rand(2))  # whose softplus others may round otherwise
+    return model
+
+
+@pytest.fixture(scope="module")
+def lda() -> tuple[BlockSensingModel, torch.export.ExportedProgram]:
+    model = sensing(LDA)
+    return model, export.exported(model)
+
+
+def test_block_sensing_of_any_batch_and_size(lda):
+    same_images(lda[1].module(), lda[0], BLOCKS, equal)
+
+
+def test_gd_net_of_any_batch_and_size():
+    model = sensing(GDNet)
+    same_images(export.exported(model).module(), model, BLOCKS, equal)
 
 
 def test_dladmm_of_any_batch_and_size():
@@ -119,6 +146,100 @@ def test_networks_for_mri(name):
     graph = export.exported(model, batches[0], operator=operator).module()
     near = partial(torch.testing.assert_close, rtol=0, atol=1e-5)
     same_images(graph, model, batches, near, operator=operator)
+
+
+# ---------------------------------------------------------------- packages: libtorch and libfastrecon
+
+TORCH = Path(torch.__file__).parent
+ABI = TORCH / "include" / "torch" / "csrc" / "stable" / "c" / "shim.h"
+ROOT = Path(__file__).parents[1]
+built = pytest.mark.skipif(
+    not Path(fr.__file__).with_name(export.LIBRARY).is_file(), reason="the library is built with the extension on Linux"
+)
+compiler = pytest.mark.skipif(
+    shutil.which("c++") is None or not ABI.is_file(), reason="no C++ compiler, or no headers of torch 2.10"
+)
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def package(lda, tmp_path_factory) -> Path:
+    """A folder with a package, the library and the example, and measurements and their images."""
+    folder = tmp_path_factory.mktemp("package")
+    files = export._packaged(*lda, folder)
+    assert set(files) == {"package", "library", "example"}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        for k, y in enumerate(BLOCKS):
+            np.save(folder / f"y{k}.npy", y.numpy())
+            np.save(folder / f"x{k}.npy", lda[0](y).x.numpy())
+    torch.set_num_threads(threads)
+    files["package"].rename(folder / "model.pt2")
+    return folder
+
+
+@built
+@compiler
+def test_a_package_runs_in_c_plus_plus(package):
+    lib = TORCH / "lib"
+    links = "-I.", f"-I{TORCH / 'include'}", "-L.", f"-L{lib}", "-lfastrecon", "-ltorch_cpu", "-lc10"
+    found = f"-Wl,--disable-new-dtags,-rpath,$ORIGIN:{lib}"
+    subprocess.run(
+        ["c++", "-std=c++20", "-Wall", "example.cc", *links, found, "-o", "example"], cwd=package, check=True
+    )
+    for k, y in enumerate(BLOCKS):
+        y.numpy().tofile(package / "y.f32")
+        command = ["./example", "model.pt2", "y.f32", "x.f32", *map(str, y.shape)]
+        subprocess.run(command, cwd=package, check=True, env=ALONE)
+        x = np.load(package / f"x{k}.npy")
+        assert np.array_equal(np.fromfile(package / "x.f32", "f4").reshape(x.shape), x)
+    said = subprocess.run(["./example", "model.pt2", "x.f32", "none", "0"], cwd=package, capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (2, "example: expected a file with all measurements\n")
+
+
+@built
+@compiler
+def test_a_package_runs_without_fastrecon_in_python_and_with_it(package):
+    code = """
+import sys, warnings
+warnings.simplefilter("error")
+import numpy as np, torch
+torch.ops.load_library("./libfastrecon.so")
+try:
+    torch.ops.fastrecon.block_product(torch.ones(1, 2, 3), torch.ones(4, 5))
+except ValueError as e:
+    assert "block_product: matrix: expected [k, l] like blocks" in str(e)
+def same():
+    run = torch._inductor.aoti_load_package("model.pt2")
+    for k in range(3):
+        x = torch.from_numpy(np.load(f"x{k}.npy"))
+        assert torch.equal(run(torch.from_numpy(np.load(f"y{k}.npy"))), x)
+same()
+assert "fastrecon" not in sys.modules
+import fastrecon as fr
+same()
+half = torch.ones(1, 2, 3, dtype=torch.bfloat16)
+assert fr.ops.block_product(half, half[0].T.contiguous()).dtype == half.dtype
+torch.ops.load_library(fr.__path__[0] + "/libfastrecon.so")
+same()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=package, check=True, env=ALONE)
+
+
+@compiler
+def test_the_interface_of_torch_is_as_declared(tmp_path):
+    (tmp_path / "abi.cpp").write_text(
+        "#include <torch/csrc/stable/c/shim.h>\n"
+        '#include "torch_abi.h"\n'
+        "#include <type_traits>\n"
+        "#define SAME(name, args) static_assert(std::is_same_v<decltype(&::name), std::int32_t(*) args>);\n"
+        "FASTRECON_TORCH_ABI(SAME)\n"
+        "#define CODE(name) SAME(name, ())\n"
+        "FASTRECON_TORCH_CODES(CODE)\n"
+    )
+    folders = [f"-I{place}" for place in (TORCH / "include", ROOT / "capi", ROOT / "csrc")]
+    subprocess.run(["c++", "-std=c++20", "-fsyntax-only", *folders, str(tmp_path / "abi.cpp")], check=True)
 
 
 def test_what_has_no_operator_is_told(tmp_path, capsys):

@@ -13,7 +13,7 @@ EPILOG = """examples:
   fastrecon export lda-cs-25 --to c --out there            # library, header, example.c, lda-cs-25.safetensors
   fastrecon export lda-cs-25 --to c --method fista --lam 0.001 --out there
   fastrecon export dladmm-saltpepper --to c --out there
-  fastrecon export lda-cs-25 --to pt2 --out there          # lda-cs-25.pt2, compiled for this machine
+  fastrecon export lda-cs-25 --to pt2 --out there          # lda-cs-25.pt2, library, example.cc: for C++ with libtorch
 
 C needs neither Python nor torch: cc there/example.c -Ithere -Lthere -lfastrecon -Wl,-rpath,there. See
 docs/production.md."""
@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> None:
     own = [f"{stem}.pt2"] if args.to == "pt2" else [f"{stem}.safetensors"]
     batch.free([folder / name for name in own], args.overwrite)
     if args.to == "pt2":
-        io.output_folder(folder)
-        files = {"package": export.to_pt2(model, folder / own[0])}
+        files = export.to_pt2(model, folder)
     else:
         options = WaveletOptions(**given(args, WaveletOptions)) if args.method else None
         files = export.to_c(model, folder, args.method or "", options)

@@ -4,6 +4,7 @@ serve run fastrecon.serving.ray:app model=lda-cs-25,prior-natural max_replicas=4
 ray.data.read_binary_files(folder, include_paths=True).map_batches(Reconstruct, ...)
 """
 
+import asyncio
 import importlib
 import json
 import os
@@ -99,32 +100,78 @@ def app(args: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: a name or a value is wrong, or a model cannot be loaded.
     """
+    from fastrecon.serving import front
+
     serve: Any = importlib.import_module("ray.serve")
     s = settings(args)
     Door(named(s.model.split(",") if s.model else []))  # what cannot be loaded is told here, not by each replica again
 
-    def built() -> Any:
-        return server(s)
+    errors: Any = importlib.import_module("ray.exceptions")
+    full: Any = importlib.import_module("ray.serve.exceptions")
 
-    @serve.ingress(built)
     class Replica:
+        async def __init__(self) -> None:
+            self.server = await asyncio.to_thread(server, s)
+            self.life = front.alive(self.server)
+            await self.life.__aenter__()
+
+        async def answer(self, scope: dict[str, Any], body: bytes) -> Any:
+            """Of the server of this replica."""
+            return await front.called(self.server, scope, body)
+
         def check_health(self) -> None:
             """Raises where nobody computes any more."""
-            if not self.app.scheduler.alive:  # type: ignore[attr-defined]
+            if not self.server.scheduler.alive:
                 raise RuntimeError("scheduler: its thread has ended")
 
-    scaling = {"min_replicas": s.min_replicas, "max_replicas": max(s.min_replicas, s.max_replicas)}
-    deployment: Any = serve.deployment(
+        async def __del__(self) -> None:
+            await self.life.__aexit__(None, None, None)
+
+    class Entrance:
+        def __init__(self, replicas: Any) -> None:
+            def ask(scope: dict[str, Any], body: bytes) -> Any:
+                return _awaited(replicas.answer.remote(scope, body))
+
+            self.front = front.Front(
+                ask,
+                s.max_body * MIB,
+                s.max_bodies * MIB,
+                s.deadline,
+                (errors.RayActorError,),
+                (full.BackPressureError,),
+            )
+
+        async def __call__(self, request: Any) -> Any:
+            return await self.front.answer(request)
+
+    most = max(s.min_replicas, s.max_replicas)
+    replicas: Any = serve.deployment(
         Replica,  # type: ignore[arg-type]
         name="fastrecon",
         max_ongoing_requests=s.waiting + SPARE,
         max_queued_requests=s.waiting + SPARE,
-        autoscaling_config=scaling | {"target_ongoing_requests": s.max_batch},
+        autoscaling_config={
+            "min_replicas": s.min_replicas, "max_replicas": most, "target_ongoing_requests": s.max_batch,
+        },
         ray_actor_options={"num_cpus": s.threads, "num_gpus": s.gpus},
         health_check_period_s=5,
         health_check_timeout_s=30,
+    )  # fmt: skip
+    door: Any = serve.deployment(
+        Entrance,  # type: ignore[arg-type]
+        name="door",
+        max_ongoing_requests=(s.waiting + SPARE) * (most + 1),
+        ray_actor_options={"num_cpus": 0},
     )
-    return deployment.bind()
+    return door.bind(replicas.bind())
+
+
+async def _awaited(response: Any) -> Any:
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
 
 
 class Reconstruct:
