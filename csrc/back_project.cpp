@@ -88,23 +88,39 @@ FR_INLINE void along_line(const T* q, int64_t D, double start, double slope, int
   }
 }
 
-// x [n rounded up] += w q at v6 + v7 l / d along a row of a fan.
+// x [n rounded up] += w q at v6 + v7 l / d along a row of a fan. Within a vector places are found from the first one's:
+// v7 (l_k / d_k - l / d) = k v7 (v2 d - l v5) / d / d_k, small numbers that T holds well. They rise or fall all the
+// way.
 template <typename T>
 FR_INLINE void along_fan(const T* q, int64_t D, const double* v, double l, double d, bool curved, int64_t n, T* x) {
-  constexpr int lanes = kLanes<double>;
-  const Vec<double> steps = ramp<double>();
+  constexpr int lanes = kLanes<T>;
+  const Vec<T> steps = ramp<T>();
   for (int64_t k = 0; k < n; k += lanes) {
-    const Vec<double> at = steps + double(k), across = l + v[2] * at, depth = d + v[5] * at;
-    const Vec<double> p = v[6] + v[7] * (across / depth);
-    const Vec<double> limited = at_most(splat(double(D) + 1), at_least(splat(-2.0), p)) + 2;
-    const Vec<double> weight = 1 / (curved ? depth * depth + across * across : depth * depth);
-    const Whole<double> cell = __builtin_convertvector(limited, Whole<double>);
-    const Vec<double> f = limited - __builtin_convertvector(cell, Vec<double>);
-    T left[lanes], right[lanes];
-    for (int i = 0; i < lanes; ++i) left[i] = q[cell[i] - 2], right[i] = q[cell[i] - 1];
-    const Narrow<T> low = get<Narrow<T>>(left),
-                    found = low + __builtin_convertvector(f, Narrow<T>) * (get<Narrow<T>>(right) - low);
-    put(x + k, get<Narrow<T>>(x + k) + __builtin_convertvector(weight, Narrow<T>) * found);
+    const double across = l + v[2] * double(k), depth = d + v[5] * double(k), first = v[6] + v[7] * (across / depth);
+    const double last_depth = depth + v[5] * (lanes - 1);  // of lanes beyond the image it may be behind the source
+    const double last = v[6] + v[7] * ((across + v[2] * (lanes - 1)) / last_depth);
+    const double low = first < last ? first : last, span = magnitude(last - first);
+    if (!(last_depth > 0) || !(span <= double(kEdge - 4))) {  // one by one
+      for (int64_t i = k; i < at_most(n, k + lanes); ++i) {
+        const double own = l + v[2] * double(i), far = d + v[5] * double(i), p = v[6] + v[7] * (own / far);
+        if (!(p > -1 && p < double(D))) continue;
+        const double shifted = p + 1;
+        const int64_t cell = int64_t(shifted) - 1;
+        const T f = T(shifted - double(cell + 1)), weight = T(1 / (curved ? far * far + own * own : far * far));
+        x[i] += weight * (q[cell] + f * (q[cell + 1] - q[cell]));
+      }
+      continue;
+    }
+    if (!(low < double(D) && low + span > -1)) continue;
+    const int64_t cell = int64_t(low + kEdge) - kEdge;
+    const Vec<T> far = splat(T(depth)) + splat(T(v[5])) * steps, inverse = 1 / far;
+    const Vec<T> p =
+        splat(T(first - double(cell))) + splat(T(v[7] * (v[2] * depth - across * v[5]) / depth)) * steps * inverse;
+    const Whole<T> own = __builtin_convertvector(p, Whole<T>);
+    const Vec<T> f = p - __builtin_convertvector(own, Vec<T>), side = splat(T(across)) + splat(T(v[2])) * steps;
+    const Vec<T> weight = curved ? 1 / (far * far + side * side) : inverse * inverse;
+    const bool near = span + 2 < 2 * lanes - 1;
+    store(x + k, load(x + k) + weight * (near ? picked<T>(q + cell, own, f) : gathered<T>(q + cell, own, f)));
   }
 }
 }  // namespace

@@ -152,11 +152,12 @@ def per_image(value: float | Tensor, like: Tensor, op: str, argument: str, **lim
     if not isinstance(value, Tensor):
         value = held(value, real, op, argument, **limits)
         return torch.full((like.shape[0],), value, dtype=real, device=like.device)
-    numeric = not value.is_complex() and value.dtype != torch.bool
-    expect(numeric, op, argument, "a number or a real tensor", value)
-    fits = value.ndim == 0 or value.shape == like.shape[:1]
-    expect(fits, op, argument, f"a number or shape ({like.shape[0]},)", tuple(value.shape))
-    expect(value.device == like.device or value.ndim == 0, op, argument, f"a tensor on {like.device}", value.device)
+    if value.is_complex() or value.dtype == torch.bool:
+        expect(False, op, argument, "a number or a real tensor", value)
+    if not (value.ndim == 0 or value.shape == like.shape[:1]):
+        expect(False, op, argument, f"a number or shape ({like.shape[0]},)", tuple(value.shape))
+    if not (value.device == like.device or value.ndim == 0):
+        expect(False, op, argument, f"a tensor on {like.device}", value.device)
     return value.to(like.device, real).expand(like.shape[0])
 
 

@@ -13,6 +13,7 @@ GEOMETRIES = {
     "coarse": {"spacing": 3.0, "detectors": 15},
     "fine": {"spacing": 0.05, "detectors": 61},
     "fan": {"geometry": "fan", "source_distance": 60.0, "detector_distance": 20.0},
+    "near": {"geometry": "fan", "source_distance": 22.5, "spacing": 0.05, "detectors": 121},  # images end behind it
     "arc": {"geometry": "fan", "source_distance": 60.0, "detector_distance": 20.0, "curved": True, "offset": 0.4},
 }
 

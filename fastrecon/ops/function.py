@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastrecon.registry import extension, forced
+
 _in_transform = torch._C._are_functorch_transforms_active
 _functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
 
@@ -38,6 +40,25 @@ def differentiated(*arguments: Any) -> bool:
             if isinstance(t, Tensor) and t.requires_grad:
                 return True
     return transformed() and any(isinstance(t, Tensor) and _has_tangent(t) for t in arguments)
+
+
+_modes, _tracing = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
+
+
+def unwatched(*tensors: Tensor) -> bool:
+    """Whether nobody looks at what happens to these tensors, contiguous ones on the CPU with numbers in them, and there
+    is a C++ kernel: then it may be called as it is. The way there through Functions and PyTorch's dispatcher takes
+    several times as long as a kernel on some thousands of numbers.
+    """
+    if torch.compiler.is_compiling() or transformed() or _modes() or _tracing():
+        return False
+    recording = torch.is_grad_enabled()
+    for t in tensors:
+        if type(t) is not Tensor or not t.is_cpu or not t.is_contiguous() or t.is_neg() or t.is_conj():
+            return False
+        if t.numel() == 0 or (recording and t.requires_grad):
+            return False
+    return extension() is not None and forced() in (None, "cpu")
 
 
 class Function(torch.autograd.Function):

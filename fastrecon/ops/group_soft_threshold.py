@@ -4,14 +4,15 @@ y_n = g_n max(1 - tau_n / |g_n|, 0), for real and complex g.
 Source: Yuan & Lin, Model selection and estimation in regression with grouped variables, J. R. Stat. Soc. B 68 (2006).
 """
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, expect
-from fastrecon.ops.function import Function, with_derivative
+from fastrecon.checks import accepts_arrays, expect, held
+from fastrecon.ops.function import Function, unwatched, with_derivative
 from fastrecon.ops.layout import DTYPES, parts, shaped, strength, whole
 from fastrecon.ops.soft_threshold import shrink_factor, shrink_slopes
 from fastrecon.registry import define, extension
@@ -88,6 +89,11 @@ class GroupSoftThreshold(Function):
         return _bwd(d_y, *ctx.saved_tensors)
 
 
+@functools.lru_cache(maxsize=64)
+def _numbers(tau: float, dtype: torch.dtype, batch: int) -> Tensor:
+    return torch.full((batch, 1), held(tau, dtype, "group_soft_threshold", "tau", least=0), dtype=dtype, device="cpu")
+
+
 @accepts_arrays
 def group_soft_threshold(g: Tensor, tau: float | Tensor) -> Tensor:
     """Shrinks each group g[b, :, n] by tau in Euclidean norm: g_n max(1 - tau_n / |g_n|, 0).
@@ -103,6 +109,10 @@ def group_soft_threshold(g: Tensor, tau: float | Tensor) -> Tensor:
         ValueError: shapes, types or devices do not fit.
     """
     op = "group_soft_threshold"
+    if type(tau) is float and g.dtype in (torch.float32, torch.float64) and g.ndim >= 2 and unwatched(g):
+        batch, channels = g.shape[:2]
+        y = _fwd_cpu(g.view(batch, channels, -1), _numbers(tau, g.dtype, batch))
+        return y.view(g.shape)
     numeric = g.is_floating_point() or g.is_complex()
     expect(g.ndim >= 2 and numeric, op, "g", "real or complex [B, C, ...]", g)
     batch, channels, *space = g.shape

@@ -33,7 +33,8 @@ def strength(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor
         value = held(value, real, op, argument, least=0)
         return torch.full((), value, dtype=real, device=x.device)
     expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
-    expect(value.device == x.device or value.ndim == 0, op, argument, f"a tensor on {x.device}", value.device)
+    if not (value.device == x.device or value.ndim == 0):
+        expect(False, op, argument, f"a tensor on {x.device}", value.device)
     return value.to(x.device, real_dtype(x))
 
 

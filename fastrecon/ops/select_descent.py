@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, number, per_image
 from fastrecon.ops.by_image import by_image
-from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, norm_of, parts, shaped
+from fastrecon.ops.function import Function, unwatched
+from fastrecon.ops.layout import DTYPES, norm_of, parts, real_dtype, shaped
 from fastrecon.registry import define, extension
 
 
@@ -41,11 +41,14 @@ def shrink_eps_ref(
 def _select_cpu(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor):
     if u.numel() == 0:
         return NotImplemented
-    u, v, phi_u, phi_v = u.contiguous(), v.contiguous(), phi_u.double().contiguous(), phi_v.double().contiguous()
+    return _selected(u.contiguous(), v.contiguous(), phi_u.double().contiguous(), phi_v.double().contiguous())
+
+
+def _selected(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
     x, took_u = torch.empty_like(u), torch.empty_like(phi_u, dtype=torch.bool)
     extension().select_descent(  # type: ignore[union-attr]
         u.data_ptr(), v.data_ptr(), phi_u.data_ptr(), phi_v.data_ptr(), x.data_ptr(), took_u.data_ptr(),
-        u.shape[0], u.shape[1] * u.element_size(),
+        len(u), u.nbytes // len(u),
     )  # fmt: skip
     return x, took_u
 
@@ -170,6 +173,9 @@ def select_descent(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[
         ValueError: shapes, types or devices do not fit.
     """
     op = "select_descent"
+    simple = u.ndim > 0 and v.shape == u.shape and v.dtype == u.dtype and phi_u.shape == phi_v.shape == u.shape[:1]
+    if simple and phi_u.dtype == phi_v.dtype == torch.float64 and unwatched(u, v, phi_u, phi_v):
+        return _selected(u, v, phi_u, phi_v)
     expect(u.ndim >= 1, op, "u", "[B, ...]", u)
     expect(v.shape == u.shape and v.dtype == u.dtype and v.device == u.device, op, "v", u, v)
     for argument, phi in (("phi_u", phi_u), ("phi_v", phi_v)):
@@ -207,5 +213,7 @@ def shrink_eps(
     number(sigma, op, "sigma", above=0)
     number(gamma, op, "gamma", above=0, below=1)
     radius = per_image(eps, grad_f, op, "eps", above=0)
-    grad, norm, eps_next, shrunk = ShrinkEps.call(_rows(grad_f), _rows(grad_r), radius, float(sigma), float(gamma))
+    at_once = grad_f.dtype in DTYPES and radius.dtype == real_dtype(grad_f) and unwatched(grad_f, grad_r, radius)
+    function = _shrink_cpu if at_once else ShrinkEps.call
+    grad, norm, eps_next, shrunk = function(_rows(grad_f), _rows(grad_r), radius, float(sigma), float(gamma))
     return grad.view(grad_f.shape), norm, eps_next, shrunk

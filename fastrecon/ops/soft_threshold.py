@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, held
-from fastrecon.ops.function import Function, transformed, with_derivative
+from fastrecon.ops.function import Function, unwatched, with_derivative
 from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, shaped, strength, whole
-from fastrecon.registry import compiled, define, extension, forced
+from fastrecon.registry import compiled, define, extension
 
 
 def shrink_factor(x: Tensor, tau: Tensor, *dims: int) -> Tensor:
@@ -108,27 +108,6 @@ class SoftThreshold(Function):
         return _bwd(d_y, *ctx.saved_tensors)
 
 
-_modes = torch._C._len_torch_dispatch_stack
-
-
-def _at_once(x: Tensor) -> bool:
-    """Whether nobody looks at what happens to x, real and on the CPU: then the kernel may be called for it. The way
-    through PyTorch's dispatcher takes several times as long as the kernel on some thousands of numbers.
-    """
-    return (
-        type(x) is Tensor
-        and x.dtype in (torch.float32, torch.float64)
-        and x.is_cpu
-        and not (torch.compiler.is_compiling() or transformed() or _modes() or torch._C._is_tracing())
-        and not (x.requires_grad and torch.is_grad_enabled())
-        and x.is_contiguous()
-        and not x.is_neg()
-        and x.numel() > 0
-        and extension() is not None
-        and forced() in (None, "cpu")
-    )
-
-
 @functools.lru_cache(maxsize=64)
 def _number(tau: float, dtype: torch.dtype) -> Tensor:
     return torch.tensor([held(tau, dtype, "soft_threshold", "tau", least=0)], dtype=dtype, device="cpu")
@@ -149,10 +128,15 @@ def soft_threshold(x: Tensor, tau: float | Tensor) -> Tensor:
         ValueError: shapes, types or devices do not fit.
     """
     op = "soft_threshold"
-    if type(tau) is float and _at_once(x):
-        y = torch.empty_like(x)
-        number = _number(tau, x.dtype)
-        compiled().soft_threshold_fwd(DTYPES[x.dtype], x.data_ptr(), number.data_ptr(), y.data_ptr(), 1, 1, x.numel())
-        return y
+    if x.dtype in (torch.float32, torch.float64):
+        one = None
+        if type(tau) is float:
+            one = _number(tau, x.dtype) if unwatched(x) else None
+        elif isinstance(tau, Tensor) and tau.numel() == 1 and tau.dtype == x.dtype and tau.ndim <= x.ndim:
+            one = tau if unwatched(x, tau) else None
+        if one is not None:
+            y = torch.empty_like(x)
+            compiled().soft_threshold_fwd(DTYPES[x.dtype], x.data_ptr(), one.data_ptr(), y.data_ptr(), 1, 1, x.numel())
+            return y
     expect(x.is_floating_point() or x.is_complex(), op, "x", "a real or complex tensor", x)
     return SoftThreshold.call(*collapse(x, strength(tau, x, op, "tau"), op, "tau")).view(x.shape)
