@@ -174,8 +174,8 @@ def select_descent(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[
     """
     op = "select_descent"
     simple = u.ndim > 0 and v.shape == u.shape and v.dtype == u.dtype and phi_u.shape == phi_v.shape == u.shape[:1]
-    if simple and phi_u.dtype == phi_v.dtype == torch.float64 and unwatched(u, v, phi_u, phi_v):
-        return _selected(u, v, phi_u, phi_v)
+    if simple and phi_u.is_floating_point() and phi_v.is_floating_point() and unwatched(u, v, phi_u, phi_v):
+        return _selected(u, v, phi_u.double(), phi_v.double())
     expect(u.ndim >= 1, op, "u", "[B, ...]", u)
     expect(v.shape == u.shape and v.dtype == u.dtype and v.device == u.device, op, "v", u, v)
     for argument, phi in (("phi_u", phi_u), ("phi_v", phi_v)):
