@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastrecon as fr
+from fastrecon import masks
 from fastrecon.metrics import psnr
 from fastrecon.operators import Blur, Crop, Fourier, Identity, Inpainting, gaussian_kernel
 from fastrecon.operators.callables import Callables
@@ -182,3 +183,14 @@ def test_what_is_chosen_and_why():
     assert chosen(Inpainting(mask), None).method == "dct"
     assert chosen(Fourier(mask), None).method == "dct"
     assert chosen(Crop(SIZE, 2, 2, (20, 16)) @ BLUR, None).method == "dct"
+
+
+@pytest.mark.parametrize(("kind", "rate", "method"), [
+    ("variable", 0.3, "dct"), ("gaussian", 0.5, "dct"), ("variable", 0.2, "prior"), ("cartesian", 0.3, "prior"),
+    ("radial", 0.3, "prior"), ("radial", 0.5, "prior"),
+])  # fmt: skip
+def test_frequencies_without_noise_are_filled_in_by_what_suits_them(kind, rate, method):
+    size = (128, 96)
+    a = Fourier(masks.GENERATORS[kind](size, rate, 1))
+    y = a(torch.rand(1, 1, *size))
+    assert automatic(Inverse(y, a, size, 0.0)).method == method
