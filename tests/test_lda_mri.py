@@ -14,6 +14,7 @@ from fastrecon.cli.main import main
 from fastrecon.models import DescentModel
 from fastrecon.operators import Fourier, Identity
 from fastrecon.solvers import LDA
+from fastrecon.train.objective import Score
 from fastrecon.train.recipes.lda_mri import Config, LdaMri
 from fastrecon.train.recipes.warm_start import copy_network
 from fastrecon.train.world import World
@@ -191,6 +192,24 @@ def test_training_goes_on_to_the_same_bits(slices, tmp_path):
         part = other.batch_of(World(rank=rank, size=2))
         for a, b in zip(part[1:], whole[1:], strict=True):
             assert torch.equal(a, b[rank::2])
+
+
+def test_a_run_of_learned_steps_alone_ends_with_a_weight_that_takes_them(slices, tmp_path, monkeypatch):
+    run = LdaMri(Config([str(slices)], **TINY | {"select_from": 1.0, "features": "separate"}), World(), tmp_path)
+    assert run.validate() == run.quality(run.module, select=False)
+    a, y = run.measured(run.held[0], torch.Generator().manual_seed(0))
+    learned, seen = run.module(y, a, select=False).x, run.module.solver.regulariser.weights[-1]
+
+    def quality(model, **options):
+        c = float((model.solver.regulariser.weights[-1] / seen).median())
+        return Score("psnr", 30.0 if options or c > 7.9 else 25.0)
+
+    monkeypatch.setattr(run, "quality", quality)
+    c, weighed = run.weighed()
+    assert c == 32
+    torch.testing.assert_close(weighed(y, a, select=False).x, learned)
+    run.export({"hours": 0.1, "processes": 1, "steps": 8})
+    assert torch.equal(fr.load(tmp_path / "model.safetensors")(y, a).x, weighed(y, a).x)
 
 
 def test_a_model_of_another_problem_is_told(tmp_path, capsys):

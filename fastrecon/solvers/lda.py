@@ -51,24 +51,33 @@ class LDA(RigorousDescent):
         """Sizes of the split steps, [K], > 0."""
         return positive(self.raw_tau)
 
+    def reweighed(self, c: Tensor | float) -> Self:
+        """A copy with c r in the place of r, whose every u is the same: only phi, and so the choice of u or v, changes.
+
+        Features c g with radius c eps have the value c r_eps, and tau / c takes the same step.
+
+        Raises:
+            ValueError: the last layer is activated; its features do not scale with its weights.
+        """
+        expect(not self.regulariser.final_activation, "reweighed", "final_activation", "False", True)
+        net = copy.deepcopy(self)
+        with torch.no_grad():
+            net.regulariser.weights[-1].mul_(c)
+            net.raw_tau.copy_(raw_from(self.tau / c))
+            net.raw_eps0.copy_(raw_from(self.eps0 * c))
+        return net
+
     @torch.no_grad()
     def balanced(self) -> Self:
         """A copy in which r has the weight in phi that the learned steps give it: c r with c = sum tau / sum alpha.
 
         Training with x = u sees r only through tau grad r, so its scale is arbitrary, and minimising phi to the end may
-        smooth far too much or too little. Features c g with radius c eps have the value c r_eps, and tau / c takes the
-        same step: every u stays as it is, and on average u and v now weigh r alike.
+        smooth far too much or too little. Every u stays as it is, and on average u and v now weigh r alike.
 
         Raises:
-            ValueError: the last layer is activated; its features do not scale with its weights.
+            ValueError: see `reweighed`.
         """
-        expect(not self.regulariser.final_activation, "balanced", "final_activation", "False", True)
-        net = copy.deepcopy(self)
-        c = self.tau.sum() / self.alpha.sum()
-        net.regulariser.weights[-1].mul_(c)
-        net.raw_tau.copy_(raw_from(self.tau / c))
-        net.raw_eps0.copy_(raw_from(self.eps0 * c))
-        return net
+        return self.reweighed(self.tau.sum() / self.alpha.sum())
 
     def step_sizes(self) -> tuple[Tensor, ...]:
         """alpha and tau."""

@@ -17,11 +17,14 @@ from fastrecon.models import BlockSensingModel, DescentModel
 from fastrecon.operators import Identity
 from fastrecon.options import option
 from fastrecon.solvers import LDA
+from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.mri_base import MRIConfig, MRIObjective
 from fastrecon.train.recipes.warm_start import Warm, WarmStarted, copy_network
 from fastrecon.train.world import World
 
+LOSS = 0.005  # dB on validation images that selection may cost
+MARGIN, MOST = 4.0, 2.0**12  # of the weight of r in the comparison of u and v: see `weighed`
 FEATURES: dict[str, dict[str, Any]] = {
     "complex": {"complex_features": True}, "real": {"in_channels": 2}, "separate": {"separate": True},
 }  # fmt: skip
@@ -40,7 +43,11 @@ class Config(Warm, MRIConfig):
         'warm start "PHASES:SHARE[:SELECT_FROM],...", shares of the steps; default: 3, 5, then --phases', ""
     )
     select_from: float = option(
-        "share of each stage after which x is the lower of u and v; before, x = u", 0.5, within="[0, 1]", type=float
+        "share of each stage after which x is the lower of u and v; before, x = u; 1: u to the end, and r gets the"
+        " weight in phi with which u is the lower",
+        0.5,
+        within="[0, 1]",
+        type=float,
     )
     channels: int = option("features of a layer, complex or real", 16, within="[1, 128]", type=int)
     layers: int = option("convolutions", 4, within="[1, 100]", type=int)
@@ -86,10 +93,43 @@ class LdaMri(WarmStarted[DescentModel], MRIObjective[DescentModel]):
         found = self.module.for_operator(a)(y, torch.zeros_like(x), select=self.select)[0]
         return (found - x).abs().square().mean()
 
+    @property
+    def learned_only(self) -> bool:
+        """Whether x = u to the end of the run."""
+        return self.stages[-1].select == self.stages[-1].end
+
+    @torch.no_grad()
+    def validate(self) -> Score | None:
+        """As of MRIObjective; with x = u where the run has nothing else."""
+        told = {"select": False} if self.learned_only else {}
+        return self.quality(self.module, **told) if self.held else None
+
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
-        self.module.meta["training"] = self.training(facts, RECIPE, {"stages": list(map(str, self.stages))})
-        self.write(self.module)
+        more: dict[str, Any] = {"stages": list(map(str, self.stages))}
+        model = self.module
+        if self.learned_only and self.held:
+            more["weight"], model = self.weighed()
+        model.meta["training"] = self.training(facts, RECIPE, more)
+        self.write(model)
+
+    @torch.no_grad()
+    def weighed(self) -> tuple[float, DescentModel]:
+        """A weight c of r with which selection takes the learned steps, and the model with c r.
+
+        Training with x = u leaves the scale of r, and so what u and v are compared by, to chance. Four times the least
+        power of two that loses nothing on validation images, so that others have a margin.
+        """
+        best, c = self.quality(self.module, select=False).value, 1.0
+        while c < MOST:
+            found = self.quality(self._of(c)).value
+            if found > best - LOSS:
+                break
+            c *= 2
+        return MARGIN * c, self._of(MARGIN * c)
+
+    def _of(self, c: float) -> DescentModel:
+        return DescentModel(self.module.solver.reweighed(c), self.module.meta)
 
 
 RECIPE = register(

@@ -111,12 +111,16 @@ class MRIObjective(CropObjective[M]):
     @torch.no_grad()
     def validate(self) -> Score | None:
         """Mean PSNR in dB of the moduli of validation images as in inference, the same masks each time."""
+        return self.quality(self.module) if self.held else None
+
+    def quality(self, model: Model, **options: Any) -> Score:
+        """That of `validate`, of any model."""
         found = []
         for k, x in enumerate(self.held):
             a, y = self.measured(x, torch.Generator().manual_seed(k))
-            result = self.module(y, a)
+            result = model(y, a, **options)
             found.append(psnr(result.x.abs().clamp(0, 1), x.abs()).item())
-        return Score("psnr", math.fsum(found) / len(found)) if found else None
+        return Score("psnr", math.fsum(found) / len(found))
 
 
 def slices_of(inputs: Sequence[str], quiet: bool) -> list[Tensor]:
