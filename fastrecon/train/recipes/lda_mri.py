@@ -1,7 +1,8 @@
 """LDA for magnetic resonance imaging: `fastrecon train lda-mri`.
 
-Loss: mean squared error of the last phase, of complex images from x0 = 0. The warm start is that of lda-cs. Source:
-Chen, Liu, Ye & Zhang, arXiv:2007.11245, section 4.2.3.
+Loss: mean squared error of the last phase, of complex images from x0 = 0, or its logarithm. The warm start is that of
+lda-cs. Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, section
+4.2.3.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from fastrecon.train.recipes.mri_base import MRIConfig, MRIObjective
 from fastrecon.train.recipes.warm_start import Warm, WarmStarted, copy_network
 from fastrecon.train.world import World
 
+SMALL, SINGLE = 0.1, 60.0  # rate of a kernel whose weights have a root mean square of 1 is its inverse; of others
+LEAST = 1e-6  # mean squared error that adds to each image's: 60 dB is enough
 LOSS = 0.005  # dB on validation images that selection may cost
 MARGIN, MOST = 4.0, 2.0**12  # of the weight of r in the comparison of u and v: see `weighed`
 FEATURES: dict[str, dict[str, Any]] = {
@@ -49,6 +52,14 @@ class Config(Warm, MRIConfig):
         within="[0, 1]",
         type=float,
     )
+    loss: str = option(
+        "mean squared error, or the mean logarithm of each image's, by which easy images count as much as hard ones",
+        "squared", choices=("squared", "log"),
+    )  # fmt: skip
+    relative: bool = option(
+        "the learning rate is in units of a kernel's size over ten, as a network wants that has been trained before",
+        False,
+    )
     channels: int = option("features of a layer, complex or real", 16, within="[1, 128]", type=int)
     layers: int = option("convolutions", 4, within="[1, 100]", type=int)
     sigma: float = option(
@@ -74,13 +85,16 @@ class LdaMri(WarmStarted[DescentModel], MRIObjective[DescentModel]):
             Identity(), phases=self.stage.phases, channels=config.channels, layers=config.layers, sigma=config.sigma,
             gamma=config.gamma, **FEATURES[config.features],
         )  # fmt: skip
-        if fresh and config.init:
+        if config.init and (fresh or config.relative):  # rates are those of its kernels, also where a run goes on
             source = models.load(config.init)
             own = isinstance(source, DescentModel | BlockSensingModel) and isinstance(source.solver, LDA)
             expect(own, "train", "--init", "a model of lda", f"one of {source.method}")
             assert isinstance(source, DescentModel | BlockSensingModel)
             copy_network(source.solver, solver)
         self.module = DescentModel(solver, {"name": self.name}).to(world.device)
+        self.squared_error = config.loss == "squared"
+        if config.relative:
+            self.rates = {n: _rate(p) for n, p in self.module.named_parameters()}
 
     @property
     def name(self) -> str:
@@ -88,10 +102,11 @@ class LdaMri(WarmStarted[DescentModel], MRIObjective[DescentModel]):
         return self.config.name or f"lda-mri-{100 * self.config.rate:g}"
 
     def loss(self) -> Tensor:
-        """Mean squared error of the last phase on the next batch."""
+        """Mean squared error of the last phase on the next batch, or the mean of its logarithms."""
         a, x, y = self.batch_of(self.world)
         found = self.module.for_operator(a)(y, torch.zeros_like(x), select=self.select)[0]
-        return (found - x).abs().square().mean()
+        error = (found - x).abs().square()
+        return error.mean() if self.squared_error else (error.mean((1, 2, 3)) + LEAST).log().mean()
 
     @property
     def learned_only(self) -> bool:
@@ -130,6 +145,11 @@ class LdaMri(WarmStarted[DescentModel], MRIObjective[DescentModel]):
 
     def _of(self, c: float) -> DescentModel:
         return DescentModel(self.module.solver.reweighed(c), self.module.meta)
+
+
+def _rate(p: Tensor) -> float:
+    """Of a parameter: a kernel's size over ten; step sizes and radii, which are single numbers, take larger steps."""
+    return float(p.detach().square().mean().sqrt()) / SMALL if p.ndim > 1 else SINGLE
 
 
 RECIPE = register(
