@@ -33,7 +33,8 @@ class InpaintOptions:
     )  # fmt: skip
     noise: float | None = option(
         "standard deviation of the noise, where white is 1; measured and not given: estimated where it is clearly more"
-        " than texture; of simulated measurements it is added", None, within="[0, 1000]", type=float,
+        " than texture, else taken for none; of simulated measurements it is added", None, within="[0, 1000]",
+        type=float,
     )  # fmt: skip
     rate: float = option("share of known pixels", 0.5, within="(0, 1]", type=float, of="simulate")
     sampling: str = option("which pixels are known", "uniform", choices=tuple(masks.GENERATORS), of="simulate")
@@ -89,17 +90,17 @@ class Inpaint(Problem[InpaintOptions]):
         if options.noise is not None:
             return self._measured(picture, x / scale, mask, options.noise, scale, None)
         sigma, told = _noise(x / scale, mask)
-        return self._measured(picture, x / scale, mask, None if sigma is None else scale * sigma, scale, None, told)
+        return self._measured(picture, x / scale, mask, scale * sigma, scale, None, told)
 
     def _measured(
-        self, picture: Picture, y: Tensor, mask: Tensor, noise: float | None, scale: float, truth: Tensor | None,
+        self, picture: Picture, y: Tensor, mask: Tensor, noise: float, scale: float, truth: Tensor | None,
         told: tuple[str, ...] = (),
     ) -> Measurement:  # fmt: skip
         frame = Frame.whole(y.shape[-2:])
         notes = (*picture.notes, *told, f"{100 * mask.mean().item():.1f}% of the pixels are known", *frame.notes())
         return Measurement(
             self.name, frame.fill(y), frame.size, {"mask": frame.fill(mask), PAPER_LAM: LAM["inpaint"]},
-            None if noise is None else noise / scale, scale, None if truth is None else frame.fill(truth),
+            noise / scale, scale, None if truth is None else frame.fill(truth),
             frame.window, picture.form, notes,
         )  # fmt: skip
 
@@ -120,12 +121,15 @@ class Inpaint(Problem[InpaintOptions]):
         return COMPARED
 
 
-def _noise(y: Tensor, mask: Tensor) -> tuple[float | None, tuple[str, ...]]:
-    """The noise of a photograph where white is 1, and a remark; None where there may be none."""
+def _noise(y: Tensor, mask: Tensor) -> tuple[float, tuple[str, ...]]:
+    """The noise of a photograph where white is 1, and a remark; 0 where there may be none.
+
+    A learned prior that keeps all known pixels was ahead of what needs no noise level also where there was some.
+    """
     parts = torch.cat([y.real, y.imag]) if y.is_complex() else y
     sigma = float(estimate_known(parts, mask).mean())
     if not sigma > TEXTURE:
-        return None, ()
+        return 0.0, ("no noise that is clearly more than texture: taken for none",)
     return sigma, (f"noise estimated: {sigma:.3g} (white is 1)",)
 
 
