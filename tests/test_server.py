@@ -148,6 +148,13 @@ def test_measurements_of_the_command_line_say_what_they_are(server, tmp_path):
     assert json.loads(answer.headers[CERTIFICATE])["problem"] == "deblur"
 
 
+def test_curl_names_a_kind_that_nobody_asked_for(server):
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    asked = FEW | {"simulate": "1"}
+    assert ask(server, content=sound()["png"], params=asked, headers=headers).status_code == 200
+    error_of(ask(server, content=b"a=1&b=2", params=asked, headers=headers), 415)
+
+
 def test_a_model_by_its_name(server):
     answer = ask(server, content=sound()["png"], params={"model": "lda", "simulate": "true"})
     assert answer.status_code == 200, answer.text

@@ -291,14 +291,15 @@ class Scheduler:
             count = len(flow.images)
             if count == 0 or not flow.fills(largest):
                 continue
+            before = flow.k
             try:
                 ended = flow.advance()
             except Exception as error:
                 self._flows.remove(flow)
                 self._failed(flow, error)
                 continue
-            self._counts.iterations += 1
-            self._counts.images += count
+            self._counts.iterations += flow.k - before
+            self._counts.images += count * (flow.k - before)
             if not flow.images:
                 self._flows.remove(flow)
             for entry in ended:
