@@ -182,6 +182,17 @@ def test_a_full_queue_says_so_at_once(endless):
     assert all(f.result().x.shape == y.shape for f in waiting)
 
 
+def test_large_requests_do_not_queue_behind_large_ones():
+    y, operator = inpainting(16)
+    with Scheduler("fista", max_batch=16, max_pixels=300, max_ahead=1.25) as scheduler:
+        long = scheduler.submit(y, operator, iterations=10**6)
+        waits = scheduler.submit(y, operator, iterations=3)  # finds 256 of 300 pixels before it
+        with pytest.raises(Busy):
+            scheduler.submit(y, operator, iterations=3)
+        assert long.cancel()
+        assert waits.result(timeout=20).x.shape == y.shape
+
+
 def test_a_batch_that_comes_at_once_is_taken():
     y, operator = inpainting()
     with Scheduler("fista", max_batch=8, max_queue=1) as scheduler:
@@ -270,6 +281,7 @@ def test_an_error_in_its_body_takes_back_what_is_queued():
         ({"max_batch": 0}, "max_batch"),
         ({"max_queue": 1.5}, "max_queue"),
         ({"max_pixels": True}, "max_pixels"),
+        ({"max_ahead": 0}, "max_ahead"),
     ],
 )
 def test_settings_are_looked_at(told, message):

@@ -24,6 +24,7 @@ pytest.importorskip("prometheus_client")
 CERTIFICATE, Limits, Server = (
     getattr(pytest.importorskip("fastrecon.serving.http"), name) for name in ("CERTIFICATE", "Limits", "Server")
 )
+gate = pytest.importorskip("fastrecon.serving.gate")
 FEW = {"problem": "inpaint", "method": "fista", "iterations": "3"}
 TOKEN = "a-token-of-many-letters"
 
@@ -390,6 +391,29 @@ def test_metrics_count_answers(server):
     assert 'fastrecon_requests_total{path="/v1/reconstruct",status="200"} 1.0' in text
     assert 'fastrecon_requests_total{path="other",status="404"} 1.0' in text
     assert "fastrecon_scheduler_queued 0.0" in text
+
+
+def test_those_who_are_refused_at_the_gate_are_counted(server, capsys):
+    for _ in range(3):
+        server.telemetry.refused(429)
+    text = ask(server, "GET", "/metrics").text
+    assert 'fastrecon_requests_total{path="/v1/reconstruct",status="429"} 3.0' in text
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert sum(line["count"] for line in lines if line["event"] == "refused") == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "whole"),
+    [
+        (b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", True),
+        (b"POST / HTTP/1.1\r\ncontent-length:3\r\nx: y\r\n\r\nab", False),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n", False),
+        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", False),
+    ],
+)
+def test_a_connection_is_closed_at_once_where_all_has_come(data, whole):
+    assert gate.whole(data) == whole
 
 
 def test_many_at_once_each_get_their_own(server):
