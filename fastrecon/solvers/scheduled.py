@@ -22,9 +22,10 @@ from fastrecon.checks import behind, expect
 from fastrecon.networks.step_schedule import StepSchedule
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import real_dtype, spread_over
-from fastrecon.solvers.base import column, where
+from fastrecon.solvers.base import column
 from fastrecon.solvers.in_cache import InCache, known
 from fastrecon.solvers.ista import FISTA, FistaState
+from fastrecon.solvers.safeguard import choose
 
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
 
@@ -128,11 +129,14 @@ class ScheduledFISTA(FISTA):
 
     def begun(self, s: ScheduledState) -> ScheduledState:
         """Where FISTA begins."""
-        back = replace(
+        return choose(s.objective <= s.start_objective, s, lambda: self.back(s))
+
+    def back(self, s: ScheduledState) -> ScheduledState:
+        """At the start."""
+        return replace(
             s, x=s.start, residual=s.start_residual, objective=s.start_objective, v=s.start,
             residual_v=s.start_residual, used=torch.zeros_like(s.used),
         )  # fmt: skip
-        return where(s.objective <= s.start_objective, s, back)
 
 
 class _InCache(InCache):
