@@ -1,9 +1,10 @@
-// example.cc: runs a package of `fastrecon export --to pt2` with libtorch, without Python.
-//
-//   T=$(python -c 'import torch; print(torch.__path__[0])')          # or a libtorch of its own, 2.10 or newer
-//   c++ -std=c++20 example.cc -I. -I$T/include -L. -L$T/lib -lfastrecon -ltorch_cpu -lc10 \
-//     -Wl,--disable-new-dtags,-rpath,'$ORIGIN':$T/lib -o example
-//   ./example model.pt2 y.f32 x.f32 2 4 5 272                 (y [2, 4, 5, 272]: numbers as they are in memory)
+/* example.cc: runs a package of `fastrecon export --to pt2` with libtorch, without Python.
+ *
+ *   T=$(python -c 'import torch; print(torch.__path__[0])')          # or a libtorch of its own, 2.10 or newer
+ *   c++ -std=c++20 example.cc -I. -I$T/include -L. -L$T/lib -lfastrecon -ltorch_cpu -lc10 \
+ *     -Wl,--disable-new-dtags,-rpath,'$ORIGIN':$T/lib -o example
+ *   ./example model.pt2 y.f32 x.f32 2 4 5 272                 (y [2, 4, 5, 272]: numbers as they are in memory)
+ */
 #include <ATen/ops/from_blob.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <string>
 #include <vector>
 
 extern "C" {  // of libfastrecon: fastrecon.h
@@ -25,6 +27,7 @@ static int fail(const char* what) {
 
 int main(int argc, char** argv) try {
   if (argc < 5) return fail("expected PACKAGE MEASUREMENTS RESULT SIZES...");
+  setenv("AOTI_RUNTIME_CHECK_INPUTS", "1", 0);  // measurements that are too small, or of another kind, are told
   if (fr_torch_ops()) return fail(fr_error());  // before the package, which looks for them when it is loaded
   torch::inductor::AOTIModelPackageLoader model(argv[1]);
 
@@ -47,5 +50,6 @@ int main(int argc, char** argv) try {
   std::puts("");
   return 0;
 } catch (const std::exception& e) {
-  return fail(e.what());
+  const std::string what = e.what();  // and where it was, in many lines
+  return fail(what.substr(0, what.find('\n')).c_str());
 }
