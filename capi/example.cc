@@ -27,7 +27,6 @@ static int fail(const char* what) {
 
 int main(int argc, char** argv) try {
   if (argc < 5) return fail("expected PACKAGE MEASUREMENTS RESULT SIZES...");
-  setenv("AOTI_RUNTIME_CHECK_INPUTS", "1", 0);  // measurements that are too small, or of another kind, are told
   if (fr_torch_ops()) return fail(fr_error());  // before the package, which looks for them when it is loaded
   torch::inductor::AOTIModelPackageLoader model(argv[1]);
 
