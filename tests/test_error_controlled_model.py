@@ -10,11 +10,11 @@ from zoo import scene
 from fastrecon import masks, models
 from fastrecon.metrics import psnr
 from fastrecon.models import ErrorControlledModel
-from fastrecon.models.error_controlled import Settings, posed, run
+from fastrecon.models.error_controlled import Settings, balanced, changed, posed, run
 from fastrecon.models.error_controlled_method import ErrorControlledOptions, chosen
 from fastrecon.modules import TVDenoiser
 from fastrecon.networks import ResidualCNN
-from fastrecon.operators import Blur, Fourier, Inpainting, gaussian_kernel
+from fastrecon.operators import Blur, Fourier, Identity, Inpainting, gaussian_kernel
 from fastrecon.reconstruction import reconstruct
 
 SETTINGS = Settings(iterations=8, tol=0.0)
@@ -81,6 +81,23 @@ def small(problem="deblur"):
     unit = ResidualCNN(3, 4, levels=True, folded=True).eval()
     facts = {"settings": {"lr": 1.0}, "command": "none", "hours": 0, "processes": 1, "facts": {"PSNR": "low"}}
     return ErrorControlledModel(unit, problem, SETTINGS, {"name": "small", "training": facts}).eval()
+
+
+def test_the_noise_that_data_leave_to_a_module():
+    y = scene(32, 2, torch.float32)
+    strengths = [8.0, 3.0, 1.0]
+    found = balanced(posed(Identity(), y, y, 0.1, SETTINGS), strengths, 0.5, 1.0)
+    rho = torch.stack(found)[:, 0].float()
+    assert rho[0] < 0.01  # there is not so much noise as this strength is to be left with
+    assert rho[2].item() == pytest.approx(1 / 0.5 - 1, rel=0.15)  # 1 / (1 + rho) of all noise is left
+    kernels = torch.stack([gaussian_kernel(s, 9)[None] for s in (0.7, 2.0)])
+    both = balanced(posed(Blur(kernels), y, y, 0.1, SETTINGS), strengths, 0.78, 1.0)
+    each = [balanced(posed(Blur(k[0]), y[:1], y[:1], 0.1, SETTINGS), strengths, 0.78, 1.0) for k in kernels]
+    for k, rho in enumerate(both):
+        torch.testing.assert_close(rho, torch.cat([e[k] for e in each]), rtol=1e-5, atol=0)
+    assert (both[0] < both[2]).all()  # the stronger the module, the more data are trusted
+    given = Settings(left=0.78)
+    assert changed(given, {"pull": 2.0}).left is None
 
 
 def test_file_and_card(tmp_path):

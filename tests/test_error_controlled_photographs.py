@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastrecon.models.error_controlled_photographs import LAM, SPARSE, formulated
+from fastrecon.models.error_controlled_photographs import BETA, LAM, SPARSE, formulated
 from fastrecon.networks import SquaresCNN
 from fastrecon.operators import Gradient, Wavelet
 from fastrecon.operators.colour_slopes import ColourSlopes
@@ -23,24 +23,17 @@ def pictures(problem, count=2, h=24, w=32):
     return (x + 0.03 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
 
 
-def by_hand(problem, x, y):
+def by_hand(problem, x, y, lam):
     """F [B] of the unknowns, in float64, by other code."""
     x, y = x.double(), y.double()
-    lam = LAM[problem]
     if problem == "derain":
         b, r = x[:, :3], x[:, 3:]
         wavelet = Wavelet("sym4", 3)(b).abs().pow(0.8).flatten(1).sum(1)
         return (b + r - y).square().flatten(1).sum(1) / 2 + lam * wavelet + SPARSE * lam * r.abs().flatten(1).sum(1)
-    residual = (ColourSlopes(f_beta(problem)).double()(x) - y).square().flatten(1).sum(1) / 2
+    residual = (ColourSlopes(BETA[problem]).double()(x) - y).square().flatten(1).sum(1) / 2
     if problem == "smooth":
         return residual + lam * (x.abs().amax(1) > 0).double().flatten(1).sum(1)
     return residual + lam * x.abs().pow(0.8).flatten(1).sum(1)
-
-
-def f_beta(problem):
-    from fastrecon.models.error_controlled_photographs import BETA
-
-    return BETA[problem]
 
 
 class Raises:
@@ -58,22 +51,50 @@ ADVERSARIAL = {
 }
 
 
+def left(problem, x, y, lam):
+    """The length [B] of the smallest subgradient of F, in float64, by other code: 0 where x is stationary."""
+    x, y = x.double(), y.double()
+    if problem == "derain":
+        c, r = Wavelet("sym4", 3)(x[:, :3]).requires_grad_(), x[:, 3:].clone().requires_grad_()
+        misfit = (Wavelet("sym4", 3).adjoint(c) + r - y).square().sum() / 2
+        by_c, by_r = torch.autograd.grad(misfit, (c, r))
+        c, r, weight = c.detach(), r.detach(), SPARSE * lam
+        # what is 0 is so up to the rounding of the transform, and may have any slope
+        of_c = torch.where(c.abs() < 1e-6, 0, by_c + 0.8 * lam * c.abs().clamp_min(1e-6).pow(-0.2) * c.sign())
+        of_r = torch.where(r == 0, (by_r.abs() - weight).clamp_min(0), by_r + weight * r.sign())
+        return torch.cat((of_c, of_r), 1).flatten(1).norm(dim=1)
+    x.requires_grad_()
+    (g,) = torch.autograd.grad((ColourSlopes(BETA[problem]).double()(x) - y).square().sum() / 2, x)
+    x = x.detach()
+    if problem == "low-light":
+        g = g + 0.8 * lam * x.abs().clamp_min(1e-12).pow(-0.2) * x.sign()
+        return torch.where(x == 0, 0, g).flatten(1).norm(dim=1)
+    return torch.where(x.abs().amax(1, keepdim=True) == 0, 0, g).flatten(1).norm(dim=1)
+
+
+# Weight, and what is left of the first subgradients after 30 iterations. Rain weighs tens of times as much as usual:
+# along B + R = y F falls by its weight alone, and with the usual one the way takes thousands of them.
+END = {"derain": (0.03, 0.2), "low-light": (LAM["low-light"], 0.1), "smooth": (LAM["smooth"], 0.1)}
+
+
 @pytest.mark.parametrize("name", ADVERSARIAL)
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_no_module_raises_the_objective(problem, name):
-    y = pictures(problem)
-    f = formulated(problem, y)
+def test_no_module_raises_the_objective_nor_keeps_it_from_a_stationary_point(problem, name, monkeypatch):
+    monkeypatch.setitem(BETA, "smooth", 1.0)  # 100, the usual one, takes hundreds of iterations
+    y = pictures(problem, h=16, w=16)
+    lam, share = END[problem]
+    f = formulated(problem, y, lam)
     seen = [f.start]
     solver = ErrorControlled(f.operator, f.prior, f.lifted(ADVERSARIAL[name]), rule="monotone", mu=1e-3)
-    x, report = solver(f.y, f.start, 5, 0.0, callback=lambda k, s: seen.append(s.x))
-    values = torch.stack([by_hand(problem, t, f.y) for t in seen])
+    x, report = solver(f.y, f.start, 30, 0.0, callback=lambda k, s: seen.append(s.x))
+    values = torch.stack([by_hand(problem, t, f.y, lam) for t in seen])
     assert bool((values[1:] <= values[:-1] * (1 + 1e-5) + 1e-6).all()), values
-    torch.testing.assert_close(report.objective, by_hand(problem, x, f.y), rtol=1e-4, atol=1e-6)
-    assert bool((report.rejected >= 4).all())
+    torch.testing.assert_close(report.objective, values[-1], rtol=1e-4, atol=1e-6)
+    assert bool((report.rejected >= 28).all())
     if name in ("nan", "shape", "raises"):
-        assert bool((report.failed == 5).all())
-    again, _ = solver(f.y, x, 1, 0.0)
-    assert (again - x).norm() <= (seen[1] - seen[0]).norm() + 1e-6  # steps shrink towards a stationary point
+        assert bool((report.failed == 30).all())
+    *first, last = (left(problem, t, f.y, lam) for t in (*seen[:2], x))  # slopes of the picture itself minimise f
+    assert bool((last <= share * torch.maximum(*first)).all()), (first, last)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

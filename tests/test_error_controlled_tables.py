@@ -29,7 +29,8 @@ def test_deblurring(run, tmp_path):
         f"{command} error-controlled:module=tv,iterations=4 start", "module alone",
     )))  # fmt: skip
     assert found["failed"] == []
-    assert len(found["rows"]) == 3
+    assert len(found["rows"]) == 6
+    assert {row["line"] for row in found["rows"]} == {"noise 0.02", "Gaussian blur, noise 0.02"}
 
 
 def test_k_space(run, tmp_path, slices):

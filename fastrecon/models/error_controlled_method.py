@@ -42,8 +42,9 @@ class ErrorControlledOptions:
     )  # fmt: skip
     model: str = option("trained model, shipped or a .safetensors file, whose network and settings are used", "")
     iterations: int | None = option(
-        "at most so many; default: the model's, or 24, 28 of mri, 10 of photographs", None, within="[1, 1e6]", type=int
-    )
+        "at most so many; default: the model's, or 24; 8 of deblur, 28 of mri, 10 of photographs", None,
+        within="[1, 1e6]", type=int,
+    )  # fmt: skip
     tol: float | None = option(
         "an image is done once its relative change is at most TOL; 0: never", None, within="[0, 1]", type=float
     )
@@ -58,8 +59,9 @@ class ErrorControlledOptions:
         " stationary point; default: the model's, or 0.1, 0.99 of photographs", None, within="(0, 1)", type=float,
     )  # fmt: skip
     pull: float | None = option(
-        "trust in the data beside the module; default: the model's", None, within="[1e-3, 1e6]", type=float
-    )
+        "trust in the data beside the module; default: the model's, of deblur by noise and blur", None,
+        within="[1e-3, 1e6]", type=float,
+    )  # fmt: skip
     precision: str = option(
         "of networks, which only propose: bfloat16 is quick where the processor has it", "float32",
         choices=("float32", "bfloat16"),

@@ -34,7 +34,7 @@ from fastrecon.terms.base import Term
 from fastrecon.terms.least_squares import LeastSquares
 from fastrecon.threads import alone, together
 
-Rho = float | Sequence[float] | None
+Rho = float | Sequence[float | Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,25 @@ class Control:
 
     correction: Correction
     modules: Modules
-    rho: tuple[float, ...] | None
+    rho: tuple[float | Tensor, ...] | None
     rule: str
     reasons: list[str]
 
-    def pull(self, k: int) -> float:
-        """1 / rho of iteration k."""
+    def pull(self, x: Tensor, k: int) -> Tensor:
+        """1 / rho [B] of iteration k for images like x."""
         assert self.rho is not None
-        return 1 / self.rho[min(k, len(self.rho) - 1)]
+        every = torch.ones(len(x), dtype=real_dtype(x), device=x.device)
+        return (every * (1 / self.rho[min(k, len(self.rho) - 1)])).to(every)
+
+    def rho_of(self, which: Tensor) -> tuple[float | Tensor, ...] | None:
+        """rho for the images `which` of the batch."""
+        return self.rho and tuple(r[which] if isinstance(r, Tensor) else r for r in self.rho)
 
     def proposal(self, x: Tensor, k: Any) -> tuple[Tensor, Tensor]:
         """u of iteration k from x, and where [B] there is none."""
         u = x
         if self.rho is not None:
-            pull = torch.full((len(x),), self.pull(k), dtype=real_dtype(x), device=x.device)
-            u = self.correction.fidelity.prox(x, pull)
+            u = self.correction.fidelity.prox(x, self.pull(x, k))
         with together:
             answer = self.modules.asked(u, k, self.reasons)
         return answer.u, answer.failed
@@ -105,7 +109,9 @@ class Control:
 
     def take(self, which: Tensor) -> "Control":
         """For the images `which` of the batch."""
-        return replace(self, correction=self.correction.take(which), modules=self.modules.take(which))
+        return replace(
+            self, correction=self.correction.take(which), modules=self.modules.take(which), rho=self.rho_of(which)
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,8 +141,8 @@ class Gathered(Control):
         numbers = k.tolist() if isinstance(k, Tensor) else [k] * len(x)
         firsts = [sum(count for _, count in self.parts[:i]) for i in range(len(self.parts))]
         if self.rho is not None:
-            pulls = [c.pull(numbers[i]) for (c, count), i in zip(self.parts, firsts, strict=True) for _ in range(count)]
-            x = self.correction.fidelity.prox(x, torch.tensor(pulls, dtype=real_dtype(x), device=x.device))
+            pulls = [c.pull(x[i : i + count], numbers[i]) for (c, count), i in zip(self.parts, firsts, strict=True)]
+            x = self.correction.fidelity.prox(x, torch.cat(pulls))
         with together:
             answers = [
                 c.modules.asked(x[i : i + count], numbers[i], c.reasons)
@@ -152,7 +158,7 @@ class Gathered(Control):
             if len(own) == count:
                 parts.append((c, count))
             elif len(own):
-                parts.append((replace(c, modules=c.modules.take(own)), len(own)))
+                parts.append((replace(c, modules=c.modules.take(own), rho=c.rho_of(own)), len(own)))
             first += count
         return replace(self, correction=self.correction.take(which), parts=tuple(parts))
 
@@ -204,7 +210,7 @@ class ErrorControlled(nn.Module):
         modules: A_g: a callable x -> x like x, or one for each iteration; see modules.asking.Modules. None: x itself.
             It is asked without gradients, with a copy.
         strengths: of modules that are told how strong to be, for each iteration; the last for all that follow.
-        rho: of A_f, > 0: a number, or one for each iteration; None: the module sees x.
+        rho: of A_f, > 0: a number, or for each iteration a number or one of each image [B]; None: the module sees x.
         rule: "descent", as above; "paper", by the error alone, where F may rise; "monotone", by F alone: u~ is taken
             wherever F(u~) <= F(x). F falls, and limits are stationary, by "descent" and by "monotone".
         mu: of the text above, > 0; None: 1 / s. The smaller, the more of u is in u~, and the closer the test.
@@ -327,13 +333,13 @@ def prior_of(given: Term, op: str) -> Term:
     return given
 
 
-def rho_of(given: Rho, op: str) -> tuple[float, ...] | None:
-    """rho of every iteration."""
+def rho_of(given: Rho, op: str) -> tuple[float | Tensor, ...] | None:
+    """rho of every iteration; the values of tensors are not looked at."""
     if given is None:
         return None
     several = list(given) if isinstance(given, list | tuple) else [given]
     expect(len(several) > 0, op, "rho", "numbers > 0, or None", given)
-    return tuple(float(number(r, op, "rho", above=0)) for r in several)
+    return tuple(r if isinstance(r, Tensor) else float(number(r, op, "rho", above=0)) for r in several)
 
 
 def replaced(fidelity: LeastSquares, y: Tensor) -> LeastSquares:

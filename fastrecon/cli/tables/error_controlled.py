@@ -29,9 +29,14 @@ START = "start"
 USUAL = ("error-controlled", "error-controlled:module=none", ALONE, START, "tv")
 SOLUTION = "error-controlled:module=none,iterations=300"  # of the same objective, about
 KERNEL = 19  # side of the blur of a shaking camera, drawn for each picture
+WIDE = 2.0  # pixels, of the Gaussian blur
 STRONG = 0.03  # of a module alone, on what missing frequencies leave
 LINES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "deblur": {f"noise {n:g}": {"noise": n} for n in (0.01, 0.02, 0.04)},
+    "deblur": {
+        f"{blur}noise {n:g}": {"noise": n, **options}
+        for blur, options in (("", {}), ("Gaussian blur, ", {"sigma": WIDE}))
+        for n in (0.01, 0.02, 0.04)
+    },
     "mri": {
         f"{kind} {100 * rate:g}%": {"sampling": kind, "rate": rate}
         for kind in ("variable", "gaussian", "cartesian", "radial")
@@ -94,7 +99,7 @@ def _pictures(args: argparse.Namespace, problem: str) -> list[tuple[str, io.Pict
 def _measured(problem: str, picture: io.Picture, line: str, solver: Any, seed: int, device: torch.device) -> Row:
     p = PROBLEMS[problem]
     options = LINES[problem][line]
-    if problem == "deblur":
+    if problem == "deblur" and "sigma" not in options:
         with file_of(motion_kernel(KERNEL, seed).numpy()) as kernel:
             m = p.simulate(picture, p.Options(kernel=str(kernel), **options), seed)
     else:
