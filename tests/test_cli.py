@@ -16,7 +16,7 @@ from PIL import Image
 
 import fastrecon as fr
 from fastrecon import io
-from fastrecon.cli import bench
+from fastrecon.cli import bench, evaluate
 from fastrecon.cli import main as cli
 from fastrecon.problems import PROBLEMS
 from fastrecon.solvers.methods import METHODS
@@ -285,6 +285,16 @@ def test_evaluate_compares_methods_in_tables_of_a_paper(run, tmp_path):
     assert [row["method"] for row in found["images"]] == ["start", *options[1:3]]
     assert {(row["height"], row["width"]) for row in found["images"]} == {(16, 16)}
     assert json.loads((tmp_path / "out" / "table.json").read_text()) == found["table"]
+
+
+def test_evaluate_draws_pictures_that_end_at_different_iterations(run, tmp_path):
+    command = "evaluate --problem inpaint --data @images --noise 0.05 --methods prior:iterations=30,tol=0.1 --json"
+    ok(run(command, "--out", tmp_path / "out"))
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
+    short, long = ([1, 2], [0.5, 1.0], [-4.0, -6.0]), ([1, 2, 3], [1.0, 2.0, 3.0], [-2.0, -4.0, -8.0])
+    iterations, seconds, scores = evaluate.mean_curve([short, long])
+    assert (iterations.tolist(), seconds.tolist()) == ([1, 2, 3], [0.75, 1.5, 2.0])
+    assert scores.tolist() == [-3.0, -5.0, -7.0]
 
 
 @pytest.mark.parametrize("problem", ["", "--problem inpaint --iterations 3"])

@@ -292,6 +292,13 @@ def matrix(problem: str, summary: Sequence[Mapping[str, Any]], metric: str) -> s
     return "\n".join([title, head, "-" * len(head), *lines, "seconds: " + "; ".join(times)])
 
 
+def mean_curve(curves: Sequence[tuple[Any, Any, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Iterations of the longest run, and mean seconds and scores there; a picture that is done stays as it is."""
+    iterations = np.asarray(max((c[0] for c in curves), key=len), float)
+    seconds, scores = (np.mean([np.interp(iterations, c[0], c[k]) for c in curves], 0) for k in (1, 2))
+    return iterations, seconds, scores
+
+
 def _write(
     files: Sequence[Path], images: list[dict[str, Any]], summary: list[dict[str, Any]], rows: Any, problem: str
 ) -> None:
@@ -304,7 +311,7 @@ def _write(
         if row.get("curve") and row["curve"][0]:
             panels.setdefault(row["condition"], {}).setdefault(row["method"], []).append(row["curve"])
     means = {
-        condition: {m: tuple(np.mean(c, 0) for c in zip(*found, strict=True)) for m, found in by_method.items()}
+        condition: {method: mean_curve(found) for method, found in by_method.items()}
         for condition, by_method in panels.items()
     }
     io.write_figure(files[2], figures.panels(means, f"{problem}: mean NMSE"))
