@@ -115,11 +115,15 @@ def test_training_leaves_the_phases_and_its_model_reconstructs(files):
     words = [w for k, v in settings(files).items() for w in (f"--{k.replace('_', '-')}", str(v))]
     out = files / "run"
     argv = ["train", "lda-mri-minimiser", "--data", str(files / "slices.npz"), "--out", str(out), *words]
+    argv += ["--anchor", "0.01"]
     assert main([*argv, "--threads", "1", "--device", "cpu"]) == 0
     before, after = fr.load(files / "phases" / "model.safetensors"), fr.load(out / "model.safetensors")
     a, _, y = measured()
     assert torch.equal(before(y, a).x, after(y, a).x)
     assert minimiser(after).weight == pytest.approx(0.01 * (1e-3 / 0.02) ** 2 / 4)
+    anchor = minimiser(after).anchor
+    assert anchor is not None
+    assert anchor.item() == pytest.approx(0.01)
     page = (out / "model.md").read_text()
     assert "## Rigorous mode" in page
     assert "fastrecon train lda-mri-minimiser" in page

@@ -22,6 +22,7 @@ from fastrecon.operators import Fourier
 from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.options import option
 from fastrecon.solvers.base import column
+from fastrecon.solvers.descent import FLOOR, raw_of
 from fastrecon.solvers.minimiser import Minimiser
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.train import bilevel
@@ -48,6 +49,10 @@ class Config(SlicesConfig):
     contrast: float = option(
         "c: r(c x) / c^2 takes the place of the r(x) of a prior that is --init", 2.0, within="[0.01, 100]", type=float
     )
+    anchor: float = option(
+        "mu of mu/2 |x - x_K|^2, which holds images near those of the phases and is not seen in training; 0: none",
+        0.0, within="[0, 1e6]", type=float,
+    )  # fmt: skip
     sigma: float = option(
         "of the termination test of rigorous mode, with which r should keep its radius", 50.0, within="(0, 1e6]",
         type=float,
@@ -87,7 +92,12 @@ class LdaMriMinimiser(OfMinimiser, MRIObjective[DescentModel]):
             isinstance(found, DescentModel), "train", "--model", "a model of lda for mri", f"one for {found.problem}"
         )
         assert isinstance(found, DescentModel)
-        found.solver.minimiser = minimiser = self._begin().to(found.dtype)
+        minimiser = self._begin()
+        fits = config.anchor == 0 or config.anchor > FLOOR
+        expect(fits, "train", "--anchor", f"0 or a number > {FLOOR:g}", config.anchor)
+        if config.anchor:
+            minimiser.raw_anchor = raw_of(config.anchor)
+        found.solver.minimiser = minimiser.to(found.dtype)
         self.module = found.requires_grad_(False).to(world.device)
         minimiser.requires_grad_(True)
         found.meta["name"] = self.name
