@@ -230,7 +230,8 @@ def test_a_person_at_the_page(served, tmp_path):
 
 def test_sigterm_answers_what_is_inside(served, client):
     process, _, folder = served
-    sock = opened(served, "/v1/reconstruct?problem=inpaint&simulate=1&method=fista&iterations=1000", sound()["png"])
+    target = "/v1/reconstruct?problem=inpaint&simulate=1&method=fista&iterations=20000&tol=0"  # it takes a while
+    sock = opened(served, target, sound()["png"])
     until(lambda: numbers(client)["fastrecon_scheduler_running"] == 1)
     process.send_signal(signal.SIGTERM)
     assert told(sock)[0] == 200
