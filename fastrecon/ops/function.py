@@ -45,12 +45,19 @@ def differentiated(*arguments: Any) -> bool:
 _modes, _tracing = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
 
 
+def past_dispatcher() -> bool:
+    """Whether a C++ kernel may be called as it is: there is one, and nobody traces, transforms or intercepts calls."""
+    if torch.compiler.is_compiling() or transformed() or _modes() or _tracing():
+        return False
+    return extension() is not None and forced() in (None, "cpu")
+
+
 def unwatched(*tensors: Tensor) -> bool:
     """Whether nobody looks at what happens to these tensors, contiguous ones on the CPU with numbers in them, and there
     is a C++ kernel: then it may be called as it is. The way there through Functions and PyTorch's dispatcher takes
     several times as long as a kernel on some thousands of numbers.
     """
-    if torch.compiler.is_compiling() or transformed() or _modes() or _tracing():
+    if not past_dispatcher():
         return False
     recording = torch.is_grad_enabled()
     for t in tensors:
@@ -58,7 +65,7 @@ def unwatched(*tensors: Tensor) -> bool:
             return False
         if t.numel() == 0 or (recording and t.requires_grad):
             return False
-    return extension() is not None and forced() in (None, "cpu")
+    return True
 
 
 class Function(torch.autograd.Function):

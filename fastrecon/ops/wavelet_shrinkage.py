@@ -18,7 +18,7 @@ from fastrecon import registry
 from fastrecon.ops import transforms
 from fastrecon.ops import wavelet_modes as modes
 from fastrecon.ops.dwt2 import DWT2, taps_tensor
-from fastrecon.ops.function import transformed
+from fastrecon.ops.function import past_dispatcher
 from fastrecon.ops.image_operator import BLUR, MASK
 from fastrecon.ops.layout import DTYPES, plain
 from fastrecon.ops.soft_threshold import SoftThreshold
@@ -54,9 +54,7 @@ def usable(x: Tensor, transform: int = NONE) -> bool:
     """Whether the C++ kernel can serve images like x."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.ndim != 4 or x.numel() == 0:
         return False
-    if torch.compiler.is_compiling() or transformed():
-        return False
-    if registry.extension() is None or registry.forced() not in (None, "cpu"):
+    if not past_dispatcher():
         return False
     return transform != BLUR or transforms.plan((x.shape[-2], x.shape[-1]), x.dtype) is not None
 

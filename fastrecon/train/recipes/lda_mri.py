@@ -1,8 +1,8 @@
 """LDA for magnetic resonance imaging: `fastrecon train lda-mri`.
 
 Loss: mean squared error of the last phase, of complex images from x0 = 0, or its logarithm. The warm start is that of
-lda-cs. Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, section
-4.2.3.
+lda-cs. Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245,
+section 4.2.3.
 """
 
 from dataclasses import dataclass
@@ -136,10 +136,7 @@ class LdaMri(WarmStarted[DescentModel], MRIObjective[DescentModel]):
         power of two that loses nothing on validation images, so that others have a margin.
         """
         best, c = self.quality(self.module, select=False).value, 1.0
-        while c < MOST:
-            found = self.quality(self._of(c)).value
-            if found > best - LOSS:
-                break
+        while c < MOST and not self.quality(self._of(c)).value > best - LOSS:
             c *= 2
         return MARGIN * c, self._of(MARGIN * c)
 
