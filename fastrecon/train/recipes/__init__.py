@@ -2,6 +2,7 @@
 
 from fastrecon.train.recipe import RECIPES
 from fastrecon.train.recipes import (  # they register themselves
+    artefacts,
     denoiser,
     dladmm,
     fista,
@@ -23,6 +24,7 @@ from fastrecon.train.recipes import (  # they register themselves
 
 __all__ = [
     "RECIPES",
+    "artefacts",
     "denoiser",
     "dladmm",
     "fista",

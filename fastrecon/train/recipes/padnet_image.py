@@ -125,18 +125,21 @@ class Units(CropObjective[ResidualCNN]):
         self.quality = math.fsum(found) / len(found) if found else None
         return None if self.quality is None else Score("psnr", self.quality)
 
-    def export(self, facts: dict[str, Any]) -> None:
-        """Writes model.safetensors and its card."""
+    def facts(self) -> dict[str, str]:
+        """Of data and training, for the card."""
         config, quality = self.config, self.quality
         told = "none" if quality is None else f"PSNR {quality:.2f} dB"
-        known = {
+        return {
             "training data": f"{', '.join(last_names(config.data))}, {self.counts['training']} images",
             "levels": " to ".join(f"{v:g}" for v in config.levels),
             "validation": f"{self.counts['validation']} images, denoised at levels {HELD[0]:g} and {HELD[1]:g}: {told}",
             "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
             "seed": str(config.seed),
         }
-        training = self.training(facts, RECIPE, {"facts": known})
+
+    def export(self, facts: dict[str, Any]) -> None:
+        """Writes model.safetensors and its card."""
+        training = self.training(facts, RECIPE, {"facts": self.facts()})
         unit = self.module.folded().float()
         self.write(PADNetModel([[unit]], "deblur", SETTINGS, {"name": self.name, "training": training}))
 
