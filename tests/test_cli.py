@@ -221,6 +221,18 @@ def test_rigorous_run_converges_and_says_so(run, tmp_path):
     assert history["quality"]["nmse_db"][-1] == pytest.approx(report["scores"]["reconstruction"]["nmse_db"], abs=1e-2)
 
 
+def test_measurements_of_a_shipped_model_are_run_to_convergence_unless_a_method_is_named(run, tmp_path):
+    ok(run("simulate @images/disc.png --model lda-cs-50 --out", tmp_path))
+    psnr = {}
+    for words in ("", "--method lda", "--no-rigorous"):
+        out = ["--json", "--out", tmp_path / f"x{words}"]
+        report = told(ok(run("reconstruct", tmp_path / "disc.npz", *words.split(), *out)))
+        assert (report["method"], report["model"]) == ("lda", "lda-cs-50")
+        assert ("on to convergence" in report["why"], report["certificate"]["converged"]) == (not words, not words)
+        psnr[words] = report["scores"]["reconstruction"]["psnr"]
+    assert psnr[""] > psnr["--method lda"] == psnr["--no-rigorous"]
+
+
 def test_rigorous_run_may_reach_its_limit(run, tmp_path):
     text = ok(run(f"{DISC} --rigorous --iterations 2 --out", tmp_path))
     assert "iteration limit (5 iterations)" in text

@@ -10,6 +10,7 @@ from fastrecon import io, zoo
 from fastrecon.cli.main import main
 from fastrecon.models import BlockSensingModel
 from fastrecon.train.recipes.lda_joint import PRESETS, Config, LdaJoint
+from fastrecon.train.recipes.warm_start import stages_of
 from fastrecon.train.world import World
 
 TINY = {
@@ -157,4 +158,4 @@ def test_rigorous_mode_takes_any_norm_of_the_matrix(pictures):
 def test_the_preset_is_the_papers():
     config = Config(["data"], **({"ratio": 10.0} | PRESETS["paper"]))
     assert (config.phases, config.block, config.patch, config.auxiliary) == (15, 32, 96, 0.01)
-    assert config.parsed_stages()[-1].end == 1700 * 1400
+    assert stages_of(config)[-1].end == 1700 * 1400

@@ -23,6 +23,7 @@ from fastrecon.train.block_start import least_squares_start
 from fastrecon.train.images import Crops, Images
 from fastrecon.train.loop import CHECKPOINT, Trainer
 from fastrecon.train.recipes.lda_cs import PRESETS, RECIPE, Config, LdaCs
+from fastrecon.train.recipes.warm_start import stages_of
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
@@ -227,13 +228,13 @@ def test_least_squares_start_is_the_best_and_inverts_the_sampling():
 
 
 def test_stages_and_rates():
-    stages = Config(["x"], phases=7, stages="3:1:0.5,5:1:0,7:2", steps=100, select_from=0.25).parsed_stages()
+    stages = stages_of(Config(["x"], phases=7, stages="3:1:0.5,5:1:0,7:2", steps=100, select_from=0.25))
     assert [(s.phases, s.begin, s.select, s.end) for s in stages] == [(3, 0, 12, 25), (5, 25, 25, 50), (7, 50, 62, 100)]
     cosine = Schedule(100, 2.0, warmup=10)
     assert [cosine.rate_at(k) for k in (0, 50)] == pytest.approx([0.2, 1.0])
     assert 0 < cosine.rate_at(99) < 1e-3
     assert Schedule(100, 2.0, "constant").rate_at(99) == 2.0
-    paper = Config(["x"], **PRESETS["paper"]).parsed_stages()
+    paper = stages_of(Config(["x"], **PRESETS["paper"]))
     assert [s.end - s.begin for s in paper] == [500 * 1389] + [200 * 1389] * 6
     assert [s.select - s.begin for s in paper] == [100 * 1389] * 7
 

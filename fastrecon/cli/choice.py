@@ -143,7 +143,7 @@ def choose(words: Sequence[str], inputs: bool = True) -> Choice:
         expect_option(fits, "--method", f"{model.method}, that of --model", wanted)
         wanted = model.method
     usual = problem.methods[0] if maker is None else maker.method
-    automatic = wanted in (None, "auto") and maker is None
+    automatic = wanted in (None, "auto") and (maker is None or maker.name in models.pretrained())
     wanted = usual if wanted is None or wanted == "auto" else wanted
     return Choice(problem, named_method(wanted, problem), model, maker, automatic)
 

@@ -95,7 +95,7 @@ class Watch:
 class Job:
     """What is done with every input: problem, method and how they were asked for, and what to write.
 
-    `automatic`: the problem chooses the method for each, and that of the job is the one whose options there are.
+    `automatic`: the problem chooses the method for each, and that of the job is the one with these `options`.
     """
 
     problem: Problem[Any]
@@ -103,6 +103,7 @@ class Job:
     writing: Writing
     device: torch.device
     about: Mapping[str, Any]
+    options: Any = None
     automatic: bool = False
 
     def ready(self, inverse: Inverse) -> tuple[Runner, dict[str, Any]]:
@@ -110,10 +111,11 @@ class Job:
         if not self.automatic:
             return self.runner, dict(self.about) | {"why": ASKED}
         chosen = self.problem.auto(inverse)
-        if chosen.method == self.about["method"]:
+        if chosen.method == self.about["method"] and not chosen.settings:
             return self.runner, dict(self.about) | {"why": chosen.why}
         one = METHODS[chosen.method]
-        options = one.Options()
+        same = one.name == self.about["method"]
+        options = dataclasses.replace(self.options, **chosen.settings) if same else one.Options(**chosen.settings)
         told = {"method": one.name, "method_options": plain(options), "model": getattr(options, "model", None)}
         return one.prepare(options, self.device), dict(self.about) | told | {"why": chosen.why}
 

@@ -11,6 +11,7 @@ from fastrecon import io
 from fastrecon.cli import arguments, batch, choice, cluster, output, tiles
 from fastrecon.cli.progress import Progress
 from fastrecon.cli.stages import Item, Stages
+from fastrecon.models.base import pretrained
 from fastrecon.options import flag_of, given
 from fastrecon.problems import file
 from fastrecon.problems.base import Measurement, Problem
@@ -106,10 +107,9 @@ def job(args: argparse.Namespace, model: str = "") -> output.Job:
     }  # fmt: skip
     runner = chosen.method.prepare(settings, device)
     extras = ("features",) if getattr(settings, "features", False) else ()
-    automatic = chosen.automatic and not model and not given(args, chosen.method.Options)
-    return output.Job(
-        problem, runner, output.Writing(args.bits, args.figure, extras, problem.maps), device, about, automatic
-    )
+    writing = output.Writing(args.bits, args.figure, extras, problem.maps)
+    automatic = chosen.automatic and not given(args, chosen.method.Options) and model in ("", *pretrained())
+    return output.Job(problem, runner, writing, device, about, settings, automatic)
 
 
 def seed(args: argparse.Namespace) -> int | None:

@@ -164,18 +164,25 @@ class Options:
         check(self, "reconstruct")
 
 
-def _fits(method: str) -> Callable[[Inverse], bool]:
-    """Whether a shipped model of the method has learned the sampling matrix."""
+def _shipped(method: str, inverse: Inverse) -> BlockSensingModel | None:
+    """The shipped model of the method that has learned the sampling matrix."""
+    count = inverse.y.shape[-1]
+    try:
+        found = trained(method, BlockSensingModel.problem, "", partial(fits_sampling, count=count))
+    except ValueError:
+        return None
+    fits = isinstance(found, BlockSensingModel) and found.to(inverse.y.device).measured(inverse)
+    return found if fits else None
 
-    def fits(inverse: Inverse) -> bool:
-        count = inverse.y.shape[-1]
-        try:
-            found = trained(method, BlockSensingModel.problem, "", partial(fits_sampling, count=count))
-        except ValueError:
-            return False
-        return isinstance(found, BlockSensingModel) and found.to(inverse.y.device).measured(inverse)
 
-    return fits
+def _fits(method: str, inverse: Inverse) -> bool:
+    return _shipped(method, inverse) is not None
+
+
+def _best(method: str, inverse: Inverse) -> dict[str, Any]:
+    """Rigorous where there is a regulariser that was trained for it."""
+    found = _shipped(method, inverse)
+    return {"rigorous": True} if found is not None and found.solver.minimiser is not None else {}
 
 
 def _prepare(name: str) -> Callable[[Options, torch.device], Runner]:
@@ -254,4 +261,4 @@ for _name, _summary in (
     ("agd-net", "learned gradient descent with extrapolation"),
 ):
     _problems = (BlockSensingModel.problem, *([DescentModel.problem] if _name == DescentModel.method else []), "")
-    method(_name, Options, _summary, _problems, _fits(_name))(_prepare(_name))
+    method(_name, Options, _summary, _problems, partial(_fits, _name), partial(_best, _name))(_prepare(_name))

@@ -123,10 +123,14 @@ class BlockCS(Problem[BlockCSOptions]):
         return self._sensing(m.facts).to(m.y.device)
 
     def auto(self, inverse: Inverse) -> Chosen:
-        """The trained network where there is one for the matrix and no noise, else the learned prior."""
+        """The trained network where there is one for the matrix and no noise, to convergence where it has learned where
+        to, else the learned prior.
+        """
         learned = TRAINED in METHODS and METHODS[TRAINED].fits(inverse)
         if learned and not inverse.noise:
-            return Chosen(TRAINED, "a shipped model has learned this sampling matrix")
+            why = "a shipped model has learned this sampling matrix"
+            best = METHODS[TRAINED].best(inverse)
+            return Chosen(TRAINED, f"{why}; after its phases on to convergence" if best else why, best)
         why = "the network is trained without noise" if learned else "no shipped model has learned this sampling matrix"
         if inverse.noise is None or PRIOR not in METHODS:
             return Chosen("tv", f"{why}, and the noise is not known")

@@ -1,6 +1,8 @@
 """Which method an inverse problem gets unless one is named, by what is known of it, and why."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +24,11 @@ DENSE = 0.25  # many frequencies: with fewer the learned prior is ahead
 
 @dataclass(frozen=True)
 class Chosen:
-    """A method by name, and why it was chosen."""
+    """A method by name, why it was chosen, and its options where they are not the usual ones."""
 
     method: str
     why: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def automatic(inverse: Inverse) -> Chosen:

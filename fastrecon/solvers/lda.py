@@ -59,13 +59,17 @@ class LDA(RigorousDescent):
         Raises:
             ValueError: the last layer is activated; its features do not scale with its weights.
         """
-        expect(not self.regulariser.final_activation, "reweighed", "final_activation", "False", True)
         net = copy.deepcopy(self)
-        with torch.no_grad():
-            net.regulariser.weights[-1].mul_(c)
-            net.raw_tau.copy_(raw_from(self.tau / c))
-            net.raw_eps0.copy_(raw_from(self.eps0 * c))
+        net.reweigh(c)
         return net
+
+    @torch.no_grad()
+    def reweigh(self, c: Tensor | float) -> None:
+        """Makes r to c r, as in `reweighed`."""
+        expect(not self.regulariser.final_activation, "reweighed", "final_activation", "False", True)
+        self.raw_tau.copy_(raw_from(self.tau / c))
+        self.raw_eps0.copy_(raw_from(self.eps0 * c))
+        self.regulariser.weights[-1].mul_(c)
 
     @torch.no_grad()
     def balanced(self) -> Self:

@@ -92,6 +92,7 @@ class Method:
         prepare: from options and a device to what runs.
         problems: names of the problems that it solves; None: any with a linear operator.
         fits: whether it is made for an inverse problem of theirs: has a model for its operator, say.
+        best: options with which its picture is better than with the usual ones, whatever the time.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Method:
     prepare: Callable[[Any, torch.device], Runner]
     problems: tuple[str, ...] | None = None
     fits: Callable[[Inverse], bool] = lambda inverse: True
+    best: Callable[[Inverse], Mapping[str, Any]] = lambda inverse: {}
 
     def solves(self, problem: str) -> bool:
         """Whether it can be chosen for the problem of this name ("" for an operator of the caller's)."""
@@ -126,11 +128,12 @@ def method(
     summary: str,
     problems: tuple[str, ...] | None = None,
     fits: Callable[[Inverse], bool] = lambda inverse: True,
+    best: Callable[[Inverse], Mapping[str, Any]] = lambda inverse: {},
 ) -> Callable[[Callable[[O, torch.device], Runner]], Callable[[O, torch.device], Runner]]:
     """Registers what it decorates, `prepare(options, device)`, as the method of this name; see Method."""
 
     def register(prepare: Callable[[O, torch.device], Runner]) -> Callable[[O, torch.device], Runner]:
-        METHODS[name] = Method(name, Options, summary, prepare, problems, fits)
+        METHODS[name] = Method(name, Options, summary, prepare, problems, fits, best)
         return prepare
 
     return register

@@ -118,7 +118,9 @@ def _ours(problem: Any, m: Measurement, method: str, device: torch.device) -> tu
     if method == AUTO:
         chosen = problem.auto(inverse)
         taken, why = chosen.method, chosen.why
-    runner = evaluate.entry(taken, problem, device).ready()
+        runner = METHODS[taken].ready(device, **chosen.settings)
+    else:
+        runner = evaluate.entry(taken, problem, device).ready()
     begin = time.perf_counter()
     return taken, why, begin, runner(inverse).x
 

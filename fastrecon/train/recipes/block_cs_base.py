@@ -119,17 +119,22 @@ class BlockObjective(CropObjective[M]):
     @torch.no_grad()
     def validate(self) -> Score | None:
         """Mean PSNR in dB over the validation images as in inference."""
-        a, found = self.module.operator, []
-        for x in self.held:
-            result = self.module(a(x), size=x.shape[-2:])
-            found.append(psnr(result.x.clamp(0, 1), x).item())
-        return Score("psnr", math.fsum(found) / len(found)) if found else None
+        return self.quality(self.module) if self.held else None
+
+    @torch.no_grad()
+    def quality(self, model: M, **options: Any) -> Score:
+        """That of `validate`, of any model."""
+        found = [
+            psnr(model(model.operator(x), size=x.shape[-2:], **options).x.clamp(0, 1), x).item() for x in self.held
+        ]
+        return Score("psnr", math.fsum(found) / len(found))
+
+    def finished(self) -> tuple[dict[str, Any], M]:
+        """What else the card is told of the training, and the model to write."""
+        return {}, self.module
 
     def export(self, facts: dict[str, Any]) -> None:
         """Writes model.safetensors and its card."""
-        self.module.meta["training"] = self.training(facts, self.recipe, self.stated())
-        self.write(self.module)
-
-    def stated(self) -> dict[str, Any]:
-        """What else the card is told of the training."""
-        return {}
+        more, model = self.finished()
+        model.meta["training"] = self.training(facts, self.recipe, more)
+        self.write(model)

@@ -1,7 +1,7 @@
 """LDA, GD-Net and AGD-Net for block compressed sensing: `fastrecon train lda-cs`.
 
-Loss: mean squared error of the last phase. Each new phase is a copy of the last trained one; at the start of every
-stage x = u always, later the lower of u and v. Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, sec. 4.
+Loss: mean squared error of the last phase, or its logarithm; the warm start is that of warm_start.py.
+Source: Chen, Liu, Ye & Zhang, arXiv:2007.11245, sec. 4.
 """
 
 from dataclasses import dataclass
@@ -18,22 +18,16 @@ from fastrecon.operators import BlockSensing
 from fastrecon.options import option
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.block_cs_base import BlockConfig, BlockObjective
-from fastrecon.train.recipes.warm_start import Warm, WarmStarted, copy_network
+from fastrecon.train.recipes.warm_start import WarmConfig, WarmStarted, copy_network, stages_of
 from fastrecon.train.world import World
 
 
 @dataclass(frozen=True)
-class Config(Warm, BlockConfig):
+class Config(WarmConfig, BlockConfig):
     """What a run computes; defaults as in the preset "cpu"."""
 
     network: str = option(
         "lda; or gd-net, its gradient steps alone; or agd-net, those with momentum", "lda", choices=tuple(SOLVERS)
-    )
-    stages: str = option(
-        'warm start "PHASES:SHARE[:SELECT_FROM],...", shares of the steps; default: 3, 5, then --phases', ""
-    )
-    select_from: float = option(
-        "share of each stage after which x is the lower of u and v; before, x = u", 0.5, within="[0, 1]", type=float
     )
     layers: int = option("convolutions", 4, within="[1, 100]", type=int)
     sigma: float = option(
@@ -46,7 +40,7 @@ class Config(Warm, BlockConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.parsed_stages()
+        stages_of(self)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -72,6 +66,7 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
         self.recipe = RECIPE
         self.begin_stages()
         self.module = self._network(fresh)
+        self.begin_rates()
 
     def _network(self, fresh: bool) -> models.BlockSensingModel:
         config = self.config
@@ -81,13 +76,14 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
             operator, phases=self.stage.phases, channels=config.channels, layers=config.layers,
             sigma=config.sigma, gamma=config.gamma, eps_mode=config.eps_mode,
         )  # fmt: skip
-        if fresh and config.init:
+        if config.init and (fresh or self.from_init):
             source = models.load(config.init)
             fits = isinstance(source, models.BlockSensingModel)
             expect(fits, "train", "--init", "a model for block-cs", f"one for {source.problem}")
             assert isinstance(source, models.BlockSensingModel)
             copy_network(source.solver, solver)
-            self.take_sampling(source, operator, q)
+            if fresh:
+                self.take_sampling(source, operator, q)
         network = models.BlockSensingModel(operator, solver, q, self.meta, blockwise=self.blockwise)
         return network.to(self.world.device, self.kind())
 
@@ -100,13 +96,9 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
         return self.config.name or f"{self.config.network}-cs-{self.config.ratio:g}"
 
     def loss(self) -> Tensor:
-        """Mean squared error of the last phase on the next batch."""
+        """Mean squared error of the last phase on the next batch, or the mean of its logarithms."""
         x, y, x0 = self.batch()
-        return (self.module.solver(y, x0, select=self.select)[0] - x).square().mean()
-
-    def stated(self) -> dict[str, Any]:
-        """Its stages."""
-        return {"stages": list(map(str, self.stages))}
+        return self.misfit(self.module.solver(y, x0, select=self.select)[0], x)
 
 
 RECIPE = register(

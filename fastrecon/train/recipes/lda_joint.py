@@ -63,7 +63,8 @@ class LdaJoint(LdaCs):
         super().__init__(config, world, folder, fresh)
         self.recipe = RECIPE
         names = (name for name, _ in self.module.named_parameters())
-        self.rates = {n: config.sampling_rate for n in names if n.split(".")[-1] in ("phi", "q")}
+        sampled = {n: config.sampling_rate for n in names if n.split(".")[-1] in ("phi", "q")}
+        self.rates = {**self.rates, **sampled}
 
     def sampling(self, fresh: bool) -> tuple[BlockSensing, Tensor]:
         """Operator and start, to be learned; zeros for a checkpoint to fill unless `fresh`."""
@@ -115,7 +116,7 @@ class LdaJoint(LdaCs):
         x0 = self.module.start(y)
         found = self.module.solver(y, x0, select=self.select)[0]
         rest = self.config.auxiliary * (x0 - x).square().mean()  # what the log calls PSNR is that of the last phase
-        return (found - x).square().mean() + (rest - rest.detach())
+        return self.misfit(found, x) + (rest - rest.detach())
 
 
 RECIPE = register(
