@@ -150,7 +150,8 @@ def test_block_sensing_by_a_matrix_of_ones_own():
         return p.auto(dataclasses.replace(p.inverse(m), noise=noise))
 
     assert (chosen().method, chosen(phi_seed=5).method, chosen(noise=0.05).method) == ("lda", "prior", "prior")
-    assert chosen().settings == {"rigorous": True} and "on to convergence" in chosen().why
+    assert chosen().settings == {"rigorous": True}
+    assert "on to convergence" in chosen().why
     assert chosen(ratio=37.0, noise=None).method == "tv"
     assert "no shipped model has learned this sampling matrix" in chosen(ratio=37.0).why
     assert "trained without noise" in chosen(noise=0.05).why
