@@ -69,7 +69,7 @@ def reconstruct(
             choice = automatic(inverse) if chosen is None else Chosen(chosen.name, why)
             taken.append(choice)
             one = methods.named(choice.method) if chosen is None else chosen
-            found = one.ready(y.device, **options)(inverse)
+            found = one.ready(y.device, **choice.settings, **options)(inverse)
         reports.append(found.report)
         return found.x
 

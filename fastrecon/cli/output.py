@@ -22,7 +22,7 @@ from fastrecon.cli import arguments
 from fastrecon.cli.progress import Progress
 from fastrecon.problems.base import Measurement, Problem
 from fastrecon.solvers.automatic import ASKED
-from fastrecon.solvers.methods import METHODS, Inverse, Outcome, Runner
+from fastrecon.solvers.methods import Inverse, Outcome, Runner
 
 SCHEMA = "fastrecon report 1"
 _drawing = threading.Lock()  # of figures: matplotlib's fonts are one thread's at a time
@@ -113,9 +113,7 @@ class Job:
         chosen = self.problem.auto(inverse)
         if chosen.method == self.about["method"] and not chosen.settings:
             return self.runner, dict(self.about) | {"why": chosen.why}
-        one = METHODS[chosen.method]
-        same = one.name == self.about["method"]
-        options = dataclasses.replace(self.options, **chosen.settings) if same else one.Options(**chosen.settings)
+        one, options = chosen.with_options(self.options)
         told = {"method": one.name, "method_options": plain(options), "model": getattr(options, "model", None)}
         return one.prepare(options, self.device), dict(self.about) | told | {"why": chosen.why}
 

@@ -171,8 +171,9 @@ def _shipped(method: str, inverse: Inverse) -> BlockSensingModel | None:
         found = trained(method, BlockSensingModel.problem, "", partial(fits_sampling, count=count))
     except ValueError:
         return None
-    fits = isinstance(found, BlockSensingModel) and found.to(inverse.y.device).measured(inverse)
-    return found if fits else None
+    if not isinstance(found, BlockSensingModel):
+        return None
+    return found if found.to(inverse.y.device).measured(inverse) else None
 
 
 def _fits(method: str, inverse: Inverse) -> bool:

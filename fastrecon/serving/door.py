@@ -232,8 +232,7 @@ class Door:
         method, settings, why = work.method, work.settings, ASKED
         if work.automatic:
             chosen = work.problem.auto(inverse)
-            method, why = METHODS[chosen.method], chosen.why
-            settings = method.Options() if method is not work.method else settings
+            why, (method, settings) = chosen.why, chosen.with_options(settings)
         outcome = self._ready(method.name, settings)(inverse)
         first = inverse.first() if outcome.start is None else outcome.start
         if not bool(torch.isfinite(outcome.x).all()):

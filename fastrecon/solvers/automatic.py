@@ -1,7 +1,7 @@
 """Which method an inverse problem gets unless one is named, by what is known of it, and why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from fastrecon.operators.base import keeps_norms
 from fastrecon.operators.fourier import Fourier
 from fastrecon.solvers.linear import like_images
-from fastrecon.solvers.methods import METHODS, Inverse
+from fastrecon.solvers.methods import METHODS, Inverse, Method
 from fastrecon.solvers.wiener import spectrum
 
 ASKED = "asked for"  # why a method that was named was taken
@@ -29,6 +29,11 @@ class Chosen:
     method: str
     why: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_options(self, own: Any) -> tuple[Method, Any]:
+        """The method, and its options: `own`, if they are of that method, else the usual ones; but for the settings."""
+        one = METHODS[self.method]
+        return one, replace(own if type(own) is one.Options else one.Options(), **self.settings)
 
 
 def automatic(inverse: Inverse) -> Chosen:
