@@ -15,6 +15,7 @@ from fastrecon.operators import (
     BlurredSlopes,
     Callables,
     ColourSlopes,
+    Crop,
     Dictionary,
     Fourier,
     Gradient,
@@ -809,6 +810,19 @@ def test_resolvent_of_blocks(orthonormal):
         found = a.resolvent(x, w)
         torch.testing.assert_close(found + w.view(2, 1, 1, 1) * a.adjoint(a(found), size), x)
     assert BlockSensing(torch.nn.Parameter(phi), 4).resolvent(x, w) is None
+
+
+def test_resolvent_of_a_window():
+    """Exact where the window is all of the image; else a map near it, symmetric and positive definite."""
+    blur, w = Blur(torch.rand(3, 5, dtype=torch.float64)), torch.tensor([0.3, 20.0], dtype=torch.float64)
+    x, z = torch.randn(2, 2, 1, 9, 8, dtype=torch.float64)
+    whole, part = Crop((9, 8), 0, 0, (9, 8)) @ blur, Crop((9, 8), 1, 2, (7, 5)) @ blur
+    found = whole.resolvent(x, w)
+    torch.testing.assert_close(found + w.view(2, 1, 1, 1) * whole.adjoint(whole(found)), x)
+    assert torch.equal(part.resolvent(x, w), found)
+    torch.testing.assert_close((found * z).sum(), (x * part.resolvent(z, w)).sum())
+    assert (found * x).sum() > 0
+    assert (Crop((9, 8), 1, 2, (7, 5)) @ Radon((9, 8), 3).T).resolvent(x, w) is None
 
 
 def test_modules_can_still_be_applied_to():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from skimage import data
 
 import fastrecon as fr
 from fastrecon import zoo
@@ -55,7 +56,7 @@ def test_the_weight_follows_the_noise():
 def test_noise_far_from_the_training_is_told():
     m = model()
     y = noisy(Identity(), 0.1)
-    for sigma, far in ((0.1, False), (0.011, False), (0.009, True), (0.41, True)):
+    for sigma, far in ((0.1, False), (0.011, False), (0.009, True), (0.41, True), (0.0, False)):
         report = m(y, Identity(), noise=sigma).report
         assert report.beyond_training.tolist() == [far] * 2
         assert report.status == ["converged"] * 2
@@ -72,6 +73,38 @@ def test_each_image_may_have_its_own_noise():
     both = m(torch.cat([y[:1], 255 * y[1:]]), Identity(), noise=torch.tensor([0.1, 25.5]))
     assert both.report.scale.tolist() == [1.0, 255.0]
     torch.testing.assert_close(both.x[0], m(y, Identity(), noise=0.1).x[0])
+
+
+def test_masks_and_noise_of_their_own():
+    """Some of a batch start from sparse patches, some do not: each as it does alone."""
+    m, masks = model(), torch.cat([zoo.some(3, 1, *SIZE), torch.ones(1, 1, *SIZE)])
+    y = masks * (zoo.scenes(4, *SIZE) + 0.02 * zoo.numbers(4, 1, *SIZE))
+    sigma = torch.tensor([0.0, 0.02, 0.1, 0.02])
+    x = m(y, Inpainting(masks), noise=sigma).x
+    for k in range(4):
+        alone = m(y[k : k + 1], Inpainting(masks[k : k + 1]), noise=float(sigma[k]))
+        assert torch.equal(alone.x[0], x[k])
+
+
+def test_large_holes_end_lower_than_from_the_adjoint():
+    truth = torch.from_numpy(data.camera()[100:164, 180:244]).float()[None, None] / 255
+    mask = torch.ones(64, 64)
+    mask[24:40, 24:40] = 0
+    y, a = mask * truth, Inpainting(mask)
+    x, report = fr.reconstruct(y, a, prior="natural", noise=0)
+    other, worse = fr.reconstruct(y, a, prior="natural", noise=0, start=y)
+    assert report.status == worse.status == ["converged"]
+    assert report.objective < worse.objective
+    assert fr.metrics.psnr(x, truth) > fr.metrics.psnr(other, truth) + 5
+
+
+def test_a_start_that_is_given_is_taken(path):
+    mask = zoo.some(*SIZE)
+    y = mask * noisy(Identity(), 0.05)
+    x = fr.reconstruct(y, Inpainting(mask), prior=path, noise=0.05, tol=1e-4).x
+    again, report = fr.reconstruct(y, Inpainting(mask), prior=path, noise=0.05, start=x)
+    assert report.iterations.tolist() == [0, 0]
+    assert torch.equal(again, x)
 
 
 @pytest.mark.parametrize(

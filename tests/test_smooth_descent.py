@@ -101,6 +101,15 @@ def test_what_float32_cannot_reach_goes_on_in_float64():
     torch.testing.assert_close(report.relative_gradient, g.flatten(1).norm(dim=1) / p.flatten(1).norm(dim=1))
 
 
+def test_rounding_of_the_image_is_seen_before_the_end():
+    """Of a weak r the pull of the data is of the size that rounding of x changes: no image passes and fails after."""
+    mask = zoo.some(*SIZE, share=0.6)
+    y, a = mask * zoo.scenes(3, *SIZE), Inpainting(mask)
+    for weight in (1e-4, 1e-5):
+        report = SmoothDescent(a, term(weight)).solve(y, y, finish=False)[1]
+        assert report.status == ["converged"] * 3
+
+
 def test_rounding_of_the_result_is_told():
     y, x0 = measured(Identity())
     _, report = SmoothDescent(Identity(), term()).solve(y, x0, tol=1e-12)

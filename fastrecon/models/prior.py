@@ -18,11 +18,13 @@ from fastrecon.checks import expect, expect_finite, number, per_image
 from fastrecon.models import card
 from fastrecon.models.base import Model, in_precision, pretrained, register, trained
 from fastrecon.models.file import Header
-from fastrecon.operators.base import LinearOperator
+from fastrecon.operators.base import LinearOperator, keeps_norms
 from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.options import check, option
 from fastrecon.solvers.base import column
+from fastrecon.solvers.linear import smooth
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
+from fastrecon.solvers.sliding_dct import SlidingDCT
 from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.multiscale import MultiScale
@@ -32,9 +34,9 @@ from fastrecon.terms.scaled import Scaled, grey, ungrey
 METHOD = "prior"
 PROBLEMS = ("denoise", "inpaint", "deblur", "mri", "ct", "block-cs", "")
 NOISELESS = 1e-3  # noise that is assumed where there is none, with images on [0, 1]: a quarter of a grey level
-# Images without noise, or with less than the first, are approached by these levels to such tolerance: large holes then
-# end at a lower phi. Others are solved at once, in fewer iterations.
-FAINTEST, LEVELS, COARSE_TOL = 2e-3, (0.064, 0.016, 0.004), 0.5
+# Where A leaves something of real images out, or there is next to no noise, the start comes from so many iterations of
+# "dct": a descent from there takes half as many, and large holes end at a lower phi. Elsewhere it saves none.
+FAINTEST, SPLITTINGS = 2e-3, 20
 FAR = 2.0  # noise beyond the training's by this factor is told
 ORDINARY = (0.1, 10.0)  # brightest pixels that count as images on [0, 1]
 USUAL = (255.0, 65535.0)  # what is white in images of 8 and 16 bits
@@ -116,15 +118,15 @@ class PriorModel(Model):
     @torch.no_grad()
     def compute(
         self, y: Tensor, operator: LinearOperator | None = None, noise: float | Tensor | None = None,
-        size: tuple[int, int] | None = None, start: Tensor | None = None, *, norm: float | None = None,
-        problem: str = "", lam: float = 1.0, scale: float | None = None, tol: float = 1e-3, iterations: int = 1000,
-        history: bool = True, callback: Callable[[int, Tensor], object] | None = None,
+        size: tuple[int, int] | None = None, start: Tensor | None = None, *, better: bool | None = None,
+        norm: float | None = None, problem: str = "", lam: float = 1.0, scale: float | None = None, tol: float = 1e-3,
+        iterations: int = 1000, history: bool = True,
+        callback: Callable[[int, Tensor], object] | None = None,
     ) -> tuple[Tensor, SmoothReport]:  # fmt: skip
         """Images [B, C, H, W] of measurements.
 
-        Where there is no noise, or next to none, the weight is lowered in steps, each from the images of the one
-        before, so that large holes are filled well. The report counts the iterations of all, its history shows the
-        last. phi is that of images and measurements divided by `scale`.
+        Where A leaves something out, or there is next to no noise, the start is made better by some iterations of
+        method "dct", which the report does not count. phi is that of images and measurements divided by `scale`.
 
         Args:
             y: measurements that passed `check`.
@@ -133,13 +135,14 @@ class PriorModel(Model):
                 of 1 and images on [0, 1].
             size: (H, W) of the images, where y and A alone do not tell.
             start: images to start from; None: the adjoint of A at y.
+            better: whether that may be made better; None: unless a start is given.
             norm: |A|, to about 1%; None: it is found out.
             problem: whose fitted contrast is used; "": none.
             lam: times the weight that belongs to the noise, > 0.
             scale: what is white in the images, > 0; None: 1, unless an image is brighter or darker by a factor of 10:
                 then 255 or 65535 where that is likely, else about its brightest pixels.
             tol: as of SmoothDescent.
-            iterations: at most so many with each weight.
+            iterations: at most so many.
             history: whether to record every iteration.
             callback: callback(k, images) after every iteration.
 
@@ -167,30 +170,23 @@ class PriorModel(Model):
         sigma = per_image(noise, white, METHOD, "noise", least=0) / (white * size_of)
         good = torch.isfinite(sigma) & (sigma >= 0)
         expect(bool(good.all()), METHOD, "noise", "standard deviations >= 0", sigma.tolist())
-        sigma = sigma.clamp_min(NOISELESS)
-
-        def solver(sigma: Tensor, operator: LinearOperator) -> SmoothDescent:
-            return SmoothDescent(operator, self.term(size_of**2 * lam * self.lam(sigma), problem))
+        some, sigma = sigma > 0, sigma.clamp_min(NOISELESS)
+        which = ((sigma <= FAINTEST) | _missing(operator, x)).nonzero().flatten()
+        if (start is None if better is None else better) and len(which):
+            x = x.index_copy(0, which, _splitting(operator.take(which), y[which], x[which], sigma[which], size_of))
 
         def tell(k: int, s: SmoothState) -> None:
             assert callback is not None
-            whole = s.x if len(s.x) == len(x) else x.index_copy(0, faint, s.x)
-            callback(k, whole * column(white, whole))
+            callback(k, s.x * column(white, s.x))
 
-        told = None if callback is None else tell
-        used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        trials, faint = used, (sigma <= FAINTEST).nonzero().flatten()
-        for level in LEVELS if len(faint) else ():
-            part, first = solver(torch.full_like(sigma[faint], level), operator.take(faint)).solve(
-                y[faint], x[faint], iterations, max(tol, COARSE_TOL), history=False, finish=False, callback=told
-            )
-            x = x.index_copy(0, faint, part)
-            used, trials = used.index_add(0, faint, first.iterations), trials.index_add(0, faint, first.trials)
-        x, report = solver(sigma, operator).solve(y, x, iterations, tol, history=history, callback=told)
+        weight = size_of**2 * lam * self.lam(sigma)
+        x, report = SmoothDescent(operator, self.term(weight, problem)).solve(
+            y, x, iterations, tol, history=history, callback=None if callback is None else tell
+        )
         low, high = float(self.sigmas[0]) / FAR, float(self.sigmas[-1]) * FAR
         return x * column(white, x), replace(
-            report, iterations=used + report.iterations, trials=trials + report.trials, noise=sigma * white * size_of,
-            weight=size_of**2 * lam * self.lam(sigma), scale=white, beyond_training=(sigma < low) | (sigma > high),
+            report, noise=sigma * white * size_of, weight=weight, scale=white,
+            beyond_training=(some & (sigma < low)) | (sigma > high),
         )  # fmt: skip
 
     def feature_norms(self, x: Tensor) -> Tensor:
@@ -265,6 +261,28 @@ def _white(operator: LinearOperator, y: Tensor, size: tuple[int, int] | None) ->
     return torch.where(ordinary | ~(peak > 0) | ~torch.isfinite(peak), 1.0, white)
 
 
+def _missing(operator: LinearOperator, like: Tensor) -> Tensor:
+    """Whether A is known to be blind to something of images `like` these, [B] bool. Of complex images that is not said:
+    the splitting, of both parts, takes as long as it saves."""
+    if like.is_complex():
+        return torch.zeros(len(like), dtype=torch.bool, device=like.device)
+    found = operator.diagonal(like)
+    if found is not None:
+        blind = found.factors == 0
+        each = blind.flatten(1).any(1) if blind.ndim == like.ndim else blind.any()
+    else:
+        each = torch.tensor(operator.row_scale(like.shape[-2:]) is not None and not keeps_norms(operator))
+    return each.to(like.device).expand(len(like))
+
+
+def _splitting(operator: LinearOperator, y: Tensor, x: Tensor, sigma: Tensor, norm: float) -> Tensor:
+    """Images near x [B, C, H, W] and y whose patches are sparse, for noise sigma [B] in the images."""
+    if keeps_norms(operator) and keeps_norms(operator, adjoint=True):
+        return x
+    first = smooth(Inverse(y, operator, (x.shape[-2], x.shape[-1]), start=x, norm=norm))
+    return SlidingDCT(operator, y, norm * sigma, norm).split(first, SPLITTINGS)[0]
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of the learned prior."""
@@ -305,7 +323,8 @@ def prior(options: Options, device: torch.device) -> Runner:
         x0 = x0.to(inverse.y.dtype) if inverse.y.is_complex() else x0
         x, report = model.compute(
             inverse.y, inverse.operator, inverse.noise, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
-            scale=1.0 if inverse.problem else None, lam=options.lam, tol=options.tol, iterations=options.iterations,
+            better=bool(inverse.problem) or inverse.start is None, scale=1.0 if inverse.problem else None,
+            lam=options.lam, tol=options.tol, iterations=options.iterations,
             callback=None if watch is None else tell,
         )  # fmt: skip
         maps = {"features": model.feature_norms(x)} if options.features else {}

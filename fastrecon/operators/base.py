@@ -325,6 +325,15 @@ class Composition(LinearOperator):
         """Of the outer operator, if the adjoint of the inner keeps norms."""
         return self.outer.row_scale(self._between(size) or size) if keeps_norms(self.inner, adjoint=True) else None
 
+    def resolvent(self, v: Tensor, weight: Tensor) -> Tensor | None:
+        """Of the inner operator, where it is known and the outer measures part of what comes out of that, as a window
+        does: near it, as the part is large."""
+        found = self.inner.diagonal(v) if self.outer.coisometry and v.ndim == 4 else None
+        if found is None:
+            return None
+        powers = weight.to(real_dtype(v)).view(-1, 1, 1, 1) * found.factors.abs().square()
+        return found.inverse(found.transform(v) / (1 + powers))
+
     def stages(self) -> tuple[Stage, ...] | None:
         """Of both, one after the other."""
         first, second = self.inner.stages(), self.outer.stages()

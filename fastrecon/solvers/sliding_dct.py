@@ -27,7 +27,7 @@ from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.options import check, option
-from fastrecon.solvers.base import column, iterate
+from fastrecon.solvers.base import Row, column, iterate, where
 from fastrecon.solvers.linear import gain, smooth
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.terms import LeastSquares
@@ -119,8 +119,8 @@ class SlidingDCT:
     Args:
         operator: A.
         y: measurements [B, ...].
-        noise: standard deviation of each real number of y; 0: as little as makes no difference. None: not known, of an
-            A that keeps images as they are estimated, else taken for 0.
+        noise: standard deviation of each real number of y, a number or [B]; 0: as little as makes no difference. None:
+            not known, of an A that keeps images as they are estimated, else taken for 0.
         norm: a bound of |A|; None: it is found out.
         side: of the patches.
         strength: times all thresholds.
@@ -128,10 +128,10 @@ class SlidingDCT:
     """
 
     def __init__(
-        self, operator: LinearOperator, y: Tensor, noise: float | None, norm: float | None = None, side: int = 8,
-        strength: float = 1.0, seed: int = 0,
+        self, operator: LinearOperator, y: Tensor, noise: float | Tensor | None, norm: float | None = None,
+        side: int = 8, strength: float = 1.0, seed: int = 0,
     ):  # fmt: skip
-        self.operator, self.y, self.noise, self.norm = operator, y, noise or 0.0, norm
+        self.operator, self.y, self.noise, self.norm = operator, y, 0.0 if noise is None else noise, norm
         self.known = noise is not None
         self.side, self.strength, self.seed = side, strength, seed
 
@@ -139,14 +139,27 @@ class SlidingDCT:
         self, x0: Tensor, iterations: int, callback: Callable[[int, SplittingState], object] | None = None
     ) -> tuple[Tensor, MisfitReport]:
         """Images from a start x0 [B, C, H, W], and the report."""
-        peak = x0.abs().flatten(1).amax(1).double().clamp_min(torch.finfo(torch.float32).tiny)
-        size = gain(self.operator, x0, self.norm)
-        last = (self.noise / size if size > 0 else 0.0) + 0 * peak
-        last = torch.maximum(last, FAINT * peak) if not self._direct else last
-        first = torch.maximum(FIRST * peak, last)
-        fidelity = LeastSquares(self.operator, self.y, **INEXACT)
-        patches = Patches(x0.real if x0.is_complex() else x0, self.side)
-        spacing = max(1, min(patches.h, patches.w) // 2)
+        if self._direct:  # noise on images as they are: nothing to split
+            x = self.operator.apply_adjoint(self.y, x0.shape[-2:])
+            last = self._levels(x0)[1] if self.known else estimate(x.real if x.is_complex() else x)
+            found = parts(lambda t, v: self._patches(x0).denoised(t, self.strength * v), x, last)
+            return found, self._report(found, None)
+        x, history = self.split(x0, iterations, callback)
+        left = torch.as_tensor(self.noise, device=x.device).expand(len(x)) > 0
+        if bool(left.any()):
+            patches, last = self._patches(x0), self._levels(x0)[1]
+            step = max(1, self._spacing(patches) // 2)
+            x = where(left, parts(lambda t, v: patches.denoised(t, LEFT * self.strength * v, step), x, last), x)
+        return x, self._report(x, history)
+
+    def split(
+        self, x0: Tensor, iterations: int, callback: Callable[[int, SplittingState], object] | None = None
+    ) -> tuple[Tensor, Row | None]:
+        """Images near measurements and patches, after so many iterations of the splitting from x0 [B, C, H, W], and
+        rows of its history; what noise is in them is left there."""
+        first, last = self._levels(x0)
+        size, fidelity, patches = self._gain(x0), LeastSquares(self.operator, self.y, **INEXACT), self._patches(x0)
+        spacing = self._spacing(patches)
         generator = torch.Generator().manual_seed(self.seed)
         places = torch.randint(spacing, (max(iterations, 1), 2), generator=generator).tolist()
 
@@ -163,19 +176,30 @@ class SlidingDCT:
             z = parts(lambda t, v: patches.threshold(t, SOFTER * self.strength * v, spacing, offset), x, level(k))
             return SplittingState(z, x, self._misfit(x))
 
-        if self._direct:  # noise on images as they are: nothing to split
-            x = self.operator.apply_adjoint(self.y, x0.shape[-2:])
-            last = last if self.known else estimate(x.real if x.is_complex() else x)
-            found = parts(lambda t, v: patches.denoised(t, self.strength * v), x, last)
-            return found, self._report(found, None)
         ran = iterate(
             step, SplittingState(x0, x0, self._misfit(x0)), iterations, row=lambda s: {"misfit": s.misfit},
             callback=callback,
         )  # fmt: skip
-        x = near(ran.state.z, iterations - 1)
-        if self.noise > 0:
-            x = parts(lambda t, v: patches.denoised(t, LEFT * self.strength * v, max(1, spacing // 2)), x, last)
-        return x, self._report(x, ran.history)
+        return near(ran.state.z, iterations - 1), ran.history
+
+    def _gain(self, x0: Tensor) -> float:
+        if self.norm is None:
+            self.norm = gain(self.operator, x0, None)
+        return self.norm
+
+    def _patches(self, x0: Tensor) -> Patches:
+        return Patches(x0.real if x0.is_complex() else x0, self.side)
+
+    def _spacing(self, patches: Patches) -> int:
+        return max(1, min(patches.h, patches.w) // 2)
+
+    def _levels(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise of the first and of the last iteration, [B] each."""
+        peak = x0.abs().flatten(1).amax(1).double().clamp_min(torch.finfo(torch.float32).tiny)
+        size = self._gain(x0)
+        last = (self.noise / size if size > 0 else 0.0) + 0 * peak
+        last = torch.maximum(last, FAINT * peak) if not self._direct else last
+        return torch.maximum(FIRST * peak, last), last
 
     @property
     def _direct(self) -> bool:

@@ -38,7 +38,9 @@ from fastrecon.threads import alone
 SUFFICIENT = 1e-4  # share of the decrease that the slope promises
 MEMORY = 8  # moves that make the metric: 20 save few evaluations of r, and cost as much in memory as its features
 TRIALS = 40
-REFRESH = 16  # iterations after which A x - y, carried along by linearity, is computed anew
+# A x - y, carried along by linearity, is computed anew after so many iterations, and in each where an image is within
+# this of its end: there the rounding of x counts, which the carried one does not know.
+REFRESH, ALMOST = 16, 10.0
 CURVED = 1e-8  # least cosine between a move and the change of the gradient for the pair to be kept, and of a descent
 FAINT = 1e-4  # of |A* y|: a gradient of r below that is not waited for
 FLAT = 1e-6  # least mu where images lie in [0, 1] and |A| is about 1
@@ -145,7 +147,7 @@ class SmoothDescent:
             s = replace(s, trials=s.trials.index_add(0, left, wide.state.trials))
             count = count.index_add(0, left, wide.count)
             rows = _joined(rows, wide.history, left)
-            end = exact.at(x, y)
+            end = put(end, left, exact.take(left).at(x[left], y[left]))
         done, finite = test.passed(end), torch.isfinite(end.objective + end.norm)
         return x, SmoothReport(
             objective=end.objective, misfit=end.misfit, grad_norm=end.norm, relative_gradient=end.relative,
@@ -217,12 +219,13 @@ class SmoothDescent:
             Descending(self, y, closed, test), s, most, row=_row if history else None, callback=callback
         )
 
-    def step(self, s: SmoothState, y: Tensor, k: int, closed: bool) -> SmoothState:
+    def step(self, s: SmoothState, y: Tensor, k: int, closed: bool, fresh: Tensor) -> SmoothState:
         """Iteration k of the batch; phi never increases. An image that no step brings down forgets its metric, and is
         stuck if it has none.
 
         Args:
             closed: whether (1 + w A* A)^-1 has a closed form.
+            fresh: [B] bool: images whose residual is computed anew.
         """
         f, grad = self.fidelity, s.grad_f + s.r.grad
         d = -self._metric(s, grad, y, k, closed)
@@ -250,7 +253,7 @@ class SmoothDescent:
 
         search = backtrack(accept, first, max_trials=TRIALS)
         taken = s.residual + column(search.step, image) * image
-        residual = self._refreshed(taken, x, y, ((s.made + 1) % REFRESH == 0).nonzero().flatten())
+        residual = self._refreshed(taken, x, y, (fresh | ((s.made + 1) % REFRESH == 0)).nonzero().flatten())
         grad_f = f.grad_of(residual, x)
         new = replace(
             s, x=x, residual=residual, grad_f=grad_f, r=at_new, objective=s.objective + change,
@@ -306,7 +309,11 @@ class Test:
 
     def passed(self, at: "SmoothState | Point") -> Tensor:
         """[B] bool."""
-        return at.norm <= (self.tol * at.size).clamp_min(self.bound)
+        return self.within(at, 1.0)
+
+    def within(self, at: "SmoothState | Point", factor: float) -> Tensor:
+        """[B] bool: whether |grad phi| is at most `factor` times that."""
+        return at.norm <= factor * (self.tol * at.size).clamp_min(self.bound)
 
 
 @dataclass(frozen=True)
@@ -320,7 +327,7 @@ class Descending(Joint[SmoothState]):
 
     def step(self, s: SmoothState, k: int) -> SmoothState:
         """As of SmoothDescent: k names the places of the moves, and no more."""
-        return self.solver.step(s, self.y, k, self.closed)
+        return self.solver.step(s, self.y, k, self.closed, self.test.within(s, ALMOST))
 
     def done(self, s: SmoothState) -> Tensor:
         """By the test, without a step, or without iterations left."""
