@@ -98,7 +98,7 @@ class Deblur(Problem[DeblurOptions]):
         kernel, notes = read_kernel(options.kernel, size)
         boundary = options.boundary or "free"
         if options.noise is None:
-            sigma = float(noise.estimate(y).mean())
+            sigma = float(noise.estimate_blurred(y, kernel).mean())
             notes = (*notes, f"noise estimated: {scale * sigma:.3g} (white is 1)")
         else:
             sigma = options.noise / scale
