@@ -10,7 +10,7 @@ import torch
 from fastrecon import models
 from fastrecon.cli.main import main
 from fastrecon.modules import Cleaned
-from fastrecon.networks import SquaresCNN
+from fastrecon.networks import ResidualCNN
 from fastrecon.operators import Fourier
 from fastrecon.terms import LeastSquares
 from fastrecon.train import checkpoint
@@ -91,18 +91,17 @@ def test_a_run_resumes_to_the_same_bits(slices, tmp_path, monkeypatch):
     assert "PSNR" in (tmp_path / "cut" / "artefacts-mri.md").read_text()
 
 
-def test_a_network_of_both_parts():
-    torch.manual_seed(0)
-    network = SquaresCNN(3, 4, 2, levels=True, folded=True).eval()
-    x = torch.complex(torch.rand(2, 1, 9, 7), torch.rand(2, 1, 9, 7))
-    found = Cleaned(network)(x, 0.1)
-    g = network(torch.cat((x.real, x.imag), 1), 0.1)
-    assert torch.equal(found, x - torch.complex(g[:, :1], g[:, 1:]))
-    assert not torch.equal(network(torch.cat((x.real, x.imag), 1), 0.2), g)
-    real = Cleaned(network)(x.real, 0.1)
-    assert torch.equal(real, Cleaned(network)(x.real.to(x.dtype), 0.1).real)
-    with pytest.raises(ValueError, match="level"):
-        network(torch.cat((x.real, x.imag), 1))
+def test_a_run_begins_with_the_network_of_a_model(slices, tmp_path):
+    unit = ResidualCNN(3, 5, levels=True, folded=True)
+    models.ErrorControlledModel(unit, "deblur").save(tmp_path / "begin.safetensors")
+    o = objective(slices, tmp_path, init=str(tmp_path / "begin.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(o.module.parameters(), unit.parameters(), strict=True))
+    assert all(p.requires_grad for p in o.module.parameters())
+    o.loss().backward()
+    again = objective(slices, tmp_path)
+    again.load_state_dict(o.state_dict())
+    assert again.module.settings == unit.settings
+    assert torch.equal(again.loss(), o.loss())
 
 
 def test_rates_that_are_none():

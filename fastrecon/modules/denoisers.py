@@ -13,7 +13,6 @@ from fastrecon.ops.layout import real_dtype
 from fastrecon.terms.total_variation import TV
 
 soft_threshold = behind(ops.soft_threshold)
-BOTH = 2  # channels of a network of complex images: their parts
 
 
 def by_parts(function: Module, x: Tensor, channels: int = 1) -> Tensor:
@@ -34,7 +33,7 @@ def by_parts(function: Module, x: Tensor, channels: int = 1) -> Tensor:
 
 class Cleaned(nn.Module):
     """x - G(x) of a network G that answers what to take off an image, such as ResidualCNN; of complex images part by
-    part, of several channels one by one. A network of two channels takes both parts of a complex image together.
+    part, of several channels one by one.
 
     Args:
         network: G; one with an attribute `levels` that holds is told the standard deviation of the noise.
@@ -49,9 +48,6 @@ class Cleaned(nn.Module):
         self.levels = bool(getattr(network, "levels", False))
         settings = getattr(network, "settings", {})
         self.channels = int(settings.get("in_channels", 1))
-        self.both = self.channels == BOTH
-        if self.both:
-            self.channels = 1
 
     def forward(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """Cleaned images."""
@@ -61,11 +57,7 @@ class Cleaned(nn.Module):
                 g = self.network(v, sigma) if self.levels else self.network(v)
             return v - g.to(v)
 
-        if not self.both:
-            return by_parts(one, x, self.channels)
-        parts = torch.stack((x.real, x.imag) if x.is_complex() else (x, torch.zeros_like(x)), 2)  # [B, C, 2, H, W]
-        found = one(parts.flatten(0, 1)).view(parts.shape)
-        return torch.complex(found[:, :, 0], found[:, :, 1]) if x.is_complex() else found[:, :, 0].contiguous()
+        return by_parts(one, x, self.channels)
 
 
 class WaveletDenoiser(nn.Module):

@@ -16,7 +16,7 @@ class SquaresCNN(nn.Module):
     With squares of `factor` x `factor` pixels it costs 1 / factor^2, and sees `factor` times as far.
 
     Args:
-        layers, channels, in_channels, dilations, levels, folded: as of ResidualCNN, in_channels that of v.
+        layers, channels, in_channels, dilations, folded: as of ResidualCNN, in_channels that of v.
         factor: pixels along a side of a square.
 
     Attributes:
@@ -29,40 +29,34 @@ class SquaresCNN(nn.Module):
     Sub-Pixel Convolutional Neural Network, CVPR 2016.
     """
 
+    levels = False
     joins = True
 
     def __init__(
         self, layers: int = 10, channels: int = 48, in_channels: int = 3, dilations: Sequence[int] | None = None,
-        factor: int = 2, folded: bool = False, levels: bool = False,
+        factor: int = 2, folded: bool = False,
     ):  # fmt: skip
         super().__init__()
         factor = integer(factor, "SquaresCNN", "factor", least=1)
         in_channels = integer(in_channels, "SquaresCNN", "in_channels", least=1)
-        self.network = ResidualCNN(layers, channels, in_channels * factor**2, levels, dilations, folded)
+        self.network = ResidualCNN(layers, channels, in_channels * factor**2, dilations=dilations, folded=folded)
         self.settings: dict[str, Any] = {
             "layers": layers, "channels": channels, "in_channels": in_channels,
             "dilations": self.network.settings["dilations"], "factor": factor, "folded": folded,
-            "levels": levels,
         }  # fmt: skip
 
-    @property
-    def levels(self) -> bool:
-        """Whether a level comes with each call."""
-        return self.settings["levels"]
-
-    def forward(self, v: Tensor, level: Tensor | float | None = None) -> Tensor:
-        """G(v), told the level where it takes one; sides that are no multiple of `factor` are filled up by their last
-        pixels.
+    def forward(self, v: Tensor) -> Tensor:
+        """G(v); sides that are no multiple of `factor` are filled up by their last pixels.
 
         Raises:
-            ValueError: v has other dimensions or channels, or a level is missing or one too many.
+            ValueError: v has other dimensions or channels.
         """
         c, f = self.settings["in_channels"], self.settings["factor"]
         expect(v.ndim == 4 and v.shape[1] == c, "SquaresCNN", "v", f"images [B, {c}, H, W]", v)
         h, w = v.shape[-2:]
         right, below = -w % f, -h % f
         whole = pad(v, (0, right, 0, below), mode="replicate") if right or below else v
-        return pixel_shuffle(self.network(pixel_unshuffle(whole, f), level), f)[..., :h, :w]
+        return pixel_shuffle(self.network(pixel_unshuffle(whole, f)), f)[..., :h, :w]
 
     def folded(self) -> "SquaresCNN":
         """A copy in evaluation mode with biases in the place of the normalisation."""

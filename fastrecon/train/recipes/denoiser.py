@@ -39,7 +39,7 @@ class Denoiser(Units):
         super().__init__(config, world, folder, fresh)
         if fresh and config.init:
             # normalisation lies within the convolutions of a finished unit, and stays there
-            unit = _unit(models.load(config.init))
+            unit = unit_of(models.load(config.init))
             self.module = ResidualCNN(**unit.settings).to(world.device)
             self.module.load_state_dict(unit.state_dict())
 
@@ -57,7 +57,7 @@ class Denoiser(Units):
             self.module = ResidualCNN(**settings).to(self.world.device)
 
 
-def _unit(source: models.Model) -> ResidualCNN:
+def unit_of(source: models.Model) -> ResidualCNN:
     """The network that a model cleans images with."""
     unit: object = None
     if isinstance(source, PADNetModel):
