@@ -100,6 +100,19 @@ def forced() -> str | None:
     return name
 
 
+@cache
+def kernels() -> bool:
+    """Whether C++ kernels serve the CPU: there are some, and nothing else is asked for."""
+    return extension() is not None and forced() in (None, "cpu")
+
+
+def _forget() -> None:
+    """What was settled by FASTRECON_BACKEND."""
+    kernels.cache_clear()
+    for choice in _chosen:
+        choice.clear()
+
+
 @contextmanager
 def using(backend: str) -> Iterator[None]:
     """All ops on `backend` meanwhile, as FASTRECON_BACKEND asks for: for verification and tests, in one thread.
@@ -111,16 +124,14 @@ def using(backend: str) -> Iterator[None]:
     os.environ["FASTRECON_BACKEND"] = backend
     try:
         forced()
-        for choice in _chosen:
-            choice.clear()
+        _forget()
         yield
     finally:
         if before is None:
             del os.environ["FASTRECON_BACKEND"]
         else:
             os.environ["FASTRECON_BACKEND"] = before
-        for choice in _chosen:
-            choice.clear()
+        _forget()
 
 
 def _choices(op: Op, device: str) -> list[tuple[str, Callable[..., Any]]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastrecon import registry
 from fastrecon.ops.by_image import each_image
-from fastrecon.ops.function import differentiated, transformed
+from fastrecon.ops.function import differentiated, past_dispatcher
 from fastrecon.ops.layout import DTYPES, plain
 
 
@@ -45,8 +45,7 @@ def back_project(q: Tensor, views: Tensor, size: Sequence[int], fan: bool = Fals
         fan, curved: the geometry.
     """
     rows = q.flatten(0, 1)
-    known = registry.extension() is not None and registry.forced() in (None, "cpu") and q.dtype in DTYPES
-    if not known or q.device.type != "cpu" or transformed() or torch.compiler.is_compiling() or differentiated(q):
+    if not past_dispatcher() or q.device.type != "cpu" or q.dtype not in DTYPES or differentiated(q):
         x = each_image(lambda t: back_project_ref(t, views, size, fan, curved), rows)
     else:
         rows, views = plain(rows), views.contiguous()

@@ -19,7 +19,7 @@ from fastrecon.ops.feature_gradient import (
     smoothed_norm,
 )
 from fastrecon.ops.layout import DTYPES
-from fastrecon.registry import compiled, extension, forced
+from fastrecon.registry import compiled, kernels
 
 GRID = 4  # tiles begin at multiples of so many pixels
 
@@ -46,7 +46,7 @@ def feature_tile(
         value [B], float64: the part of r_eps that these pixels have, not yet rounded; gradient like x[..., inside].
     """
     rows, columns = inside
-    if extension() is None or forced() not in (None, "cpu") or not has_kernel(x, weights):
+    if not kernels() or not has_kernel(x, weights):
         g = features(x, weights, delta, final_activation)[-1][..., rows, columns]
         value = smoothed_norm(g, eps)[0].double()
         if not gradient:

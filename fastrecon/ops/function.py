@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastrecon.registry import extension, forced
+from fastrecon.registry import kernels
 
 _in_transform = torch._C._are_functorch_transforms_active
 _functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
@@ -49,19 +49,23 @@ def past_dispatcher() -> bool:
     """Whether a C++ kernel may be called as it is: there is one, and nobody traces, transforms or intercepts calls."""
     if torch.compiler.is_compiling() or transformed() or _modes() or _tracing():
         return False
-    return extension() is not None and forced() in (None, "cpu")
+    return kernels()
 
 
-def unwatched(*tensors: Tensor) -> bool:
-    """Whether nobody looks at what happens to these tensors, contiguous ones on the CPU with numbers in them, and there
-    is a C++ kernel: then it may be called as it is. The way there through Functions and PyTorch's dispatcher takes
-    several times as long as a kernel on some thousands of numbers.
+def unwatched(*arguments: Any) -> bool:
+    """Whether nobody looks at what happens to the tensors among these, contiguous ones on the CPU with numbers in them,
+    and there is a C++ kernel: then it may be called as it is. The way there through Functions and PyTorch's dispatcher
+    takes several times as long as a kernel on some thousands of numbers.
     """
     if not past_dispatcher():
         return False
     recording = torch.is_grad_enabled()
-    for t in tensors:
-        if type(t) is not Tensor or not t.is_cpu or not t.is_contiguous() or t.is_neg() or t.is_conj():
+    for t in arguments:
+        if type(t) is not Tensor:
+            if isinstance(t, Tensor):
+                return False
+            continue
+        if not t.is_cpu or not t.is_contiguous() or t.is_neg() or t.is_conj():
             return False
         if t.numel() == 0 or (recording and t.requires_grad):
             return False
@@ -74,9 +78,11 @@ class Function(torch.autograd.Function):
     Attributes:
         definition: forward in plain PyTorch, which all its transforms differentiate and batch: kernels know nothing of
             tangents and levels. Where it has a kink, its derivative is the one that `backward` takes.
+        kernel: the C++ adapter of `forward`, which is called as it is where nobody looks.
     """
 
     definition: ClassVar[Callable[..., Any]]
+    kernel: ClassVar[Callable[..., Any] | None] = None
 
     def __init_subclass__(cls) -> None:
         """Keeps forward's signature, which `apply` would work out at every call, for longer than a small op lasts."""
@@ -86,7 +92,11 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def call(cls, *arguments: Any) -> Any:
-        """`apply`, or forward alone where nothing is differentiated: that saves tens of microseconds."""
+        """`apply`, or forward or its kernel alone where nothing is differentiated: that saves tens of microseconds."""
+        if cls.kernel is not None and unwatched(*arguments):
+            found = cls.kernel(*arguments)
+            if found is not NotImplemented:
+                return found
         if transformed():
             return cls.definition(*arguments)
         if torch.is_grad_enabled() and differentiated(*arguments):

@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, held
 from fastrecon.ops.function import Function, unwatched, with_derivative
-from fastrecon.ops.layout import DTYPES, parts, shaped, strength, whole
+from fastrecon.ops.layout import DTYPES, parts, real_dtype, shaped, strength, whole
 from fastrecon.ops.soft_threshold import shrink_factor, shrink_slopes
-from fastrecon.registry import define, extension
+from fastrecon.registry import compiled, define, extension
 
 
 def group_soft_threshold_fwd_ref(g: Tensor, tau: Tensor) -> Tensor:
@@ -74,6 +74,7 @@ class GroupSoftThreshold(Function):
     """g [B, C, N] and tau [B, M] to y, differentiable once in both."""
 
     definition = staticmethod(with_derivative(group_soft_threshold_fwd_ref, group_soft_threshold_bwd_ref))
+    kernel = staticmethod(_fwd_cpu)
 
     @staticmethod
     def forward(g, tau):  # noqa: D102
@@ -109,10 +110,14 @@ def group_soft_threshold(g: Tensor, tau: float | Tensor) -> Tensor:
         ValueError: shapes, types or devices do not fit.
     """
     op = "group_soft_threshold"
-    if type(tau) is float and g.dtype in (torch.float32, torch.float64) and g.ndim >= 2 and unwatched(g):
-        batch, channels = g.shape[:2]
-        y = _fwd_cpu(g.view(batch, channels, -1), _numbers(tau, g.dtype, batch))
-        return y.view(g.shape)
+    if type(tau) is float and g.dtype in DTYPES and g.ndim >= 2 and unwatched(g):
+        (batch, channels), y = g.shape[:2], torch.empty_like(g)
+        pixels = g.numel() // (batch * channels)
+        t = _numbers(tau, real_dtype(g), batch)
+        compiled().group_soft_threshold_fwd(
+            DTYPES[g.dtype], g.data_ptr(), t.data_ptr(), y.data_ptr(), batch, channels, pixels, 1
+        )
+        return y
     numeric = g.is_floating_point() or g.is_complex()
     expect(g.ndim >= 2 and numeric, op, "g", "real or complex [B, C, ...]", g)
     batch, channels, *space = g.shape

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastrecon import registry
 from fastrecon.ops import transforms
-from fastrecon.ops.function import differentiated, transformed
+from fastrecon.ops.function import differentiated, past_dispatcher
 from fastrecon.ops.layout import DTYPES, plain, real_dtype
 
 MASK, FOURIER, BLUR, CENTRED = range(4)  # codes of csrc/image_operator.h
@@ -76,16 +76,14 @@ def usable(x: Tensor, a: Parts) -> bool:
         return False
     if a.transform != MASK and x.is_complex() != (a.transform in (FOURIER, CENTRED)):
         return False
-    if registry.extension() is None or registry.forced() not in (None, "cpu"):
+    if not registry.kernels():
         return False
     return a.transform == MASK or transforms.plan(_size(x, a), x.dtype) is not None
 
 
 def alone(x: Tensor, a: Parts) -> bool:
     """Whether `applied` can serve them: nothing is differentiated, traced or transformed."""
-    if torch.compiler.is_compiling() or transformed() or differentiated(x, a.mask, a.maps):
-        return False
-    return usable(x, a)
+    return past_dispatcher() and not differentiated(x, a.mask, a.maps) and usable(x, a)
 
 
 def _size(x: Tensor, a: Parts) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """How public ops lay their arguments out for the kernels."""
 
+import functools
 import math
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrecon.checks import expect, held
+from fastrecon.ops.function import past_dispatcher, unwatched
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}  # codes of csrc/kernels.h
 
@@ -23,15 +25,40 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.complex128 if x.is_complex() else torch.float64
 
 
+@functools.lru_cache(maxsize=256)
+def _kept(value: float, shape: tuple[int, ...], dtype: torch.dtype, op: str, argument: str, limit: str) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.full(shape, held(value, dtype, op, argument, **{limit: 0}), dtype=dtype, device="cpu")
+
+
+def _filled(value: Any, shape: tuple[int, ...], x: Tensor, op: str, argument: str, limit: str = "least") -> Tensor:
+    """A number with `limit` 0 as a tensor of the real dtype and the device of x; nobody writes into it."""
+    dtype = real_dtype(x)
+    if type(value) is float and x.is_cpu and past_dispatcher():  # small ops feel what a new tensor takes
+        return _kept(value, shape, dtype, op, argument, limit)
+    return torch.full(shape, held(value, dtype, op, argument, **{limit: 0}), dtype=dtype, device=x.device)
+
+
+def single(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor | None:
+    """`value` >= 0 as a tensor of the one number that it is for all of x, where a kernel may be called as it is; else
+    None.
+    """
+    if x.dtype not in DTYPES:
+        return None
+    if type(value) is float:
+        return _kept(value, (1,), real_dtype(x), op, argument, "least") if unwatched(x) else None
+    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype == real_dtype(x) and value.ndim <= x.ndim:
+        return value if unwatched(x, value) else None
+    return None
+
+
 def strength(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor:
     """`value`, a number >= 0 or a real tensor, as a tensor with the real dtype and the device of x.
 
     What a tensor holds is not read, which would stall a GPU.
     """
     if not isinstance(value, Tensor):
-        real = real_dtype(x)
-        value = held(value, real, op, argument, least=0)
-        return torch.full((), value, dtype=real, device=x.device)
+        return _filled(value, (), x, op, argument)
     expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
     if not (value.device == x.device or value.ndim == 0):
         expect(False, op, argument, f"a tensor on {x.device}", value.device)
@@ -60,6 +87,8 @@ def plain(x: Tensor) -> Tensor:
 
 def rows(x: Tensor) -> Tensor:
     """x [B, ...] as contiguous [B, N]."""
+    if x.ndim == 2 and x.is_contiguous():
+        return x
     return x.contiguous().view(x.shape[0], math.prod(x.shape[1:]))
 
 
@@ -69,9 +98,7 @@ def spread_over(value: float | Tensor, x: Tensor, op: str, argument: str, least:
     It is expanded only within an image, where it varies along some but not all of its dimensions.
     """
     if not isinstance(value, Tensor):
-        real = real_dtype(x)
-        value = held(value, real, op, argument, **{"above" if least == "> 0" else "least": 0})
-        return torch.full((1, 1), value, dtype=real, device=x.device)
+        return _filled(value, (1, 1), x, op, argument, "above" if least == "> 0" else "least")
     if not (value.is_floating_point() and (value.device == x.device or value.ndim == 0)):
         expect(value.is_floating_point(), op, argument, "a real tensor or a number", value.dtype)
         expect(False, op, argument, f"a tensor on {x.device}", value.device)

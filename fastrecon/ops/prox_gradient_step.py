@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.by_image import by_image
-from fastrecon.ops.function import Function, differentiated, transformed
+from fastrecon.ops.function import Function, differentiated, transformed, unwatched
 from fastrecon.ops.layout import DTYPES, plain, real_dtype, rows, shaped, spread_over
 from fastrecon.ops.soft_threshold import SoftThreshold, soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
@@ -67,10 +67,10 @@ def _squares_cpu(x: Tensor, minus: Tensor | None = None):
     if x.dtype not in DTYPES or x.numel() == 0:
         return NotImplemented
     x = plain(x)
-    other, out = x if minus is None else plain(minus), torch.empty(x.shape[0], dtype=torch.float64)
+    other, out = x if minus is None else plain(minus), torch.empty(len(x), dtype=torch.float64)
     compiled().squares(
-        DTYPES[x.dtype], x.data_ptr(), other.data_ptr(), out.data_ptr(), minus is not None, *x.shape
-    )  # fmt: skip
+        DTYPES[x.dtype], x.data_ptr(), other.data_ptr(), out.data_ptr(), minus is not None, len(x), x.numel() // len(x)
+    )
     return out
 
 
@@ -94,6 +94,7 @@ class ProxGradientStep(Function):
     """z, differentiable once in all inputs; the sums decide and are not differentiated."""
 
     definition = staticmethod(partial(prox_gradient_step_ref, soft=SoftThreshold.definition))
+    kernel = staticmethod(_cpu)
 
     @staticmethod
     def forward(x, grad, step, lam):  # noqa: D102
@@ -161,6 +162,9 @@ def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
         expect(False, "squares", "x", "a real or complex tensor [B, ...]", x)
     if minus is not None and not (minus.shape == x.shape and minus.dtype == x.dtype and minus.device == x.device):
         expect(False, "squares", "minus", x, minus)
+    simple = (x,) if minus is None else (x, minus)
+    if unwatched(*simple) and x.dtype in DTYPES:
+        return _squares_cpu(*simple)
     if differentiated(x, minus):
         name = "x" if differentiated(x) else "minus"
         expect(False, "squares", name, "no gradients asked for: detach it", "requires_grad or tangents")

@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, number
 from fastrecon.ops.function import Function, with_derivative
-from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, shaped, strength, whole
+from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, shaped, single, strength, whole
 from fastrecon.ops.soft_threshold import soft_threshold
-from fastrecon.registry import define, extension
+from fastrecon.registry import compiled, define, extension
 
 HALLEY_STEPS = 5  # from z = |x|, below one unit in the last place of float64 |x| for every p in [0, 1]
 
@@ -101,6 +101,7 @@ class ProxLp(Function):
     """x [R, M, S] and lam [M] to y, differentiable once in both by the implicit function theorem."""
 
     definition = staticmethod(with_derivative(prox_lp_fwd_ref, prox_lp_bwd_ref))
+    kernel = staticmethod(_fwd_cpu)
 
     @staticmethod
     def forward(x, lam, p):  # noqa: D102
@@ -137,7 +138,11 @@ def prox_lp(x: Tensor, lam: float | Tensor, p: float) -> Tensor:
     op = "prox_lp"
     p = float(number(p, op, "p", least=0, most=1))
     expect(x.is_floating_point() or x.is_complex(), op, "x", "a real or complex tensor", x)
-    weight = strength(lam, x, op, "lam")
     if p == 1:
-        return soft_threshold(x, weight)
+        return soft_threshold(x, strength(lam, x, op, "lam"))
+    if (one := single(lam, x, op, "lam")) is not None:
+        y = torch.empty_like(x)
+        compiled().prox_lp_fwd(DTYPES[x.dtype], x.data_ptr(), one.data_ptr(), y.data_ptr(), 1, 1, x.numel(), p)
+        return y
+    weight = strength(lam, x, op, "lam")
     return ProxLp.call(*collapse(x, weight, op, "lam"), p).view(x.shape)

@@ -4,8 +4,6 @@ Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconv
 (arXiv:2007.11245), Algorithm 1, lines 5-9.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -13,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect, number, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function, unwatched
-from fastrecon.ops.layout import DTYPES, norm_of, parts, real_dtype, shaped
+from fastrecon.ops.layout import DTYPES, norm_of, parts, rows, shaped
 from fastrecon.registry import define, extension
 
 
@@ -113,6 +111,7 @@ class SelectDescent(Function):
     """The kept candidate, differentiable in it alone: the choice itself is not differentiated."""
 
     definition = staticmethod(select_descent_ref)
+    kernel = staticmethod(_select_cpu)
 
     @staticmethod
     def forward(u, v, phi_u, phi_v):  # noqa: D102
@@ -133,6 +132,7 @@ class ShrinkEps(Function):
     """The smoothed gradient and the next radius, differentiable in the last one: a product of factors gamma."""
 
     definition = staticmethod(shrink_eps_ref)
+    kernel = staticmethod(_shrink_cpu)
 
     @staticmethod
     def forward(grad_f, grad_r, eps, sigma, gamma):  # noqa: D102
@@ -150,10 +150,6 @@ class ShrinkEps(Function):
     def backward(ctx, d_grad, d_norm, d_eps, d_shrunk):  # noqa: D102
         (shrunk,) = ctx.saved_tensors
         return None, None, torch.where(shrunk, ctx.gamma * d_eps, d_eps), None, None
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.contiguous().view(x.shape[0], math.prod(x.shape[1:]))
 
 
 @accepts_arrays
@@ -181,7 +177,7 @@ def select_descent(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[
     for argument, phi in (("phi_u", phi_u), ("phi_v", phi_v)):
         fits = phi.shape == u.shape[:1] and phi.is_floating_point() and phi.device == u.device
         expect(fits, op, argument, f"real ({u.shape[0]},) on {u.device}", phi)
-    x, took_u = SelectDescent.call(_rows(u), _rows(v), phi_u, phi_v)
+    x, took_u = SelectDescent.call(rows(u), rows(v), phi_u, phi_v)
     return x.view(u.shape), took_u
 
 
@@ -213,7 +209,5 @@ def shrink_eps(
     number(sigma, op, "sigma", above=0)
     number(gamma, op, "gamma", above=0, below=1)
     radius = per_image(eps, grad_f, op, "eps", above=0)
-    at_once = grad_f.dtype in DTYPES and radius.dtype == real_dtype(grad_f) and unwatched(grad_f, grad_r, radius)
-    function = _shrink_cpu if at_once else ShrinkEps.call
-    grad, norm, eps_next, shrunk = function(_rows(grad_f), _rows(grad_r), radius, float(sigma), float(gamma))
+    grad, norm, eps_next, shrunk = ShrinkEps.call(rows(grad_f), rows(grad_r), radius, float(sigma), float(gamma))
     return grad.view(grad_f.shape), norm, eps_next, shrunk

@@ -90,6 +90,8 @@ _bwd = define(
 class SmoothedL21(Function):
     """Value and dual, differentiable once in g and eps."""
 
+    kernel = staticmethod(_fwd_cpu)
+
     @staticmethod
     def definition(g, eps):
         """In float64, where the squares of other types neither vanish nor overflow, and without 0 / 0 at g = 0."""

@@ -4,15 +4,13 @@ y = sign(x) max(|x| - tau, 0); complex: x max(1 - tau / |x|, 0). tau is a number
 Source: Beck & Teboulle, A Fast Iterative Shrinkage-Thresholding Algorithm, SIAM J. Imaging Sci. 2 (2009), eq. (1.5).
 """
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastrecon.checks import accepts_arrays, expect, held
-from fastrecon.ops.function import Function, unwatched, with_derivative
-from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, shaped, strength, whole
+from fastrecon.checks import accepts_arrays, expect
+from fastrecon.ops.function import Function, with_derivative
+from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, shaped, single, strength, whole
 from fastrecon.registry import compiled, define, extension
 
 
@@ -93,6 +91,7 @@ class SoftThreshold(Function):
     """x [R, M, S] and tau [M] to y, differentiable once in both."""
 
     definition = staticmethod(with_derivative(soft_threshold_fwd_ref, soft_threshold_bwd_ref))
+    kernel = staticmethod(_fwd_cpu)
 
     @staticmethod
     def forward(x, tau):  # noqa: D102
@@ -106,11 +105,6 @@ class SoftThreshold(Function):
     @once_differentiable
     def backward(ctx, d_y):  # noqa: D102
         return _bwd(d_y, *ctx.saved_tensors)
-
-
-@functools.lru_cache(maxsize=64)
-def _number(tau: float, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([held(tau, dtype, "soft_threshold", "tau", least=0)], dtype=dtype, device="cpu")
 
 
 @accepts_arrays
@@ -128,15 +122,9 @@ def soft_threshold(x: Tensor, tau: float | Tensor) -> Tensor:
         ValueError: shapes, types or devices do not fit.
     """
     op = "soft_threshold"
-    if x.dtype in (torch.float32, torch.float64):
-        one = None
-        if type(tau) is float:
-            one = _number(tau, x.dtype) if unwatched(x) else None
-        elif isinstance(tau, Tensor) and tau.numel() == 1 and tau.dtype == x.dtype and tau.ndim <= x.ndim:
-            one = tau if unwatched(x, tau) else None
-        if one is not None:
-            y = torch.empty_like(x)
-            compiled().soft_threshold_fwd(DTYPES[x.dtype], x.data_ptr(), one.data_ptr(), y.data_ptr(), 1, 1, x.numel())
-            return y
+    if (one := single(tau, x, op, "tau")) is not None:
+        y = torch.empty_like(x)
+        compiled().soft_threshold_fwd(DTYPES[x.dtype], x.data_ptr(), one.data_ptr(), y.data_ptr(), 1, 1, x.numel())
+        return y
     expect(x.is_floating_point() or x.is_complex(), op, "x", "a real or complex tensor", x)
     return SoftThreshold.call(*collapse(x, strength(tau, x, op, "tau"), op, "tau")).view(x.shape)
