@@ -1,7 +1,7 @@
 """The scheduler and the server as a whole: the bits of 300 mixed requests, throughput, overload, 1,000 damaged bodies.
 
     python bench/bench_serving.py                      # all, or some: mixed rigorous overload damaged
-    python bench/bench_serving.py overload --seconds 20 --size 64
+    python bench/bench_serving.py overload --seconds 20 --size 64 --apart
 
 Ratios are of one run, interleaved; the tests have small editions of the rest.
 """
@@ -151,12 +151,17 @@ def _processor_time(pid: int) -> float:
     return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def overload(seconds: float, side: int, batch: int = 8) -> None:
+def overload(seconds: float, side: int, apart: bool, batch: int = 8) -> None:
     """Ten times as many requests as the server can answer: no wrong answer, 429 for the rest, memory and waiting
-    bounded.
+    bounded. `apart`: the clients have a core of their own, as they have where they are other machines.
     """
+    cores = sorted(os.sched_getaffinity(0))
+    if apart:
+        os.sched_setaffinity(0, cores[:-1])  # which the server inherits
     target = "/v1/reconstruct?problem=inpaint&simulate=1&rate=0.5&method=fista&iterations=100&format=npy"
     with serving("--max-batch", str(batch)) as (process, address, folder):
+        if apart:
+            os.sched_setaffinity(0, cores[-1:])
         port, body = address.rpartition(":")[2], folder / "body.png"
         body.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(skimage.data.camera()[:side, :side])))
         with httpx.Client(base_url=address, timeout=60) as client:
@@ -176,6 +181,7 @@ def overload(seconds: float, side: int, batch: int = 8) -> None:
         costs += [(_processor_time(process.pid) - began) / found["statuses"].get("200", 1)]
         text = Path(f"/proc/{process.pid}/status").read_text()
         peak = int(next(v.split()[1] for v in text.splitlines() if "VmHWM" in v))
+    os.sched_setaffinity(0, cores)
     p99, p50 = (quantile(found["seconds"], q) for q in ("p99", "p50"))
     print(
         f"\n{rate:.0f} requests/s for {found['took']:.0f} s: {found['statuses']}; p50 {p50:.2f} s, p99 {p99:.2f} s, a"
@@ -213,7 +219,8 @@ if __name__ == "__main__":
     parser.add_argument("parts", nargs="*", choices=[*parts, []])
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
     parser.add_argument("--size", type=int, default=256, help="of overload: side of the pictures")
+    parser.add_argument("--apart", action="store_true", help="overload: server and clients on cores of their own")
     args = parser.parse_args()
     for name in args.parts or parts:
         print(f"{name} ...", flush=True)
-        overload(args.seconds, args.size) if name == "overload" else parts[name]()
+        overload(args.seconds, args.size, args.apart) if name == "overload" else parts[name]()
