@@ -125,15 +125,17 @@ class Correction:
         square, size = sum_of_squares(p.x - x), sum_of_squares(error).sqrt()
         return Candidate(**vars(p), grad=new, square=square, error=size, bound=self.share * mu * square.sqrt())
 
-    def accepted(self, c: Candidate, before: Tensor, rule: str) -> Tensor:
+    def accepted(self, c: Candidate, before: Tensor, rule: str, least: Tensor | None = None) -> Tensor:
         """Where [B] a candidate is good enough by a rule of RULES, F having been `before`; NaN and Inf never are.
 
         "descent" asks for the bound of the error and the decrease of F that belongs to it, "paper" for the bound
-        alone, "monotone" for any decrease alone.
+        alone, "monotone" for any decrease alone. Where F is at most `least` [B], what a proximal gradient step from x
+        reaches, it makes up for the bound.
         """
         good = (c.square > 0) & torch.isfinite(c.square)
         if rule != "monotone":
-            good &= c.error <= c.bound
+            near = c.error <= c.bound
+            good &= near if least is None else near | (c.objective <= least)
         if rule == "descent":
             good &= c.objective <= before - self.mu * (0.25 - self.share**2) * c.square
         if rule == "monotone":

@@ -7,9 +7,11 @@ dual+ = dual + u+ - v+,  rho+ = growth rho
 
 e = (mu - 1/s) (x+ - v+) - grad f(v+) + grad f(x+) is a subgradient of f + mu |. - x|^2 / 2 + r at x+, for any v+. The
 paper takes x+ where |e| <= C |x+ - x|, or after the last unit whatever it is; that makes x+ nearly stationary, which
-for nonconvex r is no descent. Here x+ must decrease F = f + r by (mu / 4 - C^2 / mu) |x+ - x|^2 as well, and where no
-unit leads to such a point a proximal gradient step from x takes its place, which always decreases F: so F converges
-and |x+ - x| -> 0 whatever the units do, and every limit is stationary.
+for nonconvex r is no descent. Here x+ must decrease F = f + r by (mu / 4 - C^2 / mu) |x+ - x|^2 as well. In place of
+the bound F(x+) <= F(p) will do, p a proximal gradient step from x: units that go far never meet the bound, but may well
+end lower than that step. Where no unit leads to such a point, nor half, a quarter or an eighth of the way to the last
+one's, p takes its place, and always decreases F by (1 / (2 s) - L / 2) |p - x|^2. So F converges and |x+ - x| -> 0
+whatever the units do; |e| or |p - x| -> 0 with it, and every limit is stationary.
 
 Source: Liu, Fan, Cheng, Wang & Luo, Proximal Alternating Direction Network: A Globally Converged Deep Unrolling
 Framework, AAAI 2018 (arXiv:1711.07653).
@@ -36,6 +38,7 @@ from fastrecon.threads import alone
 
 Unit = Callable[[Tensor], Tensor]  # G: a step for images [B, C, H, W], like them
 RULES = ("descent", "paper")
+SHARES = (0.5, 0.25, 0.125)  # of the way to a proposal that was refused
 HIGHEST = 1e15  # rho grows no further: what units add is below float32's rounding by then
 
 
@@ -163,7 +166,7 @@ class PADNet(nn.Module):
         prior: r, a term with a proximal map; None: implicit.
         units: see Units; each is called with images like x, real or complex as they are, and its outputs are taken
             without gradients.
-        rule: "descent", as above, or "paper": the error condition alone, and the last unit's point where none meets it.
+        rule: "descent", as above; or "paper": the error condition alone, and the last unit's point where none meets it.
         mu: of the text above, > 0; None: 1 / s, which makes e = grad f(x+) - grad f(v+).
         error: C / mu, in (0, 0.5).
         rho, growth: the first rho, > 0, and its growth, >= 1.
@@ -232,10 +235,12 @@ class PADNet(nn.Module):
         """rho of the next iteration."""
         return (rho * self.growth).clamp_max(HIGHEST)
 
-    def judged(self, s: PadState, u: Tensor, v: Tensor) -> tuple[PadState, Tensor]:
-        """Where v leads, and for which images [B] that is accepted."""
-        found = self.correction.candidate(s.x, v)
-        good = self.correction.accepted(found, s.objective, self.rule)
+    def judged(
+        self, s: PadState, u: Tensor, v: Tensor, least: Tensor | None, share: float = 1.0
+    ) -> tuple[PadState, Tensor]:
+        """Where a share of the way to v leads, and for which images [B] that is accepted."""
+        found = self.correction.candidate(s.x, v if share == 1 else s.x + share * (v - s.x))
+        good = self.correction.accepted(found, s.objective, self.rule, least)
         return PadState(
             found.x, v, s.dual + u - v, s.rho, found.objective, found.square, found.error, found.bound, s.units,
             s.accepted + 1,
@@ -249,21 +254,26 @@ class PADNet(nn.Module):
         if self.prior is None:
             return self._implicit(s, u, v, alpha, k)
         taken, t = torch.zeros_like(rho, dtype=torch.bool), 0
+        x, least = self.fallback(s) if self.rule == "descent" else (s.x, None)
         best: Any = None
         asked = torch.zeros_like(s.units)
         while not bool(taken.all()) and (answer := self.units.asked(v, alpha, k, t)) is not None:
             v, had = answer
             asked, t = asked + (had & ~taken), t + 1
-            one, good = self.judged(s, u, v)
+            one, good = self.judged(s, u, v, least)
             best = one if best is None else where(taken | ~had, best, one)
             taken = taken | (good & had)
         assert best is not None  # there is one unit at least in every iteration
-        if self.rule == "descent" and not bool(taken.all()):
-            x, objective = self.fallback(s)
+        for share in SHARES if least is not None else ():
+            if bool(taken.all()):
+                break
+            one, good = self.judged(s, u, v, least, share)
+            best, taken = where(taken, best, one), taken | good
+        if least is not None and not bool(taken.all()):
             nothing = torch.zeros_like(s.error)
             # the path of the units is left: u = v = x without a multiplier
             state = PadState(
-                x, x, torch.zeros_like(x), rho, objective, sum_of_squares(x - s.x), nothing, nothing, s.units,
+                x, x, torch.zeros_like(x), rho, least, sum_of_squares(x - s.x), nothing, nothing, s.units,
                 s.accepted,
             )  # fmt: skip
             best = where(taken, best, state)
