@@ -103,6 +103,24 @@ def test_the_error_is_a_subgradient_and_within_its_bound(mu):
     assert torch.equal(report.history["units"][-1], report.units)
 
 
+@pytest.mark.parametrize(("reach", "taken"), [(1, True), (2, True), (4, True), (8, True), (64, False)])
+def test_a_proposal_or_part_of_it_that_ends_below_a_gradient_step_is_taken(reach, taken):
+    """A unit that points at the minimiser, but goes `reach` times as far: beyond the bound of the error, yet lower."""
+    a, y = problem()
+    lam, s = 0.02, 0.9
+    lowest = FISTA(a, lam)(y, y, iterations=1000)[0]
+    solver = PADNet(a, L1(lam), lambda v: v - y - reach * (lowest - y), mu=1e-3, step=s, most=1)
+    x, report = solver(y, y, iterations=1, tol=0)
+    step = L1(lam).prox(y - s * LeastSquares(a, y).grad(y), s)
+    assert report.accepted.tolist() == [taken] * 2
+    assert (solver.objective(x, y) <= solver.objective(step, y)).all()
+    if taken:
+        assert (report.error > report.error_bound).all()
+        assert (solver.objective(x, y) - solver.objective(lowest, y) < 1e-3 * solver.objective(y, y)).all()
+    else:
+        assert torch.equal(x, step)
+
+
 def test_the_papers_rule_takes_what_comes_last():
     a, y = problem()
     literal = PADNet(a, Lp(0.01, 0.5), Wild(1e6), rule="paper", most=2)
