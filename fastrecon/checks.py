@@ -47,7 +47,7 @@ def kind(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
 
 
-def expect_finite(y: Tensor, op: str, expected: str, what: str) -> None:
+def expect_finite(y: Tensor, op: str, expected: str, what: str, argument: str = "y") -> None:
     """Raises ValueError naming the first `what` (image, sample) of y [B, ...] that holds NaN or Inf. Reads y, but for
     graphs that torch traces, which have none yet."""
     if torch.compiler.is_compiling():
@@ -55,7 +55,7 @@ def expect_finite(y: Tensor, op: str, expected: str, what: str) -> None:
     bad = (~torch.isfinite(y)).flatten(1).sum(1)
     if bad.any():
         first = int(bad.nonzero()[0])
-        expect(False, op, "y", expected, f"{int(bad[first])} NaN or Inf in {what} {first}")
+        expect(False, op, argument, expected, f"{int(bad[first])} NaN or Inf in {what} {first}")
 
 
 def finite_number(x: Any) -> bool:

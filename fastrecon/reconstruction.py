@@ -64,8 +64,8 @@ def reconstruct(
         expect(y.is_floating_point() or y.is_complex(), op, "y", "real or complex numbers", y)
         expect_finite(y, op, "finite measurements", "image")
         with torch.no_grad():
-            first = start if start is None or isinstance(start, Tensor) else torch.from_dlpack(start)
-            inverse = Inverse(y, a, where or _size(a, y), noise, first, norm)
+            shape = where or _size(a, y)
+            inverse = Inverse(y, a, shape, noise, None if start is None else _start(start, y, shape), norm)
             choice = automatic(inverse) if chosen is None else Chosen(chosen.name, why)
             taken.append(choice)
             one = methods.named(choice.method) if chosen is None else chosen
@@ -84,6 +84,18 @@ def _pair(operator: Any) -> LinearOperator:
     expected = "an operator, or (A, adjoint, shape) with two functions and (C, H, W)"
     expect(triple, "reconstruct", "operator", expected, type(operator).__name__)
     return Callables(*operator)
+
+
+def _start(start: Any, y: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images to start from, looked at as far as that goes without the operator."""
+    expected = f"finite images [{len(y)}, ..., {size[0]}, {size[1]}]"
+    known = isinstance(start, Tensor) or hasattr(start, "__dlpack__")
+    expect(known, "reconstruct", "start", expected, start)
+    x = start if isinstance(start, Tensor) else torch.from_dlpack(start)
+    fits = x.ndim > 1 and len(x) == len(y) and tuple(x.shape[-2:]) == size
+    expect(fits and (x.is_floating_point() or x.is_complex()), "reconstruct", "start", expected, x)
+    expect_finite(x, "reconstruct", expected, "image", "start")
+    return x
 
 
 def _size(a: LinearOperator, y: Tensor) -> tuple[int, int]:

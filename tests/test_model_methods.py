@@ -159,7 +159,7 @@ def test_block_sensing_by_a_matrix_of_ones_own():
     p, m = measured("block-cs", (20, 24), block=8, matrix=matrix)
     found = fr.reconstruct(m.y, p.operator(m), noise=0.0, size=m.size)
     assert found.report.status == ["converged"]
-    assert (found.method, found.why) == ("prior", "there is no noise, which weighs a prior learned from pictures")
+    assert (found.method, found.why) == ("prior", "there is no noise, and pictures taught a prior the rest")
     least = p.operator(m).adjoint(m.y, m.size)
     assert fr.metrics.psnr(found.x, m.truth) > fr.metrics.psnr(least, m.truth) + 3
 

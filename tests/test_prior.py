@@ -183,6 +183,24 @@ def test_fitted_contrast(path):
     torch.testing.assert_close(m.term(weight, "").value(x), m.regulariser.value(x).double())
 
 
+@pytest.mark.parametrize(
+    "start",
+    [[1.0], torch.zeros(1, 1, *SIZE), torch.zeros(2, 1, 3, 3), torch.full((2, 1, *SIZE), float("nan"))],
+    ids=["a list", "of one image", "of another size", "NaN"],
+)
+def test_a_start_that_does_not_fit_is_told(path, start):
+    with pytest.raises(ValueError, match=r"reconstruct: start: expected finite images \[2, ..., 24, 20\], got"):
+        fr.reconstruct(noisy(Identity(), 0.1), Identity(), prior=path, noise=0.1, start=start)
+
+
+def test_noise_that_drowns_everything(path):
+    x, report = fr.reconstruct(noisy(Identity(), 0.1), Identity(), prior=path, noise=1e30)
+    assert report.noise.tolist() == [10.0] * 2
+    assert report.beyond_training.tolist() == [True] * 2
+    assert report.status == ["converged"] * 2
+    assert bool(torch.isfinite(x).all())
+
+
 @pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf"), "much", torch.tensor([0.1, -0.1])], ids=str)
 def test_wrong_noise_is_told(path, noise):
     with pytest.raises(ValueError, match="noise: expected"):

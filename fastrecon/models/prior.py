@@ -33,7 +33,9 @@ from fastrecon.terms.scaled import Scaled, grey, ungrey
 
 METHOD = "prior"
 PROBLEMS = ("denoise", "inpaint", "deblur", "mri", "ct", "block-cs", "")
-NOISELESS = 1e-3  # noise that is assumed where there is none, with images on [0, 1]: a quarter of a grey level
+# Noise that is assumed where there is less, with images on [0, 1]: a quarter of a grey level; and where there is more,
+# which would overflow.
+NOISELESS, DROWNED = 1e-3, 10.0
 # Where A leaves something of real images out, or there is next to no noise, the start comes from so many iterations of
 # "dct": a descent from there takes half as many, and large holes end at a lower phi. Elsewhere it saves none.
 FAINTEST, SPLITTINGS = 2e-3, 20
@@ -131,8 +133,8 @@ class PriorModel(Model):
         Args:
             y: measurements that passed `check`.
             operator: A.
-            noise: standard deviation of each real number of y, >= 0: a number or [B]; 0 counts as 0.001 of a norm of A
-                of 1 and images on [0, 1].
+            noise: standard deviation of each real number of y, >= 0: a number or [B]; with a norm of A of 1 and images
+                on [0, 1] less than 0.001 counts as 0.001, and more than 10 as 10.
             size: (H, W) of the images, where y and A alone do not tell.
             start: images to start from; None: the adjoint of A at y.
             better: whether that may be made better; None: unless a start is given.
@@ -170,7 +172,7 @@ class PriorModel(Model):
         sigma = per_image(noise, white, METHOD, "noise", least=0) / (white * size_of)
         good = torch.isfinite(sigma) & (sigma >= 0)
         expect(bool(good.all()), METHOD, "noise", "standard deviations >= 0", sigma.tolist())
-        some, sigma = sigma > 0, sigma.clamp_min(NOISELESS)
+        some, sigma = sigma > NOISELESS, sigma.clamp(NOISELESS, DROWNED)
         which = ((sigma <= FAINTEST) | _missing(operator, x)).nonzero().flatten()
         if (start is None if better is None else better) and len(which):
             x = x.index_copy(0, which, _splitting(operator.take(which), y[which], x[which], sigma[which], size_of))

@@ -135,7 +135,7 @@ class BlockCS(Problem[BlockCSOptions]):
         if inverse.noise is None or PRIOR not in METHODS:
             return Chosen("tv", f"{why}, and the noise is not known")
         noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else "there is no noise"
-        return Chosen(PRIOR, f"{why}; {noise}, which weighs a prior learned from pictures")
+        return Chosen(PRIOR, f"{why}; a prior learned from pictures takes any, and {noise}")
 
     def _sensing(self, facts: Mapping[str, Any]) -> BlockSensing:
         block = int(facts["block"])

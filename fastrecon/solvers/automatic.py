@@ -54,7 +54,8 @@ def automatic(inverse: Inverse) -> Chosen:
         return Chosen("dct", f"{noise}: what scattered frequencies leave out is no structure for sparse patches")
     nothing_to_do = inverse.noise == 0 and keeps_norms(inverse.operator)
     if inverse.noise is not None and not nothing_to_do and PRIOR in METHODS:
-        return Chosen(PRIOR, f"{noise}, which weighs a prior learned from pictures")
+        use = "which weighs a prior learned from pictures" if inverse.noise else "and pictures taught a prior the rest"
+        return Chosen(PRIOR, f"{noise}, {use}")
     return Chosen("dct", f"{noise}: patches sparse in the cosine transform need no level")
 
 
