@@ -4,6 +4,7 @@ Images are arrays [H, W] on the [0, 1] scale; curves are sequences with one valu
 """
 
 import contextlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import cycle
@@ -25,6 +26,8 @@ CELL = 3.0  # inches: width of an image
 CURVES = 2.1  # inches: height of a row of curves
 FEW = 40  # points: up to here each is marked
 LONGEST = 90  # characters of a line of a heading
+INCH = 9.0  # characters of a heading
+LETTER = 0.075  # inches, in a legend
 NO_GLYPH = "\u25a1"  # stands for a character that the font lacks, of which matplotlib would warn
 AS_IT_IS: dict[str, Any] = {"parse_math": False, "usetex": False}  # of texts from outside: $ is a character
 
@@ -192,22 +195,27 @@ def bars(
         label: of the axis.
         title: heading.
     """
-    figure = Figure(figsize=(max(4.0, 1.7 * len(lines) + 1), 4.2), layout="constrained")
-    _heading(figure, title)
+    width = max(5.0, 1.7 * len(lines) + 1)  # inches
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    _heading(figure, textwrap.fill(title, int(width * INCH)))
     ax = cast(Any, figure.subplots())
     shades = {c: (*SHADES, GREY)[k % (len(SHADES) + 1)] for k, c in enumerate(columns)}
     for at, line in enumerate(lines):
         here = [c for c in columns if (line, c) in cells]
-        width = 0.8 / max(len(here), 1)
+        each = 0.8 / max(len(here), 1)
         for k, column in enumerate(here):
-            ax.bar(at - 0.4 + (k + 0.5) * width, cells[line, column], 0.9 * width, color=shades[column])
+            ax.bar(at - 0.4 + (k + 0.5) * each, cells[line, column], 0.9 * each, color=shades[column])
     ax.set_xticks(range(len(lines)), [plain(line).replace(" ", "\n", 1) for line in lines], fontsize=7.5)
     finite = [v for v in cells.values() if np.isfinite(v)]
     if finite:
-        ax.set_ylim(min(finite) - 2, max(finite) + 1)
+        low, high = min(finite), max(finite)
+        room = (high - low or abs(high) or 1.0) / 4  # below the least bar, and some above the greatest
+        ax.set_ylim(max(low - room, 0) if low >= 0 else low - room, high + room / 2)
     ax.set_ylabel(label, fontsize=8.5)
     handles = [ax.bar(0, 0, color=shades[c], label=plain(c)) for c in columns]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
+    longest = max((len(c) for c in columns), default=1)
+    across = max(1, min(4, int(width / (LETTER * longest + 0.6))))
+    figure.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=7.5, frameon=False)
     return figure
 
 

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
@@ -170,3 +171,21 @@ def test_numbers_that_went_astray_are_drawn_all_the_same(tmp_path, value):
     x, h = np.full((4, 6), value), {k: np.full(50, value) for k in history(1)}
     io.write_figure(tmp_path / "x.png", figures.picture([RESULT[:4, :6], x, x], ["r", "a", "b"], "x", h), dpi=20)
     io.write_figure(tmp_path / "x.png", figures.feature_maps(x, x, "x"), dpi=20)
+
+
+@pytest.mark.parametrize("values", [(0.006, 0.0145), (23.1, 29.7), (-4.0, -3.0), (0.0, 0.0)], ids=str)
+def test_bars_fill_their_axes(values):
+    names = [f"a rather long name of a method {k}" for k in range(2)]
+    cells = {("pictures", n): v for n, v in zip(names, values, strict=True)}
+    heading = "|x - y|^2 / 2 + 0.01 edges per pixel, an edge being a difference above 1/255."
+    figure = figures.bars(cells, ["pictures"], names, "objective", heading)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    low, high = figure.axes[0].get_ylim()
+    assert low <= min(values) <= max(values) < high
+    assert max(values) - min(values) >= 0.5 * (high - low) or values == (0.0, 0.0)
+    renderer = canvas.get_renderer()
+    for part in (figure._suptitle, figure.legends[0]):
+        box = part.get_window_extent(renderer)
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width

@@ -105,6 +105,7 @@ def test_markdown_says_where_images_are_missing():
     text = markdown(rows, ("p", "m", "v"), "Head")
     assert "| a | **2.00** | 9.00 (1) |" in text
     assert "Means over 2 images." in text
+    assert "**" not in markdown(rows, ("p", "m", "v"), "Counts", less=None)  # of which none is best
 
 
 def test_haze_beside_the_numbers_of_the_paper(run, tmp_path):

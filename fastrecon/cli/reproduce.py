@@ -24,6 +24,7 @@ measured again, others are added to the table."""
 
 ROWS = "rows.jsonl"
 FILES = ("table.md", "table.csv", "table.json", "table.png")
+METRICS = ("psnr", "ssim")  # whose names are initials
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
@@ -115,5 +116,6 @@ def _write(folder: Path, table: Table, rows: Sequence[Row]) -> None:
         return
     line, column, number = table.columns
     cells = {k: mean for k, (mean, _) in means(rows, table.columns).items()}
-    drawn = figures.bars(cells, names(rows, line), names(rows, column), number.upper(), table.heading)
+    label = number.upper() if number in METRICS else number
+    drawn = figures.bars(cells, names(rows, line), names(rows, column), label, table.heading)
     io.write_figure(folder / FILES[3], drawn)

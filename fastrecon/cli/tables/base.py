@@ -30,12 +30,12 @@ class Unit:
 @dataclass(frozen=True)
 class Further:
     """A further number of a table's rows: its column there, what stands above its means, digits, and whether less is
-    better."""
+    better; None: neither is."""
 
     column: str
     heading: str
     digits: int = 2
-    less: bool = False
+    less: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -124,16 +124,18 @@ def names(rows: Iterable[Row], column: str) -> list[str]:
 
 
 def markdown(
-    rows: Sequence[Row], columns: tuple[str, str, str], heading: str, digits: int = 2, less: bool = False
+    rows: Sequence[Row], columns: tuple[str, str, str], heading: str, digits: int = 2, less: bool | None = False
 ) -> str:
-    """The table as text: means, the best of each line in bold, and how many images where these differ."""
+    """The table as text: means, the best of each line in bold if there is a best, and how many images where these
+    differ."""
     lines, heads = names(rows, columns[0]), names(rows, columns[1])
     cells = means(rows, columns)
     most = max((count for _, count in cells.values()), default=0)
     text = [heading, "", f"| {columns[0]} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for line in lines:
         here = {h: cells[line, h] for h in heads if (line, h) in cells}
-        best = (min if less else max)((mean for mean, count in here.values() if count == most), default=None)
+        whole = [mean for mean, count in here.values() if count == most]
+        best = None if less is None or not whole else (min if less else max)(whole)
 
         def cell(head: str, here: dict[str, tuple[float, int]] = here, best: float | None = best) -> str:
             if head not in here:

@@ -133,7 +133,7 @@ for _name, _problem, _what in (("ol-fig2", "deblur", "deblurring"), ("ol-fig6", 
             _name, f"{_what}: error-controlled iterations with and without their module", partial(
                 add_arguments, problem=_problem
             ), partial(units, problem=_problem), ("line", "method", "psnr"), "PSNR in dB.",
-            (Further("ssim", "SSIM.", 3), Further("accepted", "Proposals accepted.", 1),
-             Further("rejected", "Proposals rejected.", 1)),
+            (Further("ssim", "SSIM.", 3), Further("accepted", "Proposals accepted.", 1, None),
+             Further("rejected", "Proposals rejected.", 1, None)),
         )
     )  # fmt: skip

@@ -263,7 +263,7 @@ register(
         f"|x - y|^2 / 2 + {PRICE:g} edges per pixel, an edge being a difference above 1/255.",
         also=(
             Further("flat", "Share of pixels without an edge.", 3),
-            Further("edges", f"Share of differences above {STRONG:g} that is left.", 3),
+            Further("edges", f"Share of differences above {STRONG:g} that is left.", 3, None),
             Further("seconds", "Seconds.", 2, less=True),
         ),
         less=True, digits=5,
