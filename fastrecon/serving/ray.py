@@ -83,7 +83,8 @@ def server(s: Settings) -> Any:
     torch.set_num_threads(s.threads)
     os.environ.setdefault("FASTRECON_MAX_PIXELS", str(s.max_pixels))  # of readers: nothing larger is decoded
     door = Door(named(s.model.split(",") if s.model else []), s.device)
-    scheduler = Scheduler("auto", s.max_batch, s.max_queue, s.max_pixels)
+    ahead = 1 + s.max_queue / s.max_batch  # as in `fastrecon serve`: whoever is let in waits for part of a full batch
+    scheduler = Scheduler("auto", s.max_batch, s.max_queue, s.max_pixels, max_ahead=ahead)
     for name in door.models:
         work = warming.work(door, name)
         scheduler.run(lambda work=work: door.compute(work)).result()
