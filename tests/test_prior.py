@@ -8,6 +8,7 @@ from skimage import data
 import fastrecon as fr
 from fastrecon import zoo
 from fastrecon.models import PriorModel
+from fastrecon.models.prior import expected_iterations
 from fastrecon.operators import Blur, Fourier, Identity, Inpainting, Radon, gaussian_kernel
 from fastrecon.solvers import SmoothDescent
 from fastrecon.terms import FeatureNorm
@@ -191,6 +192,23 @@ def test_fitted_contrast(path):
 def test_a_start_that_does_not_fit_is_told(path, start):
     with pytest.raises(ValueError, match=r"reconstruct: start: expected finite images \[2, ..., 24, 20\], got"):
         fr.reconstruct(noisy(Identity(), 0.1), Identity(), prior=path, noise=0.1, start=start)
+
+
+@pytest.mark.parametrize(
+    ("k", "reached", "expected"),
+    [(20, 0.1, 60), (30, 0.01, 45), (5, 0.999, 1000), (7, 1.5, 1000), (7, float("nan"), 1000), (40, 1e-3, 40)],
+)
+def test_how_long_it_will_take(k, reached, expected):
+    assert expected_iterations(k, reached, 1e-3, 1000) == expected
+
+
+def test_progress_tells_what_is_expected():
+    seen = []
+    y = noisy(Identity(), 0.1)
+    _, report = model().compute(y, Identity(), 0.1, callback=lambda k, of, x: seen.append((k, of, x.shape)))
+    assert [k for k, _, _ in seen] == list(range(1, int(report.iterations.max()) + 1))
+    assert all(k <= of <= 1000 and shape == y.shape for k, of, shape in seen)
+    assert seen[-1][1] < 2 * seen[-1][0]
 
 
 def test_noise_that_drowns_everything(path):

@@ -123,7 +123,7 @@ class PriorModel(Model):
         size: tuple[int, int] | None = None, start: Tensor | None = None, *, better: bool | None = None,
         norm: float | None = None, problem: str = "", lam: float = 1.0, scale: float | None = None, tol: float = 1e-3,
         iterations: int = 1000, history: bool = True,
-        callback: Callable[[int, Tensor], object] | None = None,
+        callback: Callable[[int, int, Tensor], object] | None = None,
     ) -> tuple[Tensor, SmoothReport]:  # fmt: skip
         """Images [B, C, H, W] of measurements.
 
@@ -146,7 +146,7 @@ class PriorModel(Model):
             tol: as of SmoothDescent.
             iterations: at most so many.
             history: whether to record every iteration.
-            callback: callback(k, images) after every iteration.
+            callback: callback(k, expected, images) after iteration k of about so many.
 
         Raises:
             ValueError: an argument does not fit, or the noise is not known.
@@ -179,7 +179,8 @@ class PriorModel(Model):
 
         def tell(k: int, s: SmoothState) -> None:
             assert callback is not None
-            callback(k, s.x * column(white, s.x))
+            reached = float((s.norm / s.size).max())
+            callback(k, expected_iterations(k, reached, tol, iterations), s.x * column(white, s.x))
 
         weight = size_of**2 * lam * self.lam(sigma)
         x, report = SmoothDescent(operator, self.term(weight, problem)).solve(
@@ -239,6 +240,14 @@ class PriorModel(Model):
             "validation": "none" if quality is None else f"{images.get('validation', '?')} images, PSNR {quality} dB",
         }
         return card.page(self.meta, what, code, facts)
+
+
+def expected_iterations(k: int, reached: float, tol: float, most: int) -> int:
+    """How many there will be in all if, as in the first k, the relative gradient goes down from about 1 to what is
+    `reached` now at a steady rate: at least k, at most `most`."""
+    if not tol < reached < 1:
+        return k if reached <= tol else most
+    return min(most, max(k, round(k * math.log(tol) / math.log(reached))))
 
 
 def _feature_norm(tensors: dict[str, Tensor], at: str, settings: dict[str, Any]) -> FeatureNorm:
@@ -316,9 +325,9 @@ def prior(options: Options, device: torch.device) -> Runner:
     assert isinstance(model, PriorModel)
 
     def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
-        def tell(k: int, x: Tensor) -> None:
+        def tell(k: int, expected: int, x: Tensor) -> None:
             assert watch is not None
-            watch(k, options.iterations, lambda: x)
+            watch(k, expected, lambda: x)
 
         model.check(inverse.y)
         x0 = inverse.first()
