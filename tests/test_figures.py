@@ -185,7 +185,8 @@ def test_bars_fill_their_axes(values):
     assert low <= min(values) <= max(values) < high
     assert max(values) - min(values) >= 0.5 * (high - low) or values == (0.0, 0.0)
     renderer = canvas.get_renderer()
-    for part in (figure._suptitle, figure.legends[0]):
+    headings = [t for t in figure.texts if t.get_text().startswith("|x")]
+    for part in (headings[0], figure.legends[0]):
         box = part.get_window_extent(renderer)
         assert box.x0 >= 0
         assert box.x1 <= figure.bbox.width
