@@ -1,6 +1,7 @@
 """To the objective that FISTA has after 100 iterations: FISTA, and FISTA behind learned iterations; 256x256, sym4.
 
-Held-out pictures that come with scikit-image, the weights of Lee & Chun. `extra_info` tells iterations.
+Held-out pictures that come with scikit-image, the weights of Lee & Chun, 144 views of ct. `extra_info` tells
+iterations.
 """
 
 from functools import cache
@@ -47,7 +48,7 @@ def solver(problem: str, implementation: str) -> tuple[FISTA, int]:
 
 
 @pytest.mark.parametrize("implementation", ["fista", "learned-fista"])
-@pytest.mark.parametrize("problem", ["inpaint", "mri"])
+@pytest.mark.parametrize("problem", ["inpaint", "mri", "ct"])
 @torch.no_grad()
 def bench_to_the_objective(benchmark, implementation, problem):
     p, (method, count) = instance(problem), solver(problem, implementation)

@@ -375,6 +375,9 @@ def _solvers() -> dict[str, Callable[[], Case]]:
         "ISTA, backtracking": _proximal(ISTA, Fourier, True, rule="backtracking"),
         "FISTA": _proximal(FISTA, Inpainting, True), "FISTA, Radon": _proximal(FISTA, radon, False),
         "FISTA, backtracking": _proximal(FISTA, Fourier, True, rule="backtracking"),
+        "ScheduledFISTA, Radon": _proximal(
+            ScheduledFISTA, radon, False, lipschitz=None, schedule=StepSchedule(4, gains=True)
+        ),
         "ScheduledFISTA": _proximal(ScheduledFISTA, Inpainting, True, lipschitz=None, schedule=StepSchedule(4)),
         "CycleSpinning": _spinning,
         "SmoothDescent": _smooth(Inpainting, True), "SmoothDescent, blur": _smooth(blur, False),

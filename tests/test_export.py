@@ -91,7 +91,13 @@ def test_lda_of_any_batch_with_an_operator(features):
 
 
 OF_ANY_SIZE = {"lda-cs-10", "lda-cs-25", "lda-cs-50", "lda-joint-10", "lda-joint-30", "dladmm-saltpepper"}
-WITH_AN_OPERATOR = {"learned-fista-inpaint", "learned-fista-mri", "sgp-step-inpaint", "sgp-diag-inpaint"}
+WITH_AN_OPERATOR = {
+    "learned-fista-ct",
+    "learned-fista-inpaint",
+    "learned-fista-mri",
+    "sgp-step-inpaint",
+    "sgp-diag-inpaint",
+}
 WITH_AN_OPERATOR |= {"sgp-step-fourier", "sgp-diag-fourier", "lda-mri-10", "lda-mri-20", "lda-mri-30"}
 UNTIL_DONE = {"padnet-gradient", "padnet-haze", "padnet-image", "prior-natural", "streaks"}  # no fixed iterations
 

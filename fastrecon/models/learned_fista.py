@@ -47,6 +47,7 @@ class ScheduleModel(WaveletModel[StepSchedule]):
         settings = card.training_of(self.meta)[1]
         count = sum(p.numel() for p in self.network.parameters())
         what = f"{count} numbers: the weights, steps and momentum of the first {len(self.network)} iterations of FISTA"
+        what += ", steps in units of the bands' gains" if self.network.settings["gains"] else ""
         data = [*self.measured(), f"lam {', '.join(f'{v:g}' for v in settings['lam_factor'])} times the paper's"]
         code = ["result = model(A(image), operator=A)  # result.x [B, 1, H, W], result.report"]
         return self.page(what, code, ", ".join(data), "through all of them, towards the least objective")

@@ -4,7 +4,9 @@ Iteration k = 0 ... K - 1, with weight f_k lam (f_k >= 1), steps d_k and momentu
 
     x+ = soft(v - d_k grad f(v), d_k f_k lam),   v+ = x+ + b_k (x+ - x),
 
-from K on FISTA, which begins at x_K, or at the start where F is lower there. So what is proved of FISTA holds: whatever
+d_k has a number for each band of the transform, in units of 1 / L or, by the schedule's `gains`, of one over what A*A
+makes of the band: A of projections sees fine details a hundred times less than the mean, and steps 1 / L crawl there.
+From K on FISTA, which begins at x_K, or at the start where F is lower there. So what is proved of FISTA holds: whatever
 the schedule says, F(x_k) - min F <= 2 L |x_K - x*|^2 / (k - K + 1)^2.
 
 Why it pays: with a small lam soft thresholding moves coefficients by lam / L an iteration, and hundreds pass until what
@@ -13,21 +15,41 @@ for l1-Minimization, SIAM J. Optim. 19 (2008)).
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastrecon import ops
+from fastrecon.certificates import ProximalReport
 from fastrecon.checks import behind, expect
 from fastrecon.networks.step_schedule import StepSchedule
 from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.dwt2 import bands
 from fastrecon.ops.layout import real_dtype, spread_over
-from fastrecon.solvers.base import column
+from fastrecon.solvers.base import Run, column
 from fastrecon.solvers.in_cache import InCache, known
 from fastrecon.solvers.ista import FISTA, FistaState
 from fastrecon.solvers.safeguard import choose
 
+POWER = 6  # steps of power iteration that tell gains: largest eigenvalues are then at most 1.15 of what they should be
+MOST = 1e4  # of L over a gain
+
 prox_gradient_step, squares = behind(ops.prox_gradient_step), behind(ops.squares)
+
+
+def signs(size: tuple[int, int], device: torch.device) -> Tensor:
+    """1 and -1 [H, W], as if at random, the same on every device."""
+    mixed = torch.arange(size[0] * size[1], device=device) * 2654435761 % (1 << 32)
+    mixed = (mixed ^ (mixed >> 15)) * 1540483477 % (1 << 32)
+    return (1 - 2 * ((mixed >> 13) & 1)).view(size)
+
+
+def lengths(x: Tensor, level: int) -> Tensor:
+    """The length of each band of coefficients x [B, C, H, W], float64 [B, 1 + level], from coarse to fine."""
+    corners = [squares(x[..., : x.shape[-2] >> j, : x.shape[-1] >> j]) for j in range(level, -1, -1)]
+    return torch.stack([corners[0], *(b - a for a, b in pairwise(corners))], 1).clamp_min(1e-300).sqrt()
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,7 @@ class ScheduledState(FistaState):
     """With what the schedule refers to."""
 
     size: Tensor  # [B] mean |x| of the start
+    scale: Tensor | None  # [B, 1 + levels] the units of the schedule's steps, times L, float64; None: 1
     start: Tensor  # x of the start
     start_residual: Tensor  # A x - y there
     start_objective: Tensor  # [B] F there, float64
@@ -66,10 +89,29 @@ class ScheduledFISTA(FISTA):
         """The state at x."""
         expect(x.ndim == 4, "ScheduledFISTA", "x0", "coefficients [B, C, H, W]", x)
         s = super().start(x, y)
-        size = x.abs().flatten(1).double().mean(1)
+        size, scale = x.abs().flatten(1).double().mean(1), self.scale(x, s.step)
         return ScheduledState(
-            **vars(s), size=size, start=x, start_residual=s.residual, start_objective=s.objective
+            **vars(s), size=size, scale=scale, start=x, start_residual=s.residual, start_objective=s.objective
         )  # fmt: skip
+
+    @torch.no_grad()
+    def scale(self, x: Tensor, step: Tensor) -> Tensor | None:
+        """L over the gain of each band [B, 1 + levels]; None where gains do not count.
+
+        Gains g_j with g_j x_j = (A* A x)_j for x with |x_j| = 1 in all bands, by some steps of power iteration: the
+        metric in which steps 1 / g_j are the identity is about the least of its kind that bounds A* A.
+        """
+        if not self.schedule.settings["gains"]:
+            return None
+        level, size = self.schedule.settings["level"], (x.shape[-2], x.shape[-1])
+        band = bands(self.schedule.fitting(size), level, x.device)
+        z = signs(size, x.device).to(x.dtype).expand(x.shape).contiguous()
+        gains = lengths(z, level)
+        for _ in range(POWER):
+            z = z / gains.to(real_dtype(x))[:, band][:, None]
+            z = self.operator.apply_adjoint(self.operator.forward(z))
+            gains = lengths(z, level)
+        return (1 / (step[:, None] * gains)).clamp(1 / MOST, MOST)
 
     def weight(self, x: Tensor, size: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """f_k lam of iteration k, and f_k [B], for images of mean size `size` [B] at the start."""
@@ -93,6 +135,8 @@ class ScheduledFISTA(FISTA):
             momenta = torch.cat((momenta[:-1], momenta.new_zeros(1)))
         shared = (t.expand(len(s.x), -1, -1) for t in (momenta[:, None], self.schedule.of_bands(which).double()))
         momentum, steps = shared
+        if s.scale is not None:
+            steps = steps * s.scale[:, None]
         return torch.cat((momentum, factor.T[..., None], steps), 2)
 
     def several(
@@ -104,10 +148,12 @@ class ScheduledFISTA(FISTA):
             return None
         return _InCache(self, found, y, iterations, looks, lasting, given, s.x[..., :0])
 
-    def moved(self, v: Tensor, grad: Tensor, size: Tensor, step: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def moved(
+        self, v: Tensor, grad: Tensor, size: Tensor, step: Tensor, scale: Tensor | None, k: int
+    ) -> tuple[Tensor, Tensor]:
         """x+ - v, differentiable, and the sum |lam x+|_1 [B], of iteration k of the schedule."""
         weight, factor = self.weight(v, size, k)
-        steps = column(step, v) * self.schedule.steps(k, (v.shape[-2], v.shape[-1])).to(real_dtype(v))
+        steps = column(step, v) * self.schedule.steps(k, (v.shape[-2], v.shape[-1]), scale).to(real_dtype(v))
         z, _, _, l1 = prox_gradient_step(v, grad, steps, weight)
         return z, l1 / factor
 
@@ -116,7 +162,7 @@ class ScheduledFISTA(FISTA):
         last = len(self.schedule)
         if k >= last:
             return super().step(s, k)  # pyright: ignore[reportReturnType]
-        z, l1 = self.moved(s.v, self.operator.apply_adjoint(s.residual_v), s.size, s.step, k)
+        z, l1 = self.moved(s.v, self.operator.apply_adjoint(s.residual_v), s.size, s.step, s.scale, k)
         x = s.v + z
         residual = self.operator.forward(x) - s.y
         objective = squares(residual) / 2 + l1
@@ -126,6 +172,13 @@ class ScheduledFISTA(FISTA):
             residual_v=residual + b * (residual - s.residual),
         )  # fmt: skip
         return new if k + 1 < last else self.begun(new)
+
+    def certificate(self, found: Run[Any], y: Tensor, started: bool) -> ProximalReport:
+        """As of Lasso; what the gains took is counted."""
+        report, calls = super().certificate(found, y, started), POWER if self.schedule.settings["gains"] else 0
+        return replace(
+            report, operator_calls=report.operator_calls + calls, adjoint_calls=report.adjoint_calls + calls
+        )  # fmt: skip
 
     def begun(self, s: ScheduledState) -> ScheduledState:
         """Where FISTA begins."""

@@ -34,10 +34,11 @@ class Scheduled(Networks):
         a, lam, y, x = self.operator(which), self.lam[which], self.problem.y[which], self.start[which]
         solver = ScheduledFISTA(a, lam, 1.0, schedule)
         size, step = x.abs().flatten(1).double().mean(1), torch.ones(len(x), dtype=torch.float64, device=x.device)
+        scale = solver.scale(x, step)
         residual = a.forward(x) - y
         v, residual_v, total, last = x, residual, torch.zeros((), device=y.device), len(schedule)
         for k in range(last):
-            new = v + solver.moved(v, a.apply_adjoint(residual_v), size, step, k)[0]
+            new = v + solver.moved(v, a.apply_adjoint(residual_v), size, step, scale, k)[0]
             after = a.forward(new) - y
             b = schedule.momenta(k)
             v, residual_v = new + b * (new - x), after + b * (after - residual)

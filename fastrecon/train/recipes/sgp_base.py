@@ -145,7 +145,9 @@ class Networks(Objective[StepNet | StepSchedule | DirectNet]):
         """What is trained, new."""
         config, complex_input = self.config, self.problem.y.is_complex()
         if config.method == "fista":
-            return StepSchedule(config.unroll or FIRST_ITERATIONS, problems.LEVEL, complex_input)
+            return StepSchedule(
+                config.unroll or FIRST_ITERATIONS, problems.LEVEL, complex_input, gains=config.problem == "ct"
+            )
         if config.method == "unet":
             return DirectNet(config.width, config.normalisation)
         net = StepNet(config.variant, complex_input, config.width, config.normalisation, config.unroll)
