@@ -176,7 +176,8 @@ class Made:
         if self.quality["iteration"]:
             histories["quality"] = self.quality
         about["model"] = about["model"] or outcome.model or None
-        title = f"{prefix.name} · {about['model'] or about['method']}"
+        told = about["model"] if about["model"] and about["model"] != about["method"] else ""
+        title = f"{prefix.name} · {about['method']}" + (f" ({told})" if told else "")
         with _drawing:
             if writing.figure:
                 drawn = _figure(problem, m, self.first, outcome.x, scores, histories, title, maps)
