@@ -243,7 +243,7 @@ def summary(c: Mapping[str, Any] | None) -> str:
     if "gap" in c and ("prox_gap" not in c or c["gap"] is not None):  # of the objective itself it may not be known
         words.append(f"duality gap {arguments.number(c['gap'], '.3g')}")
     if "relative_gradient" in c:
-        words.append(f"{arguments.number(c['relative_gradient'], '.2g')} of the prior's")
+        words.append(f"{arguments.number(c['relative_gradient'], '.2g')} of the pull of the prior")
     if c.get("beyond_training"):
         words.append("the prior was never trained for such noise")
     if "relative_dual" in c:
