@@ -3,7 +3,7 @@
 A network learns to clean images in the course of the iteration that will use it (models/error_controlled.py): it sees
 what data and its own last answer give, and is told the strength of that iteration. So one network serves in every
 iteration; masks of all kinds and rates are drawn, and it is told of none. Real and imaginary part are cleaned alike.
-A network that already cleans photographs (--init padnet-image) is hours ahead of a new one.
+A network that already cleans photographs (--init padnet-image) is far ahead of a new one.
 
 Source: data consistency between networks as in Schlemper, Caballero, Hajnal, Price & Rueckert, A Deep Cascade of
 Convolutional Neural Networks for Dynamic MR Image Reconstruction, IEEE Trans. Med. Imaging 37 (2018).
