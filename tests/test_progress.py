@@ -73,7 +73,7 @@ def test_bar_on_a_terminal(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("reconstruct {} --simulate --model lda-cs-25 --no-figure --out {}", "of 7 phases"),
+        ("reconstruct {} --simulate --model lda-cs-25 --no-figure --out {}", "of 11 phases"),
         ("reconstruct {} --simulate --model lda-cs-25 --rigorous --iterations 20 --no-figure --out {}",
          "reductions of eps"),
         ("reconstruct {} --problem inpaint --simulate --iterations 200 --no-figure --out {}", "of 200 iterations"),
