@@ -187,8 +187,8 @@ def test_an_iteration_ends_where_its_test_accepts(images, tmp_path, monkeypatch)
     original = PADNet.judged
     for good, rows in ((True, [1, 1, 1, 1]), (False, [3, 1])):
 
-        def judged(self, s, u, v, good=good):
-            return original(self, s, u, v)[0], torch.full((len(v),), good)
+        def judged(self, s, u, v, least, share=1.0, good=good):
+            return original(self, s, u, v, least, share)[0], torch.full((len(v),), good)
 
         monkeypatch.setattr(PADNet, "judged", judged)
         greedy = Greedy(config, World(), tmp_path)

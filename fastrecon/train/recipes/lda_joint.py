@@ -126,7 +126,7 @@ RECIPE = register(
         Config,
         LdaJoint,
         examples=(
-            "lda-joint --data bsds500/train --ratio 10 --init lda-cs-10 --phases 7 --out runs/lda-joint-10",
+            "lda-joint --data bsds500/train --ratio 10 --init lda-cs-10 --phases 11 --out runs/lda-joint-10",
             "lda-joint --out runs/lda-joint-10 --resume",
         ),
         presets=PRESETS,
