@@ -209,6 +209,9 @@ def test_a_run_of_learned_steps_alone_ends_with_a_weight_that_takes_them(slices,
     c, weighed = run.weighed()
     assert c == 32
     torch.testing.assert_close(weighed(y, a, select=False).x, learned)
+    monkeypatch.setattr(run, "quality", lambda model, **options: Score("psnr", 30.0 if options else 29.9))
+    assert run.weighed()[0] == 4  # no weight takes all of them: the least does
+    monkeypatch.setattr(run, "quality", quality)
     run.export({"hours": 0.1, "processes": 1, "steps": 8})
     assert torch.equal(fr.load(tmp_path / "model.safetensors")(y, a).x, weighed(y, a).x)
 

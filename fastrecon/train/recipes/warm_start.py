@@ -203,12 +203,17 @@ class WarmStarted(CropObjective[N]):
         """A weight c of r with which selection takes the learned steps, and the model with c r.
 
         Training with x = u leaves the scale of r, and so what u and v are compared by, to chance. Four times the least
-        power of two that loses nothing on validation images, so that others have a margin.
+        power of two that loses nothing on validation images, so that others have a margin; or no more than the best of
+        them, where some u have a larger r than v and no weight takes those.
         """
-        best, c = self.quality(self.module, select=False).value, 1.0
-        while c < MOST and not self.quality(_reweighed(self.module, c)).value > best - LOSS:
+        c, found, enough = 0.5, dict[float, float](), self.quality(self.module, select=False).value - LOSS
+        while c < MOST and not found.get(c, -math.inf) > enough:
             c *= 2
-        return MARGIN * c, _reweighed(self.module, MARGIN * c)
+            value = self.quality(_reweighed(self.module, c)).value
+            found[c] = value if math.isfinite(value) else -math.inf
+        least = enough if found[c] > enough else max(found.values()) - LOSS
+        c = MARGIN * min(c for c, value in found.items() if value >= least)
+        return c, _reweighed(self.module, c)
 
     def state_dict(self) -> dict[str, Any]:
         """As of CropObjective, and the phases that the network has grown to."""
