@@ -233,6 +233,11 @@ def channels(picture: Picture) -> Tensor:
     return a[None, None] if a.ndim == 2 else a.movedim(-1, 0)[:, None].contiguous()
 
 
+def colours(count: int) -> str:
+    """So many channels in words."""
+    return "grey" if count == 1 else f"{count} channels"
+
+
 def unit_scale(picture: Picture) -> float:
     """What the pixels of a picture are to be divided by to lie about in [0, 1]; 1 where they do."""
     if picture.white is not None:

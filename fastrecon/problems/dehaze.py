@@ -15,7 +15,7 @@ from fastrecon import io
 from fastrecon.checks import expect, finite_number
 from fastrecon.io import Picture
 from fastrecon.options import check, option
-from fastrecon.problems.base import Condition, Measurement, problem
+from fastrecon.problems.base import Condition, Measurement, colours, problem
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.photographs import OfMaps, apart, photograph, threefold
 from fastrecon.solvers import haze
@@ -127,7 +127,7 @@ class Dehaze(OfMaps[DehazeOptions]):
     def describe(self, m: Measurement) -> str:
         """Size, colours and light."""
         light = ", ".join(f"{v:.3g}" for v in m.tensor("light").flatten().tolist())
-        return f"{super().describe(m)}, {len(m.tensor('photograph')[0])} channels, light {light}"
+        return f"{super().describe(m)}, {colours(len(m.tensor('photograph')[0]))}, light {light}"
 
 
 def _pixels(picture: Picture) -> tuple[Tensor, float]:

@@ -16,7 +16,7 @@ from fastrecon import io
 from fastrecon.checks import expect
 from fastrecon.io import Picture
 from fastrecon.options import check, option
-from fastrecon.problems.base import Measurement, add_noise, problem
+from fastrecon.problems.base import Measurement, add_noise, colours, problem
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.photographs import OfMaps, apart, photograph, threefold
 
@@ -90,4 +90,4 @@ class LowLight(OfMaps[LowLightOptions]):
     def describe(self, m: Measurement) -> str:
         """Size, colours and light."""
         seen = m.tensor("photograph")
-        return f"{super().describe(m)}, {seen.shape[1]} channels, mean light {m.y.mean().item():.3g}"
+        return f"{super().describe(m)}, {colours(seen.shape[1])}, mean light {m.y.mean().item():.3g}"

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastrecon.checks import expect
 from fastrecon.io import Picture
 from fastrecon.operators import Identity, LinearOperator
-from fastrecon.problems.base import Measurement, Problem, channels, unit_scale
+from fastrecon.problems.base import Measurement, Problem, channels, colours, unit_scale
 from fastrecon.problems.frame import Frame
 
 O = TypeVar("O")  # noqa: E741
@@ -67,7 +67,7 @@ class OfPhotographs(Problem[O]):
 
     def describe(self, m: Measurement) -> str:
         """Size and colours."""
-        return f"{super().describe(m)}, {m.y.shape[1]} channels"
+        return f"{super().describe(m)}, {colours(m.y.shape[1])}"
 
 
 class OfMaps(Problem[O]):
