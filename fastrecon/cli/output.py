@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fastrecon.cli import arguments
 from fastrecon.cli.progress import Progress
 from fastrecon.problems.base import Measurement, Problem
 from fastrecon.solvers.automatic import ASKED
-from fastrecon.solvers.methods import Inverse, Outcome, Runner
+from fastrecon.solvers.methods import Inverse, Method, Outcome, Runner
 
 SCHEMA = "fastrecon report 1"
 _drawing = threading.Lock()  # of figures: matplotlib's fonts are one thread's at a time
@@ -115,7 +116,12 @@ class Job:
             return self.runner, dict(self.about) | {"why": chosen.why}
         one, options = chosen.with_options(self.options)
         told = {"method": one.name, "method_options": plain(options), "model": getattr(options, "model", None)}
-        return one.prepare(options, self.device), dict(self.about) | told | {"why": chosen.why}
+        return self._prepared(one, options), dict(self.about) | told | {"why": chosen.why}
+
+    @cached_property
+    def _prepared(self) -> Callable[[Method, Any], Runner]:
+        """Methods with options, each made ready once: models are read from files."""
+        return lru_cache(maxsize=8)(lambda one, options: one.prepare(options, self.device))
 
     def compute(self, m: Measurement, progress: Progress | None = None) -> "Made":
         """Reconstructs a picture.

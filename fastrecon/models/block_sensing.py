@@ -6,7 +6,7 @@ arXiv:2007.11245.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -164,25 +164,25 @@ class Options:
         check(self, "reconstruct")
 
 
-def _shipped(method: str, inverse: Inverse) -> BlockSensingModel | None:
-    """The shipped model of the method that has learned the sampling matrix."""
-    count = inverse.y.shape[-1]
+@lru_cache(maxsize=4)  # `auto` asks for every image
+def _shipped(method: str, count: int) -> BlockSensingModel | None:
+    """The shipped model of the method for so many measurements a block."""
     try:
         found = trained(method, BlockSensingModel.problem, "", partial(fits_sampling, count=count))
     except ValueError:
         return None
-    if not isinstance(found, BlockSensingModel):
-        return None
-    return found if found.to(inverse.y.device).measured(inverse) else None
+    return found if isinstance(found, BlockSensingModel) else None
 
 
 def _fits(method: str, inverse: Inverse) -> bool:
-    return _shipped(method, inverse) is not None
+    """Whether a shipped model of the method has learned the sampling matrix."""
+    found = _shipped(method, inverse.y.shape[-1])
+    return found is not None and found.to(inverse.y.device).measured(inverse)
 
 
 def _best(method: str, inverse: Inverse) -> dict[str, Any]:
-    """Rigorous where there is a regulariser that was trained for it."""
-    found = _shipped(method, inverse)
+    """Rigorous where the model that `_fits` has a regulariser that was trained for it."""
+    found = _shipped(method, inverse.y.shape[-1])
     return {"rigorous": True} if found is not None and found.solver.minimiser is not None else {}
 
 

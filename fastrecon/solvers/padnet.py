@@ -217,8 +217,12 @@ class PADNet(nn.Module):
         value = self.fidelity.value(x, y)
         return value if self.prior is None else value + self.prior.value(x)
 
-    def fallback(self, s: PadState) -> tuple[Tensor, Tensor]:
-        """A proximal gradient step from x, and F there; x itself where rounding leaves no decrease."""
+    def fallback(self, s: PadState) -> tuple[Tensor, Tensor | None]:
+        """A proximal gradient step from x, and F there; x itself where rounding leaves no decrease. By the paper's rule
+        there is none: x, and None.
+        """
+        if self.rule != "descent":
+            return s.x, None
         c = self.correction
         new = c.point(c.descended(s.x, self.fidelity.grad(s.x)))
         lower = new.objective <= s.objective
@@ -254,7 +258,7 @@ class PADNet(nn.Module):
         if self.prior is None:
             return self._implicit(s, u, v, alpha, k)
         taken, t = torch.zeros_like(rho, dtype=torch.bool), 0
-        x, least = self.fallback(s) if self.rule == "descent" else (s.x, None)
+        x, least = self.fallback(s)
         best: Any = None
         asked = torch.zeros_like(s.units)
         while not bool(taken.all()) and (answer := self.units.asked(v, alpha, k, t)) is not None:

@@ -192,8 +192,7 @@ class Greedy(Objective[nn.ModuleList]):
         for solver, s, v in zip(solvers, self.states, self.v.split(CHUNK), strict=True):
             parts.append(v - self.alpha * unit(v))
             if solver.prior is not None and ends is None:
-                least = solver.fallback(s)[1] if solver.rule == "descent" else None
-                good.append(solver.judged(s, solver.pulled(s)[0], parts[-1], least)[1])
+                good.append(solver.judged(s, solver.pulled(s)[0], parts[-1], solver.fallback(s)[1])[1])
         self.v = torch.cat(parts)
         share = torch.cat(good).double().mean().item() if good else 0.0
         if not (self.rows[-1] == self.config.most or share >= self.config.share if ends is None else ends):
