@@ -195,6 +195,23 @@ def test_training_goes_on_to_the_same_bits(slices, tmp_path):
             assert torch.equal(a, b[rank::2])
 
 
+def test_masks_of_files_sample_their_share_of_the_crops(slices, tmp_path, capsys):
+    given = masks.cartesian((16, 16), 0.5, 3, centre=0.25)  # of no seed that is drawn below
+    np.save(tmp_path / "m.npy", np.fft.fftshift(given.numpy()))  # with the zero frequency in the middle
+    both = TINY | {"mask": [str(tmp_path / "m.npy")], "mask_share": 0.5, "batch": 64}
+    seen = LdaMri(Config([str(slices)], **both), World(), tmp_path).batch_of(World())[0].mask[:, 0]
+    found = [bool((m == given).all()) for m in seen]
+    assert 16 < sum(found) < 48
+    others = seen[~torch.tensor(found)]
+    assert (others.mean((1, 2)) < 0.7).all()
+    whole = LdaMri(Config([str(slices)], **both | {"mask_share": 1.0}), World(), tmp_path).batch_of(World())[0]
+    assert (whole.mask == given).all()
+    np.save(tmp_path / "m.npy", np.ones((8, 8)))
+    argv = ["train", "lda-mri", "--data", str(slices), "--out", str(tmp_path / "run")]
+    assert main([*argv, *words(TINY), "--mask", str(tmp_path / "m.npy")]) == 2
+    assert "m.npy" in capsys.readouterr().err
+
+
 def test_a_run_of_learned_steps_alone_ends_with_a_weight_that_takes_them(slices, tmp_path, monkeypatch):
     run = LdaMri(Config([str(slices)], **TINY | {"select_from": 1.0, "features": "separate"}), World(), tmp_path)
     assert run.validate() == run.quality(run.module, select=False)

@@ -15,6 +15,7 @@ from fastrecon.cli.tables import TABLES, Table, dladmm, lda, lda_mri, register, 
 from fastrecon.cli.tables.trained import Wanted, add_arguments, cells, finished, quoted
 from fastrecon.operators import Identity
 from fastrecon.solvers import LDA, ISTANet
+from fastrecon.train import checkpoint
 
 TINY = {
     "ratio": 50, "block": 8, "patch": 16, "phases": 1, "stages": "1:1", "channels": 2, "layers": 1, "batch": 2,
@@ -87,6 +88,18 @@ def test_a_run_that_was_cut_short_goes_on(run, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "update", update)
     found = told(run(command))
     assert [row["source"] for row in found["rows"]] == ["quoted", "measured"]
+
+
+def test_trainings_take_settings(run, fails, tiny, tmp_path):
+    settings = "--settings steps=3 validate-every=1 phases=7 relative=true"
+    found = told(run(f"reproduce tiny {SMALL} {tmp_path}/a --budget 0 {settings} --json"))
+    assert [row["steps"] for row in found["rows"] if row["source"] == "measured"] == [3]
+    state = checkpoint.latest(tmp_path / "a" / "runs" / "tiny")[0]
+    assert state["settings"]["validate_every"] == 1
+    assert state["settings"]["relative"] is True
+    assert state["settings"]["phases"] == 1  # the table's own stay
+    fails(f"reproduce tiny {SMALL} {tmp_path}/b --settings step=3", words=("--settings: expected options of lda-cs",))
+    fails(f"reproduce tiny {SMALL} {tmp_path}/b --settings steps", words=("expected NAME=VALUE, got 'steps'",))
 
 
 def count(**settings) -> int:

@@ -4,7 +4,7 @@ Nothing is half-written: each file is made under a temporary name in its folder 
 """
 
 from fastrecon.io.angles import read_angles
-from fastrecon.io.centring import Centring, looks_centred
+from fastrecon.io.centring import Centring, looks_centred, low_frequencies
 from fastrecon.io.files import (
     BUNDLED,
     IMAGE_SUFFIXES,
@@ -58,6 +58,7 @@ __all__ = [
     "free_to_write",
     "line_integrals",
     "looks_centred",
+    "low_frequencies",
     "mask_from_zeros",
     "max_pixels",
     "output_file",

@@ -6,6 +6,7 @@ import numpy as np
 
 WINDOW = 16  # low frequencies are a 16th of the size around the zero frequency
 SURE_KSPACE, SURE_IMAGE = 0.5, 0.1
+CLEAR = 0.25  # by so much more must a mask sample the frequencies around a place for them to be the low ones
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,30 @@ def looks_centred(kspace: np.ndarray, mask: np.ndarray | None = None) -> Centrin
     return Centring(float((middle - corner) / total) if total > 0 else 0.0, _neighbours(y, sampled))
 
 
+def low_frequencies(mask: np.ndarray, centred: bool) -> tuple[np.ndarray, bool]:
+    """A mask [H, W] with its zero frequency in the middle or the corner, and whether it was turned for that.
+
+    It is turned by half its size where that alone makes it sample the low frequencies.
+    """
+    turned = np.fft.fftshift(mask)
+    middle, corner = _around(mask), _around(turned)
+    here, other = (middle, corner) if centred else (corner, middle)
+    return (mask, False) if other - here < CLEAR else (turned, True)
+
+
+def _around(mask: np.ndarray) -> float:
+    """Share of samples around the middle."""
+    return float(mask[_middle(mask.shape)].mean())
+
+
+def _middle(size: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(n // 2 - n // WINDOW // 2, n // 2 + n // WINDOW // 2 + 1) for n in size)
+
+
 def _low(power: np.ndarray, sampled: np.ndarray) -> float:
     """Mean power of the samples around the middle."""
-    h, w = power.shape
-    near = [slice(n // 2 - n // WINDOW // 2, n // 2 + n // WINDOW // 2 + 1) for n in (h, w)]
-    return float(power[near[0], near[1]].sum() / max(sampled[near[0], near[1]].sum(), 1))
+    near = _middle(power.shape)
+    return float(power[near].sum() / max(sampled[near].sum(), 1))
 
 
 def _neighbours(y: np.ndarray, sampled: np.ndarray) -> float:

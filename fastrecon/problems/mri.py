@@ -37,8 +37,6 @@ AXES = (-2, -1)
 CENTRES = {  # what lies in the middle: of k-space the zero frequency, of the image the origin
     "none": (False, False), "kspace": (True, False), "image": (False, True), "both": (True, True),
 }  # fmt: skip
-LOW = 16  # low frequencies are a 16th of the size around the zero frequency
-CLEAR = 0.25  # by so much more must a mask sample them for them to be those
 FEW = 0.01  # of the samples: so many may disagree with a mask
 ENOUGH, SHARE = 100, 0.02  # samples that tell the noise: at least so many, or such a share of all
 OUTER = 0.9  # of the Nyquist frequency: none nearer tells it
@@ -259,19 +257,9 @@ def _disagree(there: np.ndarray, mask: np.ndarray) -> bool:
 
 
 def _with_low(mask: np.ndarray, in_kspace: bool) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The mask, turned by half its size if that alone samples the low frequencies, and a remark."""
-    turned = np.fft.fftshift(mask)
-    middle, corner = _density(mask), _density(turned)
-    here, other = (middle, corner) if in_kspace else (corner, middle)
-    if other - here < CLEAR:
-        return mask, ()
-    return turned, ("mask turned by half its size, so that it samples the low frequencies",)
-
-
-def _density(mask: np.ndarray) -> float:
-    """Share of samples around the middle."""
-    near = [slice(n // 2 - n // LOW // 2, n // 2 + n // LOW // 2 + 1) for n in mask.shape]
-    return float(mask[near[0], near[1]].mean())
+    """The mask with its low frequencies where they belong, and a remark if it was turned for that."""
+    found, turned = io.low_frequencies(mask, in_kspace)
+    return found, ("mask turned by half its size, so that it samples the low frequencies",) * turned
 
 
 def _noise(y: np.ndarray, sampled: np.ndarray) -> tuple[float | None, tuple[str, ...]]:

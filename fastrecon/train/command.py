@@ -23,8 +23,8 @@ from fastrecon.train.progress import duration, say
 from fastrecon.train.recipe import Recipe, Settings
 from fastrecon.train.world import World
 
-# Settings that a resumed run may change: the same images may have moved; a run that diverged needs smaller steps.
-MOVABLE, TUNABLE = ("data", "validation_data"), ("lr", "clip", "validate_every")
+# Settings that a resumed run may change: the same files may have moved; a run that diverged needs smaller steps.
+MOVABLE, TUNABLE = ("data", "validation_data", "mask"), ("lr", "clip", "validate_every")
 STATE: dict[str, type | tuple[type, ...]] = {
     "settings": dict, "task": dict, "moments": dict, "average": dict, "step": int, "seconds": (int, float),
     "losses": list, "best": (int, float),

@@ -9,10 +9,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -27,6 +27,7 @@ from fastrecon.problems.base import PROBLEMS
 from fastrecon.solvers.methods import METHODS, Outcome
 from fastrecon.train import checkpoint, command
 from fastrecon.train.claim import MODEL
+from fastrecon.train.recipe import Recipe
 from fastrecon.train.recipes import RECIPES
 
 PICTURES = ("astronaut", "brick", "chelsea", "coffee", "grass", "gravel", "rocket")  # of scikit-image, to train on
@@ -57,7 +58,7 @@ class Wanted:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--data, --limit and --side; --train, --budget, --runs and --take."""
+    """--data, --limit and --side; --train, --budget, --settings, --runs and --take."""
     add_pictures(parser, TESTED)
     add = parser.add_argument
     add(
@@ -73,11 +74,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for the training of all models that are neither shipped nor in --runs; 0: they are left out (default:"
         f" {BUDGET:g}, in which they learn little)",
     )  # fmt: skip
+    add(
+        "--settings", nargs="+", type=_setting, metavar="NAME=VALUE", default=[],
+        help="options of `fastrecon train` for these trainings, where a recipe has them, such as steps=2000 batch=4;"
+        " with steps each makes so many, and --budget counts no more",
+    )  # fmt: skip
     add("--runs", type=arguments.name, metavar="DIR", help="folder of the trainings (default: runs inside --out)")
     add(
         "--take", nargs="+", type=arguments.name, metavar="NAME=FILE", default=[],
         help="files that are taken for models of these names, as the folder of runs has them",
     )  # fmt: skip
+
+
+def _setting(text: str) -> tuple[str, str | bool]:
+    """Both of NAME=VALUE; NAME as Python writes it, true and false as what they are."""
+    name, _, value = text.partition("=")
+    if not (name and value):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {arguments.short(text)}")
+    return name.replace("-", "_"), {"true": True, "false": False}.get(value, value)
 
 
 class Runs:
@@ -88,7 +102,7 @@ class Runs:
         wanted: all models of the table, each of another name.
 
     Raises:
-        ValueError: --take names another model.
+        ValueError: --take names another model, or --settings an option that no recipe of theirs has.
     """
 
     def __init__(self, args: argparse.Namespace, wanted: Iterable[Wanted]):
@@ -100,11 +114,15 @@ class Runs:
             known = f"NAME=FILE with one of {', '.join(self.wanted)}"
             expect(name in self.wanted and bool(file), "reproduce", "--take", known, arguments.short(text))
             self.taken[name] = file
+        self.settings = dict(args.settings)
+        known = set[str]().union(*(options_of(RECIPES[w.recipe]) for w in self.wanted.values()))
+        for name in self.settings:
+            expect(name in known, "reproduce", "--settings", f"options of {', '.join(sorted(self._recipes))}", name)
         self.missing = [name for name in self.wanted if not self._there(name)]
 
     def has(self, name: str) -> bool:
         """Whether the model is there, or will be."""
-        return name not in self.missing or self.args.budget > 0
+        return name not in self.missing or self.args.budget > 0 or "steps" in self.settings
 
     def model(self, name: str, device: torch.device) -> tuple[Model, str]:
         """The model and where it is, trained if need be."""
@@ -121,6 +139,10 @@ class Runs:
             self._train(wanted, folder)
         return str(folder / MODEL)
 
+    @property
+    def _recipes(self) -> set[str]:
+        return {w.recipe for w in self.wanted.values()}
+
     def _there(self, name: str) -> bool:
         return name in self.taken or self.wanted[name].shipped in pretrained() or finished(self.folder / name)
 
@@ -132,9 +154,11 @@ class Runs:
         if (folder / checkpoint.NAME).is_file():
             words.append("--resume")
         else:
-            words += ["--minutes", f"{self.args.budget / len(self.missing):g}"]
+            if "steps" not in self.settings:
+                words += ["--minutes", f"{self.args.budget / len(self.missing):g}"]
             words += ["--data", *map(str, arguments.images(self.args.train))] if wanted.data else []
-            for name, value in wanted.settings.items():
+            given = {name: value for name, value in self.settings.items() if name in options_of(recipe)}
+            for name, value in (given | dict(wanted.settings)).items():
                 words += _words(name, value)
         parser = argparse.ArgumentParser(prog=f"fastrecon train {recipe.name}")
         command.add_arguments(parser, recipe)
@@ -149,6 +173,11 @@ def _words(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag_of(name) if value else flag_of(name).replace("--", "--no-", 1)]
     return [flag_of(name), *map(str, value if isinstance(value, list | tuple) else (value,))]
+
+
+def options_of(recipe: Recipe) -> set[str]:
+    """Names of what `fastrecon train` lets one set of a recipe."""
+    return {f.name for f in fields(cast(Any, recipe.Config))} - {"data", *recipe.fixed, *recipe.without}
 
 
 def finished(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
 VALIDATION_SIDE = 256  # pixels: validation images are cropped to at most so many
+SHARES = 1000  # steps of --mask-share
 
 M = TypeVar("M", bound=Model)
 
@@ -38,6 +40,13 @@ class SlicesConfig:
     name: str = option("name of the model; default: METHOD-mri-RATE, in per cent", "", file_name=True)
     rate: float = option("share of sampled frequencies", 0.2, within="(0, 1]", type=float)
     sampling: str = option("which frequencies are sampled", "radial", choices=tuple(masks.GENERATORS))
+    mask: Sequence[str] = option(
+        "masks of --patch x --patch frequencies that crops are sampled by, one each: images, .npy or FILE.npz:NAME, the"
+        " zero frequency in the corner or in the middle", (), nargs="+",
+    )  # fmt: skip
+    mask_share: float = option(
+        "share of the crops that --mask samples; the others get drawn masks", 1.0, within="[0, 1]", type=float
+    )
     noise: float = option(
         "standard deviation of each real number of k-space, where the brightest pixel is 1", 0.0, within="[0, 10]",
         type=float,
@@ -80,6 +89,12 @@ class MRIObjective(CropObjective[M]):
     validation_side = VALIDATION_SIDE
     config: Any
 
+    def __init__(self, config: Any, world: World, folder: Path, fresh: bool = True):
+        size = (config.patch, config.patch)
+        given = (io.low_frequencies(io.read_mask(path, size), False)[0] for path in config.mask)
+        self.masks = [torch.from_numpy(m).float() for m in given]
+        super().__init__(config, world, folder, fresh)
+
     def kind(self) -> torch.dtype:
         """Complex."""
         return torch.complex64
@@ -90,14 +105,20 @@ class MRIObjective(CropObjective[M]):
         return images.Images(slices_of(self.config.data, quiet), slices_of(self.config.validation_data, quiet))
 
     def measured(self, x: Tensor, generator: torch.Generator) -> tuple[Fourier, Tensor]:
-        """A drawn mask an image, and the noisy samples under it."""
+        """A mask an image, given or drawn, and the noisy samples under it."""
         config, size = self.config, (x.shape[-2], x.shape[-1])
         seeds = torch.randint(2**31, (len(x),), generator=generator).tolist()
-        drawn = [masks.GENERATORS[config.sampling](size, config.rate, seed) for seed in seeds]
-        mask = torch.stack(drawn)[:, None].to(x.real)
+        mask = torch.stack([self._mask(size, seed) for seed in seeds])[:, None].to(x.real)
         a = Fourier(mask).to(x.device)
         noise = torch.view_as_complex(torch.randn(*x.shape, 2, generator=generator)).to(x)
         return a, a(x) + config.noise * mask * noise
+
+    def _mask(self, size: tuple[int, int], seed: int) -> Tensor:
+        """One of --mask in its share of all seeds, where it is of that size; else a drawn one."""
+        fitting = [m for m in self.masks if m.shape == size]
+        if fitting and seed % SHARES < self.config.mask_share * SHARES:
+            return fitting[seed // SHARES % len(fitting)]
+        return masks.GENERATORS[self.config.sampling](size, self.config.rate, seed)
 
     @torch.no_grad()
     def batch_of(self, world: World) -> tuple[LinearOperator, Tensor, Tensor]:
