@@ -93,6 +93,7 @@ def test_reconstruct_writes_everything(run, tmp_path):
     kinds = ("features.png", "figure.png", "reconstruction.png", "report.json")
     assert names(tmp_path) == [f"{stem}_{kind}" for stem in ("colour", "disc") for kind in kinds]
     assert text.count("->") == 2
+    assert text.count(", no stationary point") == 2
     report = json.loads((tmp_path / "disc_report.json").read_text())
     x, ref = (
         torch.from_numpy(io.read_image(p).pixels)[None, None]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import fastrecon
 from fastrecon import io, registry
-from fastrecon.certificates import Certificate
+from fastrecon.certificates import TRAINED_ONLY, Certificate
 from fastrecon.cli import arguments
 from fastrecon.cli.progress import Progress
 from fastrecon.problems.base import Measurement, Problem
@@ -242,6 +242,8 @@ def summary(c: Mapping[str, Any] | None) -> str:
     if "relative_misfit" in c:
         relative = arguments.number(c["relative_misfit"], ".2g")
         return f"{c['status']}: |A x - y| = {arguments.number(c['misfit'], '.3g')}, {relative} of |y|"
+    if c["status"] == TRAINED_ONLY:  # what they make of an objective that they do not minimise is in the report
+        return f"{TRAINED_ONLY} ({c['iterations']}), no stationary point"
     words = [f"objective {arguments.number(c.get('phi', c.get('objective')), '.6g')}"]
     if "grad_norm" in c:
         radius = f" at eps {c['eps']:.3g}" if "eps" in c else ""
