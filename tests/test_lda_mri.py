@@ -15,8 +15,8 @@ from fastrecon.models import DescentModel
 from fastrecon.operators import Fourier, Identity
 from fastrecon.solvers import LDA
 from fastrecon.train.objective import Score
+from fastrecon.train.recipes.beginning import copy_network
 from fastrecon.train.recipes.lda_mri import Config, LdaMri
-from fastrecon.train.recipes.warm_start import copy_network
 from fastrecon.train.world import World
 
 SIZE = (16, 20)

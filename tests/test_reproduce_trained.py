@@ -91,7 +91,7 @@ def test_a_run_that_was_cut_short_goes_on(run, tiny, tmp_path, monkeypatch):
 
 
 def test_trainings_take_settings(run, fails, tiny, tmp_path):
-    settings = "--settings steps=3 validate-every=1 phases=7 relative=true"
+    settings = "--settings steps=3 validate-every=2 lda-cs.validate_every=1 phases=7 relative=true"
     found = told(run(f"reproduce tiny {SMALL} {tmp_path}/a --budget 0 {settings} --json"))
     assert [row["steps"] for row in found["rows"] if row["source"] == "measured"] == [3]
     state = checkpoint.latest(tmp_path / "a" / "runs" / "tiny")[0]

@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--settings", nargs="+", type=_setting, metavar="NAME=VALUE", default=[],
-        help="options of `fastrecon train` for these trainings, where a recipe has them, such as steps=2000 batch=4;"
-        " with steps each makes so many, and --budget counts no more",
+        help="options of `fastrecon train` for these trainings, where a recipe has them, such as steps=2000 batch=4, or"
+        " lda-cs.init=prior-natural for one recipe; with steps each makes so many, and --budget counts no more",
     )  # fmt: skip
     add("--runs", type=arguments.name, metavar="DIR", help="folder of the trainings (default: runs inside --out)")
     add(
@@ -87,11 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _setting(text: str) -> tuple[str, str | bool]:
-    """Both of NAME=VALUE; NAME as Python writes it, true and false as what they are."""
+    """Both of NAME=VALUE; NAME with - for _, true and false as what they are."""
     name, _, value = text.partition("=")
     if not (name and value):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {arguments.short(text)}")
-    return name.replace("-", "_"), {"true": True, "false": False}.get(value, value)
+    return name.replace("_", "-"), {"true": True, "false": False}.get(value, value)
 
 
 class Runs:
@@ -115,9 +115,10 @@ class Runs:
             expect(name in self.wanted and bool(file), "reproduce", "--take", known, arguments.short(text))
             self.taken[name] = file
         self.settings = dict(args.settings)
-        known = set[str]().union(*(options_of(RECIPES[w.recipe]) for w in self.wanted.values()))
+        own = {recipe: _own(RECIPES[recipe]) for recipe in {w.recipe for w in self.wanted.values()}}
+        known = {name for recipe, names in own.items() for n in names for name in (n, f"{recipe}.{n}")}
         for name in self.settings:
-            expect(name in known, "reproduce", "--settings", f"options of {', '.join(sorted(self._recipes))}", name)
+            expect(name in known, "reproduce", "--settings", f"options of {', '.join(sorted(own))}", name)
         self.missing = [name for name in self.wanted if not self._there(name)]
 
     def has(self, name: str) -> bool:
@@ -139,10 +140,6 @@ class Runs:
             self._train(wanted, folder)
         return str(folder / MODEL)
 
-    @property
-    def _recipes(self) -> set[str]:
-        return {w.recipe for w in self.wanted.values()}
-
     def _there(self, name: str) -> bool:
         return name in self.taken or self.wanted[name].shipped in pretrained() or finished(self.folder / name)
 
@@ -157,7 +154,8 @@ class Runs:
             if "steps" not in self.settings:
                 words += ["--minutes", f"{self.args.budget / len(self.missing):g}"]
             words += ["--data", *map(str, arguments.images(self.args.train))] if wanted.data else []
-            given = {name: value for name, value in self.settings.items() if name in options_of(recipe)}
+            given = {n: self.settings.get(f"{recipe.name}.{n}", self.settings.get(n)) for n in _own(recipe)}
+            given = {n.replace("-", "_"): value for n, value in given.items() if value is not None}
             for name, value in (given | dict(wanted.settings)).items():
                 words += _words(name, value)
         parser = argparse.ArgumentParser(prog=f"fastrecon train {recipe.name}")
@@ -175,9 +173,10 @@ def _words(name: str, value: Any) -> list[str]:
     return [flag_of(name), *map(str, value if isinstance(value, list | tuple) else (value,))]
 
 
-def options_of(recipe: Recipe) -> set[str]:
-    """Names of what `fastrecon train` lets one set of a recipe."""
-    return {f.name for f in fields(cast(Any, recipe.Config))} - {"data", *recipe.fixed, *recipe.without}
+def _own(recipe: Recipe) -> list[str]:
+    """Names of what `fastrecon train` lets one set of a recipe, but its images."""
+    others = {"data", *recipe.fixed, *recipe.without}
+    return [f.name.replace("_", "-") for f in fields(cast(Any, recipe.Config)) if f.name not in others]
 
 
 def finished(folder: Path) -> bool:

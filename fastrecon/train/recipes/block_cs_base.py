@@ -58,7 +58,10 @@ class BlockConfig:
     seed: int = option("of the network, the split and the crops", 0, within="[0, 2147483647]", type=int)
     phi_seed: int = option("of the sampling matrix", 0, within="[0, 2147483647]", type=int)
     start_blocks: int = option("blocks for the least-squares start", 50000, within="[1, 1e9]", type=int)
-    init: str = option("start from the network of this model (name or file), say of another ratio", "")
+    init: str = option(
+        "start from the network of this model (name or file), say of another ratio; or where r is learned, as the"
+        " descent of a prior, prior-natural", "",
+    )  # fmt: skip
     dtype: str = option("of the arithmetic", "float32", choices=("float32", "float64"))
     validate_every: int = option(
         "steps between validations and checkpoints; default: a fiftieth of the run", 0, within="[0, 1e9]", type=int

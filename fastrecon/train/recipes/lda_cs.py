@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from fastrecon import models
-from fastrecon.checks import expect
 from fastrecon.models.block_sensing import SOLVERS
 from fastrecon.operators import BlockSensing
 from fastrecon.options import option
 from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.recipes.beginning import begin_as
 from fastrecon.train.recipes.block_cs_base import BlockConfig, BlockObjective
-from fastrecon.train.recipes.warm_start import WarmConfig, WarmStarted, copy_network, stages_of
+from fastrecon.train.recipes.warm_start import WarmConfig, WarmStarted, stages_of
 from fastrecon.train.world import World
 
 
@@ -77,12 +77,8 @@ class LdaCs(WarmStarted[models.BlockSensingModel], BlockObjective[models.BlockSe
             sigma=config.sigma, gamma=config.gamma, eps_mode=config.eps_mode,
         )  # fmt: skip
         if config.init and (fresh or self.from_init):
-            source = models.load(config.init)
-            fits = isinstance(source, models.BlockSensingModel)
-            expect(fits, "train", "--init", "a model for block-cs", f"one for {source.problem}")
-            assert isinstance(source, models.BlockSensingModel)
-            copy_network(source.solver, solver)
-            if fresh:
+            source = begin_as(config.init, solver)
+            if fresh and isinstance(source, models.BlockSensingModel):
                 self.take_sampling(source, operator, q)
         network = models.BlockSensingModel(operator, solver, q, self.meta, blockwise=self.blockwise)
         return network.to(self.world.device, self.kind())

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrecon import models
-from fastrecon.checks import expect
-from fastrecon.models import BlockSensingModel, DescentModel
+from fastrecon.models import DescentModel
 from fastrecon.operators import Identity
 from fastrecon.options import option
 from fastrecon.solvers import LDA
 from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.recipes.beginning import begin_as
 from fastrecon.train.recipes.mri_base import MRIConfig, MRIObjective
-from fastrecon.train.recipes.warm_start import WarmConfig, WarmStarted, copy_network, stages_of
+from fastrecon.train.recipes.warm_start import WarmConfig, WarmStarted, stages_of
 from fastrecon.train.world import World
 
 FEATURES: dict[str, dict[str, Any]] = {
@@ -63,11 +62,7 @@ class LdaMri(WarmStarted[DescentModel], MRIObjective[DescentModel]):
             gamma=config.gamma, **FEATURES[config.features],
         )  # fmt: skip
         if config.init and (fresh or self.from_init):
-            source = models.load(config.init)
-            own = isinstance(source, DescentModel | BlockSensingModel) and isinstance(source.solver, LDA)
-            expect(own, "train", "--init", "a model of lda", f"one of {source.method}")
-            assert isinstance(source, DescentModel | BlockSensingModel)
-            copy_network(source.solver, solver)
+            begin_as(config.init, solver)
         self.module = DescentModel(solver, {"name": self.name}).to(world.device)
         self.begin_rates()
 

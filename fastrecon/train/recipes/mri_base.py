@@ -80,7 +80,9 @@ class MRIConfig(SlicesConfig):
     """What a run computes."""
 
     phases: int = option("phases of the finished network", 11, within="[1, 1000]", type=int)
-    init: str = option("start from the network of this model (name or file), say of another rate", "")
+    init: str = option(
+        "start from the network of this model (name or file), say of another rate; of lda-mri also a prior", ""
+    )
 
 
 class MRIObjective(CropObjective[M]):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from fastrecon.checks import expect
 from fastrecon.options import option
 from fastrecon.solvers import LDA
-from fastrecon.solvers.descent import UnrolledDescent
 from fastrecon.train.crop_objective import CropObjective
 from fastrecon.train.objective import Score
 
@@ -235,31 +234,3 @@ def _reweighed(model: N, c: float) -> N:
     solver: Any = model.solver
     solver.reweigh(c)
     return model
-
-
-def copy_network(source: UnrolledDescent, target: UnrolledDescent) -> None:
-    """Copies trained parameters but those of operators; phases that the source does not have copy its last one.
-
-    Complex kernels begin as the real ones of a source of real images: real and imaginary part are then images of their
-    own, but for the norm of their features.
-
-    Raises:
-        ValueError: the source has more phases, or is of another shape.
-    """
-    solver = copy.deepcopy(source)
-    expect(
-        solver.phases <= target.phases, "train", "--init", f"a model of at most {target.phases} phases", solver.phases
-    )
-    if solver.phases < target.phases:
-        solver.grow(target.phases)
-    theirs = dict(solver.named_parameters())
-    for name, p in target.named_parameters():
-        if name.startswith("fidelity."):
-            continue
-        found = theirs[name].detach() if name in theirs else None
-        if found is not None and found.ndim == 4 and p.shape == (2, *found.shape):  # real kernels as complex ones
-            found = torch.stack((found, torch.zeros_like(found)))
-        fits = found is not None and found.shape == p.shape
-        expect(fits, "train", "--init", f"a model with {name} of shape {tuple(p.shape)}", "another network")
-        assert found is not None
-        p.data.copy_(found)
