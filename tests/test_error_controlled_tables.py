@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
@@ -12,6 +13,9 @@ from commands import ok
 from PIL import Image
 
 from fastrecon import models
+from fastrecon.networks import ResidualCNN
+from fastrecon.train.recipes.padnet_image import Config, Units
+from fastrecon.train.world import World
 
 
 @pytest.fixture
@@ -41,11 +45,37 @@ def test_k_space(run, tmp_path, slices):
     assert {row["line"] for row in found["rows"]} == {"radial 10%", "radial 20%", "radial 30%"}
 
 
-def test_recipe_of_denoisers(run, tmp_path):
+@pytest.mark.parametrize(
+    "network", ["--scales 4 6 --blocks 1", "--network cnn --layers 2 --no-dilated --channels 2"], ids=["scales", "cnn"]
+)
+def test_recipe_of_denoisers(run, tmp_path, network):
     Image.fromarray((np.random.default_rng(0).random((40, 40)) * 255).astype("u1")).save(tmp_path / "a.png")
     command = f"train denoiser --data {tmp_path}/a.png --validation-data {tmp_path}/a.png --steps 2 --validate-every 1"
-    command += " --layers 2 --no-dilated --channels 2 --batch 2 --patch 16"
-    assert run(f"{command} --out {tmp_path}/run")[0] == 0
+    command += " --batch 2 --patch 16"
+    assert run(f"{command} {network} --out {tmp_path}/run")[0] == 0
     assert models.load(tmp_path / "run" / "model.safetensors").problem == "deblur"
     assert "PSNR" in (tmp_path / "run" / "denoiser.md").read_text()
-    assert run(f"{command} --init {tmp_path}/run/model.safetensors --out {tmp_path}/more")[0] == 0
+    more = f"{command} --init {tmp_path}/run/model.safetensors"  # of its kind and size, whatever the usual ones are
+    assert run(f"{more} --out {tmp_path}/more")[0] == 0
+    unit = models.load(tmp_path / "more" / "model.safetensors").unit
+    assert {k: v.shape for k, v in unit.state_dict().items()} == {
+        k: v.shape for k, v in models.load(tmp_path / "run" / "model.safetensors").unit.state_dict().items()
+    }
+    assert run(f"{more} --lr 1e-12 --out {tmp_path}/same")[0] == 0
+    again = models.load(tmp_path / "same" / "model.safetensors").unit.state_dict()
+    first = models.load(tmp_path / "run" / "model.safetensors").unit.state_dict()
+    for name, t in first.items():
+        torch.testing.assert_close(again[name], t, rtol=1e-4, atol=1e-7)
+
+
+def test_a_unit_of_before_the_kinds_goes_on(tmp_path):
+    """Its state says nothing of the network."""
+    Image.fromarray((np.random.default_rng(0).random((40, 40)) * 255).astype("u1")).save(tmp_path / "a.png")
+    options = {"data": [str(tmp_path / "a.png")], "validation": 0.0, "layers": 2, "dilated": False, "channels": 2}
+    former = Units(Config(**options, patch=16, network="cnn"), World(), tmp_path)
+    state = former.state_dict()
+    del state["network"]
+    units = Units(Config(**options, patch=16), World(), tmp_path, fresh=False)
+    units.load_state_dict(state)
+    assert isinstance(units.module, ResidualCNN)
+    assert all(torch.equal(v, units.module.state_dict()[k]) for k, v in former.module.state_dict().items())

@@ -15,7 +15,6 @@ from fastrecon.models.error_controlled import METHOD, SETTINGS, ErrorControlledM
 from fastrecon.models.error_controlled_rician import SWEEPS, run_rician
 from fastrecon.models.padnet import PADNetModel
 from fastrecon.modules import Cleaned, GuidedFilter, TVDenoiser, WaveletDenoiser, checkpoints
-from fastrecon.networks import ResidualCNN
 from fastrecon.options import check, flag_of, option
 from fastrecon.solvers.automatic import RICIAN
 from fastrecon.solvers.correction import RULES
@@ -111,9 +110,9 @@ def chosen(options: ErrorControlledOptions, problem: str) -> Chosen:
         if isinstance(model, ErrorControlledModel):
             return Chosen(model.module(half), model.settings, text)
         unit = model.rows[0][0] if isinstance(model, PADNetModel) else None
-        fits = isinstance(unit, ResidualCNN) and unit.levels
+        fits = bool(getattr(unit, "levels", False))
         expect(fits, METHOD, "--module", "a model with a network for noise of any level", f"{text}, of {model.method}")
-        assert isinstance(unit, ResidualCNN)
+        assert unit is not None
         return Chosen(Cleaned(unit, half), usual.settings if usual else SETTINGS.get(problem, Settings()), text)
     stack = checkpoints.read(Path(text))
     return Chosen(stack, usual.settings if usual else SETTINGS.get(problem, Settings()), text)

@@ -26,7 +26,7 @@ from fastrecon.metrics import psnr
 from fastrecon.models import ErrorControlledModel
 from fastrecon.models.error_controlled import Settings
 from fastrecon.modules import falling
-from fastrecon.networks import ResidualCNN
+from fastrecon.networks import ResidualCNN, described, made
 from fastrecon.operators import Fourier
 from fastrecon.options import check, option
 from fastrecon.solvers.base import column
@@ -35,9 +35,8 @@ from fastrecon.train.commandline import last_names
 from fastrecon.train.crop_objective import CropObjective
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
-from fastrecon.train.recipes.denoiser import unit_of
 from fastrecon.train.recipes.mri_base import slices_of
-from fastrecon.train.recipes.padnet_image import WIDER
+from fastrecon.train.recipes.padnet_image import WIDER, unit_of
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
@@ -97,7 +96,7 @@ class Config:
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, 0.0, every)
 
 
-class Artefacts(CropObjective[ResidualCNN]):
+class Artefacts(CropObjective[Any]):
     """The network, and images on their way; see `Objective`.
 
     Attributes:
@@ -116,7 +115,7 @@ class Artefacts(CropObjective[ResidualCNN]):
         super().__init__(config, world, folder, fresh)
         torch.manual_seed(config.seed)
         # without normalisation: what is to be taken off falls a hundredfold on the way
-        network = ResidualCNN(len(WIDER), config.channels, 1, levels=True, dilations=WIDER, folded=True)
+        network: Any = ResidualCNN(len(WIDER), config.channels, 1, levels=True, dilations=WIDER, folded=True)
         if fresh and config.init:
             network = copy.deepcopy(unit_of(models.load(config.init))).requires_grad_(True)
         self.module = network.to(world.device)
@@ -229,12 +228,12 @@ class Artefacts(CropObjective[ResidualCNN]):
 
     def prepare(self, state: dict[str, Any]) -> None:
         """Makes the network that of the state, which with --init may have any size."""
-        self.module = ResidualCNN(**state["network"]).to(self.world.device)
+        self.module = made(state["network"]).to(self.world.device)
 
     def state_dict(self) -> dict[str, Any]:
         """As of CropObjective, and the images on their way."""
         way = {n: getattr(self, n).clone() for n in self.WAY}
-        return super().state_dict() | {"network": self.module.settings, "way": way, "begun": self.begun}
+        return super().state_dict() | {"network": described(self.module), "way": way, "begun": self.begun}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state`; see `Objective`."""

@@ -4,6 +4,7 @@ A residual network learns to clean pictures with white noise of any level that t
 So one unit serves in every iteration, and for blurs and noise that it never saw.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
+from fastrecon.models import ErrorControlledModel
 from fastrecon.models.padnet import PADNetModel, Settings
-from fastrecon.networks import ResidualCNN
+from fastrecon.networks import ResidualCNN, ScalesCNN, described, made
 from fastrecon.options import check, option
 from fastrecon.solvers.base import column
 from fastrecon.train.commandline import last_names
@@ -29,6 +32,8 @@ from fastrecon.train.world import World
 VALIDATION_SIDE = 128
 HELD = (0.02, 0.1)  # levels at which it is validated
 LOUD = 1.3  # squared errors grow about like level^1.3: images are weighed by the inverse
+NETWORKS = ("scales", "cnn")
+SCALES = (32, 64, 96)
 WIDER = (1, 2, 3, 4, 3, 2, 1)  # Zhang, Zuo, Gu & Zhang, CVPR 2017: sees 33 x 33 pixels
 # of the iteration, as they did best in deblurring; see docs/padnet.md
 SETTINGS = Settings(
@@ -49,9 +54,15 @@ class Config:
     levels: Sequence[float] = option(
         "least and largest standard deviation of the noise, where white is 1", (0.004, 0.25), nargs="+", type=float
     )
-    layers: int = option("convolutions", 7, within="[2, 64]", type=int)
-    channels: int = option("of the features", 64, within="[1, 512]", type=int)
-    dilated: bool = option("taps 1, 2, 3, 4, 3, 2, 1 pixels apart, of 7 convolutions", True)
+    init: str = option("start from the network of this model (name or file), such as padnet-image", "")
+    network: str = option(
+        "scales: residual blocks over several scales; cnn: convolutions of pixels", "scales", choices=NETWORKS
+    )
+    scales: Sequence[int] = option("of scales: channels of the features, the finest first", SCALES, nargs="+", type=int)
+    blocks: int = option("of scales: blocks at a scale, each way", 2, within="[1, 16]", type=int)
+    layers: int = option("of cnn: convolutions", 7, within="[2, 64]", type=int)
+    channels: int = option("of cnn: of the features", 64, within="[1, 512]", type=int)
+    dilated: bool = option("of cnn: taps 1, 2, 3, 4, 3, 2, 1 pixels apart, of 7 convolutions", True)
     steps: int = option("training steps", 4500, within="[1, 1e9]", type=int)
     batch: int = option("crops in a step, over all processes", 16, within="[1, 1e6]", type=int)
     patch: int = option("side of the crops in pixels", 64, within="[8, 65536]", type=int)
@@ -71,7 +82,10 @@ class Config:
         fits = len(given) == 2 and 0 < given[0] < given[1] < math.inf
         expect(fits, "train", "--levels", "two numbers, 0 < LEAST < LARGEST", list(given))
         object.__setattr__(self, "levels", given)
-        fits = not self.dilated or self.layers == len(WIDER)
+        fits = 0 < len(self.scales) <= 6 and all(0 < c <= 512 for c in self.scales)
+        expect(fits, "train", "--scales", "1 to 6 numbers in [1, 512]", list(self.scales))
+        object.__setattr__(self, "scales", tuple(self.scales))
+        fits = self.network != "cnn" or not self.dilated or self.layers == len(WIDER)
         expect(fits, "train", "--layers", f"{len(WIDER)}, or --no-dilated", self.layers)
 
     def schedule(self) -> Schedule:
@@ -80,7 +94,7 @@ class Config:
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, 0.0, every)
 
 
-class Units(CropObjective[ResidualCNN]):
+class Units(CropObjective[Any]):
     """A unit, its crops and their noise; see `Objective`."""
 
     squared_error = False
@@ -90,9 +104,19 @@ class Units(CropObjective[ResidualCNN]):
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
         torch.manual_seed(config.seed)
-        dilations = WIDER if config.dilated else None
-        self.module = ResidualCNN(config.layers, config.channels, 1, levels=True, dilations=dilations).to(world.device)
+        network = self.network(config.network)
+        if fresh and config.init:  # normalisation lies within the convolutions of a finished unit, and stays there
+            network = copy.deepcopy(unit_of(models.load(config.init))).requires_grad_(True)
+        self.module = network.to(world.device)
         self.quality: float | None = None
+
+    def network(self, kind: str) -> ResidualCNN | ScalesCNN:
+        """A new one of a kind in `NETWORKS`."""
+        config = self.config
+        if kind == "scales":
+            return ScalesCNN(config.scales, config.blocks, 1, levels=True)
+        dilations = WIDER if config.dilated else None
+        return ResidualCNN(config.layers, config.channels, 1, levels=True, dilations=dilations)
 
     def loss(self) -> Tensor:
         """Mean squared error of the residual, in units of what is usual for the level."""
@@ -125,6 +149,19 @@ class Units(CropObjective[ResidualCNN]):
         self.quality = math.fsum(found) / len(found) if found else None
         return None if self.quality is None else Score("psnr", self.quality)
 
+    def prepare(self, state: dict[str, Any]) -> None:
+        """Makes the network that of the state."""
+        if told := state.get("network"):
+            self.module = made(told).to(self.world.device)
+        else:  # a run from before there were kinds
+            folded = "convolutions.1.bias" in state["module"]
+            settings: dict[str, Any] = self.network("cnn").settings | {"folded": folded}
+            self.module = ResidualCNN(**settings).to(self.world.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of CropObjective, and what kind of network it is, which with an --init may have any size."""
+        return super().state_dict() | {"network": described(self.module)}
+
     def facts(self) -> dict[str, str]:
         """Of data and training, for the card."""
         config, quality = self.config, self.quality
@@ -134,6 +171,7 @@ class Units(CropObjective[ResidualCNN]):
             "levels": " to ".join(f"{v:g}" for v in config.levels),
             "validation": f"{self.counts['validation']} images, denoised at levels {HELD[0]:g} and {HELD[1]:g}: {told}",
             "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
+            **({"begins with": config.init} if config.init else {}),
             "seed": str(config.seed),
         }
 
@@ -142,6 +180,18 @@ class Units(CropObjective[ResidualCNN]):
         training = self.training(facts, RECIPE, {"facts": self.facts()})
         unit = self.module.folded().float()
         self.write(PADNetModel([[unit]], "deblur", SETTINGS, {"name": self.name, "training": training}))
+
+
+def unit_of(source: models.Model) -> Any:
+    """The network that a model cleans images with."""
+    unit: object = None
+    if isinstance(source, PADNetModel):
+        unit = source.rows[0][0]
+    elif isinstance(source, ErrorControlledModel):
+        unit = source.unit
+    fits = bool(getattr(unit, "levels", False))
+    expect(fits, "train", "--init", "a model with a network for noise of any level", f"one of {source.method}")
+    return unit
 
 
 RECIPE = register(
