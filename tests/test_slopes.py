@@ -90,6 +90,9 @@ def test_photographs_are_read_with_their_kernel(tmp_path):
         SLOPES.Options(kernel_side=4)
     with pytest.raises(ValueError, match="slopes: --kernel-side: expected one within a picture of 8x9 pixels, got 19"):
         SLOPES.simulate(picture(8, 9), SLOPES.Options())
+    io.write_image(tmp_path / "small.png", picture(4, 30).pixels)
+    with pytest.raises(ValueError, match="slopes: --kernel: expected one no larger than the 4x30 picture, got 5x5"):
+        SLOPES.read(tmp_path / "small.png", SLOPES.Options(kernel=str(tmp_path / "k.npy")))
 
 
 def test_tapering_leaves_the_middle_and_joins_the_edges():

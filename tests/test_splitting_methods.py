@@ -89,5 +89,5 @@ def test_problems_know_them(problem):
 )
 @pytest.mark.parametrize("method", ["admm", "hqs"])
 def test_says_what_is_wrong(method, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{method}: {message}"):
         METHODS[method].ready(**options)

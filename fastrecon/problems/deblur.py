@@ -154,10 +154,12 @@ def _with(m: Measurement, **changes: object) -> Measurement:
     return replace(m, **changes)  # type: ignore[arg-type]
 
 
-def read_kernel(name: str, size: tuple[int, int] | torch.Size) -> tuple[Tensor, tuple[str, ...]]:
-    """The kernel of a file, and remarks."""
+def read_kernel(
+    name: str, size: tuple[int, int] | torch.Size, problem: str = "deblur"
+) -> tuple[Tensor, tuple[str, ...]]:
+    """The kernel of a file for a problem of this name, and remarks."""
     kernel, notes = io.read_kernel(name)
     h, w = kernel.shape
     fits = h <= size[0] and w <= size[1]
-    expect(fits, "deblur", "--kernel", f"one no larger than the {size[0]}x{size[1]} picture", f"{h}x{w}")
+    expect(fits, problem, "--kernel", f"one no larger than the {size[0]}x{size[1]} picture", f"{h}x{w}")
     return torch.as_tensor(kernel), tuple(notes)

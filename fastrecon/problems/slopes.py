@@ -52,7 +52,7 @@ class Slopes(Problem[SlopesOptions]):
         x = x / scale
         kernel, notes = motion_kernel(options.kernel_side, seed), ()
         if options.kernel:
-            kernel, notes = read_kernel(options.kernel, x.shape[-2:])
+            kernel, notes = read_kernel(options.kernel, x.shape[-2:], self.name)
         fits = max(kernel.shape) <= min(x.shape[-2:])
         expect(
             fits,
@@ -70,7 +70,7 @@ class Slopes(Problem[SlopesOptions]):
         picture = io.read_picture(path)
         photo = channels(picture)
         scale = unit_scale(picture)
-        kernel, notes = read_kernel(options.kernel, photo.shape[-2:])
+        kernel, notes = read_kernel(options.kernel, photo.shape[-2:], self.name)
         photo = tapered(photo / scale, kernel)
         notes = (*notes, "edges blurred into those across: what is near them is less sharp")
         return self._measured(picture, photo, kernel, options.noise / scale, scale, notes, None)

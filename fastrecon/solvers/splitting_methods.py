@@ -5,7 +5,7 @@ Source of the schedule of "hqs" and of p: Krishnan & Fergus, Fast Image Deconvol
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -43,6 +43,7 @@ def weight(sigma: float, spread: float, p: float) -> float:
 class SplittingOptions:
     """Options of both."""
 
+    method: ClassVar[str]
     regulariser: str = option(
         "tv: |slopes|; lp: |slope down|^P + |slope right|^P; wavelet: |details|^P", "tv", choices=REGULARISERS
     )
@@ -51,13 +52,13 @@ class SplittingOptions:
     lam_factor: float = option("times that weight", 1.0, within="[1e-9, 1e9]", type=float)
 
     def __post_init__(self):
-        check(self, "splitting")
-        expect(self.regulariser != "tv" or self.p == 1, "splitting", "--p", "1, or --regulariser lp or wavelet", self.p)
+        check(self, self.method)
+        expect(self.regulariser != "tv" or self.p == 1, self.method, "--p", "1, or --regulariser lp or wavelet", self.p)
         self.number()
 
     def number(self) -> float | None:
         """The weight, where it is a number."""
-        return given_weight(self.lam, "splitting")
+        return given_weight(self.lam, self.method)
 
     def value(self, inverse: Inverse, norm: float) -> float:
         """lam: that of A / |A| and its noise, |A|^2 times."""
@@ -81,6 +82,7 @@ class SplittingOptions:
 class AdmmOptions(SplittingOptions):
     """Options of ADMM."""
 
+    method = "admm"
     iterations: int = option("at most so many iterations", 200, within="[1, 1e6]", type=int)
     tol: float = option("stop once both residuals are below TOL times their scales; 0: never", 1e-3, within="[0, 1]",
                         type=float)  # fmt: skip
@@ -90,6 +92,7 @@ class AdmmOptions(SplittingOptions):
 class HqsOptions(SplittingOptions):
     """Options of half-quadratic splitting."""
 
+    method = "hqs"
     regulariser: str = option(
         "tv: |slopes|; lp: |slope down|^P + |slope right|^P; wavelet: |details|^P", "lp", choices=REGULARISERS
     )
