@@ -24,7 +24,7 @@ from fastrecon.models import card
 from fastrecon.models.base import Model, register
 from fastrecon.models.file import Header
 from fastrecon.modules import Cleaned, Modules, falling
-from fastrecon.networks import UNITS
+from fastrecon.networks import UNITS, described, made
 from fastrecon.operators import Crop, LinearOperator, Wavelet
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
@@ -274,16 +274,13 @@ class ErrorControlledModel(Model):
 
     def hyperparameters(self) -> dict[str, Any]:
         """Of the unit and the iteration."""
-        names = {c: k for k, c in UNITS.items()}
-        unit: Any = self.unit
-        return {"unit": {"kind": names[type(unit)], **dict(unit.settings)}, "settings": asdict(self.settings)}
+        return {"unit": described(self.unit), "settings": asdict(self.settings)}
 
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "ErrorControlledModel":
         """The model of what a file holds."""
-        given = dict(head.hyperparameters["unit"])
-        unit = UNITS[given.pop("kind")](**given)
-        model = cls(unit, head.problem, Settings(**head.hyperparameters["settings"]), head.meta)
+        given = head.hyperparameters
+        model = cls(made(given["unit"]), head.problem, Settings(**given["settings"]), head.meta)
         model.to(next(t.dtype for t in tensors.values() if t.is_floating_point()))
         model.load_state_dict(tensors)
         return model

@@ -22,7 +22,7 @@ from fastrecon.checks import choice, expect, expect_finite, number
 from fastrecon.models import card
 from fastrecon.models.base import Model, register, trained
 from fastrecon.models.file import Header
-from fastrecon.networks import UNITS
+from fastrecon.networks import UNITS, described, made
 from fastrecon.operators import Blur, Crop, Gradient, LinearOperator
 from fastrecon.operators.base import Composition
 from fastrecon.operators.blurred_slopes import BlurredSlopes
@@ -236,18 +236,13 @@ class PADNetModel(Model):
 
     def hyperparameters(self) -> dict[str, Any]:
         """Of units and solver."""
-        names = {c: k for k, c in UNITS.items()}
-        kinds = [{"kind": names[type(u)], **dict(u.settings)} for u in self.units]  # type: ignore[arg-type]
-        return {"units": kinds, "order": self.order, "settings": asdict(self.settings)}
+        return {"units": [described(u) for u in self.units], "order": self.order, "settings": asdict(self.settings)}
 
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "PADNetModel":
         """The model of what a file holds."""
-        made = []
-        for given in head.hyperparameters["units"]:
-            kind = {k: v for k, v in given.items() if k != "kind"}
-            made.append(UNITS[given["kind"]](**kind))
-        rows = [[made[k] for k in row] for row in head.hyperparameters["order"]]
+        units = [made(given) for given in head.hyperparameters["units"]]
+        rows = [[units[k] for k in row] for row in head.hyperparameters["order"]]
         model = cls(rows, head.problem, Settings(**head.hyperparameters["settings"]), head.meta)
         model.to(next(t.dtype for t in tensors.values() if t.is_floating_point()))
         model.load_state_dict(tensors)

@@ -17,7 +17,7 @@ from fastrecon.checks import expect, expect_finite
 from fastrecon.models import card
 from fastrecon.models.base import Model, register, trained
 from fastrecon.models.file import Header
-from fastrecon.networks import UNITS
+from fastrecon.networks import UNITS, described, made
 from fastrecon.operators import LinearOperator
 from fastrecon.options import check, option
 from fastrecon.solvers.haze_methods import apart
@@ -96,15 +96,12 @@ class Separation(Model):
 
     def hyperparameters(self) -> dict[str, Any]:
         """Of the network, and the problem's name."""
-        kind = next(k for k, c in UNITS.items() if type(self.network) is c)
-        settings: dict[str, Any] = self.network.settings  # type: ignore[assignment]
-        return {"kind": kind, **settings}
+        return described(self.network)
 
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "Separation":
         """The model of what a file holds."""
-        given = {k: v for k, v in head.hyperparameters.items() if k != "kind"}
-        model = cls(UNITS[head.hyperparameters["kind"]](**given), head.problem, head.meta)
+        model = cls(made(head.hyperparameters), head.problem, head.meta)
         model.to(next(t.dtype for t in tensors.values() if t.is_floating_point()))
         model.load_state_dict(tensors)
         return model
