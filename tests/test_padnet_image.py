@@ -11,6 +11,7 @@ pytest.importorskip("matplotlib")
 
 from commands import ok
 
+import fastrecon as fr
 from fastrecon import io
 from fastrecon.cli.tables.padnet_image import _aligned, _kernels
 from fastrecon.metrics import psnr
@@ -54,6 +55,18 @@ def test_both_variants_are_better_than_hyper_laplacian(blurred):
     assert implicit > classical + 0.5
     values = report.history["objective"]
     assert (values.diff(dim=0) <= 1e-6 * values[:-1]).all()
+
+
+def test_a_blur_of_the_callers(blurred):
+    a, y, x = blurred
+    classical = psnr(fr.reconstruct(y, a, "hyper-laplacian", noise=0.01).x.clamp(0, 1), x)
+    for variant in ("explicit", "implicit"):
+        result = fr.reconstruct(y, a, "padnet", noise=0.01, variant=variant)
+        assert psnr(result.x.clamp(0, 1), x) > classical + 0.5
+    with pytest.raises(ValueError, match=r"padnet: y: expected grey pictures \[B, 1, H, W\]"):
+        fr.reconstruct(y.expand(1, 3, 64, 64), a, "padnet", noise=0.01)
+    with pytest.raises(ValueError, match="padnet: operator: expected a Blur, got Inpainting"):
+        fr.reconstruct(y, fr.operators.Inpainting(torch.ones(1, 1, 64, 64)), "padnet", noise=0.01)
 
 
 def test_hyper_laplacian_is_the_published_iteration(blurred):

@@ -32,7 +32,8 @@ With --simulate inputs are pictures, which are measured first; the result is the
 NAME.png DIR receives
   NAME_reconstruction.png  the picture, in the kind of the input (--bits: PNG or TIFF of 8, 16, float TIFF of 32)
   NAME_figure.png          start, reconstruction, the truth and the error where known, and every iteration
-  NAME_transmission.png    of --problem dehaze: what of the scene's light came through
+  NAME_transmission.png    of --problem dehaze: what of the scene's light came through; of derain NAME_streaks.png,
+                           of low-light NAME_illumination.png, of smooth NAME_texture.png
   NAME_features.png        with --features, of learned regularisers: feature norms next to the picture's gradient norm
   NAME_report.json         scores, certificate (objective, ..., converged or why not) and history; see docs/report.md"""
 

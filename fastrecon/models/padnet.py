@@ -32,7 +32,8 @@ from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.terms import LeastSquares, Lp
 
 METHOD = "padnet"
-PROBLEMS = ("deblur", "slopes", haze_methods.PROBLEM)  # for which a model can be trained and chosen
+BLURRED = "deblur"  # whose model serves operators of the caller's
+PROBLEMS = (BLURRED, "slopes", haze_methods.PROBLEM, "")  # for which a model can be trained and chosen
 VARIANTS = ("explicit", "implicit")
 PRECISIONS = ("float32", "bfloat16")
 LOOSE = 1e-6  # mu of units that are told their strength, implicit: nothing but these and the data hold the image
@@ -208,6 +209,7 @@ class PADNetModel(Model):
             operator, y = _whole(operator, y, x, bool(done))
             expect(isinstance(operator, Blur), METHOD, "operator", "a Blur", type(operator).__name__)
             assert isinstance(operator, Blur)
+            expect(y.shape[1] == 1, METHOD, "y", "grey pictures [B, 1, H, W], colours each on its own", y)
             reduced, image_y = BlurredSlopes(operator, s.beta), y
             wrap = lambda u, level: OnImages(Scaled(u, level, gain, half), reduced, image_y, level, gain)  # noqa: E731
             shown = lambda g: reduced.image(g, image_y)  # noqa: E731
@@ -375,7 +377,8 @@ def padnet(options: Options, device: torch.device) -> Runner:
     models: dict[str, Model] = {}
 
     def run(inverse: Inverse, watch: Watch | None = None) -> Outcome:
-        model = models.setdefault(inverse.problem, trained(METHOD, inverse.problem, options.model).to(device))
+        problem = inverse.problem or ("" if options.model else BLURRED)
+        model = models.setdefault(problem, trained(METHOD, problem, options.model).to(device))
         assert isinstance(model, PADNetModel)
         model.set_precision(options.precision)
         total = model.planned(**options.changes())
