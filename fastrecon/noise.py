@@ -1,5 +1,7 @@
 """Noise on images, from a generator of the caller: the same on every device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ DECIDING = 0.15  # a frequency, in cycles a pixel, about which deconvolution has
 SLOW = 0.05  # frequencies below it follow no law
 MIDDLE, DARK = (0.1, 0.4), 0.05  # frequencies there are dark where the blur leaves so much of them
 STARTS = (0.0, -3.0)  # slopes of log noise: white, and that of photographs from cameras
+UNSURE = 0.5  # share of what is seen outermost that is noise for sure
+FAINTER = (0.0, -3.0)  # logarithms of white noise, from that of all the power seen far out
 SCORINGS = 50  # at most; 10 are usual
 COLOURED = 5.0  # times the finest details; of photographs with measured kernels it is 3 to 4
 DIGITAL = 1e-12  # no power is less
@@ -137,28 +141,58 @@ def estimate_blurred(y: Tensor, kernel: Tensor) -> Tensor:
     return torch.stack(found) if found else fine
 
 
-def _level(seen: Tensor, power: Tensor, f: Tensor, dark: Tensor) -> Tensor:
-    """s(DECIDING) of the model c power / f^a + s(f)^2, s = s(DECIDING) exp(b (f - DECIDING)), for powers seen [N].
+def estimate_frequencies(power: Tensor, f: Tensor, outer: Tensor) -> Tensor:
+    """Standard deviation of white noise among frequencies of a picture: s of the model c / f^a + s^2 of the power.
 
-    Fisher's scoring, halved until the likelihood rises, from white and from coloured noise: the likelier end.
+    The finest details of pictures, which follow that law about, do not pass for noise; where they fall off faster,
+    noise would pass for details: it is at least half of what the outermost frequencies tell.
+
+    Args:
+        power: of the frequencies that were measured, mean square of a real number of each [N], > 0.
+        f: where they lie, in cycles a pixel [N].
+        outer: the deviation [] of the outermost ones, > 0, which it cannot exceed.
+
+    Source: Whittle, as of `estimate_blurred`.
+    """
+    used = f > SLOW
+    power, f = power[used].double().clamp_min(DIGITAL), f[used].double()
+    unit = power.mean()  # measured in any unit
+    level = outer.double().clamp_min(DIGITAL**0.5)
+    start = (level / unit.sqrt()).log()
+    starts = [torch.stack([power.new_tensor(0.01).log(), power.new_tensor(2.5), start + e]) for e in FAINTER]
+    found = _likeliest(power / unit, torch.ones_like(f), f, starts)
+    return (unit.sqrt() * found).clamp(UNSURE * level, level)
+
+
+def _level(seen: Tensor, power: Tensor, f: Tensor, dark: Tensor) -> Tensor:
+    """s(DECIDING) of the model c power / f^a + s(f)^2, s = s(DECIDING) exp(b (f - DECIDING)), for powers seen [N]."""
+    starts = [
+        torch.stack([(seen.mean() / 100).log(), dark.new_tensor(2.5), dark.clamp_min(DIGITAL).log() / 2,
+                     dark.new_tensor(slope)]) for slope in STARTS
+    ]  # fmt: skip
+    return _likeliest(seen, power, f, starts)
+
+
+def _likeliest(seen: Tensor, power: Tensor, f: Tensor, starts: Sequence[Tensor]) -> Tensor:
+    """s at DECIDING, from starts [log c, a, log s, b], or without b: white noise.
+
+    Fisher's scoring, halved until the likelihood rises, from each start: the likelier end.
     """
     slow, fast = -f.log(), f - DECIDING
-    best, answer = torch.inf, dark.sqrt()
+    best, answer = torch.inf, starts[0][2].exp()
 
     def parts_of(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         image = power * (t[0] + t[1] * slow).exp()
-        model = image + (2 * (t[2] + t[3] * fast)).exp()
+        model = image + (2 * (t[2] + t[3] * fast if len(t) > 3 else t[2])).exp()
         return image / model, seen / model, (model.log() + seen / model).mean()
 
-    for slope in STARTS:
-        t = torch.stack([(seen.mean() / 100).log(), dark.new_tensor(2.5), dark.clamp_min(DIGITAL).log() / 2,
-                         dark.new_tensor(slope)])  # fmt: skip
+    for t in starts:
         share, ratio, value = parts_of(t)
         for _ in range(SCORINGS):
-            rates = torch.stack([share, share * slow, 2 * (1 - share), 2 * (1 - share) * fast])
+            rates = torch.stack([share, share * slow, 2 * (1 - share), 2 * (1 - share) * fast][: len(t)])
             fisher = rates @ rates.T / len(f)
-            step = torch.linalg.solve(fisher + 1e-9 * fisher.trace() * torch.eye(4).to(fisher), rates @ (ratio - 1)
-                                      / len(f))  # fmt: skip
+            ridge = 1e-9 * fisher.trace() * torch.eye(len(t)).to(fisher)
+            step = torch.linalg.solve(fisher + ridge, rates @ (ratio - 1) / len(f))
             size = (2 / step.abs().max()).clamp_max(1)
             while size > 1e-3:
                 new = t + size * step

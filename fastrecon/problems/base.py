@@ -245,6 +245,14 @@ def unit_scale(picture: Picture) -> float:
     return float(np.abs(picture.pixels).max(initial=0.0)) or 1.0
 
 
+def loud(noise: float | None, white: float = 1.0) -> tuple[str, ...]:
+    """A remark on noise, in the unit in which white is `white`, that leaves nothing to see: likely grey levels."""
+    if noise is None or noise < white:
+        return ()
+    levels = f" (grey levels of 255? then --noise {noise / 255:.3g})" if white == 1 and noise <= 255 else ""
+    return (f"noise of {noise:g} drowns a picture whose white is {white:g}{levels}",)
+
+
 def add_noise(y: Tensor, sigma: float | Sequence[float], seed: int) -> Tensor:
     """y [B, ...] with Gaussian noise of this standard deviation on each real number, the same on every device.
 

@@ -185,7 +185,7 @@ class CT(Problem[CTOptions]):
         sigma = options.noise
         if sigma is None:
             sigma = float(noise.estimate(y).mean())
-            notes = (*notes, f"noise estimated: {sigma:.3g}")
+            notes = (*notes, f"noise estimated: {sigma:.3g} in the unit of the line integrals")
         first = self.start(_measurement(scan, y / gain)).numpy()
         scale = float(np.quantile(np.abs(first), BRIGHT))
         expect(scale > 0, self.name, "sinogram", "line integrals that are not all 0", "zeros alone")

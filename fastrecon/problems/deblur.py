@@ -11,7 +11,7 @@ from fastrecon.checks import expect
 from fastrecon.io import Picture
 from fastrecon.operators import Blur, Crop, LinearOperator, gaussian_kernel
 from fastrecon.options import check, option
-from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
+from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, loud, problem, unit_scale
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.inpaint import COMPARED, paper_tables
 from fastrecon.problems.wavelet_l1 import BLUR, LAM
@@ -113,7 +113,7 @@ class Deblur(Problem[DeblurOptions]):
         """Everything but y, which stands at zero."""
         frame = Frame.whole(size, [n // 2 for n in kernel.shape] if boundary == "free" else (0, 0))
         facts = {"kernel": kernel, "boundary": boundary, PAPER_LAM: LAM["deblur"]}
-        notes = (*picture.notes, f"boundary: {boundary}", *frame.notes())
+        notes = (*picture.notes, f"boundary: {boundary}", *loud(scale * sigma, scale), *frame.notes())
         return Measurement(
             self.name, torch.zeros(1, 1, *size), frame.size, facts, sigma, scale, None, frame.window, picture.form,
             notes,

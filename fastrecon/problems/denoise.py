@@ -18,6 +18,7 @@ from fastrecon.problems.base import (
     add_noise,
     add_rician,
     channels,
+    loud,
     problem,
     unit_scale,
 )  # fmt: skip
@@ -88,7 +89,7 @@ class Denoise(Problem[DenoiseOptions]):
         return Measurement(
             self.name, frame.fill(y), frame.size, {RICIAN: sigma} if rician else {}, sigma, scale,
             None if truth is None else frame.fill(truth), frame.window, picture.form,
-            (*picture.notes, *notes, *frame.notes()),
+            (*picture.notes, *notes, *loud(scale * sigma, scale), *frame.notes()),
         )  # fmt: skip
 
     def operator(self, m: Measurement) -> LinearOperator:

@@ -12,7 +12,7 @@ from fastrecon.io import Picture
 from fastrecon.noise import estimate_known
 from fastrecon.operators import Inpainting, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, problem, unit_scale
+from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, channels, loud, problem, unit_scale
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.wavelet_l1 import LAM, SCALE
 from fastrecon.solvers.automatic import Chosen, automatic
@@ -97,7 +97,8 @@ class Inpaint(Problem[InpaintOptions]):
         told: tuple[str, ...] = (),
     ) -> Measurement:  # fmt: skip
         frame = Frame.whole(y.shape[-2:])
-        notes = (*picture.notes, *told, f"{100 * mask.mean().item():.1f}% of the pixels are known", *frame.notes())
+        share = f"{100 * mask.mean().item():.1f}% of the pixels are known"
+        notes = (*picture.notes, *told, *loud(noise, scale), share, *frame.notes())
         return Measurement(
             self.name, frame.fill(y), frame.size, {"mask": frame.fill(mask), PAPER_LAM: LAM["inpaint"]},
             noise / scale, scale, None if truth is None else frame.fill(truth),

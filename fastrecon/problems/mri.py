@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrecon import io, masks
+from fastrecon import io, masks, noise
 from fastrecon.checks import expect
 from fastrecon.io import KSpace, Picture
 from fastrecon.operators import Fourier, LinearOperator
@@ -40,6 +40,7 @@ CENTRES = {  # what lies in the middle: of k-space the zero frequency, of the im
 FEW = 0.01  # of the samples: so many may disagree with a mask
 ENOUGH, SHARE = 100, 0.02  # samples that tell the noise: at least so many, or such a share of all
 OUTER = 0.9  # of the Nyquist frequency: none nearer tells it
+EDGES = 0.02  # cycles a pixel from an axis: nearer to it lies what the edges of a field of view make
 
 
 @dataclass(frozen=True)
@@ -271,8 +272,13 @@ def _noise(y: np.ndarray, sampled: np.ndarray) -> tuple[float | None, tuple[str,
     if count < ENOUGH:
         return None, ("noise not known: too few of the outermost frequencies were sampled",)
     outer = y.reshape(len(y), -1)[:, farthest[:count]]
-    sigma = float(np.median(np.abs(np.ascontiguousarray(outer).view(np.float32)))) / 0.6745
-    return sigma, (f"noise estimated from the {count} outermost samples: {sigma:.3g}",)
+    level = float(np.median(np.abs(np.ascontiguousarray(outer).view(np.float32)))) / 0.6745
+    rows, columns = np.meshgrid(*map(np.fft.fftfreq, sampled.shape), indexing="ij")
+    there = sampled & (y != 0).any(0) & (np.minimum(np.abs(rows), np.abs(columns)) >= EDGES)
+    power = torch.from_numpy(np.square(np.abs(y[:, there]).astype(np.float64)).mean(0) / 2)
+    f = torch.from_numpy(np.hypot(rows, columns)[there])
+    sigma = float(noise.estimate_frequencies(power, f, torch.tensor(level))) if level > 0 else 0.0
+    return sigma, (f"noise estimated from the law of the frequencies: {sigma:.3g} in the unit of k-space",)
 
 
 def _window(k: KSpace, size: tuple[int, int]) -> tuple[int, int, int, int] | None:

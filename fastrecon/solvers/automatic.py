@@ -47,7 +47,8 @@ def automatic(inverse: Inverse) -> Chosen:
     if x.ndim != 4:
         return Chosen("cg", "x is no batch of images [B, C, H, W]")
     unknown = "the noise is not known" if inverse.noise is None else "there is no noise"
-    noise = f"the noise is {inverse.noise:.3g}" if inverse.noise else unknown
+    unit = " where white is 1" if inverse.problem else ""
+    noise = f"the noise is {inverse.noise:.3g}{unit}" if inverse.noise else unknown
     if not inverse.noise and not keeps_norms(inverse.operator) and _invertible(inverse):
         return Chosen("tikhonov", f"the operator has an inverse by Fourier transforms, and {noise}")
     if inverse.noise == 0 and isinstance(inverse.operator, Fourier) and _scattered(inverse.operator.mask):
