@@ -11,6 +11,7 @@ pytest.importorskip("matplotlib")
 import torch
 from commands import ok
 
+from fastrecon import io, zoo
 from fastrecon.cli.tables import TABLES, Table, dladmm, lda, lda_mri, register, sgp
 from fastrecon.cli.tables.trained import Wanted, add_arguments, cells, finished, quoted
 from fastrecon.operators import Identity
@@ -92,12 +93,16 @@ def test_a_run_that_was_cut_short_goes_on(run, tiny, tmp_path, monkeypatch):
 
 def test_trainings_take_settings(run, fails, tiny, tmp_path):
     settings = "--settings steps=3 validate-every=2 lda-cs.validate_every=1 phases=7 relative=true"
-    found = told(run(f"reproduce tiny {SMALL} {tmp_path}/a --budget 0 {settings} --json"))
+    for k in range(2):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        io.write_image(tmp_path / "photos" / f"{k}.png", zoo.scenes(1, 40, 40)[0, 0].numpy())
+    found = told(run(f"reproduce tiny {SMALL} {tmp_path}/a --train {tmp_path}/photos --budget 0 {settings} --json"))
     assert [row["steps"] for row in found["rows"] if row["source"] == "measured"] == [3]
     state = checkpoint.latest(tmp_path / "a" / "runs" / "tiny")[0]
     assert state["settings"]["validate_every"] == 1
     assert state["settings"]["relative"] is True
     assert state["settings"]["phases"] == 1  # the table's own stay
+    assert state["settings"]["data"] == [f"{tmp_path}/photos"]
     fails(f"reproduce tiny {SMALL} {tmp_path}/b --settings step=3", words=("--settings: expected options of lda-cs",))
     fails(f"reproduce tiny {SMALL} {tmp_path}/b --settings steps", words=("expected NAME=VALUE, got 'steps'",))
 

@@ -8,7 +8,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -153,7 +153,7 @@ class Runs:
         else:
             if "steps" not in self.settings:
                 words += ["--minutes", f"{self.args.budget / len(self.missing):g}"]
-            words += ["--data", *map(str, arguments.images(self.args.train))] if wanted.data else []
+            words += ["--data", *_photographs(self.args.train)] if wanted.data else []
             given = {n: self.settings.get(f"{recipe.name}.{n}", self.settings.get(n)) for n in _own(recipe)}
             given = {n.replace("-", "_"): value for n, value in given.items() if value is not None}
             for name, value in (given | dict(wanted.settings)).items():
@@ -164,6 +164,12 @@ class Runs:
             status = command.run(recipe, parser.parse_args(words))
         if status:  # of a signal that the trainer took: it means the table too
             raise KeyboardInterrupt
+
+
+def _photographs(names: Sequence[str]) -> list[str]:
+    """Folders and files as they are named, for the model's card too; those of scikit-image by their place."""
+    bundled = [name for name in names if name.startswith(io.BUNDLED)]
+    return [*map(str, arguments.images(bundled) if bundled else []), *(n for n in names if n not in bundled)]
 
 
 def _words(name: str, value: Any) -> list[str]:
