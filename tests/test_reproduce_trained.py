@@ -93,8 +93,8 @@ def test_a_run_that_was_cut_short_goes_on(run, tiny, tmp_path, monkeypatch):
 
 def test_trainings_take_settings(run, fails, tiny, tmp_path):
     settings = "--settings steps=3 validate-every=2 lda-cs.validate_every=1 phases=7 relative=true"
+    (tmp_path / "photos").mkdir()
     for k in range(2):
-        (tmp_path / "photos").mkdir(exist_ok=True)
         io.write_image(tmp_path / "photos" / f"{k}.png", zoo.scenes(1, 40, 40)[0, 0].numpy())
     found = told(run(f"reproduce tiny {SMALL} {tmp_path}/a --train {tmp_path}/photos --budget 0 {settings} --json"))
     assert [row["steps"] for row in found["rows"] if row["source"] == "measured"] == [3]
