@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.h"
 #include "isa_choice.h"
 #include "pool.h"
 
@@ -59,6 +60,7 @@ PYBIND11_MODULE(_C, m) {
   const Isa isa = choose_isa();
 #define FASTRECON_BIND(name, args) bind(m, #name, #args, isa.kernels->name);
   FASTRECON_KERNELS(FASTRECON_BIND)
+  add_arrays(m);
   m.def("enter_alone", enter_alone);
   m.def("leave_alone", leave_alone);
   m.def("enter_together", enter_together);

@@ -241,12 +241,15 @@ def accepts_arrays(function: F) -> F:
         tensor = parameter.annotation is Tensor or name == first
         accepted[name] = TENSORS if tensor else SIMPLE
     by_position = tuple(accepted.values())
+    simple_types: set[tuple[type, ...]] = set()  # of arguments by position that needed nothing
 
     def convert(name: str, value: Any) -> Any:
         return as_tensor(value, op, name) if accepted.get(name) is TENSORS else _to_tensor(value, op, name)
 
     @functools.wraps(function)
     def door(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs and not torch.compiler.is_compiling() and tuple(map(type, args)) in simple_types:
+            return function(*args)
         simple = True  # nothing to convert, nothing to refuse: all there is to find out for most calls
         for value, types in zip(args, by_position, strict=False):
             if type(value) not in types:
@@ -255,6 +258,8 @@ def accepts_arrays(function: F) -> F:
             if type(value) not in accepted.get(name, SIMPLE):
                 simple = False
         if simple:
+            if not kwargs and not torch.compiler.is_compiling():
+                simple_types.add(tuple(map(type, args)))
             return function(*args, **kwargs)
         if len(args) > len(names):
             return function(*args, **kwargs)  # raises

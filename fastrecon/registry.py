@@ -106,9 +106,22 @@ def kernels() -> bool:
     return extension() is not None and forced() in (None, "cpu")
 
 
+@cache
+def looking() -> Any | None:
+    """The compiled module, where it serves the CPU and looks at tensors itself (csrc/arrays.h): since PyTorch 2.10."""
+    module = extension() if kernels() else None
+    watching = (
+        torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack, torch._C._is_tracing
+    )  # fmt: skip
+    if module is None or not module.tensors(torch.Tensor, torch.is_grad_enabled, forward_ad, watching):
+        return None
+    return module
+
+
 def _forget() -> None:
     """What was settled by FASTRECON_BACKEND."""
     kernels.cache_clear()
+    looking.cache_clear()
     for choice in _chosen:
         choice.clear()
 

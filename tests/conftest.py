@@ -78,6 +78,9 @@ def backend(request, device, unwritten_is_nan, monkeypatch):
             monkeypatch.setattr(module, attribute, _or_definition(chosen, definition))
     # kernels that are called past those
     monkeypatch.setattr("fastrecon.ops.function.kernels", lambda: request.param == "cpu")
+    for module in ("function", "layout"):
+        looking = registry.looking if request.param == "cpu" else lambda: None
+        monkeypatch.setattr(f"fastrecon.ops.{module}.looking", looking)
     return request.param
 
 

@@ -1,5 +1,7 @@
 """Many iterations of ISTA and FISTA in one call: the bits of single steps, and what the solvers make of it."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 from torch.library import opcheck
@@ -281,6 +283,20 @@ def test_image_has_the_same_bits_in_any_batch(threads):
             assert torch.equal(alone[0], x[i])
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(registry.extension() is None, reason="the definition makes copies")
+@pytest.mark.parametrize("method", [FISTA, ISTA])
+def test_four_arrays_of_the_batch_are_enough(method):
+    """x, v and their residuals are the state of FISTA; as much goes into the start and into certificates."""
+    a = Inpainting(numbers(64, 64).gt(0).float()) @ Wavelet("sym4", 3).T
+    y = a(numbers(16, 1, 64, 64, dtype=torch.float32))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        method(a, 0.01)(y, iterations=3)
+    results = seen.profiler.kineto_results  # type: ignore[union-attr]
+    taken = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
+    peak = max(accumulate(size for _, size in taken))
+    assert 4 * y.nbytes <= peak < 4.5 * y.nbytes
 
 
 @compiles

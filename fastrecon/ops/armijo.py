@@ -18,11 +18,24 @@ from torch import Tensor
 from fastrecon.checks import accepts_arrays, choice, expect, integer, number, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import differentiated, transformed
-from fastrecon.ops.layout import DTYPES, real_dtype, rows, spread_over
+from fastrecon.ops.layout import (
+    DTYPES,
+    Size,
+    Weights,
+    alike,
+    kept,
+    plain,
+    real_dtype,
+    rows,
+    size_of,
+    spread_over,
+    weights,
+)
 from fastrecon.ops.prox_gradient_step import strides
 from fastrecon.registry import compiled, define
 
 MOST_TRIALS = 64
+RULES = ("composite", "paper")
 
 
 class Step(NamedTuple):
@@ -43,6 +56,11 @@ class Step(NamedTuple):
     slope: Tensor
     square: Tensor
     accepted: Tensor
+
+
+def _step(gamma: Tensor, sums: Tensor, accepted: Tensor) -> Step:
+    change, delta, slope, square = sums.unbind(1)
+    return Step(gamma, change, delta, slope, square, accepted)
 
 
 def ladder(eta: float, trials: int) -> list[float]:
@@ -86,14 +104,23 @@ def _cpu(
 ):  # fmt: skip
     if x.dtype not in DTYPES or x.numel() == 0 or lam.dtype != real_dtype(x):
         return NotImplemented
-    x, z, grad = (t.resolve_conj().resolve_neg().contiguous() for t in (x, z, grad))
+    x, z, grad = (plain(t) for t in (x, z, grad))
     lam, curvature, slack = (t.contiguous() for t in (lam, curvature, slack))
-    gamma, sums = torch.empty(len(x), dtype=torch.float64), torch.empty(len(x), 4, dtype=torch.float64)
-    accepted = torch.empty(len(x), dtype=torch.bool)
-    arrays = (x, z, grad, lam, curvature, slack, gamma, sums, accepted)
+    return _tried(size_of(x), x, z, grad, (lam, *strides(lam)), curvature, slack, beta, eta, trials, composite)
+
+
+def _tried(
+    size: Size, x: Tensor, z: Tensor, grad: Tensor, weights: Weights, curvature: Tensor, slack: Tensor,
+    beta: float, eta: float, trials: int, composite: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    (code, batch, count), (lam, image, entry) = size, weights
+    gamma, sums = torch.empty(batch, dtype=torch.float64), torch.empty(batch, 4, dtype=torch.float64)
+    accepted = torch.empty(batch, dtype=torch.bool)
     compiled().armijo(
-        DTYPES[x.dtype], *(t.data_ptr() for t in arrays), *x.shape, *strides(lam), beta, eta, trials, composite
-    )
+        code, x.data_ptr(), z.data_ptr(), grad.data_ptr(), lam.data_ptr(), curvature.data_ptr(), slack.data_ptr(),
+        gamma.data_ptr(), sums.data_ptr(), accepted.data_ptr(), batch, count, image, entry, beta, eta,
+        trials, composite,
+    )  # fmt: skip
     return gamma, sums, accepted
 
 
@@ -139,22 +166,25 @@ def armijo(
         ValueError: shapes, types or devices do not fit, or an input requires gradients.
     """
     op = "armijo"
+    beta = float(number(beta, op, "beta", above=0, below=1))
+    eta = float(number(eta, op, "eta", above=0, below=1))
+    trials = integer(trials, op, "trials", least=1, most=MOST_TRIALS)
+    composite = choice(rule, RULES, op, "rule") == "composite"
+    if type(slack) is float and (size := alike(3, x, z, grad, curvature)) and (weight := weights(lam, x, op, "lam")):
+        allowed = kept(slack, (size[1],), torch.float64, op, "slack")
+        found = _tried(size, x, z, grad, weight, curvature.double(), allowed, beta, eta, trials, composite)
+        return _step(*found)
     expect(x.ndim >= 1 and (x.is_floating_point() or x.is_complex()), op, "x", "a real or complex [B, ...]", x)
     for argument, t in (("z", z), ("grad", grad)):
         same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
         expect(same, op, argument, x, t)
     fits = curvature.shape == x.shape[:1] and curvature.is_floating_point() and curvature.device == x.device
     expect(fits, op, "curvature", f"real ({x.shape[0]},) on {x.device}", curvature)
-    beta, eta = (float(number(v, op, k, above=0, below=1)) for k, v in (("beta", beta), ("eta", eta)))
-    trials = integer(trials, op, "trials", least=1, most=MOST_TRIALS)
-    choice(rule, ("composite", "paper"), op, "rule")
     learned = differentiated(x, z, grad, curvature)
     expect(not learned, op, "x, z, grad, curvature", "no gradients asked for: detach them", "requires_grad or tangents")
     strength = spread_over(lam, x, op, "lam")
     spare = per_image(slack, curvature.double(), op, "slack", least=0)
     function = armijo_ref if transformed() else _armijo
-    gamma, sums, accepted = function(
-        rows(x), rows(z), rows(grad), strength, curvature.double(), spare, beta, eta, trials, rule == "composite"
-    )
-    change, delta, slope, square = sums.unbind(1)
-    return Step(gamma, change, delta, slope, square, accepted)
+    return _step(*function(
+        rows(x), rows(z), rows(grad), strength, curvature.double(), spare, beta, eta, trials, composite
+    ))  # fmt: skip

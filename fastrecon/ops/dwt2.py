@@ -8,13 +8,14 @@ Source: Mallat, A Theory for Multiresolution Signal Decomposition, IEEE Trans. P
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastrecon.checks import expect, integer
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, plain, shaped
+from fastrecon.ops.layout import DTYPES, alike, plain, shaped
 from fastrecon.ops.wavelets import lowpass
 from fastrecon.registry import compiled, define
 
@@ -73,21 +74,22 @@ def bands(size: tuple[int, int], level: int, device: torch.device) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def taps_tensor(*taps: float) -> Tensor:
+def taps_tensor(taps: tuple[float, ...]) -> Tensor:
     """The taps as the C++ kernels read them."""
     return torch.tensor(taps, dtype=torch.float64, device="cpu")
+
+
+def _transformed(kernel: Any, code: int, x: Tensor, taps: tuple[float, ...], level: int, *size: int) -> Tensor:
+    out = torch.empty_like(x)
+    kernel(code, x.data_ptr(), taps_tensor(taps).data_ptr(), out.data_ptr(), *size, len(taps), level)
+    return out
 
 
 def _cpu(name: str):
     def adapter(x: Tensor, taps: Sequence[float], level: int):
         if x.dtype not in DTYPES or x.numel() == 0 or level == 0:
             return NotImplemented
-        x, g = plain(x), taps_tensor(*taps)
-        out = torch.empty_like(x)
-        getattr(compiled(), name)(
-            DTYPES[x.dtype], x.data_ptr(), g.data_ptr(), out.data_ptr(), *x.shape, len(taps), level
-        )
-        return out
+        return _transformed(getattr(compiled(), name), DTYPES[x.dtype], plain(x), tuple(taps), level, *x.shape)
 
     return adapter
 
@@ -132,13 +134,18 @@ def periodic(op: str, argument: str, x: Tensor, wavelet: str, level: int, back: 
     """The transform of images [B, C, H, W] of the public function `op`, or back, with checked arguments."""
     taps = lowpass(wavelet)
     level = integer(level, op, "level", least=0)
-    if not (x.ndim == 4 and (x.is_floating_point() or x.is_complex())):
+    found = alike(1, x)
+    if not (x.ndim == 4 and (found or x.is_floating_point() or x.is_complex())):
         expect(x.is_floating_point() or x.is_complex(), op, argument, "a real or complex tensor", x)
         expect(False, op, argument, "images [B, C, H, W]", x)
-    h, w = x.shape[2:]
+    _, channels, h, w = x.shape
     fits = level < 63 and h % (1 << level) == 0 and w % (1 << level) == 0  # no side has 63 levels
     if not fits:
         unit = 1 << level if level < 63 else f"2^{level}"
         expect(False, op, argument, f"height and width divisible by {unit} for {level} levels", f"{h}x{w}")
+    if found and level > 0:
+        code, batch, _ = found
+        kernel = compiled().idwt2 if back else compiled().dwt2
+        return _transformed(kernel, code, x, taps, level, batch * channels, h, w)
     planes, g = x.flatten(0, 1), list(taps)
     return DWT2.call(planes, g, level, back).view(x.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastrecon.registry import kernels
+from fastrecon.registry import kernels, looking
 
 _in_transform = torch._C._are_functorch_transforms_active
 _functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
@@ -57,6 +57,10 @@ def unwatched(*arguments: Any) -> bool:
     and there is a C++ kernel: then it may be called as it is. The way there through Functions and PyTorch's dispatcher
     takes several times as long as a kernel on some thousands of numbers.
     """
+    if torch.compiler.is_compiling():
+        return False
+    if (module := looking()) is not None:
+        return module.all_plain(*arguments)
     if not past_dispatcher():
         return False
     recording = torch.is_grad_enabled()

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from fastrecon.checks import expect, held
 from fastrecon.ops.function import past_dispatcher, unwatched
+from fastrecon.registry import looking
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}  # codes of csrc/kernels.h
 
+Size = tuple[int, int, int]  # of a batch: the code of its dtype, images, numbers in an image
+Weights = tuple[Tensor, int, int]  # numbers, and their strides from image to image and within one
 REALS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
@@ -26,7 +29,10 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 
 
 @functools.lru_cache(maxsize=256)
-def _kept(value: float, shape: tuple[int, ...], dtype: torch.dtype, op: str, argument: str, limit: str) -> Tensor:
+def kept(
+    value: float, shape: tuple[int, ...], dtype: torch.dtype, op: str, argument: str, limit: str = "least"
+) -> Tensor:
+    """A number with `limit` 0 as a tensor of the CPU, made once; nobody writes into it."""
     with torch.inference_mode(False):
         return torch.full(shape, held(value, dtype, op, argument, **{limit: 0}), dtype=dtype, device="cpu")
 
@@ -35,7 +41,7 @@ def _filled(value: Any, shape: tuple[int, ...], x: Tensor, op: str, argument: st
     """A number with `limit` 0 as a tensor of the real dtype and the device of x; nobody writes into it."""
     dtype = real_dtype(x)
     if type(value) is float and x.is_cpu and past_dispatcher():  # small ops feel what a new tensor takes
-        return _kept(value, shape, dtype, op, argument, limit)
+        return kept(value, shape, dtype, op, argument, limit)
     return torch.full(shape, held(value, dtype, op, argument, **{limit: 0}), dtype=dtype, device=x.device)
 
 
@@ -46,9 +52,40 @@ def single(value: float | Tensor, x: Tensor, op: str, argument: str) -> Tensor |
     if x.dtype not in DTYPES:
         return None
     if type(value) is float:
-        return _kept(value, (1,), real_dtype(x), op, argument, "least") if unwatched(x) else None
+        return kept(value, (1,), real_dtype(x), op, argument) if unwatched(x) else None
     if isinstance(value, Tensor) and value.numel() == 1 and value.dtype == real_dtype(x) and value.ndim <= x.ndim:
         return value if unwatched(x, value) else None
+    return None
+
+
+def alike(count: int, *arrays: Tensor) -> Size | None:
+    """The size of arrays[:count] [B, ...], of one shape and dtype, beside which arrays[count:] are real and [B], where
+    a kernel may be called on all of them as they are; else None.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    if (module := looking()) is not None:
+        return module.alike(count, *arrays)
+    x, *others = arrays
+    fits = unwatched(*arrays) and x.ndim > 0
+    fits = fits and all(t.shape == x.shape and t.dtype == x.dtype for t in others[: count - 1])
+    fits = fits and all(
+        t.shape == x.shape[:1] and t.dtype in (torch.float32, torch.float64) for t in others[count - 1 :]
+    )
+    return size_of(x) if fits and x.dtype in DTYPES else None
+
+
+def size_of(x: Tensor) -> Size:
+    """Of x [B, ...], not empty."""
+    return DTYPES[x.dtype], x.shape[0], x.numel() // x.shape[0]
+
+
+def weights(value: float | Tensor, x: Tensor, op: str, argument: str, limit: str = "least") -> Weights | None:
+    """Where a kernel finds `value` for images x [B, ...], a number or [B]; None where `spread_over` has to look."""
+    if type(value) is float:
+        return kept(value, (1, 1), real_dtype(x), op, argument, limit), 0, 0
+    if isinstance(value, Tensor) and value.ndim == 1 and value.dtype == real_dtype(x) and alike(1, x, value):
+        return value, 1, 0
     return None
 
 

@@ -138,7 +138,7 @@ def _cpu(
     if not known or level == 0 or not all(t.is_contiguous() for t in (*state, numbers)):
         return NotImplemented
     mask, maps, plan = arguments(x, a)
-    y, lam, g = plain(y), lam.contiguous(), taps_tensor(*taps)
+    y, lam, g = plain(y), lam.contiguous(), taps_tensor(tuple(taps))
     learned = None if schedule is None else schedule.double().contiguous()
     trace = torch.empty(len(x), iterations, 2, dtype=torch.float64)
     arrays = (*state, y, mask, maps, lam, numbers, learned, g, None if plan is None else plan.table, trace)

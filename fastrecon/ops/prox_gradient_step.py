@@ -15,8 +15,20 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect
 from fastrecon.ops.by_image import by_image
-from fastrecon.ops.function import Function, differentiated, transformed, unwatched
-from fastrecon.ops.layout import DTYPES, plain, real_dtype, rows, shaped, spread_over
+from fastrecon.ops.function import Function, differentiated, transformed
+from fastrecon.ops.layout import (
+    DTYPES,
+    Size,
+    Weights,
+    alike,
+    plain,
+    real_dtype,
+    rows,
+    shaped,
+    size_of,
+    spread_over,
+    weights,
+)
 from fastrecon.ops.soft_threshold import SoftThreshold, soft_threshold_fwd_ref
 from fastrecon.registry import compiled, define
 
@@ -47,12 +59,16 @@ def _cpu(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor):
     real = real_dtype(x)
     if x.dtype not in DTYPES or x.numel() == 0 or step.dtype != real or lam.dtype != real:
         return NotImplemented
-    x, grad = plain(x), plain(grad)
     step, lam = step.contiguous(), lam.contiguous()
-    z, sums = torch.empty_like(x), torch.empty(x.shape[0], 3, dtype=torch.float64)
+    return _stepped(size_of(x), plain(x), plain(grad), (step, *strides(step)), (lam, *strides(lam)))
+
+
+def _stepped(size: Size, x: Tensor, grad: Tensor, steps: Weights, weights: Weights):
+    (code, batch, count), (step, step_image, step_entry), (lam, lam_image, lam_entry) = size, steps, weights
+    z, sums = torch.empty_like(x), torch.empty(batch, 3, dtype=torch.float64)
     compiled().prox_gradient_step(
-        DTYPES[x.dtype], x.data_ptr(), grad.data_ptr(), step.data_ptr(), lam.data_ptr(), z.data_ptr(), sums.data_ptr(),
-        *x.shape, *strides(step), *strides(lam),
+        code, x.data_ptr(), grad.data_ptr(), step.data_ptr(), lam.data_ptr(), z.data_ptr(), sums.data_ptr(), batch,
+        count, step_image, step_entry, lam_image, lam_entry,
     )  # fmt: skip
     return z, sums
 
@@ -66,11 +82,13 @@ def squares_ref(x: Tensor, minus: Tensor | None = None) -> Tensor:
 def _squares_cpu(x: Tensor, minus: Tensor | None = None):
     if x.dtype not in DTYPES or x.numel() == 0:
         return NotImplemented
-    x = plain(x)
-    other, out = x if minus is None else plain(minus), torch.empty(len(x), dtype=torch.float64)
-    compiled().squares(
-        DTYPES[x.dtype], x.data_ptr(), other.data_ptr(), out.data_ptr(), minus is not None, len(x), x.numel() // len(x)
-    )
+    return _squared(size_of(x), plain(x), None if minus is None else plain(minus))
+
+
+def _squared(size: Size, x: Tensor, minus: Tensor | None) -> Tensor:
+    (code, batch, count), other = size, x if minus is None else minus
+    out = torch.empty(batch, dtype=torch.float64)
+    compiled().squares(code, x.data_ptr(), other.data_ptr(), out.data_ptr(), minus is not None, batch, count)
     return out
 
 
@@ -137,6 +155,12 @@ def prox_gradient_step(
         ValueError: shapes, types or devices do not fit.
     """
     op = "prox_gradient_step"
+    if size := alike(2, x, grad):
+        steps, strength = weights(step, x, op, "step", "above"), weights(lam, x, op, "lam")
+        if steps and strength:
+            z, sums = _stepped(size, x, grad, steps, strength)
+            slope, square, l1 = sums.unbind(1)
+            return z, slope, square, l1
     if not (x.ndim >= 1 and (x.is_floating_point() or x.is_complex())):
         expect(False, op, "x", "a real or complex tensor [B, ...]", x)
     if not (grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device):
@@ -158,13 +182,12 @@ def squares(x: Tensor, minus: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: x is not numeric, minus is not like it, or one requires gradients.
     """
+    if size := alike(1, x) if minus is None else alike(2, x, minus):
+        return _squared(size, x, minus)
     if not (x.ndim >= 1 and (x.is_floating_point() or x.is_complex())):
         expect(False, "squares", "x", "a real or complex tensor [B, ...]", x)
     if minus is not None and not (minus.shape == x.shape and minus.dtype == x.dtype and minus.device == x.device):
         expect(False, "squares", "minus", x, minus)
-    simple = (x,) if minus is None else (x, minus)
-    if unwatched(*simple) and x.dtype in DTYPES:
-        return _squares_cpu(*simple)
     if differentiated(x, minus):
         name = "x" if differentiated(x) else "minus"
         expect(False, "squares", name, "no gradients asked for: detach it", "requires_grad or tangents")

@@ -10,9 +10,9 @@ from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, number, per_image
 from fastrecon.ops.by_image import by_image
-from fastrecon.ops.function import Function, unwatched
-from fastrecon.ops.layout import DTYPES, norm_of, parts, rows, shaped
-from fastrecon.registry import define, extension
+from fastrecon.ops.function import Function
+from fastrecon.ops.layout import DTYPES, Size, alike, norm_of, parts, real_dtype, rows, shaped, size_of
+from fastrecon.registry import compiled, define
 
 
 def select_descent_ref(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,14 +39,14 @@ def shrink_eps_ref(
 def _select_cpu(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor):
     if u.numel() == 0:
         return NotImplemented
-    return _selected(u.contiguous(), v.contiguous(), phi_u.double().contiguous(), phi_v.double().contiguous())
+    return _selected(len(u), u.contiguous(), v.contiguous(), phi_u.double().contiguous(), phi_v.double().contiguous())
 
 
-def _selected(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
-    x, took_u = torch.empty_like(u), torch.empty_like(phi_u, dtype=torch.bool)
-    extension().select_descent(  # type: ignore[union-attr]
+def _selected(batch: int, u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
+    x, took_u = torch.empty_like(u), torch.empty(batch, dtype=torch.bool)
+    compiled().select_descent(
         u.data_ptr(), v.data_ptr(), phi_u.data_ptr(), phi_v.data_ptr(), x.data_ptr(), took_u.data_ptr(),
-        len(u), u.nbytes // len(u),
+        batch, u.nbytes // batch,
     )  # fmt: skip
     return x, took_u
 
@@ -56,7 +56,7 @@ def _select_bwd_cpu(d_x: Tensor, took_u: Tensor):
         return NotImplemented
     d_x, took_u = d_x.contiguous(), took_u.contiguous()
     d_u, d_v = torch.empty_like(d_x), torch.empty_like(d_x)
-    extension().select_descent_bwd(  # type: ignore[union-attr]
+    compiled().select_descent_bwd(
         d_x.data_ptr(), took_u.data_ptr(), d_u.data_ptr(), d_v.data_ptr(),
         d_x.shape[0], d_x.shape[1] * d_x.element_size(),
     )  # fmt: skip
@@ -67,13 +67,16 @@ def _shrink_cpu(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma
     real = grad_f.dtype.to_real() if grad_f.is_complex() else grad_f.dtype
     if grad_f.dtype not in DTYPES or grad_r.dtype != grad_f.dtype or eps.dtype != real or grad_f.numel() == 0:
         return NotImplemented
-    grad_f, grad_r, eps = grad_f.contiguous(), grad_r.contiguous(), eps.contiguous()
-    grad, norm = torch.empty_like(grad_f), torch.empty_like(eps, dtype=torch.float64)
-    eps_next, shrunk = torch.empty_like(eps), torch.empty_like(eps, dtype=torch.bool)
-    extension().shrink_eps(  # type: ignore[union-attr]
-        DTYPES[real], grad_f.data_ptr(), grad_r.data_ptr(), eps.data_ptr(), grad.data_ptr(), norm.data_ptr(),
-        eps_next.data_ptr(), shrunk.data_ptr(), grad.shape[0], grad.shape[1] * (2 if grad.is_complex() else 1),
-        sigma, gamma,
+    return _shrunk(size_of(grad_f), grad_f.contiguous(), grad_r.contiguous(), eps.contiguous(), sigma, gamma)
+
+
+def _shrunk(size: Size, grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma: float):
+    code, batch, count = size
+    grad, eps_next = torch.empty_like(grad_f), torch.empty_like(eps)
+    norm, shrunk = torch.empty(batch, dtype=torch.float64), torch.empty(batch, dtype=torch.bool)
+    compiled().shrink_eps(
+        code % 2, grad_f.data_ptr(), grad_r.data_ptr(), eps.data_ptr(), grad.data_ptr(), norm.data_ptr(),
+        eps_next.data_ptr(), shrunk.data_ptr(), batch, count * (2 if code > 1 else 1), sigma, gamma,
     )  # fmt: skip
     return grad, norm, eps_next, shrunk
 
@@ -169,9 +172,8 @@ def select_descent(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[
         ValueError: shapes, types or devices do not fit.
     """
     op = "select_descent"
-    simple = u.ndim > 0 and v.shape == u.shape and v.dtype == u.dtype and phi_u.shape == phi_v.shape == u.shape[:1]
-    if simple and phi_u.is_floating_point() and phi_v.is_floating_point() and unwatched(u, v, phi_u, phi_v):
-        return _selected(u, v, phi_u.double(), phi_v.double())
+    if size := alike(2, u, v, phi_u, phi_v):
+        return _selected(size[1], u, v, phi_u.double(), phi_v.double())
     expect(u.ndim >= 1, op, "u", "[B, ...]", u)
     expect(v.shape == u.shape and v.dtype == u.dtype and v.device == u.device, op, "v", u, v)
     for argument, phi in (("phi_u", phi_u), ("phi_v", phi_v)):
@@ -202,12 +204,13 @@ def shrink_eps(
         ValueError: shapes, types or devices do not fit.
     """
     op = "shrink_eps"
+    sigma, gamma = number(sigma, op, "sigma", above=0), number(gamma, op, "gamma", above=0, below=1)
+    if isinstance(eps, Tensor) and (size := alike(2, grad_f, grad_r, eps)) and eps.dtype == real_dtype(grad_f):
+        return _shrunk(size, grad_f, grad_r, eps, sigma, gamma)
     numeric = grad_f.is_floating_point() or grad_f.is_complex()
     expect(grad_f.ndim >= 1 and numeric, op, "grad_f", "[B, ...]", grad_f)
     same = grad_r.shape == grad_f.shape and grad_r.dtype == grad_f.dtype and grad_r.device == grad_f.device
     expect(same, op, "grad_r", grad_f, grad_r)
-    number(sigma, op, "sigma", above=0)
-    number(gamma, op, "gamma", above=0, below=1)
     radius = per_image(eps, grad_f, op, "eps", above=0)
     grad, norm, eps_next, shrunk = ShrinkEps.call(rows(grad_f), rows(grad_r), radius, float(sigma), float(gamma))
     return grad.view(grad_f.shape), norm, eps_next, shrunk

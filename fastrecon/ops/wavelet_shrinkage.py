@@ -107,7 +107,7 @@ def _call(
         plan = transforms.plan((x.shape[-2], x.shape[-1]), x.dtype)
     factors, shift = (x, x) if a is None else (plain(a.factors.to(x.dtype)), plain(a.shift))
     weights = torch.tensor(momentum or [0.0], dtype=torch.float64, device="cpu")
-    tau, g = plain(s.tau.to(x.dtype)), taps_tensor(*s.taps)
+    tau, g = plain(s.tau.to(x.dtype)), taps_tensor(tuple(s.taps))
     registry.compiled().wavelet_shrinkage(
         DTYPES[x.dtype], NONE if a is None else a.transform, x.data_ptr(), v.data_ptr(), factors.data_ptr(),
         shift.data_ptr(), tau.data_ptr(), weights.data_ptr(), g.data_ptr(),

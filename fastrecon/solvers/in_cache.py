@@ -93,12 +93,12 @@ class InCache:
         self.stride = self.stride or calls(self.looks, numbers, exactly=self.looks < self.iterations)
 
     def begin(self, s: Any) -> Any:
-        """The state at the start in memory of its own."""
-        return s if self.lasting else self.owned(s, s.x is self.given)
+        """The state at the start in memory of its own: there the residual is new, and x unless it was given."""
+        return s if self.lasting else self.owned(s, s.x is self.given, False)
 
-    def owned(self, s: Any, with_x: bool = True) -> Any:
-        """The state in memory of its own, but for x if that is not wanted."""
-        x, residual = own(s.x) if with_x else s.x, own(s.residual)
+    def owned(self, s: Any, with_x: bool = True, with_residual: bool = True) -> Any:
+        """The state in memory of its own, but for x or the residual where that is not wanted."""
+        x, residual = own(s.x) if with_x else s.x, own(s.residual) if with_residual else s.residual
         if not hasattr(s, "v"):
             return replace(s, x=x, residual=residual)
         return replace(s, x=x, residual=residual, v=own(s.v), residual_v=own(s.residual_v))
