@@ -21,6 +21,7 @@ from fastrecon.models.file import Header
 from fastrecon.operators.base import LinearOperator, keeps_norms
 from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.options import check, option
+from fastrecon.solvers.automatic import LOW_NOISE
 from fastrecon.solvers.base import column
 from fastrecon.solvers.linear import smooth
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
@@ -332,8 +333,9 @@ def prior(options: Options, device: torch.device) -> Runner:
         model.check(inverse.y)
         x0 = inverse.first()
         x0 = x0.to(inverse.y.dtype) if inverse.y.is_complex() else x0
+        sigma = inverse.facts.get(LOW_NOISE, inverse.noise)
         x, report = model.compute(
-            inverse.y, inverse.operator, inverse.noise, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
+            inverse.y, inverse.operator, sigma, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
             better=bool(inverse.problem) or inverse.start is None, scale=1.0 if inverse.problem else None,
             lam=options.lam, tol=options.tol, iterations=options.iterations,
             callback=None if watch is None else tell,
