@@ -1,6 +1,7 @@
 """Noise of blurred photographs, told by what the blur leaves dark."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 pytest.importorskip("PIL")
 
 from fastrecon import zoo
+from fastrecon.io import Form, Picture
 from fastrecon.noise import estimate, estimate_blurred
 from fastrecon.operators import Blur, gaussian_kernel, motion_kernel
 from fastrecon.problems import PROBLEMS
@@ -78,3 +80,22 @@ def test_the_prior_is_weighed_by_noise_of_low_frequencies(tmp_path, given):
     assert low > 1.1 * m.noise if given is None else low == m.noise
     report = METHODS["prior"].ready(torch.device("cpu"), iterations=0)(problem.inverse(m)).report
     assert report.noise.item() == pytest.approx(low)
+
+
+def test_auto_goes_on_as_long_as_the_picture_changes():
+    skimage = pytest.importorskip("skimage.data")
+    picture = Picture(skimage.camera()[64:160, 192:288].astype(np.float32) / 255, Path("x.png"), Form())
+    problem = PROBLEMS["deblur"]
+
+    def made(**options):
+        m = problem.simulate(picture, problem.Options(**options))
+        return m, problem.inverse(m), problem.auto(problem.inverse(m))
+
+    assert not made(boundary="free")[2].settings
+    assert not made(noise=0.01)[2].settings  # circular
+    m, inverse, chosen = made(boundary="free", noise=0.01)
+    found = [METHODS["prior"].ready(torch.device("cpu"), **s)(inverse) for s in ({}, chosen.settings)]
+    whole, sooner = (problem.scores(f.x, m)["psnr"] for f in found)
+    assert sooner == pytest.approx(whole, abs=0.02)
+    assert found[1].report.converged.all()
+    assert found[1].report.iterations.item() < 0.8 * found[0].report.iterations.item()

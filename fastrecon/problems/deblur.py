@@ -15,11 +15,14 @@ from fastrecon.problems.base import Condition, Measurement, Problem, add_noise, 
 from fastrecon.problems.frame import Frame
 from fastrecon.problems.inpaint import COMPARED, paper_tables
 from fastrecon.problems.wavelet_l1 import BLUR, LAM
-from fastrecon.solvers.automatic import LOW_NOISE, Chosen, automatic
+from fastrecon.solvers.automatic import LOW_NOISE, PRIOR, Chosen, automatic
 from fastrecon.solvers.methods import Inverse
 from fastrecon.solvers.wavelet_methods import PAPER_LAM
 
 LOW = 0.03  # cycles a pixel: noise there weighs the learned prior, of real photographs by 1.4 to 1.6 more
+# From such noise on the learned prior stops at such a tolerance: on real photographs within 0.005 dB of 0.001, in less
+# than half of the iterations. With less noise the picture still changes then.
+SOONER = (4e-3, 0.02)
 BOUNDARIES = ("free", "circular", "zero")
 
 
@@ -137,8 +140,11 @@ class Deblur(Problem[DeblurOptions]):
         return self._frame(m).fill(m.y) if m.text("boundary") == "free" else super().start(m)
 
     def auto(self, inverse: Inverse) -> Chosen:
-        """By noise and operator."""
-        return automatic(inverse)
+        """By noise and operator; a scene that goes on beyond its edges no further than its picture changes."""
+        chosen, sigma = automatic(inverse), inverse.facts.get(LOW_NOISE, inverse.noise)
+        if chosen.method != PRIOR or inverse.facts["boundary"] != "free" or not sigma or sigma < SOONER[0]:
+            return chosen
+        return replace(chosen, settings={"tol": SOONER[1]})
 
     def conditions(self, table: str) -> list[Condition]:
         """Those of Lee & Chun: noiseless, with noise, halved and doubled weights, or all of them."""
