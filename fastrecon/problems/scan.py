@@ -123,9 +123,8 @@ def views_first(sinogram: np.ndarray, views: int, axes: str) -> tuple[np.ndarray
     if axes == "auto":
         both = "--axes views or --axes detectors, whichever is first, for as many detectors as views"
         expect(not rows == columns == views, "ct", "--axes", both, got)
-        expect(
-            views in (rows, columns), "ct", "--angles", f"{rows} or {columns} of them for a sinogram of {got}", views
-        )
+        counts = " or ".join(dict.fromkeys((str(rows), str(columns))))
+        expect(views in (rows, columns), "ct", "--angles", f"{counts} of them for a sinogram of {got}", views)
         axes = "views" if rows == views else "detectors"
     count, other = (rows, columns) if axes == "views" else (columns, rows)
     other = " (transposed? --axes)" if other == views else ""
