@@ -34,7 +34,8 @@ class Seen:
     """The compiled module, which keeps the last call of a kernel."""
 
     def __init__(self, module: Any):
-        self.module, self.last = module, None
+        self.module = module
+        self.last: tuple[Any, tuple[Any, ...]] | None = None
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.module, name)
