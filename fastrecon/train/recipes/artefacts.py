@@ -221,7 +221,7 @@ class Artefacts(CropObjective[Any]):
             "noise": f"none, or {min(SETTINGS.faint, config.noise):g} to {config.noise:g} in k-space",
             "validation": f"{self.counts['validation']} images, {where}: {told}",
             "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
-            **({"begins with": config.init} if config.init else {}),
+            **({"begins with": last_names([config.init])[0]} if config.init else {}),
             "seed": str(config.seed),
         }
         self.write(self.model({"name": self.name, "training": self.training(facts, RECIPE, {"facts": known})}))

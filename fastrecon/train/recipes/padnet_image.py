@@ -171,7 +171,7 @@ class Units(CropObjective[Any]):
             "levels": " to ".join(f"{v:g}" for v in config.levels),
             "validation": f"{self.counts['validation']} images, denoised at levels {HELD[0]:g} and {HELD[1]:g}: {told}",
             "steps": f"{config.steps}, batch {config.batch} crops of {config.patch} x {config.patch}",
-            **({"begins with": config.init} if config.init else {}),
+            **({"begins with": last_names([config.init])[0]} if config.init else {}),
             "seed": str(config.seed),
         }
 
