@@ -14,6 +14,7 @@ SLOW = 0.05  # frequencies below it follow no law
 MIDDLE, DARK = (0.1, 0.4), 0.05  # frequencies there are dark where the blur leaves so much of them
 STARTS = (0.0, -3.0)  # slopes of log noise: white, and that of photographs from cameras
 UNSURE = 0.5  # share of what is seen outermost that is noise for sure
+LAWFUL = 30  # frequencies, of which three numbers are told; of fewer none
 FAINTER = (0.0, -3.0)  # logarithms of white noise, from that of all the power seen far out
 SCORINGS = 50  # at most; 10 are usual
 COLOURED = 5.0  # times the finest details; of photographs with measured kernels it is 3 to 4
@@ -152,14 +153,15 @@ def estimate_frequencies(power: Tensor, f: Tensor, outer: Tensor) -> Tensor:
     Args:
         power: of the frequencies that were measured, mean square of a real number of each [N], > 0.
         f: where they lie, in cycles a pixel [N].
-        outer: the deviation [] of the outermost ones, > 0, which it cannot exceed.
+        outer: the deviation [] of the outermost ones, > 0, which it cannot exceed; the answer where there are few.
 
     Source: Whittle, as of `estimate_blurred`.
     """
-    used = f > SLOW
+    used, level = f > SLOW, outer.double().clamp_min(DIGITAL**0.5)
+    if used.sum() < LAWFUL:
+        return level
     power, f = power[used].double().clamp_min(DIGITAL), f[used].double()
     unit = power.mean()  # measured in any unit
-    level = outer.double().clamp_min(DIGITAL**0.5)
     start = (level / unit.sqrt()).log()
     starts = [torch.stack([power.new_tensor(0.01).log(), power.new_tensor(2.5), start + e]) for e in FAINTER]
     found = _likeliest(power / unit, torch.ones_like(f), f, starts)

@@ -48,3 +48,9 @@ def test_k_space_of_a_photograph(tmp_path, sigma):
     m = PROBLEMS["mri"].read(tmp_path / "y.npy", MRIOptions(centre="none"))
     assert m.noise is not None
     assert m.noise * m.scale == pytest.approx(sigma, rel=0.1)
+
+
+def test_of_few_frequencies_the_outermost_tell():
+    level = torch.tensor(0.25, dtype=torch.float64)
+    for n in (0, 3):
+        assert estimate_frequencies(torch.ones(n), torch.full((n,), 0.3), level) == level
