@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from fastrecon.checks import expect, flag, integer
+from fastrecon.networks.told import ToldCNN
 from fastrecon.networks.unet import each_alone
 
 MOMENTUM = 0.05  # of running statistics
 
 
-class ResidualCNN(nn.Module):
+class ResidualCNN(ToldCNN):
     """The residual G(v) like v [B, C, H, W]: v - G(v) is the clean image.
 
     3x3 convolutions with zeros beyond the edges, ReLU between them, batch normalisation in those that are neither first
@@ -36,8 +37,6 @@ class ResidualCNN(nn.Module):
     Attributes:
         settings: the arguments.
     """
-
-    joins = True  # an image has its bits in any batch, on the CPU
 
     def __init__(
         self, layers: int = 7, channels: int = 64, in_channels: int = 1, levels: bool = False,
@@ -71,11 +70,6 @@ class ResidualCNN(nn.Module):
             self.convolutions[-1].weight.mul_(0.1)  # type: ignore[operator]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @property
-    def levels(self) -> bool:
-        """Whether a level comes with each call."""
-        return self.settings["levels"]
-
     def forward(self, v: Tensor, level: Tensor | float | None = None) -> Tensor:
         """G(v); on the CPU without gradients an image has the same bits in any batch.
 
@@ -86,14 +80,8 @@ class ResidualCNN(nn.Module):
         Raises:
             ValueError: v has other dimensions or channels, or a level is missing or one too many.
         """
-        op, c = "ResidualCNN", self.settings["in_channels"]
-        expect(v.ndim == 4 and v.shape[1] == c and v.is_floating_point(), op, "v", f"real images [B, {c}, H, W]", v)
-        fits = (level is not None) == self.levels
-        expect(fits, op, "level", "a number or [B]" if self.levels else "None", level)
-        if level is None:
-            return each_alone(self._residual, v)
-        sizes = torch.as_tensor(level, dtype=v.dtype, device=v.device).expand(len(v))
-        return each_alone(self._residual, torch.cat((v, sizes.view(-1, 1, 1, 1).expand(-1, 1, *v.shape[2:])), 1))
+        self.check(v, level)
+        return each_alone(self._residual, self.with_level(v, level))
 
     def _residual(self, x: Tensor) -> Tensor:
         last, kind = len(self.convolutions) - 1, x.dtype

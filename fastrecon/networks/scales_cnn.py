@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, relu
 
 from fastrecon.checks import expect, flag, integer
+from fastrecon.networks.told import ToldCNN
 from fastrecon.networks.unet import each_alone
 
 FACTOR = 2  # side of the squares
@@ -37,7 +38,7 @@ class _Block(nn.Module):
         return x + self.second(relu(self.first(x)))
 
 
-class ScalesCNN(nn.Module):
+class ScalesCNN(ToldCNN):
     """The residual G(v) like v [B, C, H, W]: v - G(v) is the clean image.
 
     Squares of 2 x 2 pixels are the channels of the finest scale, and each scale below has half the sides; `blocks`
@@ -56,8 +57,6 @@ class ScalesCNN(nn.Module):
     Raises:
         ValueError: an argument is of another kind or out of range.
     """
-
-    joins = True  # an image has its bits in any batch, on the CPU
 
     def __init__(
         self, channels: Sequence[int] = (48, 96, 128), blocks: int = 2, in_channels: int = 1, levels: bool = False
@@ -87,11 +86,6 @@ class ScalesCNN(nn.Module):
             self.tail.weight.mul_(SMALL)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @property
-    def levels(self) -> bool:
-        """Whether a level comes with each call."""
-        return self.settings["levels"]
-
     def forward(self, v: Tensor, level: Tensor | float | None = None) -> Tensor:
         """G(v); on the CPU without gradients an image has the same bits in any batch.
 
@@ -102,17 +96,11 @@ class ScalesCNN(nn.Module):
         Raises:
             ValueError: v has other dimensions or channels, or a level is missing or one too many.
         """
-        op, c = "ScalesCNN", self.settings["in_channels"]
-        expect(v.ndim == 4 and v.shape[1] == c and v.is_floating_point(), op, "v", f"real images [B, {c}, H, W]", v)
-        fits = (level is not None) == self.levels
-        expect(fits, op, "level", "a number or [B]" if self.levels else "None", level)
+        self.check(v, level)
         h, w = v.shape[-2:]
         step = FACTOR << len(self.shrink)
         x = pixel_unshuffle(pad(v, (0, -w % step, 0, -h % step), mode="replicate"), FACTOR)
-        if level is not None:
-            sizes = torch.as_tensor(level, dtype=v.dtype, device=v.device).expand(len(v))
-            x = torch.cat((x, sizes.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])), 1)
-        return pixel_shuffle(each_alone(self._residual, x), FACTOR)[..., :h, :w].contiguous()
+        return pixel_shuffle(each_alone(self._residual, self.with_level(x, level)), FACTOR)[..., :h, :w].contiguous()
 
     def _residual(self, x: Tensor) -> Tensor:
         kind, kept = x.dtype, []
