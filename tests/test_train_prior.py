@@ -122,16 +122,30 @@ def test_it_starts_from_the_regulariser_of_lda_or_of_a_prior(photos, tmp_path):
     assert math.isclose(again.at(sigma)[1].item(), 0.02, rel_tol=1e-5)
 
 
-def test_processes_share_a_batch(photos):
-    whole = untrained(photos).batch()
-    halves = []
+@pytest.mark.parametrize("missing", [0.0, 0.5])
+def test_processes_share_a_batch(photos, missing):
+    whole = untrained(photos, batch=8, missing=missing).batch()
+    assert [len(lower.clean) for lower in whole] == ([4, 4] if missing else [8])
     for rank in range(2):
-        one = untrained(photos)
+        one = untrained(photos, batch=8, missing=missing)
         one.world = World(rank=rank, size=2)
-        halves.append(one.batch())
-    for part, pair in zip(whole, zip(*halves, strict=True), strict=True):
-        assert torch.equal(part[0::2], pair[0])
-        assert torch.equal(part[1::2], pair[1])
+        for mine, all_of_them in zip(one.batch(), whole, strict=True):
+            assert torch.equal(mine.clean, all_of_them.clean[rank::2])
+            assert torch.equal(mine.sigma, all_of_them.sigma[rank::2])
+            if mine.bent:  # which pixels are missing follows from the seeds, what is missing from the place
+                assert torch.equal(mine.start, all_of_them.start[rank::2])
+
+
+def test_images_without_noise_teach_too(photos, tmp_path):
+    objective = untrained(photos, missing=0.5, iterations=200, tol=0.05)
+    for w in objective.module.parameters():
+        w.grad = None
+    _, completed = objective.batch()
+    _, upper = objective._loss(completed)
+    upper.mean().backward()
+    assert all(bool(w.grad.any()) for w in objective.module.regulariser.weights)
+    assert train(photos, tmp_path, missing=0.5, kept=(0.3, 0.6)) == 0
+    assert all(math.isfinite(v) for v in column_of(tmp_path, "validation_psnr"))
 
 
 def test_an_image_that_did_not_converge_teaches_nothing(photos):
@@ -148,6 +162,8 @@ def test_an_image_that_did_not_converge_teaches_nothing(photos):
         ({"init": "sgp-step-inpaint"}, "--init: expected a prior or a model of LDA"),
         ({"patch": 100}, "patch: expected images of at least 100x100 pixels"),
         ({"products": 0}, "--products"),
+        ({"missing": 1.0}, "--missing"),
+        ({"kept": (0.6, 0.3)}, "--kept: expected two shares in (0, 1), the least first"),
         ({"factors": ("ct=0",)}, "--factors: expected a number > 0"),
         ({"factors": ("sun=1",)}, "--factors: expected one of"),
     ],

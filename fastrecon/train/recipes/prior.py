@@ -3,6 +3,9 @@
 Upper loss: the squared error of the minimiser of |x - y|^2 / 2 + lam(sigma) r(x), y a picture with noise of standard
 deviation sigma. The lower problem is solved anew for every batch, to a tolerance, and differentiated implicitly; see
 `train/bilevel.py`. It starts well from the regulariser of an LDA model (--init), whose phases have taught it images.
+
+A share of the crops (--missing) has no noise, and pixels or frequencies that were not measured: the image minimises
+r(x) among those that agree with what was.
 """
 
 import copy
@@ -25,8 +28,9 @@ from fastrecon.options import check, option
 from fastrecon.problems import PROBLEMS
 from fastrecon.solvers.base import column
 from fastrecon.terms import FeatureNorm, MultiScale
-from fastrecon.train.bilevel import Gradient, Phi, bend, hessian_at, minimise, outer, ritz
+from fastrecon.train.bilevel import Phi, bend, hessian_at, minimise, outer, ritz
 from fastrecon.train.crop_objective import CropObjective
+from fastrecon.train.lower import Lower, completing, denoising, gradient_of
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.schedule import Schedule
@@ -37,7 +41,6 @@ Regulariser = FeatureNorm | MultiScale
 USUAL_EPS = 0.004
 VALIDATION_SIDE, VALIDATION_TOL, VALIDATION_ITERATIONS = 128, 1e-3, 200
 SPEED = 5.0  # rate of the logarithms of lam and eps, in rates of the kernels
-LOUD = 1.3  # errors grow about like sigma^1.3: images are weighed by the inverse
 STRAY = 4.0  # an image whose lower problem ended above so many tolerances teaches nothing
 LOW, HIGH = 0.02, 1e-3  # weights of curvature below the floor and above the ceiling
 SHARE = 0.1  # of the coarsest scale given, with which a coarser one begins
@@ -64,6 +67,11 @@ class Config:
     )  # fmt: skip
     focus: float = option("noise level that is drawn more often", 0.1, within="(0, 10]", type=float)
     focus_share: float = option("share of images with it", 0.35, within="[0, 1]", type=float)
+    missing: float = option(
+        "share of crops without noise of which some pixels, or some frequencies, were not measured", 0.0,
+        within="[0, 1)", type=float,
+    )  # fmt: skip
+    kept: Sequence[float] = option("least and largest share of those that were", (0.2, 0.6), nargs=2, type=float)
     channels: int = option("feature channels, without --init", 32, within="[1, 128]", type=int)
     layers: int = option("convolutions, without --init", 4, within="[2, 16]", type=int)
     delta: float = option("radius of the smoothed ReLU, without --init", 0.01, within="(0, 100]", type=float)
@@ -104,6 +112,9 @@ class Config:
         fits = bool(s) and all(0 < v < math.inf for v in s) and all(a < b for a, b in itertools.pairwise(s))
         expect(fits, "train", "--sigmas", "ascending numbers > 0", list(s))
         object.__setattr__(self, "sigmas", s)
+        low, high = (float(v) for v in self.kept)
+        expect(0 < low <= high < 1, "train", "--kept", "two shares in (0, 1), the least first", [low, high])
+        object.__setattr__(self, "kept", (low, high))
         self.fits()
 
     def fits(self) -> dict[str, tuple[float, float]]:
@@ -187,16 +198,24 @@ class Prior(CropObjective[Learned]):
             lam = 0.3 * knots / torch.stack(pulls).clamp_min(1e-12).to(knots)
         return Learned(r, config.sigmas, lam, eps)
 
-    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Clean crops [B, 1, P, P], noisy ones, and standard deviations [B] of the noise: this process's share."""
+    def batch(self) -> list[Lower]:
+        """This process's share of the next batch: images with noise, and such as are to be completed."""
         config, world = self.config, self.world
         x = self.crops(config.batch)
         low, high = (math.log(s) for s in (config.sigmas[0], config.sigmas[-1]))
         draws = torch.rand(2, config.batch, generator=self.generator)
         sigma = torch.where(draws[0] < config.focus_share, math.log(config.focus), low + draws[1] * (high - low)).exp()
         noise = torch.randn(x.shape, generator=self.generator) * column(sigma, x)
-        share = slice(world.rank, None, world.size)
-        return x[share], (x + noise.to(x))[share], sigma.to(x)[share]
+        noisy = round((1 - config.missing) * config.batch)
+        share = slice(world.rank, noisy, world.size)
+        found = [denoising(x[share], (x + noise.to(x))[share], sigma.to(x)[share], config.focus)]
+        if noisy < config.batch:
+            low, high = config.kept
+            rates = (low + (high - low) * torch.rand(config.batch, generator=self.generator)).tolist()
+            seeds = torch.randint(2**31, (config.batch,), generator=self.generator).tolist()
+            share = slice(noisy + world.rank, None, world.size)
+            found.append(completing(x[share], rates[share], seeds[share], config.focus))
+        return [lower for lower in found if len(lower.clean)]
 
     def prior(self, sigma: Tensor, precision: str, learn: bool = False) -> Phi:
         """lam(sigma) r [B] and its gradient at images, with derivatives in what is learned or without."""
@@ -212,36 +231,46 @@ class Prior(CropObjective[Learned]):
 
     def loss(self) -> Tensor:
         """Mean squared error of the minimisers of the next batch, with its implicit derivative."""
+        errors, upper = zip(*map(self._loss, self.batch()), strict=True)
+        total = torch.cat(upper).mean()
+        return torch.cat(errors).mean() + (total - total.detach())
+
+    def _loss(self, lower: "Lower") -> tuple[Tensor, Tensor]:
+        """Of each image [B] the squared error, and what has the derivative of its weighed mean."""
         config = self.config
-        clean, noisy, sigma = self.batch()
-        found = minimise(denoising(self.prior(sigma, config.precision), noisy), noisy, config.iterations, config.tol)
-        x, error = found.x, found.x - clean
-        exact = gradient_of(denoising(self.prior(sigma, "float32"), noisy))
-        stirred = error + STIR * torch.randn(error.shape, generator=self.generator).to(error)
+        found = minimise(
+            lower.phi(self.prior(lower.sigma, config.precision)), lower.start, config.iterations, config.tol
+        )
+        x, error = found.x, found.x - lower.clean
+        exact = gradient_of(lower.phi(self.prior(lower.sigma, "float32")))
+        stirred = error + lower.free(STIR * torch.randn(error.shape, generator=self.generator).to(error))
         with torch.no_grad():
             curvature = ritz(hessian_at(exact, x), stirred, config.products)
-        learned = self.prior(sigma, config.precision, learn=True)
-        weight = (config.focus / sigma) ** LOUD * (found.relative < STRAY * config.tol)
+        learned = self.prior(lower.sigma, config.precision, learn=True)
+        weight = lower.weight * (found.relative < STRAY * config.tol)
         pixels = error[0].numel()
-        upper = weight * outer(gradient_of(learned), x, curvature.solve(config.floor or STIR)) / pixels
-        low, high = bend(
-            gradient_of(denoising(self.prior(sigma, "float32", learn=True), noisy)), x, curvature,
-            config.floor, config.ceiling,
-        )  # fmt: skip
-        total = (upper + LOW * low + HIGH * high).mean()
-        return error.square().mean() + (total - total.detach())
+        total = weight * outer(gradient_of(learned), x, curvature.solve(config.floor or STIR)) / pixels
+        if lower.bent:
+            phi = lower.phi(self.prior(lower.sigma, "float32", learn=True))
+            low, high = bend(gradient_of(phi), x, curvature, config.floor, config.ceiling)
+            total = total + LOW * low + HIGH * high
+        return error.square().flatten(1).mean(1), total
 
     @torch.no_grad()
     def validate(self) -> Score | None:
-        """Mean PSNR in dB of converged validation images over the knots, the same noise each time."""
+        """Mean PSNR in dB of converged validation images over the knots, the same noise each time, and where some are
+        trained to be completed over those with half of the pixels, and with a third of the frequencies."""
         found = []
         for k, x in enumerate(self.held):
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(k)).to(x)
-            for sigma in self.config.sigmas:
-                y = x + sigma * noise
-                phi = denoising(self.prior(torch.full((1,), sigma).to(x), "float32"), y)
-                end = minimise(phi, y, VALIDATION_ITERATIONS, VALIDATION_TOL)
-                found.append(psnr(end.x.clamp(0, 1), x).item())
+            knots = [torch.full((1,), sigma).to(x) for sigma in self.config.sigmas]
+            lowers = [denoising(x, x + s * noise, s, self.config.focus) for s in knots]
+            if self.config.missing:
+                lowers.append(completing(x.expand(2, -1, -1, -1), [0.5, 0.3], [k, k], self.config.focus))
+            for lower in lowers:
+                phi = lower.phi(self.prior(lower.sigma, "float32"))
+                end = minimise(phi, lower.start, VALIDATION_ITERATIONS, VALIDATION_TOL)
+                found += psnr(end.x.clamp(0, 1), lower.clean).flatten().tolist()
         return Score("psnr", math.fsum(found) / len(found)) if found else None
 
     def export(self, facts: dict[str, Any]) -> None:
@@ -310,22 +339,6 @@ def _source(config: Config, knots: Tensor) -> tuple[Regulariser, Tensor | None, 
             coarser.weights[-1].mul_(SHARE)
         scales.append(coarser)
     return together(scales).float().requires_grad_(True), lam, eps
-
-
-def denoising(prior: Phi, y: Tensor) -> Phi:
-    """|x - y|^2 / 2 + what `prior` gives, and its gradient."""
-
-    def phi(x: Tensor) -> tuple[Tensor, Tensor]:
-        value, grad = prior(x)
-        residual = x - y
-        return residual.double().square().flatten(1).sum(1) / 2 + value.double(), residual + grad
-
-    return phi
-
-
-def gradient_of(phi: Phi) -> Gradient:
-    """Its gradient alone."""
-    return lambda x: phi(x)[1]
 
 
 RECIPE = register(
