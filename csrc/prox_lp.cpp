@@ -1,7 +1,8 @@
 // prox_lp.cpp: the proximal map of lam |x|^p, 0 <= p <= 1, to machine precision (CPU). Definition:
 // fastrecon/ops/prox_lp.py
 //   x, y, d_y, d_x [R, M, S] real or complex   lam, d_lam [M] real
-// In units of |x|, r = |y| / |x| is the larger root of r - 1 + c r^(p-1) = 0 with c = lam p |x|^(p-2).
+// In units of |x|, r = |y| / |x| is the larger root of r - 1 + c r^(p-1) = 0 with c = lam p |x|^(p-2). It depends on
+// tau / |x| alone, tau being where |x| becomes nonzero.
 #include "broadcast.h"
 #include "power.h"
 
@@ -10,21 +11,65 @@ namespace FASTRECON_ISA {
 namespace {
 using std::int64_t;
 
-template <typename T>
-struct InverseRoot {  // x^q for q = -1/2, in a third of the time
-  FR_INLINE explicit InverseRoot(double) {}
-  FR_INLINE T operator()(T x) const { return 1 / square_root(x); }
+template <typename T, bool kInverse>
+struct Root {  // x^q for q = 1/2, or -1/2, in a third of the time
+  FR_INLINE explicit Root(double) {}
+  FR_INLINE T operator()(T x) const { return kInverse ? 1 / square_root(x) : square_root(x); }
 };
 
-template <typename T, typename PowerOf>
+// r is found by a polynomial, where that is not exact enough also by steps of Halley's method. As a function of c, r
+// has a branch point where both roots meet, at c = most / ratio beyond the threshold's c = most; as one of s = sqrt(1 -
+// ratio c / most) it is smooth. The polynomial is of u = (1 - s) / (1 - least s), in [0, 1], and r - 1 divisible by u:
+// without penalty y is x.
+template <typename T, typename PowerOf, typename RiseOf>
 struct Problem {
-  T p, smallest;  // r at the threshold: the least of all r, and the slowest to converge to
-  PowerOf power;  // x^(p-1)
-  int steps;      // of Halley's method from r = 1 until that r is right to half a unit in the last place of 1
-  FR_INLINE explicit Problem(double p) : p(T(p)), smallest(T((2 - 2 * p) / (2 - p))), power(p - 1), steps(0) {
-    const double root = (2 - 2 * p) / (2 - p), c = (1 - root) * __builtin_pow(root, 1 - p);
-    constexpr double tolerance = sizeof(T) == 4 ? 0x1p-25 : 0x1.8p-52;  // the latter: what double resolves here
-    for (double r = 1; r - root > tolerance && steps < 6; ++steps) r = halley_step(r, c * __builtin_pow(r, p - 1), p);
+  static constexpr int kTerms = 7;  // enough without Halley's method for float and p < 0.88
+  // (1 - cos(k pi / 14)) / 2: Chebyshev's points, each followed by where a polynomial through them errs most
+  static constexpr double kPoints[] = {0.012536043909088196, 0.049515566048790434,
+                                       0.10908425876598511,  0.18825509907063323,
+                                       0.28305813044122097,  0.38873953302184272,
+                                       0.49999999999999989,  0.61126046697815717,
+                                       0.71694186955877903,  0.8117449009293668,
+                                       0.89091574123401474,  0.95048443395120963,
+                                       0.98746395609091187,  1};
+  T p, smallest;          // r at the threshold: the least of all r
+  T most, ratio, widest;  // c there, the ratio above, and 1 / (1 - least s)
+  T terms[kTerms];        // of (1 - r) / u
+  PowerOf power;          // x^(p-1)
+  RiseOf rise;            // x^(1-p)
+  int steps;              // of Halley's method
+  bool hard;              // whether r is 1 to rounding wherever it is not 0
+
+  FR_INLINE explicit Problem(double p) : p(T(p)), most(0), ratio(0), widest(0), terms{}, power(p - 1), rise(1 - p) {
+    constexpr double tolerance = sizeof(T) == 4 ? 0x1p-25 : 0x1.8p-52;  // half a unit in the last place of 1; the
+    const double root = (2 - 2 * p) / (2 - p);                          // latter: what double resolves here
+    smallest = T(root), steps = 0, hard = 1 - root <= tolerance;
+    if (hard) return;
+    const double c = (1 - root) * __builtin_pow(root, 1 - p), q = p * __builtin_pow(2.0, 1 - p);
+    const double range = 1 - square_root(at_least(0.0, 1 - q)), slope = 2 * range * c / q;  // slope: of 1 - r at u = 0
+    const auto r_near = [=](double u) { return 1 - u * (slope + (1 - root - slope) * u); };
+    const auto u_of = [=](double r) {
+      return (1 - square_root(at_least(0.0, 1 - q / c * (1 - r) * __builtin_pow(r, 1 - p)))) / range;
+    };
+    double u[kTerms], found[kTerms], whole[kTerms] = {};  // by divided differences
+    for (int k = 0; k < kTerms; ++k) {
+      const double r = r_near(kPoints[2 * k]);
+      u[k] = u_of(r), found[k] = (1 - r) / u[k];
+    }
+    for (int order = 1; order < kTerms; ++order)
+      for (int k = kTerms - 1; k >= order; --k) found[k] = (found[k] - found[k - 1]) / (u[k] - u[k - order]);
+    for (int k = kTerms - 1; k >= 0; --k)
+      for (int i = kTerms - 1; i >= 0; --i) whole[i] = (i > 0 ? whole[i - 1] : found[k]) - u[k] * whole[i];
+    for (int k = 0; k < kTerms; ++k) terms[k] = T(whole[k]);
+    most = T(c), ratio = T(q), widest = T(1 / range);
+    for (int k = 0; k < kTerms; ++k) {
+      const double r = r_near(kPoints[2 * k + 1]), at = u_of(r);
+      double guess = at_least(root, 1 - at * polynomial(whole, at));
+      int step = 0;
+      for (; magnitude(guess - r) > tolerance && step < 6; ++step)
+        guess = at_least(root, halley_step(guess, (1 - r) * __builtin_pow(r / guess, 1 - p), p));
+      steps = at_least(step, steps);
+    }
   }
 };
 
@@ -37,35 +82,36 @@ struct Roots {
 
 // n numbers a = |x| > tau.
 template <bool kDerivative, typename T, typename P>
-FR_INLINE void solve_all(const T* a, const T* lam, int64_t n, const P& problem, Roots<T>& out) {
-  T weight[kTile], c[kTile];
-  const T p = problem.p, smallest = problem.smallest;  // copies: stores to `out` cannot change them
-  const auto power = problem.power;
+FR_INLINE void solve_all(const T* a, const T* tau, int64_t n, const P& problem, Roots<T>& out) {
+  constexpr T faint = sizeof(T) == 4 ? T(0x1p-40) : T(0x1p-70);  // of tau / a, where r is 1
+  T c[kTile], value[kTile];
+  const P own = problem;  // a copy: stores to `out` cannot change it
   for (int64_t i = 0; i < n; ++i) {
-    weight[i] = p * power(a[i]);
-    c[i] = lam[i] * weight[i] / a[i];
-    out.r[i] = at_least(smallest, halley_step(T(1), c[i], p));
+    const T share = at_most(T(1), at_least(faint, tau[i] / a[i])), part = share * own.rise(share);  // c / most
+    const T u = (1 - square_root(at_least(T(0), 1 - own.ratio * part))) * own.widest;
+    c[i] = own.most * part;
+    value[i] = at_least(own.smallest, 1 - u * polynomial(own.terms, u));
   }
-  for (int64_t i = 0; i < n;
-       ++i)  // in units of an infinite |x| the penalty vanishes; `power` knows finite numbers only
-    if (a[i] > kLargest<T>) weight[i] = c[i] = 0, out.r[i] = 1;
-  for (int step = 1; step < problem.steps; ++step)
-    for (int64_t i = 0; i < n; ++i) out.r[i] = at_least(smallest, halley_step(out.r[i], c[i] * power(out.r[i]), p));
+  for (int step = 0; step < own.steps; ++step)
+    for (int64_t i = 0; i < n; ++i)
+      value[i] = at_least(own.smallest, halley_step(value[i], c[i] * own.power(value[i]), own.p));
+  for (int64_t i = 0; i < n; ++i) out.r[i] = value[i];
   if (!kDerivative) return;
   for (int64_t i = 0; i < n; ++i) {
-    const T r = out.r[i], w = power(r);
-    out.slope[i] = r / (r - (1 - p) * c[i] * w);
-    out.weight[i] = weight[i] * w * out.slope[i];
+    const T r = value[i], w = own.power(r);
+    out.slope[i] = r / (r - (1 - own.p) * c[i] * w);
+    const T weight = own.p * own.power(a[i]) * w * out.slope[i];  // `power` knows finite numbers only
+    out.weight[i] = a[i] > kLargest<T> ? T(0) : weight;
   }
 }
 
 // n numbers a = |x|. Where few of them exceed tau, those are gathered first. NaN counts as exceeding, to come through.
 template <bool kDerivative, typename T, typename P>
-FR_INLINE void solve(const T* a, const T* lam, const T* tau, int64_t n, const P& problem, Roots<T>& out) {
+FR_INLINE void solve(const T* a, const T* tau, int64_t n, const P& problem, Roots<T>& out) {
   T above[kTile];
   for (int64_t i = 0; i < n; ++i) above[i] = a[i] <= tau[i] ? T(0) : T(1);
   const int64_t count = int64_t(sum(above, n));
-  if (count == 0 || problem.steps == 0) {  // r is 0, or for p = 0 also 1
+  if (count == 0 || problem.hard) {
     for (int64_t i = 0; i < n; ++i) {
       out.r[i] = above[i];
       if (!kDerivative) continue;
@@ -75,7 +121,7 @@ FR_INLINE void solve(const T* a, const T* lam, const T* tau, int64_t n, const P&
     return;
   }
   if (2 * count >= n) {
-    solve_all<kDerivative>(a, lam, n, problem, out);
+    solve_all<kDerivative>(a, tau, n, problem, out);
     for (int64_t i = 0; i < n; ++i) {
       out.r[i] = above[i] != 0 ? out.r[i] : T(0);
       if (!kDerivative) continue;
@@ -85,7 +131,7 @@ FR_INLINE void solve(const T* a, const T* lam, const T* tau, int64_t n, const P&
     return;
   }
   Roots<T> few;
-  T own_a[kTile], own_lam[kTile];
+  T own_a[kTile], own_tau[kTile];
   int index[kTile];
   int64_t k = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -94,9 +140,9 @@ FR_INLINE void solve(const T* a, const T* lam, const T* tau, int64_t n, const P&
   }
   for (int64_t j = 0; j < count; ++j) {
     own_a[j] = a[index[j]];
-    own_lam[j] = lam[index[j]];
+    own_tau[j] = tau[index[j]];
   }
-  solve_all<kDerivative>(own_a, own_lam, count, problem, few);
+  solve_all<kDerivative>(own_a, own_tau, count, problem, few);
   for (int64_t i = 0; i < n; ++i) {
     out.r[i] = 0;
     if (kDerivative) out.slope[i] = out.weight[i] = 0;
@@ -116,19 +162,18 @@ FR_INLINE void moduli(const T* x, int64_t n, T* a) {
 }
 
 template <int kWidth, typename T, typename P>
-FR_INLINE void fwd_tile(const T* x, const T* lam, const T* tau, T* y, int64_t n, const P& problem) {
+FR_INLINE void fwd_tile(const T* x, const T* tau, T* y, int64_t n, const P& problem) {
   T a[kTile], wide[kWidth * kTile];
   Roots<T> root;
   moduli<kWidth>(x, n, a);
-  solve<false>(a, lam, tau, n, problem, root);
+  solve<false>(a, tau, n, problem, root);
   expand<kWidth>(root.r, wide, n);
   for (int64_t i = 0; i < kWidth * n; ++i) y[i] = x[i] * wide[i];
 }
 
 // With u = x / |x|: d_x = r d_y + (slope - r) <u, d_y> u, which is slope d_y for real x; d_lam = -weight <u, d_y>.
 template <int kWidth, typename T, typename P>
-FR_INLINE void bwd_tile(const T* d_y, const T* x, const T* lam, const T* tau, T* d_x, T* d_lam, int64_t n,
-                        const P& problem) {
+FR_INLINE void bwd_tile(const T* d_y, const T* x, const T* tau, T* d_x, T* d_lam, int64_t n, const P& problem) {
   T a[kTile], along[kTile], unit[kWidth * kTile], wide[kWidth * kTile], keep[kWidth * kTile];
   Roots<T> root;
   if constexpr (kWidth == 2) {
@@ -143,7 +188,7 @@ FR_INLINE void bwd_tile(const T* d_y, const T* x, const T* lam, const T* tau, T*
     moduli<kWidth>(x, n, a);
     for (int64_t i = 0; i < n; ++i) unit[i] = x[i] != 0 ? with_sign(T(1), x[i]) : T(0);
   }
-  solve<true>(a, lam, tau, n, problem, root);
+  solve<true>(a, tau, n, problem, root);
   for (int64_t i = 0; i < kWidth * n; ++i) wide[i] = unit[i] * d_y[i];
   fold<kWidth>(wide, along, n);
   for (int64_t i = 0; i < n; ++i) {
@@ -186,10 +231,9 @@ FR_INLINE void fwd(Address x, Address lam, Address y, int64_t R, int64_t M, int6
   thresholds(as<const T>(lam), M, p, tau);
   parallel(tiles_of(total), kWidth * total, [&](int64_t task) {
     const int64_t first = task * kTile, n = at_most(kTile, total - first);
-    T l[kTile], t[kTile];
-    spread(as<const T>(lam), M, S, first, n, l);
+    T t[kTile];
     spread(tau, M, S, first, n, t);
-    fwd_tile<kWidth>(as<const T>(x) + kWidth * first, l, t, as<T>(y) + kWidth * first, n, problem);
+    fwd_tile<kWidth>(as<const T>(x) + kWidth * first, t, as<T>(y) + kWidth * first, n, problem);
   });
 }
 
@@ -200,21 +244,20 @@ FR_INLINE void bwd(Address d_y, Address x, Address lam, Address d_x, Address d_l
   T* const tau = memory.take<T>(M);
   thresholds(as<const T>(lam), M, p, tau);
   sum_to_parameter(R, M, S, kWidth * R * M * S, as<T>(d_lam), [&](int64_t first, int64_t n, T* part) {
-    T l[kTile], t[kTile];
-    spread(as<const T>(lam), M, S, first, n, l);
+    T t[kTile];
     spread(tau, M, S, first, n, t);
-    bwd_tile<kWidth>(as<const T>(d_y) + kWidth * first, as<const T>(x) + kWidth * first, l, t,
-                     as<T>(d_x) + kWidth * first, part, n, problem);
+    bwd_tile<kWidth>(as<const T>(d_y) + kWidth * first, as<const T>(x) + kWidth * first, t, as<T>(d_x) + kWidth * first,
+                     part, n, problem);
   });
 }
 
-// act(number type, Problem), x^(p-1) in the cheapest way.
+// act(number type, Problem), powers in the cheapest way.
 template <typename Act>
 FR_INLINE void by_power(int dtype, double p, const Act& act) {
   by_dtype<kRealOrComplex>(dtype, [&](auto type) {
     using T = RealOf<decltype(type)>;
-    if (p == 0.5) return act(type, Problem<T, InverseRoot<T>>(p));
-    act(type, Problem<T, Power<T>>(p));
+    if (p == 0.5) return act(type, Problem<T, Root<T, true>, Root<T, false>>(p));
+    act(type, Problem<T, Power<T>, Power<T>>(p));
   });
 }
 }  // namespace
