@@ -1,7 +1,7 @@
 // image_operator.h: operators whose iterations stay in a cache: masks, Fourier transforms with masks and coils, blur.
 //
-// The transforms are those of a library that the caller knows (fastrecon/ops/transforms.py): addresses of two functions
-// and of what they call descriptors, for one thread. Nothing here is linked to it.
+// The transforms are those of fft2.cpp, or of a library that the caller knows (fastrecon/ops/transforms.py): addresses
+// of two functions and of what they call descriptors, for one thread. Nothing here is linked to it.
 #pragma once
 #include <stdexcept>
 #include <type_traits>
@@ -20,11 +20,17 @@ struct Sizes {
   FR_INLINE std::int64_t sections() const { return coils ? coils : 1; }  // whose sums are made one after the other
 };
 
-// The transform of `in`, in place where `out` is null.
-FR_INLINE void compute(Address function, Address descriptor, void* in, void* out) {
+// The transform of `in` by the plan, or `back`, in place where `out` is null; numbers of kWidth reals each.
+template <int kWidth, typename T>
+FR_INLINE void compute(const Address* plan, bool back, T* in, T* out) {
   using Compute = long (*)(void*, void*, ...);
-  const auto call = reinterpret_cast<Compute>(function);
-  void* const what = reinterpret_cast<void*>(descriptor);
+  if (plan[0] == 0) {
+    const int dtype = (kWidth == 1 ? kFloat32 : kComplex64) + (sizeof(T) == 8);
+    T *const to = out ? out : in, *const x = kWidth == 1 && back ? to : in, *const y = x == in ? to : in;
+    return fft2(dtype, back, Address(x), Address(y), Address(plan), 1);
+  }
+  const auto call = reinterpret_cast<Compute>(plan[back]);
+  void* const what = reinterpret_cast<void*>(plan[2 + back]);
   if ((out ? call(what, in, out) : call(what, in)) != 0) throw std::runtime_error("a Fourier transform failed");
 }
 
@@ -91,7 +97,7 @@ struct ImageOperator {
   int transform;
   Sizes size;
   const T *mask, *maps;
-  const Address* plan;  // forward and backward function, their descriptors, U, V
+  const Address* plan;  // forward and backward function, or none, their descriptors, U, V
   bool centred;         // the origin of the image lies in its middle
 
   FR_INLINE bool fourier() const { return transform == kFourier || transform == kCentredFourier; }
@@ -170,9 +176,9 @@ struct ImageOperator {
       T* const spectrum = memory.take<T>(2 * half);
       T* const image = memory.take<T>(U * V);
       place(in + c * in_rows * in_width, in_width, image, U, V);
-      compute(plan[0], plan[2], image, spectrum);
+      compute<1>(plan, false, image, spectrum);
       multiply<kConjugate, false>(mask, spectrum, spectrum, half);
-      compute(plan[1], plan[3], spectrum, image);
+      compute<1>(plan, true, spectrum, image);
       place(image, V, out + c * rows * width, rows, width);
     });
   }
@@ -236,7 +242,7 @@ struct ImageOperator {
             else
               std::memcpy(to, from, 2 * count * sizeof(T));
           });
-          compute(plan[0], plan[2], k, nullptr);
+          compute<2, T>(plan, false, k, nullptr);
         }
         parallel(tiles, 8 * n, [&](int64_t tile) {
           const Span part_of = span(tile);
@@ -249,7 +255,7 @@ struct ImageOperator {
             weigh<2>(kForward ? back : r + 2 * (c * n + part_of.at), mask + part_of.at, k + 2 * part_of.k, part_of.n);
         });
         if (!on) continue;
-        compute(plan[1], plan[3], k, nullptr);
+        compute<2, T>(plan, true, k, nullptr);
         if (!s.coils) continue;  // it lies there already
         pieces([&](int64_t row, int64_t column, int64_t i, int64_t j, int64_t count) {
           const int64_t at = 2 * (row * s.W + column);

@@ -47,7 +47,7 @@ const Kernels kTable = [] {
 
 // AMD's cores make twice as many products of bfloat16 pairs in a cycle as of float32; those of Intel make the same
 // number, and the conversions come on top.
-bool bfloat16_is_faster() { return __builtin_cpu_is("amd"); }
+bool bfloat16_is_faster() { return vendor() == std::string("amd"); }
 
 // Whether the processor has tiles of bfloat16, the kernel saves them, and lets this process use them: it is asked once,
 // and may refuse. __builtin_cpu_supports knows no AMX in older compilers.
@@ -71,6 +71,15 @@ bool has_tiles() {
 #endif
 }
 #endif
+
+const char* vendor() {
+#ifdef FASTRECON_X86
+  __builtin_cpu_init();
+  return __builtin_cpu_is("amd") ? "amd" : __builtin_cpu_is("intel") ? "intel" : "";
+#else
+  return "";
+#endif
+}
 
 std::vector<Isa> instruction_sets() {  // best last
   std::vector<Isa> sets = {{"baseline", &baseline::kTable, true}};

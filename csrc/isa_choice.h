@@ -14,6 +14,8 @@ struct Isa {
 
 std::vector<Isa> instruction_sets();  // best last
 
+const char* vendor();  // of the processor: "amd", "intel", or "" of any other
+
 // Throws std::runtime_error where FASTRECON_ISA names one that this machine does not have.
 Isa choose_isa();
 }  // namespace fastrecon

@@ -97,6 +97,7 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
                         Address momentum, Address taps, Address plan, std::int64_t B, std::int64_t C,                 \
                         std::int64_t H, std::int64_t W, std::int64_t factors_image, std::int64_t L,                   \
                         std::int64_t levels, std::int64_t iterations, bool ahead))                                    \
+  K(fft2, (int dtype, bool back, Address x, Address y, Address plan, std::int64_t B))                                 \
   K(squares, (int dtype, Address x, Address minus, Address out, bool differ, std::int64_t B, std::int64_t N))         \
   K(prox_tv, (int dtype, Address y, Address lam, Address p, Address x, Address dual, Address sums, Address count,     \
               std::int64_t B, std::int64_t G, std::int64_t H, std::int64_t W, double tol, std::int64_t iterations,    \

@@ -75,6 +75,7 @@ PYBIND11_MODULE(_C, m) {
     info["isa"] = isa.name;
     info["isa_built"] = built;
     info["isa_supported"] = supported;
+    info["vendor"] = vendor();
     info["compiler"] = __VERSION__;
     info["threads"] = threads();
     info["cores"] = cores();

@@ -81,12 +81,12 @@ struct Descent {
     const int kind = transform;
     for (int64_t k = 0; k < iterations; ++k) {
       if (kind == kBlur) {  // what it does to `from` is no matter: that is written before it is read
-        compute(plan[0], plan[2], from, spectrum);
+        compute<1>(plan, false, from, spectrum);
         parallel(H, 2 * H * half, [=](int64_t i) {
           T* const row = spectrum + 2 * i * half;
           weigh<2>(row, f + i * half, row, half);
         });
-        compute(plan[1], plan[3], spectrum, blurred);
+        compute<1>(plan, true, spectrum, blurred);
       }
       const auto give = [=](int64_t i, T* row) {
         const int64_t at = i * w;

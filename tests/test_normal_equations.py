@@ -4,6 +4,7 @@ import pytest
 import torch
 from utils import numbers
 
+from fastrecon import registry
 from fastrecon.operators import Blur, Crop, Fourier, Gradient, Identity, Inpainting, Radon, Wavelet, gaussian_kernel
 from fastrecon.ops.layout import wide_dtype
 from fastrecon.terms import NormalEquations
@@ -90,7 +91,8 @@ def test_two_transforms_however_many_terms(monkeypatch):
     for name in ("rfft2", "irfft2", "fft2", "ifft2"):
         real = getattr(torch.fft, name)
         monkeypatch.setattr(torch.fft, name, lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k))
-    equations.solve(b, [torch.ones(1, dtype=torch.float64)] * 3, b)
+    with registry.using("reference"):  # whose transforms can be counted
+        equations.solve(b, [torch.ones(1, dtype=torch.float64)] * 3, b)
     assert calls == ["rfft2", "irfft2"]
 
 

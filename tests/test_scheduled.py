@@ -187,15 +187,18 @@ def test_bad_arguments(call, text):
         call()
 
 
-def test_training_lowers_the_objective_and_gives_a_model(tmp_path):
+@pytest.mark.parametrize("sides", [["64"], ["48", "64"]], ids=" ".join)
+def test_training_lowers_the_objective_and_gives_a_model(sides, tmp_path):
     out = tmp_path / "run"
     main(
-        ["train", "fista", "--data", "skimage:camera", "skimage:moon", "skimage:coins", "--side", "64", "--held", "1",
+        ["train", "fista", "--data", "skimage:camera", "skimage:moon", "skimage:coins", "--side", *sides, "--held", "1",
          "--unroll", "4", "--steps", "12", "--batch", "2", "--lr", "0.1", "--validate-every", "4", "--out", str(out)]
     )  # fmt: skip
     model = fr.load(out / "model.safetensors")
     assert isinstance(model, ScheduleModel)
-    assert "PSNR" in (out / "learned-fista-inpaint.md").read_text()
+    card = (out / "learned-fista-inpaint.md").read_text()
+    assert "PSNR" in card
+    assert " and ".join(f"{n}x{n}" for n in sides) in card
     a, y = problem()
 
     def after(schedule):

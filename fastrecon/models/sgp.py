@@ -98,11 +98,16 @@ class NetworkModel(Model, Generic[N]):
             f"{what}; problem {self.problem}.",
             f"Method: {self.source}.",
         ]
+        sides = (
+            settings["side"] if isinstance(settings["side"], list) else [settings["side"]]
+        )  # of older files a number
+        sizes = [f"{n}x{n}" for n in sides]
         psnr, nmse = training["validation_psnr"], training["validation_nmse"]
-        quality = "none" if psnr is None else f"{settings['held']} images, PSNR {psnr} dB, NMSE {nmse:.2f} dB"
+        held = f"{settings['held']} images" + (f" of {sizes[0]}" if len(sizes) > 1 else "")
+        quality = "none" if psnr is None else f"{held}, PSNR {psnr} dB, NMSE {nmse:.2f} dB"
         facts = {
             "training data": f"{', '.join(training['data'])}: luminance, {training['images']} central squares of"
-            f" {settings['side']}x{settings['side']} pixels",
+            f" {' and '.join(sizes)} pixels",
             "problems": data,
             "validation": quality,
             "trained": trained,

@@ -15,6 +15,7 @@ from fastrecon.operators.fourier import COMPLEX
 from fastrecon.ops import image_operator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import DTYPES, real_dtype
+from fastrecon.ops.transforms import frequencies, planes
 
 BOUNDARIES = ("circular", "zero")
 
@@ -175,10 +176,10 @@ class Blur(LinearOperator):
 
         def to_frequencies(x: Tensor) -> Tensor:
             x = torch.cat((x.real, x.imag), 1) if x.is_complex() else x
-            return each_image(lambda t: torch.fft.rfft2(t, norm="ortho"), x)
+            return each_image(frequencies, x)
 
         def back(k: Tensor) -> Tensor:
-            x = each_image(lambda t: torch.fft.irfft2(t, s=size, norm="ortho"), k)
+            x = each_image(lambda t: planes(t, size), k)
             return torch.complex(*x.chunk(2, 1)) if like.is_complex() else x
 
         return Diagonal(to_frequencies, back, self.transfer(size, real_dtype(like)), to_frequencies)

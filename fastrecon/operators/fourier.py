@@ -14,6 +14,7 @@ from fastrecon.operators.base import Diagonal, LinearOperator, itself
 from fastrecon.ops import image_operator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.image_operator import Parts
+from fastrecon.ops.transforms import frequencies, planes
 
 AXES = (-2, -1)
 KINDS = "float32, float64, complex64 or complex128"
@@ -115,12 +116,12 @@ class Fourier(LinearOperator):
 
     def _to_k(self, x: Tensor) -> Tensor:
         """F x, where it is centred."""
-        k = torch.fft.fft2(torch.fft.ifftshift(x, AXES) if self.centred == "both" else x, norm="ortho")
+        k = frequencies(torch.fft.ifftshift(x, AXES) if self.centred == "both" else x)
         return torch.fft.fftshift(k, AXES) if self.centred else k
 
     def _to_image(self, k: Tensor) -> Tensor:
         """F* k."""
-        x = torch.fft.ifft2(torch.fft.ifftshift(k, AXES) if self.centred else k, norm="ortho")
+        x = planes(torch.fft.ifftshift(k, AXES) if self.centred else k)
         return torch.fft.fftshift(x, AXES) if self.centred == "both" else x
 
     def diagonal(self, like: Tensor) -> Diagonal | None:

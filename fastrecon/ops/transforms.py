@@ -1,17 +1,24 @@
-"""Plans of Fourier transforms for the C++ kernels: functions and descriptors of the MKL that is in torch.
+"""Plans of Fourier transforms for the C++ kernels: of csrc/fft2.cpp, or of the MKL that is in torch.
 
-The kernels call them by address, once a plane, in the thread they run in; what they give has the bits of torch.fft with
-one thread. Where torch has no such library there are no plans, and nothing here fails.
+Ours serve sides without prime factors above 7 where they are faster: beside the MKL only on processors for which it has
+no code of its own. The MKL's functions and descriptors are called by address, once a plane, in the thread that asks;
+what they give has the bits of torch.fft with one thread. Where there is neither there are no plans, and nothing fails.
 Source: Intel, oneMKL Developer Reference for C, "DFT Functions"; numbers from mkl_dfti.h.
 """
 
 import ctypes
 import functools
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
+
+from fastrecon import registry
+from fastrecon.ops.function import differentiated, past_dispatcher
+from fastrecon.ops.layout import DTYPES, plain
 
 FORWARD_SCALE, BACKWARD_SCALE, CONJUGATE_EVEN, PLACEMENT = 4, 5, 10, 11
 INPUT_STRIDES, OUTPUT_STRIDES, THREAD_LIMIT = 12, 13, 27
@@ -33,9 +40,52 @@ def library() -> Any | None:
         return None
 
 
+def radices(n: int) -> list[int] | None:
+    """The steps of a transform of n numbers, of 2 to 8 each, the largest last, which is fastest; None if n has a
+    prime factor above 7."""
+    odd: list[int] = []
+    for prime in (3, 5, 7):
+        while n % prime == 0:
+            n //= prime
+            odd.append(prime)
+    twos = n.bit_length() - 1
+    if n != 1 << twos:
+        return None
+    count = -(-twos // 3)
+    return sorted(odd + [1 << (twos * (k + 1) // count - twos * k // count) for k in range(count)])
+
+
+def axis(n: int, steps: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+    """What csrc/fft2.cpp knows of a side of n numbers: first the table, then the arrays whose addresses it holds."""
+    kind = torch.complex64 if dtype in SINGLE else torch.complex128
+    angles = torch.arange(n, dtype=torch.float64, device="cpu") * (-2 * torch.pi / n)
+    roots = torch.polar(torch.ones_like(angles), angles).to(kind)
+    # of the numbers as they lie after all steps: each step makes blocks, one for each remainder of the frequency
+    order, stride = torch.zeros(1, dtype=torch.int64, device="cpu"), 1
+    for radix in steps:
+        order = (order[:, None] + stride * torch.arange(radix, device="cpu")).flatten()
+        stride *= radix
+    place = order.argsort()
+    numbers = [n, roots.data_ptr(), order.data_ptr(), place.data_ptr(), len(steps), *steps]
+    return [torch.tensor(numbers, dtype=torch.int64, device="cpu"), roots, order, place]
+
+
+class OwnPlan:
+    """Transforms of planes U x V of a dtype by csrc/fft2.cpp, otherwise as Plan.
+
+    Attributes:
+        table: int64 [6]: 0, 0, addresses of the axes of U and V; U, V.
+    """
+
+    def __init__(self, size: tuple[int, int], steps: Sequence[Sequence[int]], dtype: torch.dtype):
+        self.axes = [axis(n, s, dtype) for n, s in zip(size, steps, strict=True)]
+        addresses = [a[0].data_ptr() for a in self.axes]
+        self.table = torch.tensor([0, 0, *addresses, *size], dtype=torch.int64, device="cpu")
+
+
 class Plan:
-    """Transforms of planes U x V of a dtype: of a complex one unitary and in place, of a real one to half a spectrum
-    and, divided by U V, back.
+    """Transforms of planes U x V of a dtype by the MKL: of a complex one unitary and in place, of a real one to half a
+    spectrum and, divided by U V, back.
 
     Attributes:
         table: int64 [6]: addresses of the functions forward and backward, and of their descriptors; U, V.
@@ -79,8 +129,56 @@ class Plan:
         return handle.value
 
 
+def ours_are_faster() -> bool:
+    """Whether csrc/fft2.cpp is faster than the MKL: where there is none, and where it takes its path for any processor,
+    as on those of AMD."""
+    return library() is None or registry.compiled().build_info().get("vendor") == "amd"
+
+
 @functools.lru_cache(maxsize=64)
-def plan(size: tuple[int, int], dtype: torch.dtype) -> Plan | None:
-    """The plan of transforms of this size, kept for the next time; None without a library for them."""
+def plan(size: tuple[int, int], dtype: torch.dtype) -> OwnPlan | Plan | None:
+    """The plan of transforms of this size, kept for the next time; None without anything that makes them."""
+    steps = [radices(n) for n in size]
+    if None not in steps and ours_are_faster():
+        return OwnPlan(size, cast(list[list[int]], steps), dtype)
     mkl = library()
     return None if mkl is None else Plan(mkl, size, dtype)
+
+
+def frequencies(x: Tensor) -> Tensor:
+    """The unitary transform of planes x [..., U, V], of real ones half of it [..., U, V / 2 + 1].
+
+    The bits of torch.fft where autograd or torch.compile look, and where the MKL is faster.
+    """
+    if (own := _own(x, x.shape[-2:], x.dtype)) is None:
+        return torch.fft.fft2(x, norm="ortho") if x.is_complex() else torch.fft.rfft2(x, norm="ortho")
+    size, x = x.shape, plain(x)
+    y = x.new_empty(*size[:-1], size[-1] if x.is_complex() else size[-1] // 2 + 1, dtype=x.dtype.to_complex())
+    _call(own, x, y, False, x)
+    return y if x.is_complex() else y.mul_((size[-2] * size[-1]) ** -0.5)
+
+
+def planes(k: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """Back from `frequencies`; of real planes of `size` (U, V)."""
+    kind = k.dtype if size is None else k.dtype.to_real()
+    if (own := _own(k, size or k.shape[-2:], kind)) is None:
+        return torch.fft.ifft2(k, norm="ortho") if size is None else torch.fft.irfft2(k, s=tuple(size), norm="ortho")
+    if size is None:
+        _call(own, k := plain(k), x := torch.empty_like(k), True, k)
+        return x
+    x = k.new_empty(*k.shape[:-2], *size, dtype=kind)
+    _call(own, x, k.clone(memory_format=torch.contiguous_format), True, x)
+    return x.mul_((size[0] * size[1]) ** 0.5)
+
+
+def _own(x: Tensor, size: Sequence[int], dtype: torch.dtype) -> OwnPlan | None:
+    """The plan of csrc/fft2.cpp that serves x, where it is the faster one and nobody looks."""
+    if not x.is_cpu or dtype not in DTYPES or x.numel() == 0 or not past_dispatcher() or differentiated(x):
+        return None
+    found = plan((size[0], size[1]), dtype)
+    return found if isinstance(found, OwnPlan) else None
+
+
+def _call(own: OwnPlan, x: Tensor, y: Tensor, back: bool, like: Tensor) -> None:
+    count = like.numel() // (like.shape[-2] * like.shape[-1])
+    registry.compiled().fft2(DTYPES[like.dtype], back, x.data_ptr(), y.data_ptr(), own.table.data_ptr(), count)

@@ -19,9 +19,11 @@ from fastrecon.checks import expect
 from fastrecon.operators._mask import fit
 from fastrecon.operators.base import Composition, LinearOperator, keeps_norms
 from fastrecon.operators.inpainting import Inpainting
+from fastrecon.ops import image_operator
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.ops.transforms import frequencies, planes
 from fastrecon.terms.base import column
 from fastrecon.terms.conjugate_gradients import conjugate_gradients
 
@@ -141,9 +143,11 @@ def _by_spectra(
         total([column(w.to(real_dtype(b)), s) * s for w, s in zip(weights, spectra, strict=True)]), otherwise
     )
 
+    a = image_operator.Parts(image_operator.BLUR, gain, None, (size[0], size[1]))
+    if not b.is_complex() and gain.shape[1] == 1 and image_operator.alone(b, a):
+        return image_operator.applied(b, a)
+
     def one(b: Tensor, gain: Tensor) -> Tensor:
-        if b.is_complex():
-            return torch.fft.ifft2(torch.fft.fft2(b) * gain)
-        return torch.fft.irfft2(torch.fft.rfft2(b) * gain, s=size)
+        return planes(frequencies(b) * gain, None if b.is_complex() else size)
 
     return each_image(one, b, gain)

@@ -26,12 +26,15 @@ class Scheduled(Networks):
 
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
-        self.start = self.problem.start()
+        self.starts = [s.problem.start() for s in self.squares]
 
     def loss(self) -> Tensor:
-        """Mean of log F over a batch and the last quarter of the iterations."""
-        which, schedule = self.batch(), cast(StepSchedule, self.module)
-        a, lam, y, x = self.operator(which), self.lam[which], self.problem.y[which], self.start[which]
+        """Mean of log F over a batch, of one side drawn from all, and the last quarter of the iterations."""
+        side = int(torch.randint(len(self.squares), (), generator=self.generator)) if len(self.squares) > 1 else 0
+        squares, schedule = self.squares[side], cast(StepSchedule, self.module)
+        which = torch.randint(len(squares.x), (self.config.batch,), generator=self.generator).to(squares.x.device)
+        a, lam, y = squares.problem.operator.take(which), squares.lam[which], squares.problem.y[which]
+        x = self.starts[side][which]
         solver = ScheduledFISTA(a, lam, 1.0, schedule)
         size, step = x.abs().flatten(1).double().mean(1), torch.ones(len(x), dtype=torch.float64, device=x.device)
         scale = solver.scale(x, step)
@@ -54,14 +57,16 @@ class Scheduled(Networks):
 
     @torch.no_grad()
     def validate(self) -> Score | None:
-        """Mean of F after the schedule over F after 100 iterations of FISTA, on the validation images."""
+        """Mean of F after the schedule over F after 100 iterations of FISTA, on the validation images of all sides."""
         if len(self.held) == 0:
             return None
-        p, lam = self._problem(self.held, self.config.seed + 10**6)
-        last = len(cast(StepSchedule, self.module))
-        found = self.solver_for(p.operator, lam)(p.y, p.start(), iterations=last)[1].objective
-        usual = FISTA(p.operator, lam, 1.0)(p.y, p.start(), iterations=USUAL)[1].objective
-        return Score("error", (found / usual).mean().item(), higher_is_better=False)
+        last, ratios = len(cast(StepSchedule, self.module)), []
+        for squares in self.squares:
+            p, lam = self._problem(squares.held, self.config.seed + 10**6)
+            found = self.solver_for(p.operator, lam)(p.y, p.start(), iterations=last)[1].objective
+            usual = FISTA(p.operator, lam, 1.0)(p.y, p.start(), iterations=USUAL)[1].objective
+            ratios.append(found / usual)
+        return Score("error", torch.cat(ratios).mean().item(), higher_is_better=False)
 
 
 RECIPE = register(

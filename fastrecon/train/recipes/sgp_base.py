@@ -53,8 +53,13 @@ class Config:
         "weights of |c|_1 relative to the paper's, likewise", (1.0,), nargs="+", within="[1e-4, 1e4]", type=float
     )
     views: int = option("of ct", problems.VIEWS, within="[1, 1e4]", type=int)
-    side: int = option(
-        "side of the central squares that are cut out, a multiple of 8", 256, within="[8, 4096]", type=int
+    side: Sequence[int] = option(
+        "side of the central squares that are cut out, a multiple of 8; of fista several: a training step takes one"
+        " of them",
+        (256,),
+        nargs="+",
+        within="[8, 4096]",
+        type=int,
     )
     images: int = option("at most so many", 450, within="[1, 1e6]", type=int)
     held: int = option("images kept for validation", 4, within="[0, 1e6]", type=int)
@@ -90,10 +95,16 @@ class Config:
 
     def __post_init__(self):
         check(self, "train")
-        expect(self.side % 8 == 0, "train", "--side", "a multiple of 8", self.side)
+        expect(all(n % 8 == 0 for n in self.sides), "train", "--side", "multiples of 8", self.side)
+        expect(len(self.sides) == 1 or self.method == "fista", "train", "--side", "one side", self.side)
         widths = [self.width << k for k in range(LEVELS)]
         whole = self.normalisation != "group" or all(w % max(1, w // GROUP) == 0 for w in widths)
         expect(whole, "train", "--width", f"a multiple of {GROUP}, or of equal groups at every level", self.width)
+
+    @property
+    def sides(self) -> Sequence[int]:
+        """All sides, of which a single one may be given as a number."""
+        return (self.side,) if isinstance(self.side, int) else self.side
 
     @property
     def total(self) -> int:
@@ -121,6 +132,16 @@ class Config:
         return Schedule(self.total, self.lr, "cosine", warmup=20, clip=self.clip, validate_every=every)
 
 
+@dataclass(frozen=True)
+class Squares:
+    """Squares of one side: for validation `held`, for training x [N, 1, side, side] with their problems and lam [N]."""
+
+    held: Tensor
+    x: Tensor
+    problem: problems.Instance
+    lam: Tensor
+
+
 class Networks(Objective[StepNet | StepSchedule | DirectNet]):
     """What all trainings for SGP share: images with their problems, the network, validation, the model file."""
 
@@ -129,14 +150,11 @@ class Networks(Objective[StepNet | StepSchedule | DirectNet]):
     def __init__(self, config: Config, world: World, folder: Path, fresh: bool = True):
         super().__init__(config, world, folder, fresh)
         loaded = images.Images.load(config.data, quiet=world.rank > 0).training
-        found = [images.central(i, config.side) for i in loaded if min(i.shape) >= config.side]
-        short = f"more than {config.held} images of at least {config.side}x{config.side} pixels"
-        expect(len(found) > config.held, "train", "--data", short, f"{len(found)}")
-        squares = torch.stack([found[i] for i in images.drawn(len(found), config.seed)])[:, None].to(world.device)
-        self.held, self.x = squares[: config.held], squares[config.held :][: config.images]
+        self.squares = [self._squares(loaded, side, world) for side in config.sides]
+        first = self.squares[0]
+        self.held, self.x, self.problem, self.lam = first.held, first.x, first.problem, first.lam
         self.count = len(self.x)
-        self.problem, self.lam = self._problem(self.x, config.seed)
-        self.digest = images.digest(self.x)
+        self.digest = " ".join(images.digest(s.x) for s in self.squares)
         torch.manual_seed(config.seed)
         self.module = self.network().to(world.device)
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -153,6 +171,15 @@ class Networks(Objective[StepNet | StepSchedule | DirectNet]):
         net = StepNet(config.variant, complex_input, config.width, config.normalisation, config.unroll)
         torch.nn.init.constant_(cast(Tensor, net.head.bias), math.log(config.first_step))
         return net
+
+    def _squares(self, loaded: Sequence[Tensor], side: int, world: World) -> Squares:
+        c = self.config
+        found = [images.central(i, side) for i in loaded if min(i.shape) >= side]
+        short = f"more than {c.held} images of at least {side}x{side} pixels"
+        expect(len(found) > c.held, "train", "--data", short, f"{len(found)}")
+        squares = torch.stack([found[i] for i in images.drawn(len(found), c.seed)])[:, None].to(world.device)
+        held, x = squares[: c.held], squares[c.held :][: c.images]
+        return Squares(held, x, *self._problem(x, c.seed))
 
     def _problem(self, x: Tensor, seed: int) -> tuple[problems.Instance, Tensor]:
         """The problems of images, each with a rate, a noise and a weight lam [B] drawn from the settings."""
@@ -177,7 +204,7 @@ class Networks(Objective[StepNet | StepSchedule | DirectNet]):
     @property
     def data(self) -> str:
         """Its images."""
-        return f"{self.count} training images"
+        return f"{' + '.join(str(len(s.x)) for s in self.squares)} training images"
 
     def batch(self) -> Tensor:
         """Numbers of the images of the next step."""
@@ -210,9 +237,10 @@ class Networks(Objective[StepNet | StepSchedule | DirectNet]):
         c = self.config
         found = self._validation() if len(self.held) else None
         nmse = None if found is None else nmse_db(found, self.held).mean().item()
+        count = sum(len(s.x) for s in self.squares)
         quality = None if found is None else round(psnr(found.clamp(0, 1), self.held).mean().item(), 2)
         training = {"validation_psnr": quality} | facts | {
-            "validation_nmse": nmse, "data": last_names(c.data), "images": self.count, "settings": settings_of(c),
+            "validation_nmse": nmse, "data": last_names(c.data), "images": count, "settings": settings_of(c),
             "command": command(c, c.method, ("problem",), ("method",)),
         }  # fmt: skip
         net, meta = self.module, {"name": self.name, "training": training}
