@@ -48,7 +48,7 @@ class ErrorControlledOptions:
         "an image is done once its relative change is at most TOL; 0: never", None, within="[0, 1]", type=float
     )
     lam: float = option("times the weight of the objective's penalty", 1.0, within="[1e-9, 1e9]", type=float)
-    p: float | None = option("its exponent; default: 0.8", None, within="[0, 1]", type=float)
+    p: float | None = option("its exponent, not of smooth; default: 0.8", None, within="[0, 1]", type=float)
     rule: str = option(
         "what a proposal must do: monotone, not raise the objective; descent, lower it by as much as its error allows;"
         " paper: have a small error, and the objective may rise; default: monotone", "", choices=("", *RULES),
@@ -174,7 +174,8 @@ def _of_photographs(options: ErrorControlledOptions, device: torch.device) -> Ru
     def runner(inverse: Inverse, watch: Watch | None = None) -> Outcome:
         problem = inverse.problem
         if problem not in found:
-            refused(options, ("model", "pull", "precision"), problem)
+            others = ("p",) if problem in photographs.COUNTED else ()
+            refused(options, ("model", "pull", "precision", *others), problem)
             found[problem] = photographs.modules_of(options.module, problem, options.lam, device)
         modules, name = found[problem]
 

@@ -43,6 +43,7 @@ ONCE = ("derain",)  # problems whose modules make what is clean already too smoo
 SHIPPED = ("derain",)  # problems with a model of `separation` among the shipped ones
 # Rain that one of the two sees alone counts so much: one mistakes what is aligned for it, the other what is fine.
 ALONE = 1 / 3
+COUNTED = ("smooth",)  # problems whose penalty counts edges, and has no exponent
 NONE = "none"
 LOOSE = 1e-3  # mu: nearly all of a proposal is in what is judged
 
@@ -79,7 +80,7 @@ def formulated(problem: str, y: Tensor, lam: float | None = None, p: float = 0.8
         start = torch.cat((y, torch.zeros_like(y)), 1)
         return Formulation(Layers(2), y, prior, start, lambda x: x.chunk(2, 1)[0], Separated)
     slopes = ColourSlopes(BETA[problem])
-    prior = GroupL0(weight) if problem == "smooth" else Lp(weight, p)
+    prior = GroupL0(weight) if problem in COUNTED else Lp(weight, p)
     return Formulation(
         slopes, slopes.measured(y), prior, Gradient().forward(y), lambda g: slopes.image(g, y),
         lambda module: OnPictures(module, slopes, y),

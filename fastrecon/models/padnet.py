@@ -26,7 +26,7 @@ from fastrecon.networks import UNITS, described, made
 from fastrecon.operators import Blur, Crop, Gradient, LinearOperator
 from fastrecon.operators.base import Composition
 from fastrecon.operators.blurred_slopes import BlurredSlopes
-from fastrecon.options import check, option
+from fastrecon.options import check, flag_of, option
 from fastrecon.solvers import PADNet, haze_methods
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.terms import LeastSquares, Lp
@@ -352,8 +352,10 @@ class Options:
         "an image is done once its relative change is at most TOL; 0: never; default: the model's", None,
         within="[0, 1]", type=float,
     )  # fmt: skip
-    lam: float = option("times the weight of the objective's penalty", 1.0, within="[1e-9, 1e9]", type=float)
-    p: float | None = option("its exponent; default: the model's", None, within="[0, 1]", type=float)
+    lam: float = option(
+        "of explicit: times the weight of the objective's penalty", 1.0, within="[1e-9, 1e9]", type=float
+    )
+    p: float | None = option("of explicit: its exponent; default: the model's", None, within="[0, 1]", type=float)
     rule: str = option(
         "what an explicit iteration accepts: descent of the objective, or the paper's error condition alone; default:"
         " the model's", "", choices=("descent", "paper"),
@@ -371,6 +373,15 @@ class Options:
         return {k: v for k, v in given.items() if v not in ("", None)}
 
 
+def _refused(options: Options, model: "PADNetModel") -> None:
+    """Raises ValueError where an option of the objective is given, which the implicit variant has not."""
+    if (options.variant or model.settings.variant) == "explicit":
+        return
+    for name in ("lam", "p", "rule"):
+        value = getattr(options, name)
+        expect(value == getattr(Options, name), METHOD, flag_of(name), "--variant explicit, where it is given", value)
+
+
 @method(METHOD, Options, "units that are trained propose, a test accepts (PADNet); needs the noise", PROBLEMS)
 def padnet(options: Options, device: torch.device) -> Runner:
     """Images [B, 1, H, W]."""
@@ -381,6 +392,7 @@ def padnet(options: Options, device: torch.device) -> Runner:
         model = models.setdefault(problem, trained(METHOD, problem, options.model).to(device))
         assert isinstance(model, PADNetModel)
         model.set_precision(options.precision)
+        _refused(options, model)
         total = model.planned(**options.changes())
 
         hazy, count = inverse.problem == haze_methods.PROBLEM, inverse.y.shape[1]

@@ -170,7 +170,8 @@ class Problem(ABC, Generic[O]):
         x = self.images(x, m).detach().cpu() * m.scale
         if x.is_complex() and not m.form.dtype.startswith("complex"):
             x = x.real
-        a = (x if x.is_complex() else x.float()).numpy()[:, 0]
+        most = torch.finfo(torch.float32).max  # of a picture near it what is brighter is written as it
+        a = (x if x.is_complex() else x.float().clamp(-most, most)).numpy()[:, 0]
         return np.ascontiguousarray(a[0] if len(a) == 1 else np.moveaxis(a, 0, -1))
 
     def maps_of(self, x: Tensor, m: Measurement) -> dict[str, np.ndarray]:

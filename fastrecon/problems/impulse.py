@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fastrecon import io
 from fastrecon.io import Picture
 from fastrecon.noise import salt_and_pepper
 from fastrecon.operators import Identity, LinearOperator
 from fastrecon.options import check, option
-from fastrecon.problems.base import Measurement, Problem, channels, problem, unit_scale
+from fastrecon.problems.base import Measurement, Problem, problem
+from fastrecon.problems.photographs import apart, photograph
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,7 @@ class Impulse(Problem[ImpulseOptions]):
 
     def simulate(self, picture: Picture, options: ImpulseOptions, seed: int = 0) -> Measurement:
         """A picture with impulses."""
-        scale = unit_scale(picture)
-        truth = channels(picture) / scale
+        truth, scale = _read(picture)
         y = salt_and_pepper(truth, options.share, torch.Generator().manual_seed(seed))
         return Measurement(
             self.name, y, (y.shape[-2], y.shape[-1]), {"share": options.share}, None, scale, truth, None, picture.form,
@@ -47,8 +48,7 @@ class Impulse(Problem[ImpulseOptions]):
     def read(self, path: Path, options: ImpulseOptions) -> Measurement:
         """A photograph."""
         picture = io.read_picture(path)
-        scale = unit_scale(picture)
-        y = channels(picture) / scale
+        y, scale = _read(picture)
         notes = picture.notes
         return Measurement(self.name, y, (y.shape[-2], y.shape[-1]), {}, None, scale, None, None, picture.form, notes)
 
@@ -59,3 +59,9 @@ class Impulse(Problem[ImpulseOptions]):
     def compared(self) -> tuple[str, ...]:
         """LADMM early and late, and the shipped network."""
         return ("ladmm:iterations=150", "ladmm:iterations=1500", "d-ladmm")
+
+
+def _read(picture: Picture) -> tuple[Tensor, float]:
+    """Images [B, 1, H, W] on [0, 1], black 0, and what they were divided by."""
+    x, scale = photograph(picture, "impulse", 1)
+    return apart(x).contiguous(), scale

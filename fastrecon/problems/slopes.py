@@ -47,9 +47,7 @@ class Slopes(Problem[SlopesOptions]):
 
     def simulate(self, picture: Picture, options: SlopesOptions, seed: int = 0) -> Measurement:
         """The slopes of a picture that a drawn, or the given, kernel has blurred."""
-        x = channels(picture)
-        scale = unit_scale(picture)
-        x = x / scale
+        x, scale = _read(picture)
         kernel, notes = motion_kernel(options.kernel_side, seed), ()
         if options.kernel:
             kernel, notes = read_kernel(options.kernel, x.shape[-2:], self.name)
@@ -68,10 +66,9 @@ class Slopes(Problem[SlopesOptions]):
         """A blurred photograph, its edges blurred into those across."""
         expect(options.kernel != "", self.name, "--kernel", "the blur, a file", "none")
         picture = io.read_picture(path)
-        photo = channels(picture)
-        scale = unit_scale(picture)
+        photo, scale = _read(picture)
         kernel, notes = read_kernel(options.kernel, photo.shape[-2:], self.name)
-        photo = tapered(photo / scale, kernel)
+        photo = tapered(photo, kernel)
         notes = (*notes, "edges blurred into those across: what is near them is less sharp")
         return self._measured(picture, photo, kernel, options.noise / scale, scale, notes, None)
 
@@ -106,6 +103,13 @@ class Slopes(Problem[SlopesOptions]):
             return found
         truth = Gradient()(m.truth.to(x.device))
         return found | {"slope_error": metrics.relative_error(x.double(), truth.double()).mean().item()}
+
+
+def _read(picture: Picture) -> tuple[Tensor, float]:
+    """Images [B, 1, H, W], white 1, and what they were divided by."""
+    x, scale = channels(picture), unit_scale(picture)
+    expect(not x.is_complex(), "slopes", "photograph", "real pixels", "complex ones")
+    return x / scale, scale
 
 
 def tapered(x: Tensor, kernel: Tensor) -> Tensor:

@@ -125,7 +125,9 @@ def wls(options: WlsOptions, device: torch.device) -> Runner:
 
         down, right = w[:, :1], w[:, 1:]  # the diagonal of the equations differs from pixel to pixel by orders
         diagonal = 1 + options.lam * (down + down.roll(1, -2) + right + right.roll(1, -1))
-        found = conjugate_gradients(normal, y, options.tol, options.iterations, precondition=lambda r: r / diagonal)
+        found = conjugate_gradients(
+            normal, y, options.tol, options.iterations, precondition=lambda r: r / diagonal, start=y
+        )
         if watch is not None:
             watch(1, 1, lambda: found.x, "linear system")
         return Outcome(found.x, _linear(found, y, normal, options, every))

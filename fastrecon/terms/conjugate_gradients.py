@@ -25,9 +25,9 @@ class Solution:
 
 def conjugate_gradients(
     apply: Callable[[Tensor], Tensor], b: Tensor, tol: float = 1e-6, iterations: int = 100, check_every: int = 1,
-    precondition: Callable[[Tensor], Tensor] | None = None,
+    precondition: Callable[[Tensor], Tensor] | None = None, start: Tensor | None = None,
 ) -> Solution:  # fmt: skip
-    """The solution of H x = b from x = 0, by H alone.
+    """The solution of H x = b, by H alone.
 
     An image is done once its residual is small, and is left as it is from there: what others still need does not show.
     Sums are made in float64.
@@ -39,11 +39,12 @@ def conjugate_gradients(
         iterations: at most this many, each with one H.
         check_every: iterations between two looks at whether all are done; only then the host waits for the device.
         precondition: r -> M r with M near H^-1, self-adjoint and positive definite; None: the identity.
+        start: x to start from, like b; None: 0.
     """
-    x, r = torch.zeros_like(b), b
-    p = b if precondition is None else precondition(b)
-    size = sum_of_squares(b)
-    rr, bound = size, tol**2 * size
+    x, r = (torch.zeros_like(b), b) if start is None else (start, b - apply(start))
+    p = r if precondition is None else precondition(r)
+    rr, size = sum_of_squares(r), sum_of_squares(b)
+    bound = tol**2 * size
     rz = rr if precondition is None else inner(r, p)  # <r, M r>
     count = torch.zeros(len(b), dtype=torch.int64, device=b.device)
     for k in range(iterations):
