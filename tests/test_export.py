@@ -99,7 +99,8 @@ WITH_AN_OPERATOR = {
     "sgp-diag-inpaint",
 }
 WITH_AN_OPERATOR |= {"sgp-step-fourier", "sgp-diag-fourier", "lda-mri-10", "lda-mri-20", "lda-mri-30"}
-UNTIL_DONE = {"padnet-gradient", "padnet-haze", "padnet-image", "prior-natural", "streaks"}  # no fixed iterations
+# no fixed iterations, or none
+UNTIL_DONE = {"padnet-gradient", "padnet-haze", "padnet-image", "prior-natural", "smoothing", "streaks"}
 
 
 def test_every_shipped_model_is_one_or_the_other():

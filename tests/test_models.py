@@ -389,7 +389,7 @@ def test_every_shipped_model_tells_what_it_is():
         model = load(name)
         assert isinstance(model, models.Model)
         assert models.family_of(model.method, model.problem, name) in type(model).__mro__
-        known = ("block-cs", "ct", "deblur", "dehaze", "derain", "impulse", "inpaint", "mri", "slopes")
+        known = ("block-cs", "ct", "deblur", "dehaze", "derain", "impulse", "inpaint", "mri", "slopes", "smooth")
         assert model.problem in (*known, "")  # "": any linear operator
         assert f'fr.load("{name}")' in model.card()
     options = load("lda-cs-10").problem_options()

@@ -13,7 +13,7 @@ def test_train_resume_and_use(run, tmp_path):
     for k in range(3):
         a = generator.uniform(0, 1, (4, 5, 3)).repeat(8, 0).repeat(8, 1).astype(np.float32)
         io.write_picture(tmp_path / f"data/{k}", a, io.Form())
-    options = "--channels 4 --patch 16 --batch 2 --validate-every 1 --precision float32"
+    options = "--scales 4 4 --blocks 1 --patch 16 --batch 2 --validate-every 1 --precision float32"
     assert run(f"train smoothing --data {tmp_path}/data {options} --steps 2 --out {tmp_path}/run")[0] == 0
     model = fr.load(tmp_path / "run/model.safetensors")
     assert model.problem == "smooth"

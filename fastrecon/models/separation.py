@@ -35,18 +35,24 @@ class Separation(Model):
         network: G, of a kind in `networks.UNITS`.
         problem: name of the problem.
         meta: facts to keep with the model: `name`, `training`.
+        level: what G is told, where it is told anything; `None` of those that are not.
 
     Raises:
-        ValueError: the network is of an unknown kind.
+        ValueError: the network is of an unknown kind, or a level is missing or one too many.
     """
 
     method, operator = METHOD, None
 
-    def __init__(self, network: nn.Module, problem: str, meta: Mapping[str, Any] | None = None):
+    def __init__(
+        self, network: nn.Module, problem: str, meta: Mapping[str, Any] | None = None, level: float | None = None
+    ):  # fmt: skip
         super().__init__(meta)
         fits = isinstance(network, tuple(UNITS.values()))
         expect(fits, type(self).__name__, "network", f"one of {', '.join(UNITS)}", type(network).__name__)
-        self.problem, self.network = problem, network
+        told = bool(getattr(network, "levels", False))
+        fits = (level is not None) == told
+        expect(fits, type(self).__name__, "level", "a number" if told else "None", level)
+        self.problem, self.network, self.level = problem, network, level
 
     @property
     def independent(self) -> bool:
@@ -75,7 +81,8 @@ class Separation(Model):
         network: Any = self.network
         c, kind = int(network.settings.get("in_channels", 1)), self.like.dtype
         expect(v.shape[1] in (1, c), METHOD, "y", f"pictures with {c} channels, or 1", v)
-        found = v.to(kind) - network(v.to(kind).expand(-1, c, -1, -1).contiguous())
+        x = v.to(kind).expand(-1, c, -1, -1).contiguous()
+        found = x - (network(x) if self.level is None else network(x, self.level))
         return (found.mean(1, keepdim=True) if v.shape[1] < c else found).to(v)
 
     @torch.no_grad()
@@ -95,13 +102,15 @@ class Separation(Model):
         return x, apart(x, y, "one pass of a network")
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Of the network, and the problem's name."""
-        return described(self.network)
+        """Of the network, and what it is told."""
+        return described(self.network) | ({} if self.level is None else {"level": self.level})
 
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "Separation":
         """The model of what a file holds."""
-        model = cls(made(head.hyperparameters), head.problem, head.meta)
+        settings = dict(head.hyperparameters)
+        level = settings.pop("level", None)
+        model = cls(made(settings), head.problem, head.meta, level)
         model.to(next(t.dtype for t in tensors.values() if t.is_floating_point()))
         model.load_state_dict(tensors)
         return model

@@ -31,7 +31,7 @@ class Smooth(OfPhotographs[SmoothOptions]):
     name = "smooth"
     summary = "pictures to be smoothed between their edges"
     Options = SmoothOptions
-    methods = ("l0", "error-controlled", "wls", "guided", "lp", "tv")
+    methods = ("l0", "error-controlled", "separation", "wls", "guided", "lp", "tv")
     maps = ("texture",)
 
     def simulate(self, picture: Picture, options: SmoothOptions, seed: int = 0) -> Measurement:

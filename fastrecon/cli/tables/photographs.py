@@ -34,7 +34,7 @@ PRICE = 0.01  # of an edge, in the score of smoothing
 METHODS = {
     "derain": ("two-layer", "separation", "error-controlled:module=two-layer", "error-controlled"),
     "low-light": ("wls", "lp", "guided", "error-controlled", "error-controlled:module=wls"),
-    "smooth": ("l0", "wls", "guided", "tv:lam=0.05", "error-controlled", "error-controlled:module=wls"),
+    "smooth": ("l0", "separation", "wls", "guided", "tv:lam=0.05", "error-controlled", "error-controlled:module=wls"),
 }
 INPUT = "input"
 

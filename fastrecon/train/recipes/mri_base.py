@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrecon import io, masks
 from fastrecon.io.slices import SUFFIXES
@@ -26,11 +26,12 @@ VALIDATION_SIDE = 256  # pixels: validation images are cropped to at most so man
 SHARES = 1000  # steps of --mask-share
 
 M = TypeVar("M", bound=Model)
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class SlicesConfig:
-    """What a run computes."""
+class CropsConfig:
+    """What a run on crops of slices computes, whatever is made of them."""
 
     data: Sequence[str] = option(
         "folders, image files, or .npz and .npy files with arrays [H, W] or [N, H, W], real or complex", nargs="+"
@@ -38,19 +39,6 @@ class SlicesConfig:
     validation_data: Sequence[str] = option("such of validation images; default: a share of --data", (), nargs="+")
     validation: float = option("share of the images of --data kept for validation", 0.05, within="[0, 1)", type=float)
     name: str = option("name of the model; default: METHOD-mri-RATE, in per cent", "", file_name=True)
-    rate: float = option("share of sampled frequencies", 0.2, within="(0, 1]", type=float)
-    sampling: str = option("which frequencies are sampled", "radial", choices=tuple(masks.GENERATORS))
-    mask: Sequence[str] = option(
-        "masks of --patch x --patch frequencies that crops are sampled by, one each: images, .npy or FILE.npz:NAME, the"
-        " zero frequency in the corner or in the middle", (), nargs="+",
-    )  # fmt: skip
-    mask_share: float = option(
-        "share of the crops that --mask samples; the others get drawn masks", 1.0, within="[0, 1]", type=float
-    )
-    noise: float = option(
-        "standard deviation of each real number of k-space, where the brightest pixel is 1", 0.0, within="[0, 10]",
-        type=float,
-    )  # fmt: skip
     steps: int = option("training steps of the whole run", 20000, within="[1, 1e9]", type=int)
     batch: int = option("crops in a step, over all processes", 4, within="[1, 1e6]", type=int)
     patch: int = option("side of the crops in pixels", 128, within="[8, 65536]", type=int)
@@ -76,6 +64,25 @@ class SlicesConfig:
 
 
 @dataclass(frozen=True)
+class SlicesConfig(CropsConfig):
+    """What a run at one rate computes."""
+
+    rate: float = option("share of sampled frequencies", 0.2, within="(0, 1]", type=float)
+    sampling: str = option("which frequencies are sampled", "radial", choices=tuple(masks.GENERATORS))
+    mask: Sequence[str] = option(
+        "masks of --patch x --patch frequencies that crops are sampled by, one each: images, .npy or FILE.npz:NAME, the"
+        " zero frequency in the corner or in the middle", (), nargs="+",
+    )  # fmt: skip
+    mask_share: float = option(
+        "share of the crops that --mask samples; the others get drawn masks", 1.0, within="[0, 1]", type=float
+    )
+    noise: float = option(
+        "standard deviation of each real number of k-space, where the brightest pixel is 1", 0.0, within="[0, 10]",
+        type=float,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class MRIConfig(SlicesConfig):
     """What a run computes."""
 
@@ -85,17 +92,10 @@ class MRIConfig(SlicesConfig):
     )
 
 
-class MRIObjective(CropObjective[M]):
-    """A model for MRI, its slices and masks; see `Objective`."""
+class SlicesObjective(CropObjective[N]):
+    """A network and slices; see `Objective`."""
 
-    validation_side = VALIDATION_SIDE
     config: Any
-
-    def __init__(self, config: Any, world: World, folder: Path, fresh: bool = True):
-        size = (config.patch, config.patch)
-        given = (io.low_frequencies(io.read_mask(path, size), False)[0] for path in config.mask)
-        self.masks = [torch.from_numpy(m).float() for m in given]
-        super().__init__(config, world, folder, fresh)
 
     def kind(self) -> torch.dtype:
         """Complex."""
@@ -105,6 +105,18 @@ class MRIObjective(CropObjective[M]):
         """Slices, real or complex."""
         quiet = self.world.rank > 0
         return images.Images(slices_of(self.config.data, quiet), slices_of(self.config.validation_data, quiet))
+
+
+class MRIObjective(SlicesObjective[M]):
+    """A model for MRI, its slices and masks; see `Objective`."""
+
+    validation_side = VALIDATION_SIDE
+
+    def __init__(self, config: Any, world: World, folder: Path, fresh: bool = True):
+        size = (config.patch, config.patch)
+        given = (io.low_frequencies(io.read_mask(path, size), False)[0] for path in config.mask)
+        self.masks = [torch.from_numpy(m).float() for m in given]
+        super().__init__(config, world, folder, fresh)
 
     def measured(self, x: Tensor, generator: torch.Generator) -> tuple[Fourier, Tensor]:
         """A mask an image, given or drawn, and the noisy samples under it."""

@@ -82,9 +82,7 @@ class Config:
         fits = len(given) == 2 and 0 < given[0] < given[1] < math.inf
         expect(fits, "train", "--levels", "two numbers, 0 < LEAST < LARGEST", list(given))
         object.__setattr__(self, "levels", given)
-        fits = 0 < len(self.scales) <= 6 and all(0 < c <= 512 for c in self.scales)
-        expect(fits, "train", "--scales", "1 to 6 numbers in [1, 512]", list(self.scales))
-        object.__setattr__(self, "scales", tuple(self.scales))
+        object.__setattr__(self, "scales", scales_of(self.scales))
         fits = self.network != "cnn" or not self.dilated or self.layers == len(WIDER)
         expect(fits, "train", "--layers", f"{len(WIDER)}, or --no-dilated", self.layers)
 
@@ -180,6 +178,17 @@ class Units(CropObjective[Any]):
         training = self.training(facts, RECIPE, {"facts": self.facts()})
         unit = self.module.folded().float()
         self.write(PADNetModel([[unit]], "deblur", SETTINGS, {"name": self.name, "training": training}))
+
+
+def scales_of(channels: Sequence[int]) -> tuple[int, ...]:
+    """Option --scales as it is kept.
+
+    Raises:
+        ValueError: there are none or too many, or one is out of range.
+    """
+    fits = 0 < len(channels) <= 6 and all(0 < c <= 512 for c in channels)
+    expect(fits, "train", "--scales", "1 to 6 numbers in [1, 512]", list(channels))
+    return tuple(channels)
 
 
 def unit_of(source: models.Model) -> Any:
