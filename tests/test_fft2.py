@@ -134,7 +134,7 @@ def chosen(monkeypatch):
     """Makes plans anew, of our own or of the library."""
 
     def choose(ours):
-        monkeypatch.setattr(transforms, "ours_are_faster", lambda: ours)
+        monkeypatch.setattr(transforms, "ours_are_faster", lambda *_: ours)
         transforms.plan.cache_clear()
 
     yield choose

@@ -23,6 +23,7 @@ from fastrecon.ops.layout import DTYPES, plain
 FORWARD_SCALE, BACKWARD_SCALE, CONJUGATE_EVEN, PLACEMENT = 4, 5, 10, 11
 INPUT_STRIDES, OUTPUT_STRIDES, THREAD_LIMIT = 12, 13, 27
 COMPLEX, REAL, COMPLEX_COMPLEX, NOT_INPLACE = 32, 33, 39, 44
+SMALL = 1 << 13  # numbers of a real plane
 SINGLE = (torch.float32, torch.complex64)
 
 
@@ -129,17 +130,20 @@ class Plan:
         return handle.value
 
 
-def ours_are_faster() -> bool:
+def ours_are_faster(size: tuple[int, int], dtype: torch.dtype) -> bool:
     """Whether csrc/fft2.cpp is faster than the MKL: where there is none, and where it takes its path for any processor,
-    as on those of AMD."""
-    return library() is None or registry.compiled().build_info().get("vendor") == "amd"
+    as on those of AMD, but for small real planes (bench/bench_fft2.py)."""
+    if library() is None:
+        return True
+    large = dtype.is_complex or size[0] * size[1] >= SMALL
+    return large and registry.compiled().build_info().get("vendor") == "amd"
 
 
 @functools.lru_cache(maxsize=64)
 def plan(size: tuple[int, int], dtype: torch.dtype) -> OwnPlan | Plan | None:
     """The plan of transforms of this size, kept for the next time; None without anything that makes them."""
     steps = [radices(n) for n in size]
-    if None not in steps and ours_are_faster():
+    if None not in steps and ours_are_faster(size, dtype):
         return OwnPlan(size, cast(list[list[int]], steps), dtype)
     mkl = library()
     return None if mkl is None else Plan(mkl, size, dtype)
