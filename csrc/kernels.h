@@ -28,6 +28,7 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
                   double p))                                                                                          \
   K(prox_lp_bwd, (int dtype, Address d_y, Address x, Address lam, Address d_x, Address d_lam, std::int64_t R,         \
                   std::int64_t M, std::int64_t S, double p))                                                          \
+  K(lp_value, (int dtype, Address c, Address value, std::int64_t B, std::int64_t N, double p))                        \
   K(select_descent, (Address u, Address v, Address phi_u, Address phi_v, Address x, Address took_u,                   \
                      std::int64_t B, std::int64_t bytes))                                                             \
   K(select_descent_bwd, (Address d_x, Address took_u, Address d_u, Address d_v, std::int64_t B,                       \
@@ -74,6 +75,8 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
             std::int64_t W, std::int64_t A, std::int64_t D))                                                          \
   K(radon_adjoint, (int dtype, Address y, Address lines, Address axis, Address x, std::int64_t N, std::int64_t H,     \
                     std::int64_t W, std::int64_t A, std::int64_t D))                                                  \
+  K(gradient, (int dtype, Address x, Address y, std::int64_t B, std::int64_t C, std::int64_t H, std::int64_t W,       \
+               bool back))                                                                                            \
   K(back_project, (int dtype, Address q, Address views, Address x, std::int64_t N, std::int64_t A, std::int64_t D,    \
                    std::int64_t H, std::int64_t W, bool fan, bool curved))                                            \
   K(dwt2, (int dtype, Address x, Address taps, Address c, std::int64_t P, std::int64_t H, std::int64_t W,             \

@@ -1,6 +1,7 @@
 // prox_lp.cpp: the proximal map of lam |x|^p, 0 <= p <= 1, to machine precision (CPU). Definition:
 // fastrecon/ops/prox_lp.py
 //   x, y, d_y, d_x [R, M, S] real or complex   lam, d_lam [M] real
+//   c [B, N]   value [B] double   value = sum_i |c_i|^p
 // In units of |x|, r = |y| / |x| is the larger root of r - 1 + c r^(p-1) = 0 with c = lam p |x|^(p-2). It depends on
 // tau / |x| alone, tau being where |x| becomes nonzero.
 #include "broadcast.h"
@@ -251,6 +252,21 @@ FR_INLINE void bwd(Address d_y, Address x, Address lam, Address d_x, Address d_l
   });
 }
 
+// A tile's part of the sum of |c|^p, in double, which has all numbers of float as normal ones.
+template <int kWidth, typename T>
+FR_INLINE double power_sum(const T* c, int64_t n, double p, const Power<double>& power) {
+  constexpr double tiny = 0x1p-900, up = 0x1p100;
+  const double down = __builtin_pow(up, -p);
+  T a[kTile];
+  double part[kTile];
+  moduli<kWidth>(c, n, a);
+  for (int64_t i = 0; i < n; ++i) {
+    const double x = a[i], value = power(x < tiny ? x * up : x) * (x < tiny ? down : 1);
+    part[i] = x > 0 && x <= kLargest<double> ? value : x;  // NaN comes through
+  }
+  return sum(part, n);
+}
+
 // act(number type, Problem), powers in the cheapest way.
 template <typename Act>
 FR_INLINE void by_power(int dtype, double p, const Act& act) {
@@ -272,6 +288,20 @@ void prox_lp_bwd(int dtype, Address d_y, Address x, Address lam, Address d_x, Ad
                  int64_t S, double p) {
   by_power(dtype, p, [&](auto type, const auto& problem) {
     bwd<type.width, RealOf<decltype(type)>>(d_y, x, lam, d_x, d_lam, R, M, S, p, problem);
+  });
+}
+
+void lp_value(int dtype, Address c, Address value, int64_t B, int64_t N, double p) {
+  by_dtype<kRealOrComplex>(dtype, [&](auto type) {
+    using T = RealOf<decltype(type)>;
+    const int64_t tiles = tiles_of(N);
+    const Power<double> power(p);
+    const auto part = [=](int64_t b, int64_t i, double* total) {
+      const T* const own = as<const T>(c) + type.width * (b * N + i * kTile);
+      *total = power_sum<type.width>(own, at_most(kTile, N - i * kTile), p, power);
+    };
+    const auto take = [=](int64_t b, const double* total) { as<double>(value)[b] = *total; };
+    sum_per_image<1>(B, tiles, 4 * type.width * B * N, part, take);
   });
 }
 }  // namespace FASTRECON_ISA

@@ -17,7 +17,7 @@ from utils import (
 )
 
 from fastrecon.ops import prox_lp, soft_threshold
-from fastrecon.ops.prox_lp import threshold
+from fastrecon.ops.prox_lp import lp_value, threshold
 
 POWERS = [0.0, 0.1, 0.5, 0.8, 0.95, 1.0]
 SHAPES = [  # x, lam
@@ -198,6 +198,31 @@ def test_image_has_the_same_bits_in_any_batch(device, backend):
         assert torch.equal(own[0], y[i])
         assert torch.equal(grads[0][i], d_x[i])
         assert torch.equal(grads[1][i], d_lam[i])
+
+
+@pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=str)
+@pytest.mark.parametrize("p", [0.0, 1e-3, 0.5, 2 / 3, 1.0])
+def test_value(p, dtype, device):
+    """Exact from the rounded numbers, denormals among them, whatever image stands beside."""
+    c = numbers(3, 2, 257, dtype=dtype, device=device)
+    c[0, 0, :4] = torch.tensor([0.0, torch.finfo(dtype).tiny / 8, torch.finfo(dtype).max / 4, 1e-20])
+    c[1] = 0
+    wide = c.to(torch.complex128 if c.is_complex() else torch.float64)
+    value = lp_value(c, p)
+    expected = torch.where(wide == 0, 0, wide.abs().pow(p)).flatten(1).sum(1)
+    assert value.dtype == torch.float64
+    torch.testing.assert_close(value, expected, rtol=1e-14 if dtype != torch.complex64 else 1e-7, atol=0)
+    assert torch.equal(value[2:], lp_value(c[2:], p))
+    if p:
+        c[2, 1, 3] = float("nan")
+        assert lp_value(c, p).isnan().tolist() == [False, False, True]
+        c[2, 1, 3] = -float("inf")
+        assert lp_value(c, p)[2] == float("inf")
+
+
+def test_value_is_differentiable(device):
+    c = numbers(2, 5, device=device).requires_grad_()
+    assert torch.autograd.gradcheck(lambda c: lp_value(c, 0.5), (c,))
 
 
 def test_arrays_in_arrays_out():

@@ -183,6 +183,14 @@ class LinearOperator(nn.Module):
         """Spatial size that images must have, or have where A x has this `size`; None where that is not known."""
         return size
 
+    def shape_of(self, x: Tensor) -> Sequence[int]:
+        """The shape of A x; an operator that knows it need not be applied.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        return self.forward(x).shape
+
     def _to_size(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
         """A x of spatial `size`, for the operators that can give several: adjoints of those that pad."""
         return self.forward(x)

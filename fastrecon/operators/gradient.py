@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastrecon.checks import expect
 from fastrecon.operators.base import LinearOperator
+from fastrecon.ops.gradient import gradient, gradient_adjoint
 from fastrecon.ops.layout import real_dtype
 
 
@@ -28,14 +29,13 @@ class Gradient(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """Slopes of images."""
         expect(x.ndim == 4, "Gradient", "x", "images [B, C, H, W]", x)
-        return torch.cat((x.roll(-1, -2) - x, x.roll(-1, -1) - x), 1)
+        return gradient(x)
 
     def apply_adjoint(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Minus the divergence of slopes."""
         expect(y.ndim == 4 and y.shape[1] % 2 == 0, "Gradient", "y", "slopes [B, 2 C, H, W]", y)
         self._same_size(size, y)
-        down, right = y.chunk(2, 1)
-        return (down.roll(1, -2) - down) + (right.roll(1, -1) - right)
+        return gradient_adjoint(y)
 
     def spectrum(self, like: Tensor) -> Tensor:
         """4 sin^2(pi i / H) + 4 sin^2(pi j / W)."""

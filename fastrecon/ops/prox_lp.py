@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.checks import accepts_arrays, expect, number
-from fastrecon.ops.function import Function, with_derivative
-from fastrecon.ops.layout import DTYPES, collapse, parts, rescaled, shaped, single, strength, whole
+from fastrecon.ops.function import Function, differentiated, past_dispatcher, with_derivative
+from fastrecon.ops.layout import DTYPES, collapse, parts, plain, rescaled, shaped, single, strength, whole, wide_dtype
+from fastrecon.ops.reductions import sum_of
 from fastrecon.ops.soft_threshold import soft_threshold
 from fastrecon.registry import compiled, define, extension
 
@@ -95,6 +96,16 @@ _bwd = define(
     cpu=_bwd_cpu,
     fake=lambda d_y, x, lam, p: shaped(x, lam),
 )
+
+
+def lp_value(c: Tensor, p: float) -> Tensor:
+    """sum_i |c_i|^p of every image of c [B, ...]: [B] in float64, differentiable; at p = 0 the number of nonzeros."""
+    if p > 0 and past_dispatcher() and c.is_cpu and c.dtype in DTYPES and c.numel() > 0 and not differentiated(c):
+        c, value = plain(c), torch.empty(len(c), dtype=torch.float64)
+        compiled().lp_value(DTYPES[c.dtype], c.data_ptr(), value.data_ptr(), len(c), c.numel() // len(c), p)
+        return value
+    size = c.to(wide_dtype(c)).abs()
+    return sum_of(size.pow(p) if p else (size != 0).to(size.dtype))
 
 
 class ProxLp(Function):

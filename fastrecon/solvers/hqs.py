@@ -95,12 +95,16 @@ class HQS(Splitting[SplittingState]):
         z = tuple(k.forward(x) for _, k in self.plan.parts)
         unknown = torch.full((len(x),), float("inf"), dtype=torch.float64, device=x.device)
         beta = torch.full_like(unknown, self.penalty(0))
-        w = tuple(torch.zeros_like(t) for t in z)
+        w = tuple(torch.zeros_like(t) for t in z) if self.asked else z
         return SplittingState(x, b, z, w, beta, unknown, unknown, unknown, self.valued(x))
 
     def settings(self) -> Any:
         """As of Splitting."""
         return super().settings(), self.inner
+
+    def multipliers(self, s: SplittingState) -> tuple[Tensor, ...]:
+        """w; states hold K_i x before the last z_i in its place where nobody asks for residuals on the way."""
+        return s.w if self.asked else tuple(a - b for a, b in zip(s.w, s.z, strict=True))
 
     def step(self, s: SplittingState, k: Any) -> SplittingState:
         """One iteration."""
@@ -110,10 +114,10 @@ class HQS(Splitting[SplittingState]):
         before = [span.forward(s.x) for _, span in self.plan.parts]
         z = tuple(self.proximal(i, v, beta) for i, v in enumerate(before))
         x, left = self.solved(s, z, beta)
-        w = tuple(a - b for a, b in zip(before, z, strict=True))
         if not self.asked:
             unknown = torch.full_like(beta, float("nan"))
-            return SplittingState(x, s.b, z, w, beta, unknown, unknown, unknown, unknown)
+            return SplittingState(x, s.b, z, tuple(before), beta, unknown, unknown, unknown, unknown)
+        w = tuple(a - b for a, b in zip(before, z, strict=True))
         images = [span.forward(x) for _, span in self.plan.parts]
         # grad f(x) + beta K* (K s.x - z) = beta K* (K s.x - K x), by the equation of x
         moved = [p.apply_adjoint(a - b, size) for (_, p), a, b in zip(self.plan.parts, before, images, strict=True)]

@@ -182,6 +182,10 @@ class Splitting(nn.Module, Generic[S]):
         """Iteration k = 0, 1, ..., or of each image its own, int64 [B]."""
         raise NotImplementedError
 
+    def multipliers(self, s: S) -> tuple[Tensor, ...]:
+        """w at a state, of the shapes of z."""
+        return s.w
+
     def solved(self, s: S, targets: Sequence[Tensor], penalty: Tensor) -> tuple[Tensor, Tensor]:
         """argmin_x f(x) + penalty / 2 sum_i |K_i x - targets_i|^2, and the residual of its equation [B]."""
         size, rho = s.x.shape[-2:], column(penalty, s.x)
@@ -245,7 +249,7 @@ class Splitting(nn.Module, Generic[S]):
         expect(fits, name, "x0", "a batch of images [B, C, H, W], one for each measurement", x)
         if a is not None and y is not None:
             x = x.to(y.dtype) if y.is_complex() and not x.is_complex() else x
-            shape = a.forward(x).shape
+            shape = a.shape_of(x)
             expect(shape == y.shape, name, "y", f"measurements {tuple(shape)}", tuple(y.shape))
         plan = Plan.of(a, y if y is not None else x, self.pairs(), x, self.splits_fidelity)
         solver = with_parts(self, plan=plan, record=history, asked=history or tol > 0 or callback is not None)
@@ -273,8 +277,8 @@ class Splitting(nn.Module, Generic[S]):
     def certificate(self, found: Run[S], y: Tensor | None) -> AlternatingReport:
         """What the report says about the end of a run: residuals and objective made anew."""
         s, parts, fidelity = found.state, self.plan.parts, self.plan.fidelity
-        size, images = s.x.shape[-2:], [k.forward(s.x) for _, k in parts]
-        slopes = [column(s.penalty, s.x) * k.apply_adjoint(w, size) for (_, k), w in zip(parts, s.w, strict=True)]
+        size, images, w = s.x.shape[-2:], [k.forward(s.x) for _, k in parts], self.multipliers(s)
+        slopes = [column(s.penalty, s.x) * k.apply_adjoint(t, size) for (_, k), t in zip(parts, w, strict=True)]
         values = [g.value(v) for (g, _), v in zip(parts, images, strict=True)]
         if fidelity is not None:
             residual = fidelity.residual(s.x)
@@ -286,7 +290,7 @@ class Splitting(nn.Module, Generic[S]):
         return AlternatingReport(
             objective=objective, primal_residual=primal, dual_residual=dual,
             relative_primal=ratio(primal, torch.maximum(size_of(images), size_of(s.z))),
-            relative_dual=ratio(dual, s.penalty * size_of(s.w)),
+            relative_dual=ratio(dual, s.penalty * size_of(w)),
             penalty=s.penalty, iterations=found.count, converged=found.done & finite,
             status=Status(self.unfinished, found.done, finite), history=found.history,
         )  # fmt: skip

@@ -6,6 +6,7 @@ from fastrecon import ops
 from fastrecon.checks import behind, number
 from fastrecon.operators.base import LinearOperator
 from fastrecon.ops.layout import wide_dtype
+from fastrecon.ops.prox_lp import lp_value
 from fastrecon.ops.reductions import sum_of
 from fastrecon.terms.base import Weight
 from fastrecon.terms.in_basis import InBasis
@@ -31,8 +32,11 @@ class Lp(InBasis):
 
     def value_of(self, c: Tensor) -> Tensor:
         """sum_i weight |c_i|^p [B] in float64."""
+        w = self.weights(c)
+        if not isinstance(w, Tensor):
+            return lp_value(c, self.p) * w
         size = c.to(wide_dtype(c)).abs()
-        return sum_of((size.pow(self.p) if self.p else (size != 0).to(size.dtype)) * self.weights(c))
+        return sum_of((size.pow(self.p) if self.p else (size != 0).to(size.dtype)) * w)
 
     def shrunk(self, c: Tensor, weight: Weight) -> Tensor:
         """The proximal map `ops.prox_lp`."""

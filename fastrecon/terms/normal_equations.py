@@ -132,7 +132,7 @@ def total(terms: Sequence[Tensor]) -> Tensor:
 def inverted(t: Tensor, otherwise: float = 0.0) -> Tensor:
     """1 / t of t [B, ...] >= 0, and `otherwise` where t is 0 to rounding beside the largest of its image."""
     least = torch.finfo(t.dtype).eps * t.flatten(1).amax(1)
-    return torch.where(t > column(least, t), 1 / t, otherwise)
+    return torch.where(t > column(least, t), t.reciprocal(), otherwise)
 
 
 def _by_spectra(
@@ -144,7 +144,8 @@ def _by_spectra(
     )
 
     a = image_operator.Parts(image_operator.BLUR, gain, None, (size[0], size[1]))
-    if not b.is_complex() and gain.shape[1] == 1 and image_operator.alone(b, a):
+    whole = gain.shape[1:] == (1, size[0], size[1] // 2 + 1)  # of isometries alone it is one number
+    if not b.is_complex() and whole and image_operator.alone(b, a):
         return image_operator.applied(b, a)
 
     def one(b: Tensor, gain: Tensor) -> Tensor:
