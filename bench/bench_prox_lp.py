@@ -25,7 +25,7 @@ def shrunk(x, p, lam):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("p", [0.5, 0.8])
+@pytest.mark.parametrize("p", [0.5, 2 / 3, 0.8])
 @pytest.mark.parametrize("shape", [(16, 256, 256)], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def bench_forward(benchmark, implementation, p, shape, device):

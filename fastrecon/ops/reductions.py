@@ -15,10 +15,11 @@ armijo, squares = behind(armijo), behind(squares)
 
 def sum_of_squares(t: Tensor) -> Tensor:
     """|t_i|^2 of every image of t [B, ...]: [B], float64, differentiable."""
-    if not differentiated(t):
-        return squares(t)
+    compiling = torch.compiler.is_compiling()  # a graph for any B holds no loop over images
+    if (t.is_cuda or compiling) and not differentiated(t):
+        return squares(t)  # one launch instead of one for each image
     wide = wide_dtype(t)
-    if torch.compiler.is_compiling():  # a graph for any B holds no loop over images
+    if compiling:
         return torch.linalg.vector_norm(t.flatten(1), dim=1, dtype=wide).square()
     return each_image(lambda one: torch.linalg.vector_norm(one.flatten(1), dim=1, dtype=wide), t).square()
 

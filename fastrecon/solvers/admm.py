@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastrecon.checks import flag, number
 from fastrecon.operators.base import LinearOperator
-from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.ops.reductions import squares
 from fastrecon.solvers.base import column
 from fastrecon.solvers.splitting import Prior, Splitting, SplittingState, ratio, size_of
 from fastrecon.terms.normal_equations import total
@@ -75,8 +75,8 @@ class ADMM(Splitting[SplittingState]):
             w.append(v - z[i])
             # grad f(x) + K* rho w = rho K* (w - (s.w + image - s.z)), by the equation of x
             pulls.append(span.apply_adjoint(w[i] - s.w[i] - image + s.z[i], size))
-        primal = total([sum_of_squares(a - b) for a, b in zip(images, z, strict=True)]).sqrt()
-        dual = left + rho * sum_of_squares(total(pulls)).sqrt()
+        primal = total([squares(a, b) for a, b in zip(images, z, strict=True)]).sqrt()
+        dual = left + rho * squares(total(pulls)).sqrt()
         r, t = ratio(primal, torch.maximum(size_of(images), size_of(z))), ratio(dual, rho * size_of(w))
         new = SplittingState(x, s.b, tuple(z), tuple(w), rho, primal, dual, torch.maximum(r, t), self.valued(x))
         due = (k < ADAPT_UNTIL) & (k % ADAPT_EVERY == 4)

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from fastrecon.checks import expect, integer, number
 from fastrecon.operators.base import LinearOperator
-from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.ops.reductions import squares
 from fastrecon.solvers.base import with_parts
 from fastrecon.solvers.splitting import Prior, Splitting, SplittingState, ratio, size_of
 from fastrecon.terms.normal_equations import total
@@ -121,8 +121,8 @@ class HQS(Splitting[SplittingState]):
         images = [span.forward(x) for _, span in self.plan.parts]
         # grad f(x) + beta K* (K s.x - z) = beta K* (K s.x - K x), by the equation of x
         moved = [p.apply_adjoint(a - b, size) for (_, p), a, b in zip(self.plan.parts, before, images, strict=True)]
-        primal = total([sum_of_squares(a - b) for a, b in zip(images, z, strict=True)]).sqrt()
-        dual = left + beta * sum_of_squares(total(moved)).sqrt()
+        primal = total([squares(a, b) for a, b in zip(images, z, strict=True)]).sqrt()
+        dual = left + beta * squares(total(moved)).sqrt()
         relative = torch.maximum(
             ratio(primal, torch.maximum(size_of(images), size_of(z))), ratio(dual, beta * size_of(w))
         )

@@ -17,7 +17,7 @@ from fastrecon.operators.base import Composition, LinearOperator
 from fastrecon.operators.identity import Identity
 from fastrecon.operators.joining import joined
 from fastrecon.ops.layout import real_dtype
-from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.ops.reductions import squares
 from fastrecon.solvers.base import Callback, Run, check_measurements, column, with_parts
 from fastrecon.solvers.joint import Joint, iterate_jointly, same
 from fastrecon.terms.apart import Apart
@@ -284,8 +284,8 @@ class Splitting(nn.Module, Generic[S]):
             residual = fidelity.residual(s.x)
             slopes.append(fidelity.grad_of(residual, s.x))
             values.append(fidelity.value_of(residual))
-        primal = total([sum_of_squares(a - b) for a, b in zip(images, s.z, strict=True)]).sqrt()
-        dual, objective = sum_of_squares(total(slopes)).sqrt(), total(values)
+        primal = total([squares(a, b) for a, b in zip(images, s.z, strict=True)]).sqrt()
+        dual, objective = squares(total(slopes)).sqrt(), total(values)
         finite = torch.isfinite(objective + primal + dual)
         return AlternatingReport(
             objective=objective, primal_residual=primal, dual_residual=dual,
@@ -361,7 +361,7 @@ def _row(s: SplittingState) -> dict[str, Tensor]:
 
 def size_of(parts: Sequence[Tensor]) -> Tensor:
     """|(t_i)_i| [B]."""
-    return total([sum_of_squares(t) for t in parts]).sqrt()
+    return total([squares(t) for t in parts]).sqrt()
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:
