@@ -25,6 +25,7 @@ JOINT = {  # operators, shape of the images, whether they are complex, whether t
     ),
     "sampling and gradient": ([Fourier(0.1 + mask(6, 5)), Gradient()], (2, 1, 6, 5), True, True),
     "sampling in the middle": ([Fourier(mask(2, 1, 6, 5), "both"), Gradient(), Identity()], (2, 1, 6, 5), True, True),
+    "isometries": ([Identity(), Wavelet("haar", 1)], (2, 1, 6, 8), False, True),
     "mask and wavelet": ([Inpainting(mask(8, 8)), Wavelet("db2", 1)], (2, 1, 8, 8), False, True),
     "sampling and wavelet": ([Wavelet("db2", 1), Fourier(mask(8, 8), True)], (1, 1, 8, 8), True, True),
     "window and identity": ([Identity(), Crop((6, 6), 1, 2, (3, 4))], (1, 1, 6, 6), False, True),

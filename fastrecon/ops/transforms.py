@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastrecon import registry
 from fastrecon.ops.function import differentiated, past_dispatcher
-from fastrecon.ops.layout import DTYPES, plain
+from fastrecon.ops.layout import DTYPES, plain, real_dtype
 
 FORWARD_SCALE, BACKWARD_SCALE, CONJUGATE_EVEN, PLACEMENT = 4, 5, 10, 11
 INPUT_STRIDES, OUTPUT_STRIDES, THREAD_LIMIT = 12, 13, 27
@@ -164,7 +164,7 @@ def frequencies(x: Tensor) -> Tensor:
 
 def planes(k: Tensor, size: Sequence[int] | None = None) -> Tensor:
     """Back from `frequencies`; of real planes of `size` (U, V)."""
-    kind = k.dtype if size is None else k.dtype.to_real()
+    kind = k.dtype if size is None else real_dtype(k)  # Dynamo traces no dtype.to_real
     if (own := _own(k, size or k.shape[-2:], kind)) is None:
         return torch.fft.ifft2(k, norm="ortho") if size is None else torch.fft.irfft2(k, s=tuple(size), norm="ortho")
     if size is None:
