@@ -100,7 +100,9 @@ WITH_AN_OPERATOR = {
 }
 WITH_AN_OPERATOR |= {"sgp-step-fourier", "sgp-diag-fourier", "lda-mri-10", "lda-mri-20", "lda-mri-30"}
 # no fixed iterations, or none
-UNTIL_DONE = {"padnet-gradient", "padnet-haze", "padnet-image", "prior-natural", "smoothing", "streaks"}
+UNTIL_DONE = {
+    "artefacts-mri", "padnet-gradient", "padnet-haze", "padnet-image", "prior-natural", "smoothing", "streaks",
+}  # fmt: skip
 
 
 def test_every_shipped_model_is_one_or_the_other():

@@ -104,6 +104,7 @@ def test_a_run_resumes_to_the_same_bits(slices, tmp_path, monkeypatch):
     whole, cut = (checkpoint.load(tmp_path / n / CHECKPOINT)["task"]["module"] for n in ("whole", "cut"))
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     model = models.load(tmp_path / "cut" / "model.safetensors")
+    assert isinstance(model, models.ErrorControlledModel)
     assert (model.problem, model.settings.iterations) == ("mri", 3)
     assert "PSNR" in (tmp_path / "cut" / "artefacts-mri.md").read_text()
 

@@ -35,7 +35,7 @@ from fastrecon.terms import LeastSquares, Lp
 METHOD = "error-controlled"
 LEFT = 0.78  # best for a Gaussian blur and for a shaking camera alike, at 1 and 4% of noise, on three crops of BSD68
 PROBES = 12  # values of rho that are tried
-FAR = 0.5  # a first answer that changes images by more of their size is none
+FAR = 0.5  # a first answer that changes images by more of their size, and of the noise in them, is none
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def run(
     """Images [B, C, H, W] from the start x by a module, and their certificates; None: without one.
 
     The first answer is not checked: it is where the iteration starts, unless it changes an image by more than half of
-    its size, leaves the range of the module's images, or is none.
+    its size and all of its noise, leaves the range of the module's images, or is none.
     """
     sigma = max(noise or 0.0, s.faint)
     q = posed(operator, y, x, float(number(lam, METHOD, "lam", above=0)) * s.lam * sigma, s)
@@ -136,7 +136,7 @@ def run(
     start, iterations = q.x, s.iterations
     reasons: tuple[str, ...] = ()
     if module is not None and iterations > 1:
-        start, reasons = _first(module, q, strengths[0], rho[0])
+        start, reasons = _first(module, q, strengths[0], rho[0], sigma)
         strengths, rho, iterations = strengths[1:], rho[1:], iterations - 1
     solver = ErrorControlled(
         q.fidelity, q.prior, module, strengths=strengths, rho=None if module is None else rho, rule=s.rule, mu=s.mu,
@@ -183,13 +183,16 @@ def balanced(q: Problem, strengths: Sequence[float], left: float, norm: float) -
     return rhos
 
 
-def _first(module: Any, q: Problem, strength: float, rho: float | Tensor) -> tuple[Tensor, tuple[str, ...]]:
+def _first(
+    module: Any, q: Problem, strength: float, rho: float | Tensor, noise: float
+) -> tuple[Tensor, tuple[str, ...]]:
     """The module's first answer, images of which there is none as they were; and what went wrong."""
     reasons: list[str] = []
     u = q.fidelity.prox(q.x, 1 / rho)
     modules = Modules(module, [strength], METHOD)
     answer = modules.asked(u, 0, reasons)
-    near = (sum_of_squares(answer.u - u) <= FAR**2 * sum_of_squares(u)) & modules.within(answer.u)
+    power = noise**2 * u[0].numel() * (2 if u.is_complex() else 1)
+    near = (sum_of_squares(answer.u - u) <= FAR**2 * sum_of_squares(u) + power) & modules.within(answer.u)
     return where(near & ~answer.failed, answer.u, q.x), tuple(reasons)
 
 

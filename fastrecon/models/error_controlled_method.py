@@ -95,13 +95,14 @@ def chosen(options: ErrorControlledOptions, problem: str) -> Chosen:
         model = trained(METHOD, "", options.model)
         assert isinstance(model, ErrorControlledModel)
         return Chosen(model.module(half), model.settings, options.model)
-    usual = _usual(problem)
+    settings = SETTINGS.get(problem, Settings())
     text = options.module or "cnn"
     if text == photographs.NONE:
-        return Chosen(None, usual.settings if usual else SETTINGS.get(problem, Settings()))
+        return Chosen(None, settings)
     if text in LIBRARY:
-        return Chosen(LIBRARY[text](), usual.settings if usual else SETTINGS.get(problem, Settings()))
+        return Chosen(LIBRARY[text](), settings)
     if text == "cnn":
+        usual = _usual(problem)
         if usual is not None:
             return Chosen(usual.module(half), usual.settings, usual.name)
         text = GENERAL
@@ -113,9 +114,9 @@ def chosen(options: ErrorControlledOptions, problem: str) -> Chosen:
         fits = bool(getattr(unit, "levels", False))
         expect(fits, METHOD, "--module", "a model with a network for noise of any level", f"{text}, of {model.method}")
         assert unit is not None
-        return Chosen(Cleaned(unit, half), usual.settings if usual else SETTINGS.get(problem, Settings()), text)
+        return Chosen(Cleaned(unit, half), settings, text)
     stack = checkpoints.read(Path(text))
-    return Chosen(stack, usual.settings if usual else SETTINGS.get(problem, Settings()), text)
+    return Chosen(stack, settings, text)
 
 
 def _usual(problem: str) -> ErrorControlledModel | None:

@@ -48,6 +48,7 @@ QUIET = 1e-6  # squared errors below are not worth much
 TINY = 1e-6
 NEAR = 0.7 * FAR  # a first answer that changes an image by more of its size is dear: it would not be taken
 DEAR = 10.0  # how dear
+OWN = 0.35  # of the crops keep their phase
 TURNS = 4  # random numbers along a side, of which phases are smooth functions
 
 
@@ -114,11 +115,12 @@ class Artefacts(SlicesObjective[Any]):
         """An image [1, P, P], what is known of its k-space, which part of it that is, and the noise in it."""
         g, config = self.generator, self.config
         x = self.crops(1)[0]
-        rate, kind, loud, power, gain, turn = torch.rand(6, generator=g).tolist()
+        rate, kind, loud, power, gain, turn, own = torch.rand(7, generator=g).tolist()
         field = torch.randn(1, 1, TURNS, TURNS, generator=g) * torch.rand(1, generator=g)
         phase = 2 * math.pi * turn + interpolate(field, x.shape[-2:], mode="bicubic", align_corners=True)[0]
-        x = x * torch.polar(torch.full_like(phase, 1 + 0.5 * gain), phase).to(x)  # images of one phase are rare, and
-        # of measurements white is the brightest pixel of zeros filled in
+        phase = phase * (own > OWN)
+        x = x * torch.polar(torch.full_like(phase, 1 + 0.5 * gain), phase).to(x)  # of measurements white is
+        # the brightest pixel of zeros filled in
         low, high = config.rates
         size = (x.shape[-2], x.shape[-1])
         seed = int(torch.randint(2**31, (), generator=g))
