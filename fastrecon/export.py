@@ -144,7 +144,8 @@ def exported(model: Model, y: Tensor | None = None, **options: Any) -> ExportedP
 
     Block sensing: y [B, rows, cols, m] to [B, 1, H, W] of whole blocks, for any number of these. D-LADMM for images: y
     [B, 1, H, W] of whole patches, two or more high and wide. Other models: with an operator, for its size. Images have
-    the bits of `model(y, **options)`, except that convolutions of PyTorch's (U-Nets) take a batch whole here.
+    the bits of `model(y, **options)`, except that convolutions of PyTorch's (U-Nets) take a batch whole here, and that
+    Fourier transforms are PyTorch's, also where the model uses those of csrc/fft2.cpp: they agree to rounding.
 
     Args:
         model: its trained phases, or so many iterations as `options` say, are traced.

@@ -133,7 +133,8 @@ def test_shipped_models_with_an_operator(name):
     options = {"operator": operator, "iterations": 2, "lipschitz": 1.0, "lam": 0.01}
     model = fr.load(name)
     graph = export.exported(model, batches[0], **options).module()
-    near = equal if "fista" in name else partial(torch.testing.assert_close, rtol=0, atol=2e-5)
+    # a graph holds transforms of PyTorch's, the model may use ours
+    near = partial(torch.testing.assert_close, rtol=0, atol=2e-6 if "fista" in name else 2e-5)
     same_images(graph, model, batches, near, **options)
 
 
