@@ -89,22 +89,20 @@ def estimate_known(x: Tensor, known: Tensor) -> Tensor:
     ]) if len(x) else x.new_zeros(0, dtype=torch.float64)  # fmt: skip
 
 
-def estimate_blurred(y: Tensor, kernel: Tensor, at: float = DECIDING) -> Tensor:
+def estimate_blurred(y: Tensor, kernel: Tensor) -> Tensor:
     """Standard deviation [B] of the noise on blurred images y [B, C, H, W], the channels on average, told by
     frequencies that the blur leaves dark.
 
     The noise of real photographs is coloured, by what a camera and its file do to it, and what is wrong with a kernel
     stands where the picture does: the finest details, of which `estimate` knows, hold less of both than the middle
     frequencies at which a deconvolution decides. The power at frequency f is modelled as c |k(f)|^2 / |f|^a + s(f)^2,
-    log s linear in |f|, by the largest likelihood (Whittle's); s at 0.15 cycles a pixel is the answer, unless another
-    frequency is named.
+    log s linear in |f|, by the largest likelihood (Whittle's); s at 0.15 cycles a pixel is the answer.
     Where the blur leaves too little dark, it is that of `estimate`, and never more than five times that: where there is
     no noise, the model's own error would pass for it.
 
     Args:
         y: real.
         kernel: [h, w], no larger than the images.
-        at: the frequency that s is told for, in cycles a pixel.
 
     Source: Whittle, Estimation and Information in Stationary Time Series, Arkiv för Matematik 2 (1953).
 
@@ -134,7 +132,7 @@ def estimate_blurred(y: Tensor, kernel: Tensor, at: float = DECIDING) -> Tensor:
 
     def one(image: Tensor) -> Tensor:
         seen = torch.fft.rfft2((image - (image * weight).sum()) * window, norm="ortho").abs().square()
-        return _level(seen[used].clamp_min(DIGITAL), power[used], f[used], seen[dark].mean(), at)
+        return _level(seen[used].clamp_min(DIGITAL), power[used], f[used], seen[dark].mean())
 
     fine = estimate(y)
     found = [
@@ -168,21 +166,21 @@ def estimate_frequencies(power: Tensor, f: Tensor, outer: Tensor) -> Tensor:
     return (unit.sqrt() * found).clamp(UNSURE * level, level)
 
 
-def _level(seen: Tensor, power: Tensor, f: Tensor, dark: Tensor, at: float) -> Tensor:
-    """s(at) of the model c power / f^a + s(f)^2, s = s(at) exp(b (f - at)), for powers seen [N]."""
+def _level(seen: Tensor, power: Tensor, f: Tensor, dark: Tensor) -> Tensor:
+    """s at DECIDING of the model c power / f^a + s(f)^2, log s linear in f, for powers seen [N]."""
     starts = [
         torch.stack([(seen.mean() / 100).log(), dark.new_tensor(2.5), dark.clamp_min(DIGITAL).log() / 2,
                      dark.new_tensor(slope)]) for slope in STARTS
     ]  # fmt: skip
-    return _likeliest(seen, power, f, starts, at)
+    return _likeliest(seen, power, f, starts)
 
 
-def _likeliest(seen: Tensor, power: Tensor, f: Tensor, starts: Sequence[Tensor], at: float = DECIDING) -> Tensor:
-    """s at a frequency, from starts [log c, a, log s, b], or without b: white noise.
+def _likeliest(seen: Tensor, power: Tensor, f: Tensor, starts: Sequence[Tensor]) -> Tensor:
+    """s at DECIDING, from starts [log c, a, log s, b], or without b: white noise.
 
     Fisher's scoring, halved until the likelihood rises, from each start: the likelier end.
     """
-    slow, fast = -f.log(), f - at
+    slow, fast = -f.log(), f - DECIDING
     best, answer = torch.inf, starts[0][2].exp()
 
     def parts_of(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -131,7 +131,8 @@ def test_training_leaves_the_phases_and_its_model_reconstructs(files):
 
 def test_its_derivative_is_that_of_the_solved_problem(files):
     """The loss at kernels a little further along a direction, solved anew, against its derivative."""
-    exact = {"iterations": 600, "tol": 1e-6, "products": 40, "floor": 1e-6, "patch": 8}
+    # the floor: what rounding leaves outside the null space of A is not to be blown up by its inverse
+    exact = {"iterations": 600, "tol": 1e-6, "products": 40, "floor": 3e-5, "patch": 8}
     config = Config([str(files / "slices.npz")], **settings(files) | exact)
 
     def objective(direction=(), h: float = 0.0) -> LdaMriMinimiser:

@@ -1,6 +1,5 @@
 """Noise of blurred photographs, told by what the blur leaves dark."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from fastrecon.io import Form, Picture
 from fastrecon.noise import estimate, estimate_blurred
 from fastrecon.operators import Blur, gaussian_kernel, motion_kernel
 from fastrecon.problems import PROBLEMS
-from fastrecon.solvers.automatic import LOW_NOISE
 from fastrecon.solvers.methods import METHODS
 
 SIZE = (256, 240)
@@ -45,7 +43,6 @@ def test_white_noise_is_found(kernel, sigma):
 def test_coloured_noise_is_found_where_deconvolution_decides(rate):
     y = blurred(KERNEL, 1) + 0.01 * coloured(rate)
     assert estimate_blurred(y, KERNEL).item() == pytest.approx(0.01, rel=0.15)
-    assert estimate_blurred(y, KERNEL, at=0.07).item() == pytest.approx(0.01 * math.exp(0.08 * rate), rel=0.2)
     assert estimate(y).item() < 0.006
 
 
@@ -69,22 +66,9 @@ def test_a_photograph_without_a_level_is_read_with_this_one(tmp_path):
     assert any("noise estimated" in note for note in m.notes)
 
 
-@pytest.mark.parametrize("given", [None, 0.02])
-def test_the_prior_is_weighed_by_noise_of_low_frequencies(tmp_path, given):
-    y = (blurred(KERNEL, 1) + 0.01 * coloured(3.5))[..., :128, :128].clamp(0, 1)
-    np.save(tmp_path / "y.npy", y[0, 0].numpy())
-    np.save(tmp_path / "k.npy", KERNEL.numpy())
-    problem = PROBLEMS["deblur"]
-    m = problem.read(tmp_path / "y.npy", problem.Options(kernel=str(tmp_path / "k.npy"), noise=given))
-    low = m.facts[LOW_NOISE]
-    assert low > 1.1 * m.noise if given is None else low == m.noise
-    report = METHODS["prior"].ready(torch.device("cpu"), iterations=0)(problem.inverse(m)).report
-    assert report.noise.item() == pytest.approx(low)
-
-
 def test_auto_goes_on_as_long_as_the_picture_changes():
     skimage = pytest.importorskip("skimage.data")
-    picture = Picture(skimage.camera()[64:160, 192:288].astype(np.float32) / 255, Path("x.png"), Form())
+    picture = Picture(skimage.coins()[40:136, 40:136].astype(np.float32) / 255, Path("x.png"), Form())
     problem = PROBLEMS["deblur"]
 
     def made(**options):

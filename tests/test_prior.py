@@ -124,7 +124,9 @@ def test_units_change_nothing(path, a, factor):
     if not y.is_complex():
         norm = factor * a.norm((1, 1, *SIZE), tol=1e-2)
         same = fr.reconstruct(factor * y, triple, prior=path, noise=factor * sigma, norm=norm, tol=1e-4)
-        torch.testing.assert_close(same.report.objective / factor**2, report.objective, rtol=1e-3, atol=0)
+        # of two functions all frequencies of a ring are taken for alike
+        torch.testing.assert_close(same.report.weight / factor**2, report.weight, rtol=0.2, atol=0)
+        torch.testing.assert_close(same.report.objective / factor**2, report.objective, rtol=0.1, atol=0)
         assert same.report.scale.tolist() == [1.0] * 2
     m = fr.load(path)
     other = m(factor * y, a, noise=factor * sigma, scale=factor, tol=1e-4)

@@ -2,7 +2,7 @@
 
 r is learned once, from pictures with noise; its weight lam(sigma) for noise of standard deviation sigma comes from the
 same training. Data of another operator need nothing but the noise of y: w = |A|^2 lam(sigma / |A|), so that measuring
-in other units changes nothing.
+in other units changes nothing, and less where A damps or misses frequencies: see `fastrecon.models.weighing`.
 """
 
 import math
@@ -18,10 +18,10 @@ from fastrecon.checks import expect, expect_finite, number, per_image
 from fastrecon.models import card
 from fastrecon.models.base import Model, in_precision, pretrained, register, trained
 from fastrecon.models.file import Header
+from fastrecon.models.weighing import spread
 from fastrecon.operators.base import LinearOperator, keeps_norms
 from fastrecon.ops.reductions import sum_of_squares
 from fastrecon.options import check, option
-from fastrecon.solvers.automatic import LOW_NOISE
 from fastrecon.solvers.base import column
 from fastrecon.solvers.linear import smooth
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
@@ -100,6 +100,13 @@ class PriorModel(Model):
         inside = y[k - 1] + (y[k] - y[k - 1]) * (at - x[k - 1]) / (x[k] - x[k - 1])
         below, above = y[0] + 2 * (at - x[0]), y[-1] + 2 * (at - x[-1])
         return torch.where(at < x[0], below, torch.where(at > x[-1], above, inside)).exp()
+
+    def weight(self, sigma: Tensor, seen: Tensor) -> Tensor:
+        """The weight for noise of standard deviation sigma, where images are wrong by `seen`, at least sigma; float64.
+
+        Source: `fastrecon.models.weighing`, whose s that is.
+        """
+        return (sigma.double() / seen).square() * self.lam(seen)
 
     def term(self, weight: Tensor, problem: str = "") -> Scaled:
         """weight [B] r, as it is for a problem, of every channel and of real and imaginary part."""
@@ -183,7 +190,7 @@ class PriorModel(Model):
             reached = float((s.norm / s.size).max())
             callback(k, expected_iterations(k, reached, tol, iterations), s.x * column(white, s.x))
 
-        weight = size_of**2 * lam * self.lam(sigma)
+        weight = size_of**2 * lam * self.weight(sigma, spread(operator, x, sigma, size_of))
         x, report = SmoothDescent(operator, self.term(weight, problem)).solve(
             y, x, iterations, tol, history=history, callback=None if callback is None else tell
         )
@@ -333,9 +340,8 @@ def prior(options: Options, device: torch.device) -> Runner:
         model.check(inverse.y)
         x0 = inverse.first()
         x0 = x0.to(inverse.y.dtype) if inverse.y.is_complex() else x0
-        sigma = inverse.facts.get(LOW_NOISE, inverse.noise)
         x, report = model.compute(
-            inverse.y, inverse.operator, sigma, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
+            inverse.y, inverse.operator, inverse.noise, inverse.size, x0, norm=inverse.norm, problem=inverse.problem,
             better=bool(inverse.problem) or inverse.start is None, scale=1.0 if inverse.problem else None,
             lam=options.lam, tol=options.tol, iterations=options.iterations,
             callback=None if watch is None else tell,

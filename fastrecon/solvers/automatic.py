@@ -16,7 +16,6 @@ from fastrecon.solvers.wiener import spectrum
 ASKED = "asked for"  # why a method that was named was taken
 RICIAN = "rician"  # a fact of measurements: the standard deviation of Rician noise in the image
 CONTROLLED = "error-controlled"  # of the models as well: it knows that law
-LOW_NOISE = "low_noise"  # a fact of measurements: the noise at low frequencies, where coloured noise is loudest
 PRIOR = "prior"  # of the models, which lie above: there is a shipped one
 LOBE = 16  # the main lobe of a point spread ends at this part of the image's side
 SCATTERED = 0.4  # the share from which on frequencies are
