@@ -97,13 +97,15 @@ def test_of_other_operators_frequencies_are_asked():
     assert torch.equal(found[1:], spread(scan, like(size=(24, 24), count=1), SIGMA[1:], norm))
 
 
-def test_of_coils_less_is_missing_than_of_one():
-    """What one frequency lacks its neighbours tell, by the coils: rings have the mean of both."""
-    mask, maps = masks.radial((32, 32), 0.5), torch.ones(4, 32, 32, dtype=torch.complex64) / 2
-    x = like(True, (32, 32))
-    found = spread(Fourier(mask, sensitivities=maps), x, SIGMA)
-    assert bool((found > SIGMA).all())
-    assert bool((found < spread(Fourier(mask), x, SIGMA)).all())
+def test_of_samples_their_density_counts():
+    """Whether half of the frequencies of each length are there or all of them at half the power; of coils as of one."""
+    mask, maps = masks.radial((64, 64), 0.4), torch.ones(4, 64, 64, dtype=torch.complex64) / 2
+    x = like(True, (64, 64))
+    found = spread(Fourier(mask), x, SIGMA)
+    length = 64 * torch.fft.fftfreq(64)[:, None].hypot(torch.fft.fftfreq(64))
+    density = torch.stack([mask[(length - r).abs() <= 0.5].mean() for r in length.flatten()]).view(64, 64)
+    torch.testing.assert_close(found, spread(Fourier(density.sqrt()), x, SIGMA), rtol=0.1, atol=0)
+    torch.testing.assert_close(spread(Fourier(mask, sensitivities=maps), x, SIGMA), found, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("sigma", [0.004, 0.03])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.blur import Blur
+from fastrecon.operators.fourier import Fourier
 from fastrecon.ops.reductions import sum_of
 from fastrecon.solvers.base import column
 from fastrecon.terms.normal_equations import near_spectrum
@@ -37,8 +38,7 @@ def spread(operator: LinearOperator, like: Tensor, sigma: Tensor, norm: float = 
         sigma: standard deviation of each real number of y / norm.
         norm: |A|.
     """
-    known = near_spectrum(Blur(operator.kernel) if isinstance(operator, Blur) else operator, like)
-    gains = (_probed(operator, like) if known is None else known).double() / norm**2
+    gains = _gains(operator, like).double() / norm**2
     h, w = like.shape[-2:]
     noise, half = column(sigma.double().square(), like), gains.shape[-1] not in (1, w)
     power = _photographs(h, w, half).to(gains)
@@ -46,6 +46,16 @@ def spread(operator: LinearOperator, like: Tensor, sigma: Tensor, norm: float = 
     if half:  # frequencies that rfft2 leaves out mirror those within
         lost = lost * torch.tensor([1.0 if k in (0, w / 2) else 2.0 for k in range(w // 2 + 1)]).to(lost)
     return sigma.double() + SPREAD * (sum_of(lost) / (h * w)).clamp_min(0)
+
+
+def _gains(a: LinearOperator, like: Tensor) -> Tensor:
+    """What A* A makes of each frequency, [1 or B, 1, H, W'], near enough. Of samples of frequencies that is how dense
+    they are: what is missing between others the prior has from those.
+    """
+    if isinstance(a, Fourier):
+        return _probed(a, like)
+    known = near_spectrum(Blur(a.kernel) if isinstance(a, Blur) else a, like)
+    return _probed(a, like) if known is None else known
 
 
 def _probed(a: LinearOperator, like: Tensor) -> Tensor:
