@@ -437,8 +437,10 @@ def _model(name: str) -> Callable[[], Case]:
         own = some(IMAGES, 1, 64, 64)
         y = operator(own)(scenes(IMAGES, 64, 64))
 
+        steps = {} if isinstance(model, models.ErrorControlledModel) else {"lipschitz": 1.0, "iterations": 3}
+
         def run(y: Tensor, own: Tensor, model: Any) -> Any:
-            return model(y, operator=operator(own), lam=0.01, lipschitz=1.0, iterations=3, history=True)
+            return model(y, operator=operator(own), lam=0.01, history=True, **steps)
 
         return Case(run, (y, own), (model,), smooth=False)
 

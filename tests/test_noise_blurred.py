@@ -68,7 +68,7 @@ def test_a_photograph_without_a_level_is_read_with_this_one(tmp_path):
 
 def test_auto_goes_on_as_long_as_the_picture_changes():
     skimage = pytest.importorskip("skimage.data")
-    picture = Picture(skimage.coins()[40:136, 40:136].astype(np.float32) / 255, Path("x.png"), Form())
+    picture = Picture(skimage.coins()[40:168, 40:168].astype(np.float32) / 255, Path("x.png"), Form())
     problem = PROBLEMS["deblur"]
 
     def made(**options):

@@ -8,9 +8,10 @@ that the prior decides what is a feature:
     w = sigma^2 lam(s) / s^2,  s = sigma + SPREAD (e^2 - e_0^2),
 
 with e the root mean square error of Wiener's estimate of images whose spectrum is that of photographs, POWER / |f|^2,
-and e_0 that for the same noise alone; what A does to frequencies is known, or asked of it once with noise. SPREAD was
-fitted on training pictures blurred by shaken cameras; see docs/pictures.md for how near the best weight it comes there,
-for other blurs, for masks of pixels and of frequencies, and in computed tomography.
+and e_0 that for the same noise alone; what A does to frequencies is known, or asked of it once with noise. Of samples,
+of pixels or frequencies, s is larger by BETWEEN times the share that is missing. SPREAD was fitted on training pictures
+blurred by shaken cameras; see docs/pictures.md for how near the best weight it comes there, for other blurs, for masks
+of pixels and of frequencies, and in computed tomography.
 """
 
 import torch
@@ -19,12 +20,14 @@ from torch import Tensor
 from fastrecon.operators.base import LinearOperator
 from fastrecon.operators.blur import Blur
 from fastrecon.operators.fourier import Fourier
+from fastrecon.operators.inpainting import Inpainting
 from fastrecon.ops.reductions import sum_of
 from fastrecon.solvers.base import column
 from fastrecon.terms.normal_equations import near_spectrum
 
 POWER = 1.4e-3  # power of a pixel's variance 0.04 at frequency f in cycles per pixel, times |f|^2
 SPREAD = 18.0  # of the mean squared error, images on [0, 1]
+BETWEEN = 0.03  # how wrong images are for what lies between samples, without any noise, times the share of that
 TINY = 1e-30
 
 
@@ -44,8 +47,11 @@ def spread(operator: LinearOperator, like: Tensor, sigma: Tensor, norm: float = 
     power = _photographs(h, w, half).to(gains)
     lost = noise * power / (noise + gains * power) - noise * power / (noise + power)
     if half:  # frequencies that rfft2 leaves out mirror those within
-        lost = lost * torch.tensor([1.0 if k in (0, w / 2) else 2.0 for k in range(w // 2 + 1)]).to(lost)
-    return sigma.double() + SPREAD * (sum_of(lost) / (h * w)).clamp_min(0)
+        lost = lost * lost.new_tensor([1 if k in (0, w / 2) else 2 for k in range(w // 2 + 1)])
+    found = sigma.double() + SPREAD * (sum_of(lost) / (h * w)).clamp_min(0)
+    if isinstance(operator, (Fourier, Inpainting)):
+        found = found + BETWEEN * (1 - sum_of(gains) / gains[0].numel()).clamp_min(0)
+    return found
 
 
 def _gains(a: LinearOperator, like: Tensor) -> Tensor:
@@ -61,8 +67,12 @@ def _gains(a: LinearOperator, like: Tensor) -> Tensor:
 def _probed(a: LinearOperator, like: Tensor) -> Tensor:
     """What A* A makes of noise at each frequency, averaged over frequencies of about the same length: [B, 1, H, W]."""
     h, w = like.shape[-2:]
-    v = torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(0)).to(like).expand(like.shape)
-    rows, columns = torch.fft.fftfreq(h), torch.fft.fftfreq(w)
+    v = (
+        torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        .to(like)
+        .expand(like.shape)
+    )
+    rows, columns = (torch.fft.fftfreq(n, dtype=torch.float64) for n in (h, w))
     ring = (max(h, w) * rows[:, None].hypot(columns)).round().long().flatten().to(like.device)
 
     def of_rings(each: Tensor) -> Tensor:
