@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastrecon.ops.ladmm_step import RESIDUAL, UPDATES
+from fastrecon.threads import alone
 
 _raw = torch.ops.fastrecon
 
@@ -26,6 +27,7 @@ class LadmmLayers(torch.autograd.Function):
     """Takes the arguments of `ladmm_layers`, the matrices last; gives z, e, dual and A z of each layer in one row."""
 
     @staticmethod
+    @alone  # of torch's threads some would still wait for more, on cores that the products could have
     def forward(ctx, x, a, l1, e_update, last, tau1, beta, w2, tau2, *scaled_w1):  # noqa: D102
         (m, d), K, update = a.shape, len(scaled_w1), UPDATES.index(e_update)
         ctx.l1, ctx.update, ctx.last = l1, update, last
@@ -47,6 +49,7 @@ class LadmmLayers(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @alone
     def backward(ctx, *d_states):  # noqa: D102
         x, a, beta, w2, tau2, *saved = ctx.saved_tensors
         K, (x_learned, a_learned, *_) = len(beta), ctx.needs_input_grad
