@@ -78,6 +78,8 @@ class Settings:
 SETTINGS = {
     "deblur": Settings(left=LEFT, iterations=8),  # more do not help
     "mri": Settings(strengths=(0.15, 1.0), pull=30.0, step=0.01, iterations=28),
+    "inpaint": Settings(strengths=(0.1, 1.0), pull=300.0, step=0.01),
+    "block-cs": Settings(strengths=(0.15, 1.0), pull=30.0, step=0.01, iterations=28),
     # the data hold the noise in full: nothing but the penalty keeps a step of the check from putting it back
     "denoise": Settings(lam=0.6, strengths=(0.0, 1.0), pull=30.0, step=0.01),
 }

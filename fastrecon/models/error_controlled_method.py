@@ -15,9 +15,12 @@ from fastrecon.models.error_controlled import METHOD, SETTINGS, ErrorControlledM
 from fastrecon.models.error_controlled_rician import SWEEPS, run_rician
 from fastrecon.models.padnet import PADNetModel
 from fastrecon.modules import Cleaned, GuidedFilter, TVDenoiser, WaveletDenoiser, checkpoints
+from fastrecon.operators import BlockSensing, Blur, Fourier, Inpainting, LinearOperator, Radon
+from fastrecon.operators.base import Composition, keeps_norms
 from fastrecon.options import check, flag_of, option
 from fastrecon.solvers.automatic import RICIAN
 from fastrecon.solvers.correction import RULES
+from fastrecon.solvers.linear import smooth
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 
 LIBRARY: dict[str, Callable[[], nn.Module]] = {
@@ -27,6 +30,9 @@ SIGNALS = ("", "block-cs", "ct", "deblur", "denoise", "inpaint", "mri")  # "": o
 PHOTOGRAPHS = tuple(photographs.LAM)
 COLOURS = 3
 GENERAL = "padnet-image"  # the shipped network that knows noise of any level
+# of operators, by the problem that they are known from; and where the adjoint at y is nearly a picture already
+KINDS = {Fourier: "mri", Blur: "deblur", Inpainting: "inpaint", Radon: "ct", BlockSensing: "block-cs"}
+PICTURES = ("denoise", "mri", "deblur")
 
 
 @dataclass(frozen=True)
@@ -196,12 +202,15 @@ def _of_signals(options: ErrorControlledOptions, device: torch.device) -> Runner
     found: dict[str, Chosen] = {}
 
     def runner(inverse: Inverse, watch: Watch | None = None) -> Outcome:
-        if inverse.problem not in found:
-            one = chosen(options, inverse.problem)
+        problem = inverse.problem or _like(inverse.operator)
+        if problem not in found:
+            one = chosen(options, problem)
             module = None if one.module is None else one.module.to(device)
-            found[inverse.problem] = Chosen(module, changed(one.settings, options.changes()), one.name)
-        one = found[inverse.problem]
-        x = inverse.first()
+            found[problem] = Chosen(module, changed(one.settings, options.changes()), one.name)
+        one = found[problem]
+        # what is missing is filled first, by what is around it: to a module black would be a picture
+        given = inverse.start is not None and (not inverse.problem or problem == "ct")
+        x = inverse.first() if given or problem in PICTURES else smooth(inverse)
         x = x.to(inverse.y.dtype) if inverse.y.is_complex() else x
         module, settings = _for_colours(one, x)
 
@@ -221,6 +230,14 @@ def _of_signals(options: ErrorControlledOptions, device: torch.device) -> Runner
         return Outcome(x, report, model=one.name)
 
     return runner
+
+
+def _like(a: LinearOperator) -> str:
+    """The problem that an operator is known from."""
+    inner = a.inner if isinstance(a, Composition) else a
+    if keeps_norms(a):
+        return "denoise"
+    return next((name for kind, name in KINDS.items() if isinstance(inner, kind)), "")
 
 
 def _for_colours(one: Chosen, x: Tensor) -> tuple[nn.Module | None, Settings]:

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from fastrecon.certificates import LinearReport, Status
 from fastrecon.operators.base import Diagonal, LinearOperator
 from fastrecon.ops.layout import real_dtype
-from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.ops.reductions import inner, sum_of_squares
 from fastrecon.solvers.base import column
 from fastrecon.solvers.methods import Inverse
 from fastrecon.terms.conjugate_gradients import conjugate_gradients
@@ -69,6 +69,10 @@ def smooth(inverse: Inverse) -> Tensor:
     if a.unitary:
         return x0
     size = (x0.shape[-2], x0.shape[-1])
+    if inverse.start is None:  # the adjoint at y, as long as agrees best with y
+        seen = a.forward(x0)
+        along, square = inner(seen, inverse.y.to(seen)), sum_of_squares(seen)
+        x0 = x0 * column(torch.where(square > 0, along / square, 1.0), x0)
     weight = FLAT * gain(a, x0, inverse.norm) ** 2
 
     def normal(x: Tensor) -> Tensor:
