@@ -1,6 +1,6 @@
 """The wavelet transform and its inverse: sym4, 3 levels, against PyWavelets, ptwt and convolutions in eager PyTorch."""
 
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,16 +16,18 @@ from fastrecon.ops.wavelets import lowpass
 WAVELET, LEVEL = "sym4", 3
 
 
-@cache
 def kernels(device: str) -> Tensor:
     """The four products of both filters [4, 1, L, L]."""
     f = [torch.tensor(t, dtype=torch.float32) for t in (lowpass(WAVELET), highpass(lowpass(WAVELET)))]
     return torch.stack([torch.outer(v, h) for v in f for h in f])[:, None].to(device)
 
 
+KERNELS = {d: kernels(d) for d in ("cpu", "cuda") if d == "cpu" or torch.cuda.is_available()}
+
+
 def eager(x: Tensor) -> Tensor:
     """A strided convolution per level, as people write it."""
-    k, c = kernels(x.device.type), x.clone()
+    k, c = KERNELS[x.device.type], x.clone()
     side = k.shape[-1]
     before, after = side // 2 - 1, side // 2 - 1
     block = x
@@ -38,7 +40,7 @@ def eager(x: Tensor) -> Tensor:
 
 
 def eager_inverse(c: Tensor) -> Tensor:
-    k, x = kernels(c.device.type), c.clone()
+    k, x = KERNELS[c.device.type], c.clone()
     s = k.shape[-1] // 2 - 1
     for scale in reversed(range(LEVEL)):
         h, w = c.shape[2] >> scale, c.shape[3] >> scale
