@@ -26,6 +26,7 @@ from fastrecon.solvers.descent import FLOOR, raw_of
 from fastrecon.solvers.minimiser import Minimiser
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.train import bilevel
+from fastrecon.train.lower import along, gradient_of
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
 from fastrecon.train.recipes.minimiser_base import OfMinimiser
@@ -147,18 +148,14 @@ class LdaMriMinimiser(OfMinimiser, MRIObjective[DescentModel]):
             full = torch.complex(*grad.chunk(2, 1))
             return grad - _parts(a.apply_adjoint(a(full)))
 
-        def lower(x: Tensor) -> tuple[Tensor, Tensor]:
-            value, grad = self.term(config.precision)(x)
-            return value, within(grad)
-
-        found = bilevel.minimise(lower, x, config.iterations, config.tol)
+        found = bilevel.minimise(along(self.term(config.precision), within), x, config.iterations, config.tol)
         x, error = found.x, found.x - _parts(truth)
         with torch.no_grad():
-            exact = bilevel.hessian_at(lambda x: self.term("float32")(x)[1], x)
+            exact = bilevel.hessian_at(gradient_of(self.term("float32")), x)
             p = bilevel.ritz(lambda v: within(exact(v)), within(error), config.products).solve(config.floor)
             wrong = sum_of_squares(error) / error[0].numel() + LEAST
             weight = (found.relative < NEAR).to(wrong) / wrong
-        implicit = bilevel.outer(lambda x: self.term("float32")(x)[1], x, within(p) * column(weight, p))
+        implicit = bilevel.outer(gradient_of(self.term("float32")), x, within(p) * column(weight, p))
         implicit = (implicit * 2 / error[0].numel()).mean()
         return wrong.log().mean() + implicit - implicit.detach()
 
