@@ -77,6 +77,8 @@ enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kComplex64 = 2, kComplex128 = 3 }
                     std::int64_t W, std::int64_t A, std::int64_t D))                                                  \
   K(gradient, (int dtype, Address x, Address y, std::int64_t B, std::int64_t C, std::int64_t H, std::int64_t W,       \
                bool back))                                                                                            \
+  K(sparse_patches, (int dtype, Address x, Address grad, Address value, double radius, std::int64_t B, std::int64_t H,  \
+                     std::int64_t W))                                                                                   \
   K(back_project, (int dtype, Address q, Address views, Address x, std::int64_t N, std::int64_t A, std::int64_t D,    \
                    std::int64_t H, std::int64_t W, bool fan, bool curved))                                            \
   K(dwt2, (int dtype, Address x, Address taps, Address c, std::int64_t P, std::int64_t H, std::int64_t W,             \

@@ -52,6 +52,18 @@ FR_INLINE T polynomial(const T (&c)[n], T x) {
   return y;
 }
 
+// log2 x = e + log, e a whole number, |log| <= 1/2.
+template <typename T>
+FR_INLINE void log2_parts(T x, T& e, T& log) {
+  using F = Format<T>;
+  using Bits = typename F::Bits;
+  const Bits b = bits_as<Bits>(x), biased = (b + (F::kOne - F::kRootHalf)) >> F::kMantissa;
+  e = bits_as<T>(biased | F::kExponent) - F::kOffset;
+  const T m = bits_as<T>(b - (biased << F::kMantissa) + F::kOne);
+  const T s = (m - 1) / (m + 1);
+  log = s * polynomial(F::kLog, s * s);
+}
+
 template <typename T>
 struct Power {
   T q, high, low;  // high has few enough digits that high * e is exact for every exponent e
@@ -64,10 +76,8 @@ struct Power {
   FR_INLINE T operator()(T x) const {
     using F = Format<T>;
     using Bits = typename F::Bits;
-    const Bits b = bits_as<Bits>(x), biased = (b + (F::kOne - F::kRootHalf)) >> F::kMantissa;
-    const T e = bits_as<T>(biased | F::kExponent) - F::kOffset;
-    const T m = bits_as<T>(b - (biased << F::kMantissa) + F::kOne);
-    const T s = (m - 1) / (m + 1), log = s * polynomial(F::kLog, s * s);
+    T e, log;
+    log2_parts(x, e, log);
     const T exact = high * e, rest = low * e + q * log, shifted = exact + rest + F::kShift;
     const T f = exact - (shifted - F::kShift) + rest;
     return (1 + f * polynomial(F::kExp, f)) * bits_as<T>((bits_as<Bits>(shifted) << F::kMantissa) + F::kOne);

@@ -12,7 +12,7 @@ SIZE = (8, 9)
 
 def lower(count: int = 2, size: tuple[int, int] = SIZE):
     clean = zoo.scenes(count, *size).double()
-    return completing(clean, [0.5, 0.4, 0.6][:count], [3, 4, 5][:count], 0.1)
+    return completing(clean, [0.5, 0.4, 0.6][:count], [3, 4, 5][:count])
 
 
 def smoothness(theta: torch.Tensor):

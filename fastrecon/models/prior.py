@@ -27,10 +27,13 @@ from fastrecon.solvers.linear import smooth
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.solvers.sliding_dct import SlidingDCT
 from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
+from fastrecon.terms.base import Term
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.multiscale import MultiScale
 from fastrecon.terms.ridge import RidgePrior
 from fastrecon.terms.scaled import Scaled, grey, ungrey
+from fastrecon.terms.sparse_patches import SparsePatches
+from fastrecon.terms.sum import Sum
 
 METHOD = "prior"
 PROBLEMS = ("denoise", "inpaint", "deblur", "mri", "ct", "block-cs", "")
@@ -53,6 +56,8 @@ class PriorModel(Model):
         regulariser: r, of grey images: a FeatureNorm with a radius eps, a MultiScale of such, or a RidgePrior.
         sigmas: knots [K] of standard deviations of noise, > 0, increasing, for images on [0, 1].
         lams: weights [K] there, > 0: log lam is linear in log sigma between knots, and of slope 2 beyond.
+        patches: None, or a second term, whose weights are of the same kind.
+        patch_lams: its weights [K], > 0.
         meta: facts to keep with the model: `name`, `training`, and `fits`: by name of a problem (a, s), where
             exp(a) / exp(2 s) r(exp(s) x) takes the place of r(x).
 
@@ -63,21 +68,25 @@ class PriorModel(Model):
     method, problem, operator = METHOD, "", None
     sigmas: Tensor
     lams: Tensor
+    patch_lams: Tensor | None
 
     def __init__(
         self, regulariser: FeatureNorm | MultiScale | RidgePrior, sigmas: Tensor, lams: Tensor,
-        meta: Mapping[str, Any] | None = None,
+        meta: Mapping[str, Any] | None = None, patches: SparsePatches | None = None, patch_lams: Tensor | None = None,
     ):  # fmt: skip
         super().__init__(meta)
         name = type(self).__name__
         expect(regulariser.smooth, name, "regulariser", "a smooth term: a FeatureNorm with eps", "one without")
         fits = sigmas.ndim == 1 and len(sigmas) > 0 and bool((sigmas > 0).all() and (sigmas.diff() > 0).all())
         expect(fits, name, "sigmas", "increasing numbers > 0 [K]", sigmas.tolist())
-        fits = lams.shape == sigmas.shape and bool((lams > 0).all())
-        expect(fits, name, "lams", f"numbers > 0 [{len(sigmas)}]", lams.tolist())
-        self.regulariser = regulariser
+        both = (patches is None) == (patch_lams is None)
+        expect(both, name, "patch_lams", "weights where there are patches, else None", patch_lams)
         self.register_buffer("sigmas", sigmas.detach().float())
-        self.register_buffer("lams", lams.detach().float())
+        for key, weights in {"lams": lams, "patch_lams": patch_lams}.items():
+            fits = weights is None or (weights.shape == sigmas.shape and bool((weights > 0).all()))
+            expect(fits, name, key, f"numbers > 0 [{len(sigmas)}]", weights)
+            self.register_buffer(key, None if weights is None else weights.detach().float())
+        self.regulariser, self.patches = regulariser, patches
         self.fits = {k: (float(a), float(s)) for k, (a, s) in dict(self.meta.get("fits", {})).items()}
 
     @property
@@ -90,9 +99,10 @@ class PriorModel(Model):
         """Precision of the iterations."""
         return next(self.regulariser.parameters()).dtype
 
-    def lam(self, sigma: Tensor) -> Tensor:
-        """The weight of r for noise of standard deviation sigma > 0, float64."""
-        x, y = self.sigmas.double().log(), self.lams.double().log()
+    def lam(self, sigma: Tensor, lams: Tensor | None = None) -> Tensor:
+        """The weight of r for noise of standard deviation sigma > 0, or that with these weights [K] at the knots;
+        float64."""
+        x, y = self.sigmas.double().log(), (self.lams if lams is None else lams).double().log()
         at = sigma.to(x).log()
         if len(x) == 1:
             return (y[0] + 2 * (at - x[0])).exp()
@@ -101,17 +111,24 @@ class PriorModel(Model):
         below, above = y[0] + 2 * (at - x[0]), y[-1] + 2 * (at - x[-1])
         return torch.where(at < x[0], below, torch.where(at > x[-1], above, inside)).exp()
 
-    def weight(self, sigma: Tensor, seen: Tensor) -> Tensor:
-        """The weight for noise of standard deviation sigma, where images are wrong by `seen`, at least sigma; float64.
+    def weight(self, sigma: Tensor, seen: Tensor, lams: Tensor | None = None) -> Tensor:
+        """The weight of r for noise of standard deviation sigma, where images are wrong by `seen`, at least sigma, or
+        that with these weights [K] at the knots; float64.
 
         Source: `fastrecon.models.weighing`, whose s that is.
         """
-        return (sigma.double() / seen).square() * self.lam(seen)
+        return (sigma.double() / seen).square() * self.lam(seen, lams)
 
-    def term(self, weight: Tensor, problem: str = "") -> Scaled:
-        """weight [B] r, as it is for a problem, of every channel and of real and imaginary part."""
+    def term(self, weight: Tensor, problem: str = "", of_patches: Tensor | None = None) -> Scaled | Sum:
+        """weight [B] r, as it is for a problem, of every channel and of real and imaginary part; and the second term
+        with the weight `of_patches` [B]."""
         a, s = self.fits.get(problem, (0.0, 0.0))
-        return Scaled(self.regulariser, (math.exp(a) * weight).to(self.dtype), math.exp(s))
+
+        def scaled(term: Term, weight: Tensor) -> Scaled:
+            return Scaled(term, (math.exp(a) * weight).to(self.dtype), math.exp(s))
+
+        r = scaled(self.regulariser, weight)
+        return r if self.patches is None or of_patches is None else Sum([r, scaled(self.patches, of_patches)])
 
     def check(self, y: Tensor, anywhere: bool = False) -> None:
         """Looks at measurements; their shape is the operator's to judge.
@@ -190,8 +207,13 @@ class PriorModel(Model):
             reached = float((s.norm / s.size).max())
             callback(k, expected_iterations(k, reached, tol, iterations), s.x * column(white, s.x))
 
-        weight = size_of**2 * lam * self.weight(sigma, spread(operator, x, sigma, size_of))
-        x, report = SmoothDescent(operator, self.term(weight, problem)).solve(
+        seen = spread(operator, x, sigma, size_of)
+        weight, of_patches = (
+            None if lams is None else size_of**2 * lam * self.weight(sigma, seen, lams)
+            for lams in (self.lams, self.patch_lams)
+        )
+        assert weight is not None
+        x, report = SmoothDescent(operator, self.term(weight, problem, of_patches)).solve(
             y, x, iterations, tol, history=history, callback=None if callback is None else tell
         )
         low, high = float(self.sigmas[0]) / FAR, float(self.sigmas[-1]) * FAR
@@ -218,18 +240,20 @@ class PriorModel(Model):
     @classmethod
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "PriorModel":
         """The model of what a file holds."""
-        sigmas, lams = tensors.pop("sigmas"), tensors.pop("lams")
+        sigmas, lams, of_patches = tensors.pop("sigmas"), tensors.pop("lams"), tensors.pop("patch_lams", None)
+        radius = tensors.pop("patches.radius", None)
+        second = {} if of_patches is None else {"patches": SparsePatches(float(radius)), "patch_lams": of_patches}
         if "beta" in head.hyperparameters:
             filters = [tensors[f"regulariser.filters.{k}"] for k in range(len(tensors) - 1)]
             ridge = RidgePrior(filters, tensors["regulariser.scaling"], **head.hyperparameters)
             ridge.filters = nn.ParameterList(filters)  # as they were: their norm is 1 to rounding
-            return cls(ridge, sigmas, lams, head.meta)
+            return cls(ridge, sigmas, lams, head.meta, **second)
         settings = dict(head.hyperparameters)
         count = settings.pop("scales", None)
         if count is None:
-            return cls(_feature_norm(tensors, "regulariser.", settings), sigmas, lams, head.meta)
+            return cls(_feature_norm(tensors, "regulariser.", settings), sigmas, lams, head.meta, **second)
         scales = [_feature_norm(tensors, f"regulariser.scales.{k}.", settings) for k in range(count)]
-        return cls(MultiScale(scales), sigmas, lams, head.meta)
+        return cls(MultiScale(scales), sigmas, lams, head.meta, **second)
 
     def card(self) -> str:
         """As of Model."""

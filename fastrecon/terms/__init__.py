@@ -17,6 +17,8 @@ from fastrecon.terms.parts import Parts
 from fastrecon.terms.ridge import RidgePrior
 from fastrecon.terms.scaled import Scaled
 from fastrecon.terms.separate_features import SeparateFeatureNorm
+from fastrecon.terms.sparse_patches import SparsePatches
+from fastrecon.terms.sum import Sum
 from fastrecon.terms.total_variation import TV
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "RidgePrior",
     "Scaled",
     "SeparateFeatureNorm",
+    "SparsePatches",
+    "Sum",
     "Term",
     "conjugate_gradients",
     "rice",

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from fastrecon import masks
+from fastrecon.models.weighing import BETWEEN
 from fastrecon.train.bilevel import Gradient, Phi
 
 LOUD = 1.3  # errors grow about like sigma^1.3: images are weighed by the inverse
@@ -36,9 +37,9 @@ def denoising(clean: Tensor, noisy: Tensor, sigma: Tensor, focus: float) -> Lowe
     return Lower(clean, noisy, sigma, (focus / sigma) ** LOUD, lambda prior: near(prior, noisy), lambda v: v, True)
 
 
-def completing(clean: Tensor, rates: list[float], seeds: list[int], focus: float) -> Lower:
+def completing(clean: Tensor, rates: list[float], seeds: list[int]) -> Lower:
     """Images [B, C, H, W] of which these shares of the pixels were measured, of every other image of the frequencies;
-    lam is that of `focus`, which does not matter for the minimiser."""
+    weights of terms are to each other as the model takes them there."""
     size = clean.shape[-2:]
     drawn = (masks.uniform, masks.variable_density)
     kept = torch.stack(
@@ -59,7 +60,7 @@ def completing(clean: Tensor, rates: list[float], seeds: list[int], focus: float
 
     start = clean - free(clean)
     start[0::2] = filled(start[0::2], 1 - of_pixels)
-    sigma = clean.new_full((len(clean),), focus)
+    sigma = clean.new_tensor([BETWEEN * (1 - rate) for rate in rates])
     return Lower(clean, start, sigma, torch.full_like(sigma, COMPLETED), lambda prior: along(prior, free), free, False)
 
 

@@ -24,10 +24,11 @@ from fastrecon.checks import expect
 from fastrecon.metrics import psnr
 from fastrecon.models import BlockSensingModel, PriorModel
 from fastrecon.ops.feature_gradient import PRECISIONS
+from fastrecon.ops.sparse_patches import sparse_patches
 from fastrecon.options import check, option
 from fastrecon.problems import PROBLEMS
 from fastrecon.solvers.base import column
-from fastrecon.terms import FeatureNorm, MultiScale
+from fastrecon.terms import FeatureNorm, MultiScale, SparsePatches
 from fastrecon.train.bilevel import Phi, bend, hessian_at, minimise, outer, ritz
 from fastrecon.train.crop_objective import CropObjective
 from fastrecon.train.lower import Lower, completing, denoising, gradient_of
@@ -38,7 +39,7 @@ from fastrecon.train.world import World
 
 Regulariser = FeatureNorm | MultiScale
 
-USUAL_EPS = 0.004
+USUAL_EPS, USUAL_RADIUS = 0.004, 0.003
 VALIDATION_SIDE, VALIDATION_TOL, VALIDATION_ITERATIONS = 128, 1e-3, 200
 SPEED = 5.0  # rate of the logarithms of lam and eps, in rates of the kernels
 STRAY = 4.0  # an image whose lower problem ended above so many tolerances teaches nothing
@@ -85,6 +86,10 @@ class Config:
     eps: float = option(
         "first radius of the norm; default: the trained one, or 0.004", 0.0, within="[0, 10]", type=float
     )
+    patches: float = option(
+        "first weight of a second term, sparse patches, at every noise level; default: that of --init, or none", 0.0,
+        within="[0, 1e6]", type=float,
+    )  # fmt: skip
     steps: int = option("training steps", 4000, within="[1, 1e9]", type=int)
     batch: int = option("crops in a step, over all processes", 16, within="[1, 1e6]", type=int)
     patch: int = option("side of the crops in pixels", 64, within="[8, 65536]", type=int)
@@ -135,36 +140,68 @@ class Config:
 
 
 class Learned(nn.Module):
-    """What is learned: the kernels, and as multiples of SPEED log lam at the knots and log eps."""
+    """What is learned: the kernels, and as multiples of SPEED the logarithms of weights at the knots, of eps, and of
+    the radius of patches."""
 
-    def __init__(self, regulariser: Regulariser, sigmas: Sequence[float], lams: Tensor, eps: float):
+    def __init__(
+        self, regulariser: Regulariser, sigmas: Sequence[float], lams: Tensor, eps: float,
+        patch_lams: Tensor | None = None, radius: float = USUAL_RADIUS,
+    ):  # fmt: skip
         super().__init__()
         self.regulariser = regulariser
-        self.log_lam = nn.Parameter(lams.log().float() / SPEED)
-        self.log_eps = nn.Parameter(torch.tensor(math.log(eps) / SPEED, dtype=torch.float32))
+        self.log_lam = _logarithm(lams)
+        self.log_eps = _logarithm(torch.tensor(eps))
+        self.log_patch_lam = None if patch_lams is None else _logarithm(patch_lams)
+        self.log_radius = None if patch_lams is None else _logarithm(torch.tensor(radius))
         self.register_buffer("sigmas", torch.tensor(tuple(sigmas), dtype=torch.float64))
 
     sigmas: Tensor
 
     def model(self, meta: dict[str, Any]) -> PriorModel:
         """The model as it is used."""
-        lams, eps = ((SPEED * p.detach().double()).exp() for p in (self.log_lam, self.log_eps))
+        learned = (self.log_lam, self.log_eps, self.log_patch_lam, self.log_radius)
+        lams, eps, patch_lams, radius = (None if p is None else (SPEED * p.detach().double()).exp() for p in learned)
+        assert lams is not None
+        assert eps is not None
         r = copy.deepcopy(self.regulariser).requires_grad_(False)
         r.set_eps(float(eps))
-        return PriorModel(r, self.sigmas, lams, meta)
+        patches = None if radius is None else SparsePatches(float(radius))
+        return PriorModel(r, self.sigmas, lams, meta, patches, patch_lams)
 
-    def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """lam for noise sigma [B] within the knots, linear in the logarithms, and eps, [B] each."""
+    def both(self, sigma: Tensor, precision: str, learn: bool) -> Phi:
+        """The terms with their weights for noise sigma [B], and their gradient, with derivatives in what is learned or
+        without."""
+        with torch.set_grad_enabled(learn):
+            at = self._at(sigma)
+            lam, eps = (SPEED * at @ self.log_lam).exp(), (SPEED * self.log_eps).exp().expand(len(sigma))
+            patches = self.log_patch_lam is not None
+            of_patches = (SPEED * at @ self.log_patch_lam).exp() if patches else None
+            radius = (SPEED * self.log_radius).exp() if patches else None
+
+        def prior(x: Tensor) -> tuple[Tensor, Tensor]:
+            value, grad = self.regulariser.value_and_grad(x, eps, precision)
+            value, grad = lam * value, column(lam, x) * grad
+            if of_patches is None or radius is None:
+                return value, grad
+            second, slope = sparse_patches(x, radius)
+            return value + of_patches * second, grad + column(of_patches, x) * slope
+
+        return prior
+
+    def _at(self, sigma: Tensor) -> Tensor:
+        """Weights [B, K] of the knots for noise sigma [B] between them, linear in its logarithm."""
         knots = self.sigmas.log()
         if len(knots) == 1:
-            weights = torch.ones(len(sigma), 1)
-        else:
-            k = torch.searchsorted(knots, sigma.double().log()).clamp(1, len(knots) - 1)
-            t = ((sigma.double().log() - knots[k - 1]) / (knots[k] - knots[k - 1])).clamp(0, 1)
-            weights = torch.zeros(len(sigma), len(knots), dtype=torch.float64, device=sigma.device)
-            weights.scatter_(1, k[:, None] - 1, 1 - t[:, None]).scatter_(1, k[:, None], t[:, None])
-        weights = weights.to(self.log_lam)
-        return (SPEED * weights @ self.log_lam).exp(), (SPEED * self.log_eps).exp().expand(len(sigma))
+            return torch.ones(len(sigma), 1).to(self.log_lam)
+        k = torch.searchsorted(knots, sigma.double().log()).clamp(1, len(knots) - 1)
+        t = ((sigma.double().log() - knots[k - 1]) / (knots[k] - knots[k - 1])).clamp(0, 1)
+        weights = torch.zeros(len(sigma), len(knots), dtype=torch.float64, device=sigma.device)
+        weights.scatter_(1, k[:, None] - 1, 1 - t[:, None]).scatter_(1, k[:, None], t[:, None])
+        return weights.to(self.log_lam)
+
+
+def _logarithm(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().double().log().float() / SPEED)
 
 
 class Prior(CropObjective[Learned]):
@@ -178,16 +215,15 @@ class Prior(CropObjective[Learned]):
         super().__init__(config, world, folder, fresh)
         self.held = [i for i in self.held if min(i.shape[-2:]) > 2]
         # what a checkpoint brings takes the place of an untrained one: the model of --init is not read again
-        r = _untrained(config)
-        self.module = (
-            self._start(config) if fresh else Learned(r, config.sigmas, torch.ones(len(config.sigmas)), USUAL_EPS)
-        )
+        ones = torch.ones(len(config.sigmas))
+        r, patch_lams = _untrained(config), ones if config.patches else None
+        self.module = self._start(config) if fresh else Learned(r, config.sigmas, ones, USUAL_EPS, patch_lams)
         self.module.to(world.device)
 
     def _start(self, config: Config) -> Learned:
         torch.manual_seed(config.seed)
         knots = torch.tensor(config.sigmas, dtype=torch.float64)
-        r, lam, eps = _source(config, knots)
+        r, lam, eps, *second = _source(config, knots)
         if config.lam:
             lam = config.lam * ((knots.log() - math.log(config.focus)) * 1.5).exp()
         elif lam is None:  # a first pull of a third of the noise
@@ -196,7 +232,7 @@ class Prior(CropObjective[Learned]):
                 noisy = x + s * torch.randn(x.shape, generator=self.generator).to(x)
                 pulls.append(r.value_and_grad(noisy, eps)[1].detach().square().mean().sqrt().double())
             lam = 0.3 * knots / torch.stack(pulls).clamp_min(1e-12).to(knots)
-        return Learned(r, config.sigmas, lam, eps)
+        return Learned(r, config.sigmas, lam, eps, *second)
 
     def batch(self) -> list[Lower]:
         """This process's share of the next batch: images with noise, and such as are to be completed."""
@@ -214,20 +250,12 @@ class Prior(CropObjective[Learned]):
             rates = (low + (high - low) * torch.rand(config.batch, generator=self.generator)).tolist()
             seeds = torch.randint(2**31, (config.batch,), generator=self.generator).tolist()
             share = slice(noisy + world.rank, None, world.size)
-            found.append(completing(x[share], rates[share], seeds[share], config.focus))
+            found.append(completing(x[share], rates[share], seeds[share]))
         return [lower for lower in found if len(lower.clean)]
 
     def prior(self, sigma: Tensor, precision: str, learn: bool = False) -> Phi:
         """lam(sigma) r [B] and its gradient at images, with derivatives in what is learned or without."""
-        r = self.module.regulariser
-        with torch.set_grad_enabled(learn):
-            lam, eps = self.module.at(sigma)
-
-        def both(x: Tensor) -> tuple[Tensor, Tensor]:
-            value, grad = r.value_and_grad(x, eps, precision)
-            return lam * value, column(lam, x) * grad
-
-        return both
+        return self.module.both(sigma, precision, learn)
 
     def loss(self) -> Tensor:
         """Mean squared error of the minimisers of the next batch, with its implicit derivative."""
@@ -266,7 +294,7 @@ class Prior(CropObjective[Learned]):
             knots = [torch.full((1,), sigma).to(x) for sigma in self.config.sigmas]
             lowers = [denoising(x, x + s * noise, s, self.config.focus) for s in knots]
             if self.config.missing:
-                lowers.append(completing(x.expand(2, -1, -1, -1), [0.5, 0.3], [k, k], self.config.focus))
+                lowers.append(completing(x.expand(2, -1, -1, -1), [0.5, 0.3], [k, k]))
             for lower in lowers:
                 phi = lower.phi(self.prior(lower.sigma, "float32"))
                 end = minimise(phi, lower.start, VALIDATION_ITERATIONS, VALIDATION_TOL)
@@ -297,6 +325,10 @@ class Prior(CropObjective[Learned]):
         given = state["regulariser"]  # of one scale, from before there were several, a dictionary
         made = [FeatureNorm(**one) for one in ([given] if isinstance(given, dict) else given)]
         self.module.regulariser = together(made).to(self.world.device)
+        knots = len(self.config.sigmas)
+        second = torch.ones(knots) if "log_patch_lam" in state["module"] else None
+        fresh = Learned(self.module.regulariser, self.config.sigmas, torch.ones(knots), USUAL_EPS, second)
+        self.module = fresh.to(self.world.device)
 
 
 def scales_of(r: Regulariser) -> list[FeatureNorm]:
@@ -314,11 +346,13 @@ def _untrained(config: Config) -> Regulariser:
     return together([FeatureNorm(config.channels, config.layers, 1, config.delta) for _ in range(count)])
 
 
-def _source(config: Config, knots: Tensor) -> tuple[Regulariser, Tensor | None, float]:
-    """The regulariser to begin with, lam at the knots if it is known, and eps."""
-    eps = config.eps or USUAL_EPS
+def _source(config: Config, knots: Tensor) -> tuple[Regulariser, Tensor | None, float, Tensor | None, float]:
+    """The regulariser to begin with, lam at the knots if it is known, and eps; weights of patches there or None, and
+    their radius."""
+    eps, radius = config.eps or USUAL_EPS, USUAL_RADIUS
+    patch_lams = torch.full(knots.shape, config.patches) if config.patches else None
     if not config.init:
-        return _untrained(config), None, eps
+        return _untrained(config), None, eps, patch_lams, radius
     source = models.load(config.init)
     lam = None
     if isinstance(source, BlockSensingModel):
@@ -330,6 +364,9 @@ def _source(config: Config, knots: Tensor) -> tuple[Regulariser, Tensor | None, 
         assert isinstance(source, PriorModel)
         assert isinstance(r, Regulariser)
         lam, eps = source.lam(knots), config.eps or r.eps or eps
+        if source.patches is not None:
+            radius = float(source.patches.radius)
+            patch_lams = patch_lams if patch_lams is not None else source.lam(knots, source.patch_lams)
     scales = scales_of(r)
     fits = not config.scales or config.scales >= len(scales)
     expect(fits, "train", "--scales", f"at least the {len(scales)} of --init", config.scales)
@@ -338,7 +375,7 @@ def _source(config: Config, knots: Tensor) -> tuple[Regulariser, Tensor | None, 
         with torch.no_grad():
             coarser.weights[-1].mul_(SHARE)
         scales.append(coarser)
-    return together(scales).float().requires_grad_(True), lam, eps
+    return together(scales).float().requires_grad_(True), lam, eps, patch_lams, radius
 
 
 RECIPE = register(
