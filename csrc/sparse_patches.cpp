@@ -86,9 +86,11 @@ class Row {
   // Patches whose first row is at x, of `width` numbers each; adds their gradient to rows `from` to `to` of them in
   // grad. Returns 64 times the sum of their potentials.
   FR_INLINE double operator()(const T* x, T* grad, int64_t width, int from, int to) {
+    V strange = {};  // 0, or NaN where a number is none
     for (int64_t j = 0; j < padded_; j += kLanes<T>) {
       V v[kSide], c[kSide];
       for (int i = 0; i < kSide; ++i) v[i] = part(x + i * width, j, width);
+      for (int i = 0; i < kSide; ++i) strange += 0 * v[i];
       cosine<T>(v, c);
       for (int k = 0; k < kSide; ++k) store(columns_ + k * stride_ + j, c[k]);
       store(mantissas_ + j, splat<T>(1));
@@ -110,7 +112,7 @@ class Row {
       cosine_adjoint<T>(c, v);
       for (int i = from; i < to; ++i) add(grad + i * width, j, width, v[i]);
     }
-    return logarithms();
+    return logarithms() + sum_in_pairs<T>(strange);
   }
 
  private:

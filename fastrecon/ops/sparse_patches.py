@@ -75,4 +75,4 @@ def sparse_patches(x: Tensor, radius: float | Tensor) -> tuple[Tensor, Tensor]:
             DTYPES[x.dtype], x.data_ptr(), grad.data_ptr(), value.data_ptr(), float(radius), count, h, w
         )
         return value, grad
-    return by_image(sparse_patches_ref, 0)(x, torch.as_tensor(radius).to(x))
+    return by_image(sparse_patches_ref, 0)(x, torch.as_tensor(radius, dtype=x.dtype, device=x.device))
