@@ -107,7 +107,7 @@ def shipped() -> Term:
     """The shipped prior, of weight for this noise."""
     model = models.load("prior-natural")
     assert isinstance(model, models.PriorModel)
-    return model.term(model.lam(torch.tensor([SIGMA])), "denoise").requires_grad_(False)
+    return model.term(*model.weights(torch.tensor([SIGMA])), "denoise").requires_grad_(False)
 
 
 def works(y: Tensor, r: RidgePrior) -> dict[str, Work]:

@@ -298,13 +298,14 @@ class SmoothReport(Certificate):
             None. The objective never increases.
         noise: [B] of a learned prior: the standard deviation of the noise of y that was assumed.
         weight: [B] of it: that of r in phi.
+        patch_weight: [B] of it: that of its second term, where it has one.
         scale: [B] of it: what images and measurements were divided by in phi.
         beyond_training: [B] of it: whether it was never trained for such noise.
     """
 
     NORMS: ClassVar[tuple[str, ...]] = ("misfit", "grad_norm")
     MAXIMA: ClassVar[tuple[str, ...]] = (
-        "relative_gradient", "iterations", "noise", "weight", "scale", "beyond_training",
+        "relative_gradient", "iterations", "noise", "weight", "patch_weight", "scale", "beyond_training",
     )  # fmt: skip
 
     objective: Tensor
@@ -318,6 +319,7 @@ class SmoothReport(Certificate):
     history: dict[str, Tensor] | None = None
     noise: Tensor | None = None
     weight: Tensor | None = None
+    patch_weight: Tensor | None = None
     scale: Tensor | None = None
     beyond_training: Tensor | None = None
 

@@ -11,7 +11,9 @@ from fastrecon.models import PriorModel
 from fastrecon.models.prior import expected_iterations
 from fastrecon.operators import Blur, Fourier, Identity, Inpainting, Radon, gaussian_kernel
 from fastrecon.solvers import SmoothDescent
-from fastrecon.terms import FeatureNorm
+from fastrecon.terms import FeatureNorm, SparsePatches
+from fastrecon.train.recipes.prior import Config, Prior
+from fastrecon.train.world import World
 
 SIZE = (24, 20)
 SIGMAS, LAMS = torch.tensor([0.02, 0.1, 0.2]), torch.tensor([0.004, 0.05, 0.3])
@@ -180,10 +182,58 @@ def test_fitted_contrast(path):
     m = model(fits={"ct": [0.3, 0.5]})
     x = zoo.scenes(2, *SIZE)
     weight = torch.ones(2)
-    value = m.term(weight, "ct").value(x)
+    value = m.term(weight, problem="ct").value(x)
     expected = np.exp(0.3) / np.exp(1.0) * m.regulariser.value(float(np.exp(0.5)) * x).double()
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(m.term(weight, "").value(x), m.regulariser.value(x).double())
+    torch.testing.assert_close(m.term(weight).value(x), m.regulariser.value(x).double())
+
+
+def with_patches() -> PriorModel:
+    r = FeatureNorm(8, 2, eps=0.05, delta=0.1)
+    return PriorModel(r, SIGMAS, LAMS, {"name": "two"}, SparsePatches(0.02), LAMS / 100)
+
+
+def test_a_second_term_has_weights_of_its_own(tmp_path):
+    m, a = with_patches(), Identity()
+    m.save(tmp_path / "two.safetensors")
+    again = fr.load(tmp_path / "two.safetensors")
+    y = noisy(a, 0.1)
+    (x, report), (same, _) = m(y, a, noise=0.1), again(y, a, noise=0.1)
+    assert torch.equal(x, same)
+    assert report.status == ["converged"] * 2
+    torch.testing.assert_close(report.weight, torch.full((2,), 0.05).double())
+    torch.testing.assert_close(report.patch_weight, torch.full((2,), 0.0005).double())
+    solver = SmoothDescent(a, again.double().term(report.weight, report.patch_weight))
+    torch.testing.assert_close(solver.at(x, y).objective, report.objective, rtol=1e-5, atol=1e-6)
+    alone = PriorModel(m.regulariser.float(), SIGMAS, LAMS)
+    assert not torch.allclose(alone(y, a, noise=0.1).x, x, atol=1e-4)
+    assert alone(y, a, noise=0.1).report.patch_weight is None
+    with pytest.raises(ValueError, match="prior: patch_weight: expected a weight"):
+        m.term(report.weight)
+    with pytest.raises(ValueError, match="PriorModel: patch_lams: expected weights where there are patches"):
+        PriorModel(m.regulariser, SIGMAS, LAMS, patches=SparsePatches())
+
+
+def test_training_learns_a_second_term(tmp_path):
+    with_patches().save(tmp_path / "two.safetensors")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k, scene in enumerate(zoo.scenes(2, 40, 40)):
+        fr.io.write_image(folder / f"{k}.png", scene[0].numpy())
+    settings = {"sigmas": (0.05, 0.2), "missing": 0.5, "batch": 4, "patch": 16, "precision": "float32"}
+    config = Config([str(folder)], init=str(tmp_path / "two.safetensors"), validation=0.0, **settings)
+    objective = Prior(config, World(), tmp_path)
+    learned = objective.module
+    expected = with_patches().lam(torch.tensor(config.sigmas), LAMS / 100).float()
+    torch.testing.assert_close(learned.model({}).patch_lams, expected, rtol=1e-4, atol=0)
+    objective.loss().backward()
+    assert learned.log_patch_lam.grad.abs().sum() > 0
+    assert learned.log_radius.grad.abs() > 0
+    again = Prior(config, World(), tmp_path, fresh=False)
+    again.load_state_dict(objective.state_dict())
+    assert torch.equal(again.module.log_patch_lam, learned.log_patch_lam)
+    fresh = Config([str(folder)], channels=4, layers=2, patches=0.25, validation=0.0, **settings)
+    torch.testing.assert_close(Prior(fresh, World(), tmp_path).module.model({}).patch_lams, torch.full((2,), 0.25))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ from fastrecon.solvers.linear import smooth
 from fastrecon.solvers.methods import Inverse, Outcome, Runner, Watch, method
 from fastrecon.solvers.sliding_dct import SlidingDCT
 from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
-from fastrecon.terms.base import Term
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.multiscale import MultiScale
 from fastrecon.terms.ridge import RidgePrior
@@ -111,24 +110,33 @@ class PriorModel(Model):
         below, above = y[0] + 2 * (at - x[0]), y[-1] + 2 * (at - x[-1])
         return torch.where(at < x[0], below, torch.where(at > x[-1], above, inside)).exp()
 
-    def weight(self, sigma: Tensor, seen: Tensor, lams: Tensor | None = None) -> Tensor:
-        """The weight of r for noise of standard deviation sigma, where images are wrong by `seen`, at least sigma, or
-        that with these weights [K] at the knots; float64.
+    def weights(self, sigma: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The weights of r and, where there are such, of patches for noise of standard deviation sigma [B], where
+        images are wrong by `seen`, at least sigma; None: by sigma. float64.
 
         Source: `fastrecon.models.weighing`, whose s that is.
         """
-        return (sigma.double() / seen).square() * self.lam(seen, lams)
+        seen = sigma.double() if seen is None else seen
+        share = (sigma.double() / seen).square()
+        return share * self.lam(seen), None if self.patch_lams is None else share * self.lam(seen, self.patch_lams)
 
-    def term(self, weight: Tensor, problem: str = "", of_patches: Tensor | None = None) -> Scaled | Sum:
-        """weight [B] r, as it is for a problem, of every channel and of real and imaginary part; and the second term
-        with the weight `of_patches` [B]."""
+    def term(self, weight: Tensor, patch_weight: Tensor | None = None, problem: str = "") -> Scaled | Sum:
+        """weight [B] r and patch_weight [B] times the second term, as they are for a problem, of every channel and of
+        real and imaginary part.
+
+        Raises:
+            ValueError: there is a second term and no weight for it, or none and a weight.
+        """
+        fits = (self.patches is None) == (patch_weight is None)
+        expect(fits, METHOD, "patch_weight", "a weight [B] where the model has a second term, else None", patch_weight)
         a, s = self.fits.get(problem, (0.0, 0.0))
-
-        def scaled(term: Term, weight: Tensor) -> Scaled:
-            return Scaled(term, (math.exp(a) * weight).to(self.dtype), math.exp(s))
-
-        r = scaled(self.regulariser, weight)
-        return r if self.patches is None or of_patches is None else Sum([r, scaled(self.patches, of_patches)])
+        weighed = [(self.regulariser, weight), (self.patches, patch_weight)]
+        scaled = [
+            Scaled(term, (math.exp(a) * w).to(self.dtype), math.exp(s))
+            for term, w in weighed
+            if term is not None and w is not None
+        ]
+        return scaled[0] if len(scaled) == 1 else Sum(scaled)
 
     def check(self, y: Tensor, anywhere: bool = False) -> None:
         """Looks at measurements; their shape is the operator's to judge.
@@ -207,18 +215,17 @@ class PriorModel(Model):
             reached = float((s.norm / s.size).max())
             callback(k, expected_iterations(k, reached, tol, iterations), s.x * column(white, s.x))
 
-        seen = spread(operator, x, sigma, size_of)
-        weight, of_patches = (
-            None if lams is None else size_of**2 * lam * self.weight(sigma, seen, lams)
-            for lams in (self.lams, self.patch_lams)
+        weight, patch_weight = (
+            None if w is None else size_of**2 * lam * w
+            for w in self.weights(sigma, spread(operator, x, sigma, size_of))
         )
         assert weight is not None
-        x, report = SmoothDescent(operator, self.term(weight, problem, of_patches)).solve(
+        x, report = SmoothDescent(operator, self.term(weight, patch_weight, problem)).solve(
             y, x, iterations, tol, history=history, callback=None if callback is None else tell
         )
         low, high = float(self.sigmas[0]) / FAR, float(self.sigmas[-1]) * FAR
         return x * column(white, x), replace(
-            report, noise=sigma * white * size_of, weight=weight, scale=white,
+            report, noise=sigma * white * size_of, weight=weight, patch_weight=patch_weight, scale=white,
             beyond_training=(some & (sigma < low)) | (sigma > high),
         )  # fmt: skip
 

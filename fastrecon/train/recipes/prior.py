@@ -17,31 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastrecon import models
 from fastrecon.checks import expect
 from fastrecon.metrics import psnr
 from fastrecon.models import BlockSensingModel, PriorModel
 from fastrecon.ops.feature_gradient import PRECISIONS
-from fastrecon.ops.sparse_patches import sparse_patches
 from fastrecon.options import check, option
 from fastrecon.problems import PROBLEMS
 from fastrecon.solvers.base import column
-from fastrecon.terms import FeatureNorm, MultiScale, SparsePatches
+from fastrecon.terms import FeatureNorm
 from fastrecon.train.bilevel import Phi, bend, hessian_at, minimise, outer, ritz
 from fastrecon.train.crop_objective import CropObjective
 from fastrecon.train.lower import Lower, completing, denoising, gradient_of
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
+from fastrecon.train.recipes.prior_base import USUAL_EPS, USUAL_RADIUS, Learned, Regulariser, scales_of, together
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 
-Regulariser = FeatureNorm | MultiScale
-
-USUAL_EPS, USUAL_RADIUS = 0.004, 0.003
 VALIDATION_SIDE, VALIDATION_TOL, VALIDATION_ITERATIONS = 128, 1e-3, 200
-SPEED = 5.0  # rate of the logarithms of lam and eps, in rates of the kernels
 STRAY = 4.0  # an image whose lower problem ended above so many tolerances teaches nothing
 LOW, HIGH = 0.02, 1e-3  # weights of curvature below the floor and above the ceiling
 SHARE = 0.1  # of the coarsest scale given, with which a coarser one begins
@@ -139,71 +135,6 @@ class Config:
         return Schedule(self.steps, self.lr, self.decay, self.warmup, self.clip, self.ema, every)
 
 
-class Learned(nn.Module):
-    """What is learned: the kernels, and as multiples of SPEED the logarithms of weights at the knots, of eps, and of
-    the radius of patches."""
-
-    def __init__(
-        self, regulariser: Regulariser, sigmas: Sequence[float], lams: Tensor, eps: float,
-        patch_lams: Tensor | None = None, radius: float = USUAL_RADIUS,
-    ):  # fmt: skip
-        super().__init__()
-        self.regulariser = regulariser
-        self.log_lam = _logarithm(lams)
-        self.log_eps = _logarithm(torch.tensor(eps))
-        self.log_patch_lam = None if patch_lams is None else _logarithm(patch_lams)
-        self.log_radius = None if patch_lams is None else _logarithm(torch.tensor(radius))
-        self.register_buffer("sigmas", torch.tensor(tuple(sigmas), dtype=torch.float64))
-
-    sigmas: Tensor
-
-    def model(self, meta: dict[str, Any]) -> PriorModel:
-        """The model as it is used."""
-        learned = (self.log_lam, self.log_eps, self.log_patch_lam, self.log_radius)
-        lams, eps, patch_lams, radius = (None if p is None else (SPEED * p.detach().double()).exp() for p in learned)
-        assert lams is not None
-        assert eps is not None
-        r = copy.deepcopy(self.regulariser).requires_grad_(False)
-        r.set_eps(float(eps))
-        patches = None if radius is None else SparsePatches(float(radius))
-        return PriorModel(r, self.sigmas, lams, meta, patches, patch_lams)
-
-    def both(self, sigma: Tensor, precision: str, learn: bool) -> Phi:
-        """The terms with their weights for noise sigma [B], and their gradient, with derivatives in what is learned or
-        without."""
-        with torch.set_grad_enabled(learn):
-            at = self._at(sigma)
-            lam, eps = (SPEED * at @ self.log_lam).exp(), (SPEED * self.log_eps).exp().expand(len(sigma))
-            patches = self.log_patch_lam is not None
-            of_patches = (SPEED * at @ self.log_patch_lam).exp() if patches else None
-            radius = (SPEED * self.log_radius).exp() if patches else None
-
-        def prior(x: Tensor) -> tuple[Tensor, Tensor]:
-            value, grad = self.regulariser.value_and_grad(x, eps, precision)
-            value, grad = lam * value, column(lam, x) * grad
-            if of_patches is None or radius is None:
-                return value, grad
-            second, slope = sparse_patches(x, radius)
-            return value + of_patches * second, grad + column(of_patches, x) * slope
-
-        return prior
-
-    def _at(self, sigma: Tensor) -> Tensor:
-        """Weights [B, K] of the knots for noise sigma [B] between them, linear in its logarithm."""
-        knots = self.sigmas.log()
-        if len(knots) == 1:
-            return torch.ones(len(sigma), 1).to(self.log_lam)
-        k = torch.searchsorted(knots, sigma.double().log()).clamp(1, len(knots) - 1)
-        t = ((sigma.double().log() - knots[k - 1]) / (knots[k] - knots[k - 1])).clamp(0, 1)
-        weights = torch.zeros(len(sigma), len(knots), dtype=torch.float64, device=sigma.device)
-        weights.scatter_(1, k[:, None] - 1, 1 - t[:, None]).scatter_(1, k[:, None], t[:, None])
-        return weights.to(self.log_lam)
-
-
-def _logarithm(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.detach().double().log().float() / SPEED)
-
-
 class Prior(CropObjective[Learned]):
     """A prior, its crops and their noise; see `Objective`."""
 
@@ -215,9 +146,10 @@ class Prior(CropObjective[Learned]):
         super().__init__(config, world, folder, fresh)
         self.held = [i for i in self.held if min(i.shape[-2:]) > 2]
         # what a checkpoint brings takes the place of an untrained one: the model of --init is not read again
-        ones = torch.ones(len(config.sigmas))
-        r, patch_lams = _untrained(config), ones if config.patches else None
-        self.module = self._start(config) if fresh else Learned(r, config.sigmas, ones, USUAL_EPS, patch_lams)
+        r = _untrained(config)
+        self.module = (
+            self._start(config) if fresh else Learned(r, config.sigmas, torch.ones(len(config.sigmas)), USUAL_EPS)
+        )
         self.module.to(world.device)
 
     def _start(self, config: Config) -> Learned:
@@ -321,24 +253,12 @@ class Prior(CropObjective[Learned]):
         }
 
     def prepare(self, state: dict[str, Any]) -> None:
-        """Makes the regulariser one of these shapes."""
+        """Makes what is learned of these shapes."""
         given = state["regulariser"]  # of one scale, from before there were several, a dictionary
         made = [FeatureNorm(**one) for one in ([given] if isinstance(given, dict) else given)]
-        self.module.regulariser = together(made).to(self.world.device)
-        knots = len(self.config.sigmas)
-        second = torch.ones(knots) if "log_patch_lam" in state["module"] else None
-        fresh = Learned(self.module.regulariser, self.config.sigmas, torch.ones(knots), USUAL_EPS, second)
-        self.module = fresh.to(self.world.device)
-
-
-def scales_of(r: Regulariser) -> list[FeatureNorm]:
-    """Its scales, the finest first."""
-    return r.terms() if isinstance(r, MultiScale) else [r]
-
-
-def together(scales: list[FeatureNorm]) -> Regulariser:
-    """What `scales_of` took apart."""
-    return MultiScale(scales) if len(scales) > 1 else scales[0]
+        ones = torch.ones(len(self.config.sigmas))
+        second = ones if "log_patch_lam" in state["module"] else None
+        self.module = Learned(together(made), self.config.sigmas, ones, USUAL_EPS, second).to(self.world.device)
 
 
 def _untrained(config: Config) -> Regulariser:
