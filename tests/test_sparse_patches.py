@@ -3,6 +3,7 @@
 import pytest
 import torch
 from scipy.fft import dctn
+from torch.func import vmap
 from utils import REAL, assert_no_worse, awkward_views, numbers, relative_error
 
 from fastrecon.operators import Identity
@@ -77,6 +78,15 @@ def test_gradient_is_that_of_the_value_and_both_have_derivatives(shape):
 def test_derivatives_in_image_and_radius():
     x, radius = images((2, 9, 10)).requires_grad_(True), torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(sparse_patches, (x, radius))
+
+
+def test_graphs_and_transforms():
+    x = images((3, 12, 10))
+    traced = torch.compile(lambda t: sparse_patches(t, 0.1), fullgraph=True, backend="aot_eager", dynamic=True)
+    mapped = vmap(lambda t: sparse_patches(t, 0.1))(x[:, None])
+    for value, grad in (traced(x), [t[:, 0] for t in mapped]):
+        torch.testing.assert_close(value, exact(x, 0.1)[0])
+        torch.testing.assert_close(grad, exact(x, 0.1)[1])
 
 
 @pytest.mark.parametrize("dtype", REAL, ids=str)

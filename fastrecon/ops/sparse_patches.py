@@ -8,7 +8,6 @@ cosine transform.
 """
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ from fastrecon.ops.layout import DTYPES
 SIDE = 8  # of the patches
 
 
-@lru_cache(maxsize=1)
 def cosines() -> Tensor:
     """The orthonormal cosine transform [8, 8] of a row, float64: a row for each frequency, that of the mean first."""
     n = torch.arange(SIDE, dtype=torch.float64)
@@ -32,18 +30,17 @@ def cosines() -> Tensor:
     return c
 
 
-@lru_cache(maxsize=8)
-def _filters(dtype: torch.dtype, device: torch.device) -> Tensor:
+def _filters(like: Tensor) -> Tensor:
     """The transform of patches without the mean [63, 1, 8, 8]."""
     c = cosines()
-    return torch.einsum("ia,jb->ijab", c, c).reshape(-1, 1, SIDE, SIDE)[1:].to(device, dtype)
+    return torch.einsum("ia,jb->ijab", c, c).reshape(-1, 1, SIDE, SIDE)[1:].to(like)
 
 
 def sparse_patches_ref(x: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """The definition, x [B, 1, H, W], radius []: value [B] in float64 and its gradient in x; differentiable."""
     if min(x.shape[-2:]) < SIDE:
         return 0 * x.flatten(1).sum(1).double(), torch.zeros_like(x)
-    filters = _filters(x.dtype, x.device)
+    filters = _filters(x)
     c = conv2d(x, filters)
     over = c / radius
     value = torch.log1p(over.square()).flatten(1).sum(1, dtype=torch.float64) / SIDE**2
@@ -75,4 +72,6 @@ def sparse_patches(x: Tensor, radius: float | Tensor) -> tuple[Tensor, Tensor]:
             DTYPES[x.dtype], x.data_ptr(), grad.data_ptr(), value.data_ptr(), float(radius), count, h, w
         )
         return value, grad
-    return by_image(sparse_patches_ref, 0)(x, torch.as_tensor(radius, dtype=x.dtype, device=x.device))
+    whole = torch.compiler.is_compiling()  # a graph holds for any batch
+    function = sparse_patches_ref if whole else by_image(sparse_patches_ref, 0)
+    return function(x, torch.as_tensor(radius, dtype=x.dtype, device=x.device))
