@@ -12,17 +12,20 @@ from zoo import printed_feature_norm
 
 import fastrecon as fr
 from fastrecon import io
+from fastrecon.models import PriorModel
 from fastrecon.models.block_sensing import BlockSensingModel
 from fastrecon.operators import BlockSensing, random_phi
+from fastrecon.ops.sparse_patches import sparse_patches_ref
 from fastrecon.registry import backends
 from fastrecon.solvers import LDA
 from fastrecon.solvers.minimiser import Anchored, Minimiser
-from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.terms import FeatureNorm, SparsePatches
 from fastrecon.train import checkpoint, command
 from fastrecon.train.loop import CHECKPOINT
-from fastrecon.train.recipes.lda_cs_minimiser import RECIPE, LdaCsMinimiser
+from fastrecon.train.recipes.lda_cs_minimiser import RECIPE, Config, LdaCsMinimiser
+from fastrecon.train.world import World
 
-BLOCK, TOL = 4, 1e-3
+BLOCK, TOL, PATCH_RADIUS = 4, 1e-3, 0.1
 COMPILED = backends()["feature_gradient_fwd"]["cpu"].startswith("cpu")
 TRAINING = {"settings": {"lr": 1e-3, "batch": 1, "patch": 8, "steps": 1, "seed": 0, "phi_seed": 0, "phases": 2,
                          "block": BLOCK, "channels": 6, "layers": 3},
@@ -39,10 +42,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def network(anchor: float = 0.3, dtype: torch.dtype = torch.float32) -> LDA:
+def network(anchor: float = 0.3, dtype: torch.dtype = torch.float32, patches: float = 0.0) -> LDA:
     torch.manual_seed(0)
     net = LDA(BlockSensing(random_phi(8, BLOCK**2), BLOCK), 2, channels=6, layers=3, alpha=0.5, tau=0.1)
-    net.minimiser = Minimiser(6, 3, eps0=0.05, anchor=anchor, delta=0.1)
+    net.minimiser = Minimiser(
+        6, 3, eps0=0.05, anchor=anchor, delta=0.1, patch_weight=patches, patch_radius=PATCH_RADIUS
+    )
     with torch.no_grad():
         for w in net.minimiser.regulariser.weights:
             w.mul_(0.5)
@@ -56,8 +61,8 @@ def problem(net: LDA, count: int = 3, size: tuple[int, int] = (12, 8)) -> tuple[
     return y, net.fidelity.operator.adjoint(y, size)
 
 
-def model(anchor: float = 0.3) -> BlockSensingModel:
-    net = network(anchor)
+def model(anchor: float = 0.3, patches: float = 0.0) -> BlockSensingModel:
+    net = network(anchor, patches=patches)
     a = net.fidelity.operator
     assert isinstance(a, BlockSensing)
     return BlockSensingModel(a, net, a.phi.T.clone(), {"name": "small", "ratio": 50.0, "training": TRAINING})
@@ -72,12 +77,14 @@ def printed(net: LDA, y: Tensor, phases: Tensor, x: Tensor, eps: Tensor) -> tupl
     a = net.fidelity.operator.double()
     value = 0.5 * (a(x) - y.double()).square().flatten(1).sum(1) + printed_feature_norm(r, x, eps)
     value = value + mu / 2 * (x - phases.double()).square().flatten(1).sum(1)
+    if m.patch_weight is not None:
+        value = value + m.patch_weight.detach() * sparse_patches_ref(x, torch.tensor(PATCH_RADIUS).double())[0]
     return value.detach(), torch.autograd.grad(value.sum(), x)[0].flatten(1).norm(dim=1)
 
 
-@pytest.mark.parametrize("anchor", [0.3, 0.0])
-def test_rigorous_mode_ends_at_a_stationary_point_of_the_second_objective(anchor):
-    net = network(anchor, torch.float64)
+@pytest.mark.parametrize(("anchor", "patches"), [(0.3, 0.0), (0.0, 0.0), (0.3, 0.02)])
+def test_rigorous_mode_ends_at_a_stationary_point_of_the_second_objective(anchor, patches):
+    net = network(anchor, torch.float64, patches)
     y, x0 = problem(net)
     states = []
     x, report = net.solve(y, x0, tol=TOL, callback=lambda k, s: states.append((k, s)))
@@ -179,9 +186,9 @@ def test_that_of_a_prior_has_its_values_at_another_contrast():
     assert (report.grad_norm <= 10 * 0.9 * report.eps).all()
 
 
-@pytest.mark.parametrize("anchor", [0.3, 0.0])
-def test_file_keeps_it(anchor, tmp_path):
-    ours = model(anchor)
+@pytest.mark.parametrize(("anchor", "patches"), [(0.3, 0.0), (0.0, 0.0), (0.3, 0.02)])
+def test_file_keeps_it(anchor, patches, tmp_path):
+    ours = model(anchor, patches)
     ours.save(tmp_path / "m.safetensors")
     theirs = fr.load(tmp_path / "m.safetensors")
     y = ours.operator(torch.rand(2, 1, 12, 8))
@@ -189,6 +196,7 @@ def test_file_keeps_it(anchor, tmp_path):
     for options in ({}, few):
         assert torch.equal(theirs(y, **options).x, ours(y, **options).x)
     assert theirs.solver.minimiser.hyperparameters() == ours.solver.minimiser.hyperparameters()
+    assert theirs.solver.minimiser.patch_weight == ours.solver.minimiser.patch_weight
     before = ours(y).x
     ours.solver.minimiser = None  # as files of before: the phases are the same, rigorous mode is theirs
     ours.save(tmp_path / "old.safetensors")
@@ -252,6 +260,30 @@ def test_training_leaves_the_phases_and_resumes_to_the_same_bits(shapes, tmp_pat
     page = (whole / "both.md").read_text()
     assert "fastrecon train lda-cs-minimiser --data shapes --model m.safetensors" in page
     assert ("mu |x - x_K|" in page) == (not options)
+
+
+def test_training_begins_with_the_patches_of_its_source(shapes, tmp_path):
+    model(patches=0.02).save(tmp_path / "patched.safetensors")
+    r = FeatureNorm(6, 3, eps=0.05, delta=0.1)
+    knots = torch.tensor([0.001, 0.1])
+    prior = PriorModel(r, knots, knots, {"name": "p"}, SparsePatches(0.07), 3 * knots)
+    prior.save(tmp_path / "prior.safetensors")
+    common = {"data": [str(shapes)], "model": str(tmp_path / "m.safetensors"), "patch": 8}
+    for init, own, radius in (("patched", 0.02, PATCH_RADIUS), ("prior", 3 * 0.0015, 0.07)):
+        for patches in (0.0, 0.3):
+            config = Config(**common, init=str(tmp_path / f"{init}.safetensors"), anchor=0.2, patches=patches)
+            found = LdaCsMinimiser(config, World(), tmp_path).minimiser
+            assert found.patch_weight.item() == pytest.approx(patches or own, rel=1e-4)
+            assert found.patches.radius.item() == pytest.approx(radius)
+            assert found.anchor.item() == pytest.approx(0.2)
+
+
+def test_training_learns_the_weight_of_patches(shapes, tmp_path):
+    config = Config([str(shapes)], str(tmp_path / "m.safetensors"), patch=8, patches=1e-4, batch=2, pool=2, moves=40)
+    objective = LdaCsMinimiser(config, World(), tmp_path)
+    objective.minimiser.patches.radius.fill_(PATCH_RADIUS)
+    objective.loss().backward()
+    assert objective.minimiser.log_patch_weight.grad.abs() > 0
 
 
 @pytest.mark.parametrize("ratio", [10, 25, 50])

@@ -135,7 +135,8 @@ class BlockSensingModel(BlockModel):
                 f" {settings['auxiliary']:g} MSE of the start"
             )
         page = card.page(self.meta, what, code, facts)
-        return page + card.of_minimiser(training["minimiser"]) if "minimiser" in training else page
+        second = getattr(self.solver.minimiser, "patches", None) is not None
+        return page + card.of_minimiser(training["minimiser"], second) if "minimiser" in training else page
 
 
 @dataclass(frozen=True)

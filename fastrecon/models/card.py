@@ -37,10 +37,11 @@ def page(meta: Mapping[str, Any], what: Sequence[str], code: Sequence[str], fact
     return "\n".join([f"# {meta['name']}", "", *what, "", *example, "", *table, "", *command])
 
 
-def of_minimiser(training: Mapping[str, Any]) -> str:
-    """What the card says of the second regulariser."""
+def of_minimiser(training: Mapping[str, Any], patches: bool) -> str:
+    """What the card says of the second regulariser, and whether `patches` are beside it."""
     settings, images = training["settings"], training["images"]
-    anchored = " + mu |x - x_K|^2 / 2" if settings.get("anchor") else ""
+    beside = (" + v s(x)" if patches else "") + (" + mu |x - x_K|^2 / 2" if settings.get("anchor") else "")
+    sparse = "; s tells how far its patches are from sparse in the cosine transform" if patches else ""
     quality = training["validation_psnr"]
     given, kind = ("y, operator", "") if "rate" in settings else ("y", ": luminance")
     facts = {
@@ -55,7 +56,7 @@ def of_minimiser(training: Mapping[str, Any]) -> str:
     return "\n".join([
         "", "## Rigorous mode", "",
         f"`model({given}, rigorous=True)` goes on from the image x_K of the phases to a stationary point of"
-        f" |A x - y|^2 / 2 + r(x){anchored} with a second regulariser r, trained for that point; the phases are as they"
-        " were.", "",
+        f" |A x - y|^2 / 2 + r(x){beside} with a second regulariser r, trained for that point{sparse}; the phases"
+        " are as they were.", "",
         "| fact | value |", "| --- | --- |", *rows, "", "```", training["command"], "```", "",
     ])  # fmt: skip

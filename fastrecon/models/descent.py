@@ -165,4 +165,5 @@ class DescentModel(Model):
             "optimiser": f", batch {settings['batch']} of {settings['patch']}x{settings['patch']} pixels",
         }
         page = card.page(self.meta, what, code, facts)
-        return page + card.of_minimiser(training["minimiser"]) if "minimiser" in training else page
+        second = getattr(self.solver.minimiser, "patches", None) is not None
+        return page + card.of_minimiser(training["minimiser"], second) if "minimiser" in training else page

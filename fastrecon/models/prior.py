@@ -80,11 +80,11 @@ class PriorModel(Model):
         expect(fits, name, "sigmas", "increasing numbers > 0 [K]", sigmas.tolist())
         both = (patches is None) == (patch_lams is None)
         expect(both, name, "patch_lams", "weights where there are patches, else None", patch_lams)
-        self.register_buffer("sigmas", sigmas.detach().float())
+        self.register_buffer("sigmas", sigmas.detach().float().clone())
         for key, weights in {"lams": lams, "patch_lams": patch_lams}.items():
             fits = weights is None or (weights.shape == sigmas.shape and bool((weights > 0).all()))
             expect(fits, name, key, f"numbers > 0 [{len(sigmas)}]", weights)
-            self.register_buffer(key, None if weights is None else weights.detach().float())
+            self.register_buffer(key, None if weights is None else weights.detach().float().clone())
         self.regulariser, self.patches = regulariser, patches
         self.fits = {k: (float(a), float(s)) for k, (a, s) in dict(self.meta.get("fits", {})).items()}
 

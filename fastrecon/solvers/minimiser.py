@@ -1,12 +1,12 @@
 """The objective that rigorous mode minimises where a network has a second regulariser, trained for its minimiser.
 
-    phi(x) = |A x - y|^2 / 2 + w r(x) + mu |x - x_K|^2 / 2,  x_K the image of the trained phases.
+    phi(x) = |A x - y|^2 / 2 + w r(x) + v s(x) + mu |x - x_K|^2 / 2,  x_K the image of the trained phases.
 
 The phases are steps, and what they are trained for is where the last one ends; the stationary points of their own phi
 are worse images by decibels. So r here is another than theirs, trained with mu (recipe `lda-cs-minimiser`) so that the
-stationary point near x_K is good. The last term, without which mu is 0, holds x where measurements and r say little.
-Of complex images r is the sum of that of real and of imaginary part. The iterations are those of SmoothDescent, whose
-phi never increases.
+stationary point near x_K is good; s, sparse patches, may help it. The last term, without which mu is 0, holds x where
+measurements and terms say little. Of complex images r and s are sums of those of real and of imaginary part. The
+iterations are those of SmoothDescent, whose phi never increases.
 """
 
 import copy
@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastrecon.certificates import Report
 from fastrecon.checks import expect, number
@@ -29,13 +29,15 @@ from fastrecon.solvers.smooth_descent import SmoothDescent, SmoothState
 from fastrecon.terms.base import Term
 from fastrecon.terms.feature_norm import FeatureNorm
 from fastrecon.terms.scaled import Scaled, grey
+from fastrecon.terms.sparse_patches import USUAL_RADIUS, SparsePatches
+from fastrecon.terms.sum import Sum
 
 LEAST = 1.05 * FLOOR  # radius
 FAINT = 1e-5  # of |grad r|: below, rounding of float32 decides whether phi decreases
 
 
 class Minimiser(RigorousObjective):
-    """r, its radius, w and mu.
+    """r, its radius, w, s with v, and mu.
 
     Args:
         channels, layers, in_channels, delta, final_activation: of r, see FeatureNorm.
@@ -44,6 +46,8 @@ class Minimiser(RigorousObjective):
         sigma: of the termination test of rigorous mode, > 0; None: that of the phases. With a small one r keeps the
             radius it was trained for.
         weight: w, > 0: what eps is to r, w eps is to phi and its certificate.
+        patch_weight: v, >= 0; 0: no such term.
+        patch_radius: that of s, > 0; see SparsePatches.
 
     Raises:
         ValueError: an argument is of another kind or out of range.
@@ -52,16 +56,31 @@ class Minimiser(RigorousObjective):
     def __init__(
         self, channels: int = 32, layers: int = 4, *, in_channels: int = 1, delta: float = 0.01,
         final_activation: bool = False, eps0: float = 1e-3, anchor: float = 0.0, sigma: float | None = None,
-        weight: float = 1.0,
+        weight: float = 1.0, patch_weight: float = 0.0, patch_radius: float = USUAL_RADIUS,
     ):  # fmt: skip
         super().__init__()
         name = type(self).__name__
         self.regulariser = FeatureNorm(channels, layers, in_channels, delta, final_activation)
         self.raw_eps0 = raw_of(number(eps0, name, "eps0", above=FLOOR))
-        expect(anchor == 0 or anchor > FLOOR, name, "anchor", f"0 or a number > {FLOOR:g}", anchor)
         self.sigma = None if sigma is None else float(number(sigma, name, "sigma", above=0))
-        self.raw_anchor = raw_of(number(anchor, name, "anchor", least=0)) if anchor else None
+        self.set_anchor(anchor)
         self.weight = float(number(weight, name, "weight", above=0))
+        self.set_patches(number(patch_weight, name, "patch_weight", least=0), patch_radius)
+
+    def set_patches(self, weight: float, radius: float = USUAL_RADIUS) -> None:
+        """Sets v and the radius of s; 0: no such term."""
+        self.patches = SparsePatches(radius) if weight else None
+        self.log_patch_weight = nn.Parameter(torch.tensor(math.log(weight))) if weight else None
+
+    def set_anchor(self, mu: float) -> None:
+        """Sets mu, > 1e-6; 0: none.
+
+        Raises:
+            ValueError: it is out of range.
+        """
+        name = type(self).__name__
+        expect(mu == 0 or mu > FLOOR, name, "anchor", f"0 or a number > {FLOOR:g}", mu)
+        self.raw_anchor = raw_of(number(mu, name, "anchor", least=0)) if mu else None
 
     @classmethod
     @torch.no_grad()
@@ -87,6 +106,11 @@ class Minimiser(RigorousObjective):
         """mu, > 0; None: 0."""
         return None if self.raw_anchor is None else positive(self.raw_anchor)
 
+    @property
+    def patch_weight(self) -> Tensor | None:
+        """v, > 0; None: 0."""
+        return None if self.log_patch_weight is None else self.log_patch_weight.exp()
+
     def hyperparameters(self) -> dict[str, Any]:
         """The arguments that rebuild it."""
         r = self.regulariser
@@ -95,7 +119,7 @@ class Minimiser(RigorousObjective):
             "final_activation": r.final_activation, "anchor": float(self.anchor is not None),
         } | ({} if self.sigma is None else {"sigma": self.sigma}) | (
             {} if self.weight == 1 else {"weight": self.weight}
-        )  # fmt: skip
+        ) | ({} if self.patches is None else {"patch_weight": 1.0})  # fmt: skip
 
     def weighted(self, eps: float) -> FeatureNorm:
         """w r, smoothed with radius eps: features w g with radius eps have the value w r of radius eps / w."""
@@ -107,10 +131,16 @@ class Minimiser(RigorousObjective):
         return new
 
     def term(self, eps: float, like: Tensor, exact: bool = False) -> Term:
-        """w r with radius eps, of images `like` these: in float64, or in float32 whatever they are."""
+        """w r with radius eps, and v s, of images `like` these: r in float64, or in float32 whatever they are."""
         r = self.weighted(eps)
         r = r.double() if exact else InFloat32.of(r, eps)
-        return Scaled(r, 1.0) if like.is_complex() else r
+        r = Scaled(r, 1.0) if like.is_complex() else r
+        return r if (second := self._second()) is None else Sum([r, second])
+
+    def _second(self) -> Term | None:
+        """v s."""
+        v = self.patch_weight
+        return None if self.patches is None or v is None else Scaled(self.patches, float(v.detach()))
 
     def solve(
         self, net: UnrolledDescent, y: Tensor, x0: Tensor, iterations: int, tol: float, steps: str, check_every: int,
@@ -156,6 +186,8 @@ class Minimiser(RigorousObjective):
             last = found["merit"][-1]
             rows.append({k: v[1:] for k, v in found.items()})
         nonsmooth = self.weighted(eps).double().nonsmooth_value(grey(z)).view(len(z), -1).sum(1)
+        if (second := self._second()) is not None:
+            nonsmooth = nonsmooth + second.value(z)
         merit = end.objective + half * eps
         report = Report(
             phi=(end.misfit.square() / 2 + nonsmooth).clamp(end.objective, merit), phi_eps=end.objective, merit=merit,

@@ -11,6 +11,8 @@ from fastrecon.checks import number
 from fastrecon.ops.sparse_patches import sparse_patches
 from fastrecon.terms.base import Evaluation, Term
 
+USUAL_RADIUS = 0.003  # of images on [0, 1]: less than a grey level
+
 
 class SparsePatches(Term):
     """The sum, of grey images [B, 1, H, W].
@@ -24,7 +26,7 @@ class SparsePatches(Term):
     smooth = True
     radius: Tensor
 
-    def __init__(self, radius: float = 0.003):
+    def __init__(self, radius: float = USUAL_RADIUS):
         super().__init__()
         self.register_buffer("radius", torch.tensor(number(radius, "SparsePatches", "radius", above=0)))
 

@@ -53,8 +53,8 @@ class Config:
     )
     validation: float = option("share of the images of --data kept for validation", 0.025, within="[0, 1)", type=float)
     init: str = option(
-        "start from the second regulariser of this model (name or file), say of another ratio, or from a learned prior;"
-        " mu is that of --anchor", "",
+        "start from the second regulariser of this model (name or file), its own or that of another ratio, or from a"
+        " learned prior; mu is that of --anchor", "",
     )  # fmt: skip
     noise: float = option("weight of a prior that is --init: what belongs to so much noise", 1.5e-3, within="(0, 1]",
                           type=float)  # fmt: skip
@@ -73,6 +73,10 @@ class Config:
     weight: float = option(
         "initial weight of the regulariser, a copy of that of the phases, against what their steps give it", 0.25,
         within="(0, 1e6]", type=float,
+    )  # fmt: skip
+    patches: float = option(
+        "initial weight of sparse patches beside it; default: that of --init, or none", 0.0, within="[0, 100]",
+        type=float,
     )  # fmt: skip
     layers: int = option("convolutions of a regulariser from scratch; 0: the copy", 0, within="[0, 16]", type=int)
     eps: float = option("smoothing radius", 1e-5, within="(1e-6, 1]", type=float)
@@ -176,7 +180,10 @@ class LdaCsMinimiser(OfMinimiser, Objective[models.BlockSensingModel]):
             other = source.solver.minimiser if isinstance(source, models.BlockSensingModel) else None
             expect(isinstance(other, Minimiser), "train", "--init", "a model with a second regulariser", config.init)
             assert isinstance(other, Minimiser)
-            minimiser.regulariser = copy.deepcopy(other.regulariser)
+            minimiser = copy.deepcopy(other)
+            minimiser.set_anchor(config.anchor)
+            if config.patches and minimiser.patches is not None:
+                minimiser.set_patches(config.patches, float(minimiser.patches.radius))
         elif not config.layers:
             own = minimiser.regulariser
             own.load_state_dict(phases.balanced().regulariser.state_dict())
@@ -190,11 +197,17 @@ class LdaCsMinimiser(OfMinimiser, Objective[models.BlockSensingModel]):
         expect(isinstance(r, FeatureNorm), "train", "--init", "a prior of one chain of convolutions", config.init)
         assert isinstance(r, FeatureNorm)
         weight = float(source.lam(torch.tensor([config.noise], dtype=torch.float64)))
-        return Minimiser.of(r, weight, config.contrast, config.anchor, config.sigma or None)
+        minimiser = Minimiser.of(r, weight, config.contrast, config.anchor, config.sigma or None)
+        _, of_patches = source.weights(torch.tensor([config.noise], dtype=torch.float64))
+        if source.patches is not None and of_patches is not None:
+            minimiser.set_patches(config.patches or float(of_patches), float(source.patches.radius))
+        return minimiser
 
     def _with(self, found: models.BlockSensingModel, minimiser: Minimiser) -> models.BlockSensingModel:
         """The model with this second regulariser, which alone is trained."""
         found.solver.minimiser = minimiser
+        if self.config.patches and minimiser.patches is None:
+            minimiser.set_patches(self.config.patches)
         found.requires_grad_(False)
         minimiser.requires_grad_(True)
         found.meta["name"] = self.name
@@ -213,6 +226,9 @@ class LdaCsMinimiser(OfMinimiser, Objective[models.BlockSensingModel]):
         m = self.minimiser
         value, grad = m.regulariser.value_and_grad(x, m.eps0.expand(len(x)), precision)
         value, grad = m.weight * value, m.weight * grad
+        if m.patches is not None and m.patch_weight is not None:
+            second, slope = m.patches.value_and_grad(x)
+            value, grad = value + m.patch_weight * second, grad + m.patch_weight * slope
         if m.anchor is None:
             return value, grad
         d = x - phases

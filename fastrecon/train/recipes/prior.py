@@ -28,12 +28,13 @@ from fastrecon.options import check, option
 from fastrecon.problems import PROBLEMS
 from fastrecon.solvers.base import column
 from fastrecon.terms import FeatureNorm
+from fastrecon.terms.sparse_patches import USUAL_RADIUS
 from fastrecon.train.bilevel import Phi, bend, hessian_at, minimise, outer, ritz
 from fastrecon.train.crop_objective import CropObjective
 from fastrecon.train.lower import Lower, completing, denoising, gradient_of
 from fastrecon.train.objective import Score
 from fastrecon.train.recipe import Recipe, register
-from fastrecon.train.recipes.prior_base import USUAL_EPS, USUAL_RADIUS, Learned, Regulariser, scales_of, together
+from fastrecon.train.recipes.prior_base import USUAL_EPS, Learned, Regulariser, scales_of, together
 from fastrecon.train.schedule import Schedule
 from fastrecon.train.world import World
 

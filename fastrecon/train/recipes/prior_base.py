@@ -8,20 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from fastrecon.models import PriorModel
-from fastrecon.ops.sparse_patches import sparse_patches
 from fastrecon.solvers.base import column
 from fastrecon.terms import FeatureNorm, MultiScale, SparsePatches
+from fastrecon.terms.sparse_patches import USUAL_RADIUS
 from fastrecon.train.bilevel import Phi
 
 Regulariser = FeatureNorm | MultiScale
 
-USUAL_EPS, USUAL_RADIUS = 0.004, 0.003
+USUAL_EPS = 0.004
 SPEED = 5.0  # rate of the logarithms of weights and radii, in rates of the kernels
 
 
 class Learned(nn.Module):
-    """What is learned: the kernels, and as multiples of SPEED the logarithms of weights at the knots, of eps, and of
-    the radius of patches."""
+    """What is learned: the kernels, and as multiples of SPEED the logarithms of weights at the knots and of eps."""
 
     def __init__(
         self, regulariser: Regulariser, sigmas: Sequence[float], lams: Tensor, eps: float,
@@ -32,21 +31,20 @@ class Learned(nn.Module):
         self.log_lam = _logarithm(lams)
         self.log_eps = _logarithm(torch.tensor(eps))
         self.log_patch_lam = None if patch_lams is None else _logarithm(patch_lams)
-        self.log_radius = None if patch_lams is None else _logarithm(torch.tensor(radius))
+        self.patches = None if patch_lams is None else SparsePatches(radius)
         self.register_buffer("sigmas", torch.tensor(tuple(sigmas), dtype=torch.float64))
 
     sigmas: Tensor
 
     def model(self, meta: dict[str, Any]) -> PriorModel:
         """The model as it is used."""
-        learned = (self.log_lam, self.log_eps, self.log_patch_lam, self.log_radius)
-        lams, eps, patch_lams, radius = (None if p is None else (SPEED * p.detach().double()).exp() for p in learned)
+        learned = (self.log_lam, self.log_eps, self.log_patch_lam)
+        lams, eps, patch_lams = (None if p is None else (SPEED * p.detach().double()).exp() for p in learned)
         assert lams is not None
         assert eps is not None
         r = copy.deepcopy(self.regulariser).requires_grad_(False)
         r.set_eps(float(eps))
-        patches = None if radius is None else SparsePatches(float(radius))
-        return PriorModel(r, self.sigmas, lams, meta, patches, patch_lams)
+        return PriorModel(r, self.sigmas, lams, meta, copy.deepcopy(self.patches), patch_lams)
 
     def both(self, sigma: Tensor, precision: str, learn: bool) -> Phi:
         """The terms with their weights for noise sigma [B], and their gradient, with derivatives in what is learned or
@@ -54,16 +52,14 @@ class Learned(nn.Module):
         with torch.set_grad_enabled(learn):
             at = self._at(sigma)
             lam, eps = (SPEED * at @ self.log_lam).exp(), (SPEED * self.log_eps).exp().expand(len(sigma))
-            patches = self.log_patch_lam is not None
-            of_patches = (SPEED * at @ self.log_patch_lam).exp() if patches else None
-            radius = (SPEED * self.log_radius).exp() if patches else None
+            of_patches = None if self.log_patch_lam is None else (SPEED * at @ self.log_patch_lam).exp()
 
         def prior(x: Tensor) -> tuple[Tensor, Tensor]:
             value, grad = self.regulariser.value_and_grad(x, eps, precision)
             value, grad = lam * value, column(lam, x) * grad
-            if of_patches is None or radius is None:
+            if self.patches is None or of_patches is None:
                 return value, grad
-            second, slope = sparse_patches(x, radius)
+            second, slope = self.patches.value_and_grad(x)
             return value + of_patches * second, grad + column(of_patches, x) * slope
 
         return prior
