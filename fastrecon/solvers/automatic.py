@@ -4,11 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fastrecon.operators.base import keeps_norms
-from fastrecon.operators.fourier import Fourier
 from fastrecon.solvers.linear import like_images
 from fastrecon.solvers.methods import METHODS, Inverse, Method
 from fastrecon.solvers.wiener import spectrum
@@ -17,9 +13,6 @@ ASKED = "asked for"  # why a method that was named was taken
 RICIAN = "rician"  # a fact of measurements: the standard deviation of Rician noise in the image
 CONTROLLED = "error-controlled"  # of the models as well: it knows that law
 PRIOR = "prior"  # of the models, which lie above: there is a shipped one
-LOBE = 16  # the main lobe of a point spread ends at this part of the image's side
-SCATTERED = 0.4  # the share from which on frequencies are
-DENSE = 0.25  # many frequencies: with fewer the learned prior is ahead
 
 
 @dataclass(frozen=True)
@@ -38,8 +31,7 @@ class Chosen:
 
 def automatic(inverse: Inverse) -> Chosen:
     """The method for a linear operator: in closed form where that loses nothing, by the learned prior where the noise
-    is known, else by sparse patches, which need no noise level and are ahead of it where many frequencies were sampled
-    without noise, scattered.
+    is known, else by sparse patches, which need no noise level.
     """
     if RICIAN in inverse.facts and CONTROLLED in METHODS:
         return Chosen(CONTROLLED, f"the noise is Rician, of {inverse.facts[RICIAN]:.3g}")
@@ -51,27 +43,11 @@ def automatic(inverse: Inverse) -> Chosen:
     noise = f"the noise is {inverse.noise:.3g}{unit}" if inverse.noise else unknown
     if not inverse.noise and not keeps_norms(inverse.operator) and _invertible(inverse):
         return Chosen("tikhonov", f"the operator has an inverse by Fourier transforms, and {noise}")
-    if inverse.noise == 0 and isinstance(inverse.operator, Fourier) and _scattered(inverse.operator.mask):
-        return Chosen("dct", f"{noise}: what scattered frequencies leave out is no structure for sparse patches")
     nothing_to_do = inverse.noise == 0 and keeps_norms(inverse.operator)
     if inverse.noise is not None and not nothing_to_do and PRIOR in METHODS:
         use = "which weighs a prior learned from pictures" if inverse.noise else "and pictures taught a prior the rest"
         return Chosen(PRIOR, f"{noise}, {use}")
     return Chosen("dct", f"{noise}: patches sparse in the cosine transform need no level")
-
-
-def _scattered(mask: Tensor) -> bool:
-    """Whether many frequencies were sampled one by one, not along lines: what is missing looks like noise in the image.
-
-    Told by the energy of the point spread, its main lobe left out. Over so many pixels it is spread evenly, as a share
-    of all: 1/2 of samples that are independent of each other, next to nothing of columns.
-    """
-    mask = mask.reshape(-1, *mask.shape[-2:])[0].double()
-    h, w = mask.shape
-    rows, columns = (torch.fft.fftfreq(n, 1 / n, dtype=mask.dtype, device=mask.device) for n in (h, w))
-    far = torch.fft.fft2(mask).abs().square()[rows[:, None].hypot(columns) > min(h, w) / LOBE]
-    even = far.sum().square() > SCATTERED * far.numel() * far.square().sum()
-    return bool((mask > 0).double().mean() >= DENSE and even)
 
 
 def _invertible(inverse: Inverse) -> bool:
