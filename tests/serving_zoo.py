@@ -56,7 +56,8 @@ def models() -> dict[str, Any]:
         coder = small_coder()
         rbf = [RBFUnit(filters=4, side=3) for _ in range(2)]
     q = operator.phi.T.contiguous()
-    prior = fr.models.PriorModel(term, torch.tensor([0.01, 0.1]), torch.tensor([0.01, 0.1]))
+    knots = torch.tensor([0.01, 0.1])
+    prior = fr.models.PriorModel(term, knots, knots, None, fr.terms.SparsePatches(0.02), knots / 100)
     lda = fr.models.BlockSensingModel(operator.float(), solver.float(), q.float(), {"ratio": 25.0})
     scheduled = fr.load("learned-fista-inpaint")
     implicit = Settings("implicit", iterations=8, tol=1e-3)

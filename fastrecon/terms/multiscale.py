@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastrecon.checks import expect
 from fastrecon.terms.base import Evaluation, Term
 from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.terms.sum import total
 
 
 class MultiScale(Term):
@@ -59,7 +60,7 @@ class MultiScale(Term):
 
     def value(self, x: Tensor, eps: float | Tensor | None = None) -> Tensor:
         """r_eps(x) [B]; r(x) without eps, here and when the term is made."""
-        return _total([r.value(part, eps) for r, part in self._pairs(x)])
+        return total([r.value(part, eps) for r, part in self._pairs(x)])
 
     def grad(self, x: Tensor, eps: float | Tensor | None = None) -> Tensor:
         """The gradient of r_eps at x, like x."""
@@ -68,7 +69,7 @@ class MultiScale(Term):
     def value_and_grad(self, x: Tensor, eps: float | Tensor, precision: str = "float32") -> tuple[Tensor, Tensor]:
         """r_eps(x) [B] and its gradient like x, differentiable in x, eps and the weights."""
         found = [r.value_and_grad(part, eps, precision) for r, part in self._pairs(x)]
-        return _total([value for value, _ in found]), self._up([grad for _, grad in found], x)
+        return total([value for value, _ in found]), self._up([grad for _, grad in found], x)
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Evaluation:
@@ -78,7 +79,7 @@ class MultiScale(Term):
 
     def nonsmooth_value(self, x: Tensor) -> Tensor:
         """r(x) [B], the limit of r_eps for eps to 0."""
-        return _total([r.nonsmooth_value(part) for r, part in self._pairs(x)])
+        return total([r.nonsmooth_value(part) for r, part in self._pairs(x)])
 
     @torch.no_grad()
     def feature_norms(self, x: Tensor) -> Tensor:
@@ -100,17 +101,10 @@ class MultiScale(Term):
         sizes = [x.shape[-2:]]
         for _ in grads[1:]:
             sizes.append(torch.Size((s + 1) // 2 for s in sizes[-1]))
-        total = grads[-1]
+        up = grads[-1]
         for grad, size in zip(grads[-2::-1], sizes[-2::-1], strict=True):
-            total = grad + halved_adjoint(total, size)
-        return total
-
-
-def _total(values: list[Tensor]) -> Tensor:
-    total, *rest = values
-    for value in rest:
-        total = total + value
-    return total
+            up = grad + halved_adjoint(up, size)
+        return up
 
 
 def halved(x: Tensor) -> Tensor:

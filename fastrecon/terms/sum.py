@@ -29,22 +29,31 @@ class Sum(Term):
 
     def value(self, x: Tensor) -> Tensor:
         """[B] in float64."""
-        first, *rest = [t.value(x) for t in self.terms]  # type: ignore[operator]
-        return sum(rest, first)
+        return total([t.value(x) for t in self.each()])
 
     def grad(self, x: Tensor) -> Tensor:
         """Like x."""
-        first, *rest = [t.grad(x) for t in self.terms]  # type: ignore[operator]
-        return sum(rest, first)
+        return total([t.grad(x) for t in self.each()])
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Evaluation:
         """Both, the value in float64."""
-        first, *rest = [t.evaluate(x) for t in self.terms]  # type: ignore[operator]
-        value = sum((e.value.double() for e in rest), first.value.double())
-        return Evaluation(value, sum((e.grad for e in rest), first.grad))
+        found = [t.evaluate(x) for t in self.each()]
+        return Evaluation(total([e.value.double() for e in found]), total([e.grad for e in found]))
+
+    def each(self) -> list[Term]:
+        """r_i."""
+        return list(self.terms)  # type: ignore[arg-type]
 
     def take(self, which: Tensor) -> Term:
         """With the terms of these images."""
-        taken = [t.take(which) for t in self.terms]  # type: ignore[operator]
-        return self if all(a is b for a, b in zip(taken, self.terms, strict=True)) else Sum(taken)
+        taken = [t.take(which) for t in self.each()]
+        return self if all(a is b for a, b in zip(taken, self.each(), strict=True)) else Sum(taken)
+
+
+def total(values: list[Tensor]) -> Tensor:
+    """Their sum, one after the other: sums of a dimension may depend on how many others there are."""
+    found, *rest = values
+    for value in rest:
+        found = found + value
+    return found

@@ -156,7 +156,7 @@ class Prior(CropObjective[Learned]):
     def _start(self, config: Config) -> Learned:
         torch.manual_seed(config.seed)
         knots = torch.tensor(config.sigmas, dtype=torch.float64)
-        r, lam, eps, *second = _source(config, knots)
+        r, lam, eps, patch_lams, radius = _source(config, knots)
         if config.lam:
             lam = config.lam * ((knots.log() - math.log(config.focus)) * 1.5).exp()
         elif lam is None:  # a first pull of a third of the noise
@@ -165,7 +165,7 @@ class Prior(CropObjective[Learned]):
                 noisy = x + s * torch.randn(x.shape, generator=self.generator).to(x)
                 pulls.append(r.value_and_grad(noisy, eps)[1].detach().square().mean().sqrt().double())
             lam = 0.3 * knots / torch.stack(pulls).clamp_min(1e-12).to(knots)
-        return Learned(r, config.sigmas, lam, eps, *second)
+        return Learned(r, config.sigmas, lam, eps, patch_lams, radius)
 
     def batch(self) -> list[Lower]:
         """This process's share of the next batch: images with noise, and such as are to be completed."""
