@@ -266,12 +266,15 @@ class PriorModel(Model):
         """As of Model."""
         training, _ = card.training_of(self.meta)
         r = self.regulariser
+        second = "" if self.patches is None else " + v(sigma) s(x)"
         what = [
-            "A learned prior for every linear operator: the image minimises |A x - y|^2 / 2 + lam(sigma) r(x), sigma"
-            " the standard deviation of the noise of y.",
+            f"A learned prior for every linear operator: the image minimises |A x - y|^2 / 2 + lam(sigma) r(x){second},"
+            " sigma the standard deviation of the noise of y.",
             f"r: {r.extra_repr()}; noise of the training {float(self.sigmas[0]):g} to {float(self.sigmas[-1]):g} with"
             " images on [0, 1].",
         ]
+        if self.patches is not None:
+            what.append(f"s: {self.patches.extra_repr()}.")
         code = ["result = model(y, operator, noise=0.05)  # y = operator(image) + noise, image [B, 1, H, W] on [0, 1]"]
         images, quality = training.get("images", {}), training.get("validation_psnr")
         facts = {
