@@ -22,7 +22,7 @@ struct Cosines {  // of the orthonormal transform of 8 numbers
                      k3 = T(0.41573480615127261854), k5 = T(0.27778511650980111237), k7 = T(0.09754516100806413392);
 };
 
-// Between the halves d of the odd frequencies and these: a symmetric matrix, its own inverse.
+// The odd frequencies of differences d, or these differences, halved, of them: the matrix is symmetric.
 template <typename T, typename V>
 FR_INLINE void odd(const V (&d)[4], V (&c)[4]) {
   using C = Cosines<T>;
@@ -142,7 +142,7 @@ class Row {
       const V a = at_most(splat<T>(kMost), 1 + c[i] * c[i] * inverse_);
       const V b = at_most(splat<T>(kMost), 1 + c[i + 1] * c[i + 1] * inverse_);
       const V both = a * b, share = factor_ / both;
-      c[i] = c[i] * b * share, c[i + 1] = c[i + 1] * a * share;
+      c[i] *= b * share, c[i + 1] *= a * share;
       const Bits bits = bits_as<Bits>(both);
       exponent += bits >> F::kMantissa;
       mantissa *= bits_as<V>((bits & kDigits) | F::kOne);
@@ -152,6 +152,7 @@ class Row {
     cosine_adjoint<T>(c, v);
     for (int i = 0; i < kSide; ++i) store(slopes_ + i * stride_ + kSide - 1 + j, v[i]);
   }
+
   // Of the products of all patches, added up.
   FR_INLINE double logarithms() {
     constexpr T before = T((kPairs - 1) * (int64_t(F::kOne) >> F::kMantissa));  // of the offset of kPairs exponents

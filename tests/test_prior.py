@@ -89,7 +89,7 @@ def test_masks_and_noise_of_their_own():
         assert torch.equal(alone.x[0], x[k])
 
 
-def test_large_holes_end_lower_than_from_the_adjoint():
+def test_large_holes_are_filled_in_from_either_start_and_sooner_from_its_own():
     truth = torch.from_numpy(data.camera()[100:164, 180:244]).float()[None, None] / 255
     mask = torch.ones(64, 64)
     mask[24:40, 24:40] = 0
@@ -97,8 +97,9 @@ def test_large_holes_end_lower_than_from_the_adjoint():
     x, report = fr.reconstruct(y, a, prior="natural", noise=0)
     other, worse = fr.reconstruct(y, a, prior="natural", noise=0, start=y)
     assert report.status == worse.status == ["converged"]
-    assert report.objective < worse.objective
-    assert fr.metrics.psnr(x, truth) > fr.metrics.psnr(other, truth) + 5
+    torch.testing.assert_close(report.objective, worse.objective, rtol=0.02, atol=0)
+    assert all(fr.metrics.psnr(found, truth) > 35 for found in (x, other))
+    assert report.iterations < worse.iterations
 
 
 def test_a_start_that_is_given_is_taken(path):

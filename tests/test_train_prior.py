@@ -12,7 +12,7 @@ pytest.importorskip("skimage")
 from skimage import data as samples
 
 import fastrecon as fr
-from fastrecon import io
+from fastrecon import io, zoo
 from fastrecon.cli.main import main
 from fastrecon.models import PriorModel
 from fastrecon.operators import Identity
@@ -103,12 +103,15 @@ def test_a_run_goes_on_without_the_model_that_it_started_from(photos, tmp_path):
 
 
 def test_lam_is_linear_in_logarithms_as_the_model_has_it(photos):
-    learned = untrained(photos).module
+    learned = untrained(photos, patches=0.3).module
     assert isinstance(learned, Learned)
-    sigma = torch.tensor([0.05, 0.08, 0.1, 0.2])
-    lam, eps = learned.at(sigma)
-    torch.testing.assert_close(lam.double(), learned.model({}).lam(sigma), rtol=1e-5, atol=0)
-    torch.testing.assert_close(eps, torch.full((4,), 0.02))
+    sigma, x = torch.tensor([0.05, 0.08, 0.1, 0.2]), zoo.scenes(4, 16, 16)
+    model = learned.model({})
+    assert math.isclose(model.regulariser.eps, 0.02, rel_tol=1e-5)
+    value, grad = learned.both(sigma, "float32", learn=False)(x)
+    expected = model.term(*model.weights(sigma)).evaluate(x)
+    torch.testing.assert_close(value.double(), expected.value, rtol=1e-5, atol=0)
+    torch.testing.assert_close(grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_it_starts_from_the_regulariser_of_lda_or_of_a_prior(photos, tmp_path):
@@ -117,9 +120,9 @@ def test_it_starts_from_the_regulariser_of_lda_or_of_a_prior(photos, tmp_path):
     model = untrained(photos).module.model({"name": "before", "training": {"command": "", "settings": {}}})
     model.save(tmp_path / "before.safetensors")
     again = untrained(photos, init=str(tmp_path / "before.safetensors"), eps=0.0).module
-    sigma = torch.tensor([0.1])
-    torch.testing.assert_close(again.at(sigma)[0].double(), model.lam(sigma), rtol=1e-5, atol=0)
-    assert math.isclose(again.at(sigma)[1].item(), 0.02, rel_tol=1e-5)
+    found = again.model({})
+    torch.testing.assert_close(found.lams, model.lams, rtol=1e-5, atol=0)
+    assert math.isclose(found.regulariser.eps, 0.02, rel_tol=1e-5)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.5])

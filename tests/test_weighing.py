@@ -111,9 +111,11 @@ def test_of_samples_their_density_counts():
 @pytest.mark.parametrize("sigma", [0.004, 0.03])
 @pytest.mark.parametrize("kernel", [motion_kernel(15, seed=3), gaussian_kernel(1.0, 7)], ids=["shake", "gaussian"])
 def test_the_shipped_prior_weighs_well(kernel, sigma):
-    x = torch.from_numpy(data.camera()[64:160, 192:288].astype(np.float32) / 255)[None, None]
+    corners = ((64, 192), (180, 330), (120, 120))  # not the sky alone, which any weight smooths
+    crops = [data.camera()[i : i + 96, j : j + 96].astype(np.float32) / 255 for i, j in corners]
+    x = torch.from_numpy(np.stack(crops))[:, None]
     y = Blur(kernel)(x) + sigma * zoo.numbers(*x.shape, seed=1)
     found = [fr.reconstruct(y, Blur(kernel), prior="natural", noise=sigma, lam=lam, tol=0.01).x for lam in (0.5, 1, 2)]
-    less, right, more = (psnr(f.clamp(0, 1), x).item() for f in found)
+    less, right, more = (psnr(f.clamp(0, 1), x).mean().item() for f in found)
     assert right > less + 0.1
     assert right > more - 0.1

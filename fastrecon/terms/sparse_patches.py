@@ -28,7 +28,9 @@ class SparsePatches(Term):
 
     def __init__(self, radius: float = USUAL_RADIUS):
         super().__init__()
-        self.register_buffer("radius", torch.tensor(number(radius, "SparsePatches", "radius", above=0)))
+        self.register_buffer(
+            "radius", torch.tensor(number(radius, "SparsePatches", "radius", above=0), dtype=torch.float32)
+        )
 
     def extra_repr(self) -> str:
         """What it is made with."""

@@ -16,7 +16,7 @@ from fastrecon.solvers import LDA
 from fastrecon.solvers.descent import UnrolledDescent, raw_from
 from fastrecon.terms.feature_norm import FeatureNorm
 
-FIRST, LAST = 0.05, 0.01  # sigma in the first and the last phase
+FIRST, LAST = 0.03, 0.01  # sigma in the first and the last phase
 LONG = 1.6  # step of the data term, of a norm of A of 1
 CONSTANT = 0.01  # sigma where one weight serves in all phases
 
