@@ -248,8 +248,9 @@ class PriorModel(Model):
     def from_file(cls, head: Header, tensors: dict[str, Tensor]) -> "PriorModel":
         """The model of what a file holds."""
         sigmas, lams, of_patches = tensors.pop("sigmas"), tensors.pop("lams"), tensors.pop("patch_lams", None)
-        radius = tensors.pop("patches.radius", None)
-        second = {} if of_patches is None else {"patches": SparsePatches(float(radius)), "patch_lams": of_patches}
+        second: dict[str, Any] = {}
+        if of_patches is not None:
+            second = {"patches": SparsePatches(float(tensors.pop("patches.radius"))), "patch_lams": of_patches}
         if "beta" in head.hyperparameters:
             filters = [tensors[f"regulariser.filters.{k}"] for k in range(len(tensors) - 1)]
             ridge = RidgePrior(filters, tensors["regulariser.scaling"], **head.hyperparameters)
