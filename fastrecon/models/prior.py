@@ -1,8 +1,9 @@
 """A learned prior for every operator: the image that minimises phi(x) = |A x - y|^2 / 2 + w r(x).
 
 r is learned once, from pictures with noise; its weight lam(sigma) for noise of standard deviation sigma comes from the
-same training. Data of another operator need nothing but the noise of y: w = |A|^2 lam(sigma / |A|), so that measuring
-in other units changes nothing, and less where A damps or misses frequencies: see `fastrecon.models.weighing`.
+same training, and so does that of a second term v s(x), sparse patches, where the model has one. Data of another
+operator need nothing but the noise of y: w = |A|^2 lam(sigma / |A|), so that measuring in other units changes nothing,
+and less where A damps or misses frequencies: see `fastrecon.models.weighing`.
 """
 
 import math

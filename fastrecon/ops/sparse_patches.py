@@ -22,25 +22,24 @@ from fastrecon.ops.layout import DTYPES
 SIDE = 8  # of the patches
 
 
-def cosines() -> Tensor:
-    """The orthonormal cosine transform [8, 8] of a row, float64: a row for each frequency, that of the mean first."""
-    n = torch.arange(SIDE, dtype=torch.float64)
-    c = (math.pi * (2 * n + 1) * n[:, None] / (2 * SIDE)).cos() * (2 / SIDE) ** 0.5
+def cosines(n: int) -> Tensor:
+    """The orthonormal cosine transform [n, n] of n numbers, float64: a row a frequency, that of the mean first."""
+    k = torch.arange(n, dtype=torch.float64)
+    c = (math.pi * (2 * k + 1) * k[:, None] / (2 * n)).cos() * (2 / n) ** 0.5
     c[0] /= 2**0.5
     return c
 
 
-def _filters(like: Tensor) -> Tensor:
-    """The transform of patches without the mean [63, 1, 8, 8]."""
-    c = cosines()
-    return torch.einsum("ia,jb->ijab", c, c).reshape(-1, 1, SIDE, SIDE)[1:].to(like)
+def cosine_filters(height: int, width: int) -> Tensor:
+    """That of patches as filters [height width, 1, height, width], the mean first; float64."""
+    return torch.einsum("ia,jb->ijab", cosines(height), cosines(width)).reshape(-1, 1, height, width)
 
 
 def sparse_patches_ref(x: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """The definition, x [B, 1, H, W], radius []: value [B] in float64 and its gradient in x; differentiable."""
     if min(x.shape[-2:]) < SIDE:
         return 0 * x.flatten(1).sum(1).double(), torch.zeros_like(x)
-    filters = _filters(x)
+    filters = cosine_filters(SIDE, SIDE)[1:].to(x)
     c = conv2d(x, filters)
     over = c / radius
     value = torch.log1p(over.square()).flatten(1).sum(1, dtype=torch.float64) / SIDE**2

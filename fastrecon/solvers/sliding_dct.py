@@ -10,7 +10,6 @@ Denoising, IEEE Trans. Image Process. 15 (2006); the two stages and the weights 
 Denoising by Sparse 3-D Transform-Domain Collaborative Filtering, IEEE Trans. Image Process. 16 (2007).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +25,7 @@ from fastrecon.operators.base import LinearOperator, keeps_norms
 from fastrecon.ops.by_image import each_image
 from fastrecon.ops.layout import real_dtype
 from fastrecon.ops.reductions import sum_of_squares
+from fastrecon.ops.sparse_patches import cosine_filters
 from fastrecon.options import check, option
 from fastrecon.solvers.base import Row, column, iterate, where
 from fastrecon.solvers.linear import gain, smooth
@@ -41,17 +41,7 @@ FEW, MANY = 30, 80  # iterations with noise and without: the finer the end, the 
 INEXACT = {"tol": 1e-3, "iterations": 4}  # conjugate gradients of an iteration: the next goes on from there
 
 
-@lru_cache(maxsize=8)
-def _basis(height: int, width: int) -> Tensor:
-    """The cosine transform of patches as filters [height width, 1, height, width], the mean first; float64."""
-
-    def one(n: int) -> Tensor:
-        k = torch.arange(n, dtype=torch.float64)
-        c = (math.pi * (2 * k + 1) * k[:, None] / (2 * n)).cos() * (2 / n) ** 0.5
-        c[0] /= 2**0.5
-        return c
-
-    return torch.einsum("ia,jb->ijab", one(height), one(width)).reshape(-1, 1, height, width)
+_basis = lru_cache(maxsize=8)(cosine_filters)
 
 
 class Patches:

@@ -27,6 +27,7 @@ from fastrecon.solvers import LDA
 from fastrecon.solvers.base import column
 from fastrecon.solvers.minimiser import Minimiser
 from fastrecon.terms.feature_norm import FeatureNorm
+from fastrecon.terms.sparse_patches import USUAL_RADIUS
 from fastrecon.train import bilevel, images
 from fastrecon.train.commandline import command, last_names, settings_of
 from fastrecon.train.objective import Objective, Score
@@ -182,8 +183,6 @@ class LdaCsMinimiser(OfMinimiser, Objective[models.BlockSensingModel]):
             assert isinstance(other, Minimiser)
             minimiser = copy.deepcopy(other)
             minimiser.set_anchor(config.anchor)
-            if config.patches and minimiser.patches is not None:
-                minimiser.set_patches(config.patches, float(minimiser.patches.radius))
         elif not config.layers:
             own = minimiser.regulariser
             own.load_state_dict(phases.balanced().regulariser.state_dict())
@@ -200,14 +199,15 @@ class LdaCsMinimiser(OfMinimiser, Objective[models.BlockSensingModel]):
         minimiser = Minimiser.of(r, weight, config.contrast, config.anchor, config.sigma or None)
         _, of_patches = source.weights(torch.tensor([config.noise], dtype=torch.float64))
         if source.patches is not None and of_patches is not None:
-            minimiser.set_patches(config.patches or float(of_patches), float(source.patches.radius))
+            minimiser.set_patches(float(of_patches), float(source.patches.radius))
         return minimiser
 
     def _with(self, found: models.BlockSensingModel, minimiser: Minimiser) -> models.BlockSensingModel:
         """The model with this second regulariser, which alone is trained."""
         found.solver.minimiser = minimiser
-        if self.config.patches and minimiser.patches is None:
-            minimiser.set_patches(self.config.patches)
+        if self.config.patches:
+            given = minimiser.patches
+            minimiser.set_patches(self.config.patches, USUAL_RADIUS if given is None else float(given.radius))
         found.requires_grad_(False)
         minimiser.requires_grad_(True)
         found.meta["name"] = self.name

@@ -16,7 +16,7 @@ from fastrecon.train.bilevel import Phi
 Regulariser = FeatureNorm | MultiScale
 
 USUAL_EPS = 0.004
-SPEED = 5.0  # rate of the logarithms of weights and radii, in rates of the kernels
+SPEED = 5.0  # rate of the logarithms of weights and eps, in rates of the kernels
 
 
 class Learned(nn.Module):
