@@ -1,6 +1,7 @@
 """Several training processes: who they are, and what they tell each other."""
 
 import contextlib
+import importlib
 import os
 from dataclasses import dataclass, field
 
@@ -26,6 +27,9 @@ class World:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         if not dist.is_initialized():
+            # PyTorch imports it later on, where the group would become the default of arguments, which nobody frees:
+            # its threads would outlive the run, and one that releases a tensor at the interpreter's end aborts.
+            importlib.import_module("torch.distributed.nn")
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
