@@ -79,6 +79,8 @@ def number(
 
     No bool, no text, no NaN: whoever passes one has mixed up arguments. Raises as `expect`.
     """
+    if type(value) is float and above < value < below and least <= value <= most and -LARGEST <= value <= LARGEST:
+        return value
     if isinstance(value, NUMBERS) and not isinstance(value, bool):
         if isinstance(value, np.generic):  # float32 would compare in float32, where the largest float64 is infinite
             value = float(value) if isinstance(value, np.floating) else int(value)
@@ -241,15 +243,17 @@ def accepts_arrays(function: F) -> F:
         tensor = parameter.annotation is Tensor or name == first
         accepted[name] = TENSORS if tensor else SIMPLE
     by_position = tuple(accepted.values())
-    simple_types: set[tuple[type, ...]] = set()  # of arguments by position that needed nothing
+    simple_types: set[tuple[type | str, ...]] = set()  # of arguments, with their names, that needed nothing
 
     def convert(name: str, value: Any) -> Any:
         return as_tensor(value, op, name) if accepted.get(name) is TENSORS else _to_tensor(value, op, name)
 
     @functools.wraps(function)
     def door(*args: Any, **kwargs: Any) -> Any:
-        if not kwargs and not torch.compiler.is_compiling() and tuple(map(type, args)) in simple_types:
-            return function(*args)
+        if not torch.compiler.is_compiling():
+            types_now = (*map(type, args), *kwargs, *map(type, kwargs.values())) if kwargs else tuple(map(type, args))
+            if types_now in simple_types:
+                return function(*args, **kwargs)
         simple = True  # nothing to convert, nothing to refuse: all there is to find out for most calls
         for value, types in zip(args, by_position, strict=False):
             if type(value) not in types:
@@ -258,8 +262,8 @@ def accepts_arrays(function: F) -> F:
             if type(value) not in accepted.get(name, SIMPLE):
                 simple = False
         if simple:
-            if not kwargs and not torch.compiler.is_compiling():
-                simple_types.add(tuple(map(type, args)))
+            if not torch.compiler.is_compiling():
+                simple_types.add((*map(type, args), *kwargs, *map(type, kwargs.values())))
             return function(*args, **kwargs)
         if len(args) > len(names):
             return function(*args, **kwargs)  # raises

@@ -8,6 +8,8 @@ Source: Tseng & Yun, A Coordinate Gradient Descent Method for Nonsmooth Separabl
 117 (2009); Bonettini, Loris, Porta & Prato, SIAM J. Optim. 26 (2016). Lee & Chun compare f alone (their eq. (5)).
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from operator import mul
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ from fastrecon.ops.layout import (
     Weights,
     alike,
     kept,
+    outputs,
     plain,
     real_dtype,
     rows,
@@ -36,6 +39,8 @@ from fastrecon.registry import compiled, define
 
 MOST_TRIALS = 64
 RULES = ("composite", "paper")
+
+Rule = tuple[float, float, int, bool]  # beta, eta, the trials, whether the composite rule
 
 
 class Step(NamedTuple):
@@ -56,11 +61,6 @@ class Step(NamedTuple):
     slope: Tensor
     square: Tensor
     accepted: Tensor
-
-
-def _step(gamma: Tensor, sums: Tensor, accepted: Tensor) -> Step:
-    change, delta, slope, square = sums.unbind(1)
-    return Step(gamma, change, delta, slope, square, accepted)
 
 
 def ladder(eta: float, trials: int) -> list[float]:
@@ -106,22 +106,39 @@ def _cpu(
         return NotImplemented
     x, z, grad = (plain(t) for t in (x, z, grad))
     lam, curvature, slack = (t.contiguous() for t in (lam, curvature, slack))
-    return _tried(size_of(x), x, z, grad, (lam, *strides(lam)), curvature, slack, beta, eta, trials, composite)
+    gamma, sums = torch.empty(len(x), dtype=torch.float64), torch.empty(len(x), 4, dtype=torch.float64)
+    accepted = torch.empty(len(x), dtype=torch.bool)
+    given, found = (lam, *strides(lam)), (gamma.data_ptr(), sums.data_ptr(), accepted.data_ptr())
+    _try(size_of(x), x, z, grad, given, curvature, slack, found, (beta, eta, trials, composite))
+    return gamma, sums, accepted
 
 
-def _tried(
+def _try(
     size: Size, x: Tensor, z: Tensor, grad: Tensor, weights: Weights, curvature: Tensor, slack: Tensor,
-    beta: float, eta: float, trials: int, composite: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    found: Sequence[int], rule: Rule,
+) -> None:  # fmt: skip
+    """Writes gamma, sums and accepted to the addresses `found`."""
     (code, batch, count), (lam, image, entry) = size, weights
-    gamma, sums = torch.empty(batch, dtype=torch.float64), torch.empty(batch, 4, dtype=torch.float64)
-    accepted = torch.empty(batch, dtype=torch.bool)
     compiled().armijo(
         code, x.data_ptr(), z.data_ptr(), grad.data_ptr(), lam.data_ptr(), curvature.data_ptr(), slack.data_ptr(),
-        gamma.data_ptr(), sums.data_ptr(), accepted.data_ptr(), batch, count, image, entry, beta, eta,
-        trials, composite,
+        *found, batch, count, image, entry, *rule,
     )  # fmt: skip
-    return gamma, sums, accepted
+
+
+def _checked(beta: Any, eta: Any, trials: Any, rule: Any) -> Rule:
+    """What decides, with the numbers that it may be.
+
+    Raises:
+        ValueError: one is not.
+    """
+    op = "armijo"
+    beta = float(number(beta, op, "beta", above=0, below=1))
+    eta = float(number(eta, op, "eta", above=0, below=1))
+    trials = integer(trials, op, "trials", least=1, most=MOST_TRIALS)
+    return beta, eta, trials, choice(rule, RULES, op, "rule") == "composite"
+
+
+_checked_once = lru_cache(maxsize=64, typed=True)(_checked)
 
 
 def _fake(x: Tensor, *_: Any):
@@ -166,14 +183,14 @@ def armijo(
         ValueError: shapes, types or devices do not fit, or an input requires gradients.
     """
     op = "armijo"
-    beta = float(number(beta, op, "beta", above=0, below=1))
-    eta = float(number(eta, op, "eta", above=0, below=1))
-    trials = integer(trials, op, "trials", least=1, most=MOST_TRIALS)
-    composite = choice(rule, RULES, op, "rule") == "composite"
-    if type(slack) is float and (size := alike(3, x, z, grad, curvature)) and (weight := weights(lam, x, op, "lam")):
-        allowed = kept(slack, (size[1],), torch.float64, op, "slack")
-        found = _tried(size, x, z, grad, weight, curvature.double(), allowed, beta, eta, trials, composite)
-        return _step(*found)
+    numbers = type(slack) is type(beta) is type(eta) is float and type(trials) is int and type(rule) is str
+    if numbers and (size := alike(3, x, z, grad, curvature)) and (weight := weights(lam, x, op, "lam")):
+        decision, allowed = _checked_once(beta, eta, trials, rule), kept(slack, (size[1],), torch.float64, op, "slack")
+        curvature = curvature if curvature.dtype is torch.float64 else curvature.double()
+        gamma, change, delta, slope, square, accepted, *found = outputs("d4b", size[1])
+        _try(size, x, z, grad, weight, curvature, allowed, found, decision)
+        return Step(gamma, change, delta, slope, square, accepted)
+    decision = _checked(beta, eta, trials, rule)
     expect(x.ndim >= 1 and (x.is_floating_point() or x.is_complex()), op, "x", "a real or complex [B, ...]", x)
     for argument, t in (("z", z), ("grad", grad)):
         same = t.shape == x.shape and t.dtype == x.dtype and t.device == x.device
@@ -185,6 +202,6 @@ def armijo(
     strength = spread_over(lam, x, op, "lam")
     spare = per_image(slack, curvature.double(), op, "slack", least=0)
     function = armijo_ref if transformed() else _armijo
-    return _step(*function(
-        rows(x), rows(z), rows(grad), strength, curvature.double(), spare, beta, eta, trials, composite
-    ))  # fmt: skip
+    gamma, sums, accepted = function(rows(x), rows(z), rows(grad), strength, curvature.double(), spare, *decision)
+    change, delta, slope, square = sums.unbind(1)
+    return Step(gamma, change, delta, slope, square, accepted)

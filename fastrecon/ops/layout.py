@@ -20,7 +20,8 @@ REALS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.c
 
 def real_dtype(x: Tensor) -> torch.dtype:
     """The dtype of |x|."""
-    return REALS.get(x.dtype, x.dtype)
+    dtype = x.dtype
+    return REALS.get(dtype, dtype)
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -65,7 +66,7 @@ def alike(count: int, *arrays: Tensor) -> Size | None:
     if torch.compiler.is_compiling():
         return None
     if (module := looking()) is not None:
-        return module.alike(count, *arrays)
+        return module.alike(count, arrays)
     x, *others = arrays
     fits = unwatched(*arrays) and x.ndim > 0
     fits = fits and all(t.shape == x.shape and t.dtype == x.dtype for t in others[: count - 1])
@@ -75,15 +76,36 @@ def alike(count: int, *arrays: Tensor) -> Size | None:
     return size_of(x) if fits and x.dtype in DTYPES else None
 
 
+def outputs(layout: str, batch: int) -> tuple[Any, ...]:
+    """Tensors [B] on the CPU for a kernel to write to, then the addresses of the arrays that they are in.
+
+    A letter of `layout` is an array: f float32, d float64, b bool; a digit k is float64 [B, k], a tensor a column.
+    """
+    if (module := looking()) is not None:
+        return module.outputs(layout, batch)
+    kinds = {"f": torch.float32, "d": torch.float64, "b": torch.bool}
+    arrays = [
+        torch.empty(batch, dtype=kinds[c]) if c in kinds else torch.empty(batch, int(c), dtype=torch.float64)
+        for c in layout
+    ]
+    tensors = [t for a in arrays for t in (a.unbind(1) if a.ndim == 2 else (a,))]
+    return *tensors, *(a.data_ptr() for a in arrays)
+
+
 def size_of(x: Tensor) -> Size:
     """Of x [B, ...], not empty."""
     return DTYPES[x.dtype], x.shape[0], x.numel() // x.shape[0]
 
 
+@functools.lru_cache(maxsize=256)
+def _weights(value: float, dtype: torch.dtype, op: str, argument: str, limit: str) -> Weights:
+    return kept(value, (1, 1), REALS.get(dtype, dtype), op, argument, limit), 0, 0
+
+
 def weights(value: float | Tensor, x: Tensor, op: str, argument: str, limit: str = "least") -> Weights | None:
     """Where a kernel finds `value` for images x [B, ...], a number or [B]; None where `spread_over` has to look."""
     if type(value) is float:
-        return kept(value, (1, 1), real_dtype(x), op, argument, limit), 0, 0
+        return _weights(value, x.dtype, op, argument, limit)
     if isinstance(value, Tensor) and value.ndim == 1 and value.dtype == real_dtype(x) and alike(1, x, value):
         return value, 1, 0
     return None

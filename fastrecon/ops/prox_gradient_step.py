@@ -21,6 +21,7 @@ from fastrecon.ops.layout import (
     Size,
     Weights,
     alike,
+    outputs,
     plain,
     real_dtype,
     rows,
@@ -60,17 +61,19 @@ def _cpu(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor):
     if x.dtype not in DTYPES or x.numel() == 0 or step.dtype != real or lam.dtype != real:
         return NotImplemented
     step, lam = step.contiguous(), lam.contiguous()
-    return _stepped(size_of(x), plain(x), plain(grad), (step, *strides(step)), (lam, *strides(lam)))
-
-
-def _stepped(size: Size, x: Tensor, grad: Tensor, steps: Weights, weights: Weights):
-    (code, batch, count), (step, step_image, step_entry), (lam, lam_image, lam_entry) = size, steps, weights
-    z, sums = torch.empty_like(x), torch.empty(batch, 3, dtype=torch.float64)
-    compiled().prox_gradient_step(
-        code, x.data_ptr(), grad.data_ptr(), step.data_ptr(), lam.data_ptr(), z.data_ptr(), sums.data_ptr(), batch,
-        count, step_image, step_entry, lam_image, lam_entry,
-    )  # fmt: skip
+    size, sums = size_of(x), torch.empty(len(x), 3, dtype=torch.float64)
+    z = _stepped(size, plain(x), plain(grad), (step, *strides(step)), (lam, *strides(lam)), sums.data_ptr())
     return z, sums
+
+
+def _stepped(size: Size, x: Tensor, grad: Tensor, steps: Weights, weights: Weights, sums: int) -> Tensor:
+    (code, batch, count), (step, step_image, step_entry), (lam, lam_image, lam_entry) = size, steps, weights
+    z = torch.empty_like(x)
+    compiled().prox_gradient_step(
+        code, x.data_ptr(), grad.data_ptr(), step.data_ptr(), lam.data_ptr(), z.data_ptr(), sums, batch, count,
+        step_image, step_entry, lam_image, lam_entry,
+    )  # fmt: skip
+    return z
 
 
 def squares_ref(x: Tensor, minus: Tensor | None = None) -> Tensor:
@@ -87,8 +90,8 @@ def _squares_cpu(x: Tensor, minus: Tensor | None = None):
 
 def _squared(size: Size, x: Tensor, minus: Tensor | None) -> Tensor:
     (code, batch, count), other = size, x if minus is None else minus
-    out = torch.empty(batch, dtype=torch.float64)
-    compiled().squares(code, x.data_ptr(), other.data_ptr(), out.data_ptr(), minus is not None, batch, count)
+    out, address = outputs("d", batch)
+    compiled().squares(code, x.data_ptr(), other.data_ptr(), address, minus is not None, batch, count)
     return out
 
 
@@ -158,9 +161,8 @@ def prox_gradient_step(
     if size := alike(2, x, grad):
         steps, strength = weights(step, x, op, "step", "above"), weights(lam, x, op, "lam")
         if steps and strength:
-            z, sums = _stepped(size, x, grad, steps, strength)
-            slope, square, l1 = sums.unbind(1)
-            return z, slope, square, l1
+            slope, square, l1, sums = outputs("3", size[1])
+            return _stepped(size, x, grad, steps, strength, sums), slope, square, l1
     if not (x.ndim >= 1 and (x.is_floating_point() or x.is_complex())):
         expect(False, op, "x", "a real or complex tensor [B, ...]", x)
     if not (grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device):

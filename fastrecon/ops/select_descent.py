@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect, number, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, Size, alike, norm_of, parts, real_dtype, rows, shaped, size_of
+from fastrecon.ops.layout import DTYPES, Size, alike, norm_of, outputs, parts, real_dtype, rows, shaped, size_of
 from fastrecon.registry import compiled, define
 
 
@@ -43,11 +43,10 @@ def _select_cpu(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor):
 
 
 def _selected(batch: int, u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
-    x, took_u = torch.empty_like(u), torch.empty(batch, dtype=torch.bool)
+    x, (took_u, taken) = torch.empty_like(u), outputs("b", batch)
     compiled().select_descent(
-        u.data_ptr(), v.data_ptr(), phi_u.data_ptr(), phi_v.data_ptr(), x.data_ptr(), took_u.data_ptr(),
-        batch, u.nbytes // batch,
-    )  # fmt: skip
+        u.data_ptr(), v.data_ptr(), phi_u.data_ptr(), phi_v.data_ptr(), x.data_ptr(), taken, batch, u.nbytes // batch
+    )
     return x, took_u
 
 
@@ -72,11 +71,11 @@ def _shrink_cpu(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma
 
 def _shrunk(size: Size, grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma: float):
     code, batch, count = size
-    grad, eps_next = torch.empty_like(grad_f), torch.empty_like(eps)
-    norm, shrunk = torch.empty(batch, dtype=torch.float64), torch.empty(batch, dtype=torch.bool)
+    grad = torch.empty_like(grad_f)
+    norm, eps_next, shrunk, *addresses = outputs("ddb" if code % 2 else "dfb", batch)
     compiled().shrink_eps(
-        code % 2, grad_f.data_ptr(), grad_r.data_ptr(), eps.data_ptr(), grad.data_ptr(), norm.data_ptr(),
-        eps_next.data_ptr(), shrunk.data_ptr(), batch, count * (2 if code > 1 else 1), sigma, gamma,
+        code % 2, grad_f.data_ptr(), grad_r.data_ptr(), eps.data_ptr(), grad.data_ptr(), *addresses, batch,
+        count * (2 if code > 1 else 1), sigma, gamma,
     )  # fmt: skip
     return grad, norm, eps_next, shrunk
 
