@@ -1,7 +1,9 @@
 // armijo.cpp: the step along a direction for a quadratic plus an l1 term, per image (CPU).
 // Definition: fastrecon/ops/armijo.py
-//   x, z, grad [B, N] real or complex   lam real; element (b, i) lies at b * lam_image + i * lam_entry
+//   x, z, grad [B, N] real or complex   lam real; element (b, i) lies at b * lam_image + i * lam_entry (0 or 1)
 //   curvature, slack, gamma [B] double   sums [B, 4] double: change, delta, Re <grad, z>, |z|^2   accepted [B] bool
+#include <type_traits>
+
 #include "broadcast.h"
 
 namespace fastrecon {
@@ -21,6 +23,12 @@ FR_INLINE double complex_rise(const double* x, const double* z, const double* si
   return sum(part, n);
 }
 
+// |v|: the sign's bit is taken out beside the additions, where a maximum would take the place of a product.
+FR_INLINE Vec<double> size_of(Vec<double> v) {
+  typedef long long Bits __attribute__((vector_size(kVectorBytes)));
+  return (Vec<double>)((Bits)v & (Bits{} + 0x7fffffffffffffff));
+}
+
 // The same of real numbers, zeros after them up to whole vectors, for kSteps steps at a time.
 template <int kSteps>
 FR_INLINE void real_rises(const double* x, const double* z, const double* size, const double* lam, const double* gamma,
@@ -30,7 +38,7 @@ FR_INLINE void real_rises(const double* x, const double* z, const double* size, 
     const Vec<double> v = load(x + i), d = load(z + i), s = load(size + i), l = load(lam + i);
     for (int j = 0; j < kSteps; ++j) {
       const Vec<double> w = v + gamma[j] * d;
-      total[j] += l * (at_least(-w, w) - s);
+      total[j] += l * (size_of(w) - s);
     }
   }
   for (int j = 0; j < kSteps; ++j) rises[j] = sum_in_order(total[j]);
@@ -40,7 +48,6 @@ FR_INLINE void real_rises(const double* x, const double* z, const double* size, 
 template <int kWidth, typename T>
 FR_INLINE void tile(const T* x, const T* z, const T* grad, const double* lam, int64_t n, const double* steps,
                     int64_t trials, double* rises, double* products) {
-  constexpr int64_t kAtOnce = 4;
   double wide_x[kWidth * kTile], wide_z[kWidth * kTile], size[kTile];
   for (int64_t i = 0; i < kWidth * n; ++i) {
     wide_x[i] = x[i];
@@ -52,8 +59,13 @@ FR_INLINE void tile(const T* x, const T* z, const T* grad, const double* lam, in
   int64_t j = 0;
   if (kWidth == 1) {
     for (int64_t i = n; i % kLanes<double>; ++i) wide_x[i] = wide_z[i] = size[i] = 0;
-    for (; j + kAtOnce <= trials; j += kAtOnce) real_rises<kAtOnce>(wide_x, wide_z, size, lam, steps + j, n, rises + j);
-    for (; j < trials; ++j) real_rises<1>(wide_x, wide_z, size, lam, steps + j, n, rises + j);
+    const auto next = [&](auto at_once) {
+      constexpr int kSteps = decltype(at_once)::value;
+      for (; j + kSteps <= trials; j += kSteps) real_rises<kSteps>(wide_x, wide_z, size, lam, steps + j, n, rises + j);
+    };
+    next(std::integral_constant<int, 8>());
+    next(std::integral_constant<int, 3>());
+    next(std::integral_constant<int, 1>());
   } else {
     for (; j < trials; ++j) rises[j] = complex_rise(wide_x, wide_z, size, lam, steps[j], n);
   }
@@ -90,9 +102,13 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
       const int64_t b = task / tiles, first = task % tiles * kTile, n = at_most(kTile, N - first);
       if (!first_pass && good[b]) return;
       const int64_t at = kWidth * (b * N + first);
-      double lams[kTile] = {};
-      const T* const own = as<const T>(lam) + b * lam_image;
-      for (int64_t i = 0; i < n; ++i) lams[i] = own[(first + i) * lam_entry];
+      double lams[kTile];
+      const T* const own = as<const T>(lam) + b * lam_image + first * lam_entry;
+      if (lam_entry == 0)
+        for (int64_t i = 0; i < n; ++i) lams[i] = own[0];
+      else
+        for (int64_t i = 0; i < n; ++i) lams[i] = own[i];
+      for (int64_t i = n; i % kLanes<double>; ++i) lams[i] = 0;
       double* const to = part + task * each;
       tile<kWidth>(as<const T>(x) + at, as<const T>(z) + at, as<const T>(grad) + at, lams, n, steps + from, count, to,
                    first_pass ? to + count : nullptr);
