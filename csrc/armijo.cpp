@@ -10,7 +10,7 @@ namespace fastrecon {
 namespace FASTRECON_ISA {
 namespace {
 using std::int64_t;
-constexpr int64_t kMostTrials = 64;
+constexpr int64_t kMostTrials = 64, kRungs = 8;
 
 // lam (|x + gamma z| - |x|) of n <= kTile complex numbers, summed.
 FR_INLINE double complex_rise(const double* x, const double* z, const double* size, const double* lam, double gamma,
@@ -63,7 +63,7 @@ FR_INLINE void tile(const T* x, const T* z, const T* grad, const double* lam, in
       constexpr int kSteps = decltype(at_once)::value;
       for (; j + kSteps <= trials; j += kSteps) real_rises<kSteps>(wide_x, wide_z, size, lam, steps + j, n, rises + j);
     };
-    next(std::integral_constant<int, 8>());
+    next(std::integral_constant<int, kRungs>());
     next(std::integral_constant<int, 3>());
     next(std::integral_constant<int, 1>());
   } else {
@@ -141,14 +141,13 @@ FR_INLINE void run(Address x, Address z, Address grad, Address lam, Address curv
       out[4 * b + 3] = own[trials + 1];
     }
   };
-  pass(0, 1);
-  decide(0, 1);
-  bool all = true;
-  for (int64_t b = 0; b < B; ++b) all = all && good[b];
-  // most images accept the full step: the ladder is for the others, all its rungs in one pass
-  if (!all && trials > 1) {
-    pass(1, trials - 1);
-    decide(1, trials);
+  // most images accept the full step: the ladder is for the others, some of its rungs in a pass
+  for (int64_t from = 0, count = 1; from < trials; from += count, count = at_most(kRungs, trials - from)) {
+    pass(from, count);
+    decide(from, from + count);
+    bool all = true;
+    for (int64_t b = 0; b < B; ++b) all = all && good[b];
+    if (all) break;
   }
 }
 }  // namespace

@@ -82,6 +82,20 @@ def test_agrees_with_the_definition(shape, dtype, rule, device, backend):
     check(x, z, grad, 0.3, curvature, torch.zeros(shape[0], device=device), 1e-3, 0.6, 15, rule)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
+def test_every_rung_can_be_the_one(dtype, device, backend):
+    trials = 20
+    grad = numbers(trials + 1, 70, dtype=dtype, device=device, seed=1)
+    square = grad.abs().double().square().sum(1)
+    rungs = torch.arange(trials + 1, device=device, dtype=torch.float64)
+    # f(x - gamma grad) - f(x) = (gamma^2 c / 2 - gamma) |grad|^2, accepted from gamma (1 + small) = 2^-j on
+    found = armijo(grad * 0.3, -grad, grad, 0.0, 1.99 * square * 2**rungs, trials=trials)
+    assert found.gamma.tolist() == [2.0 ** -min(j, trials - 1) for j in range(trials + 1)]
+    assert found.accepted.tolist() == [True] * trials + [False]
+    change = (found.gamma.square() * 1.99 * 2**rungs / 2 - found.gamma) * square
+    assert torch.allclose(found.change, change, rtol=1e-5)
+
+
 @interpreted
 @pytest.mark.parametrize("rule", ["composite", "paper"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)

@@ -1,5 +1,6 @@
 """Small calls go straight to the kernel only where nobody looks, and then give the bits that the dispatcher gives."""
 
+import resource
 import shutil
 import subprocess
 import sysconfig
@@ -86,6 +87,48 @@ def test_sizes_and_the_codes_of_dtypes():
     assert layout.alike(2, x, x + 1, x[:, 0, 0, 0].float().clone()) == (1, 2, 60)
     for dtype, code in layout.DTYPES.items():
         assert layout.alike(1, numbers(7, dtype=dtype)) == (code, 7, 1)
+
+
+def test_outputs_lie_where_their_addresses_say_and_live_as_long_as_one_of_them(monkeypatch):
+    for batch in (1, 3):
+        for layout_ in ("d", "fb", "d4b", "3"):
+            found, expected = both(monkeypatch, lambda b=batch, text=layout_: layout.outputs(text, b))
+            arrays = len(layout_)
+            for mine, other in zip(found[:-arrays], expected[:-arrays], strict=True):
+                assert (mine.shape, mine.dtype, mine.device) == (other.shape, other.dtype, other.device)
+                assert batch == 1 or mine.stride() == other.stride()
+                assert not mine.is_floating_point() or mine.isnan().all()
+    gamma, a, b, accepted, *addresses = layout.outputs("d2b", 3)
+    assert [t.data_ptr() for t in (gamma, a, accepted)] == addresses
+    assert b.data_ptr() == a.data_ptr() + 8
+    assert all(address % 64 == 0 for address in addresses)
+    b.copy_(torch.arange(3))
+    del gamma, a, accepted
+    for _ in range(100):  # would take the memory if it were free
+        layout.outputs("d2b", 3)[0].zero_()
+    assert b.tolist() == [0, 1, 2]
+    b.requires_grad_().square().sum().backward()
+    assert b.grad is not None
+    assert b.grad.tolist() == [0, 2, 4]
+    with torch.inference_mode():
+        assert layout.outputs("d", 1)[0].is_inference()
+
+
+def test_outputs_are_freed_and_take_only_layouts_they_know():
+    module = registry.looking()
+    assert module is not None
+    for bad in (("x", 1), ("d", 0), ("d", -1), ("55", 2), ("0", 1), ("d",), ("d", 1 << 41)):
+        with pytest.raises(ValueError, match="expected a layout of f, d, b and digits"):
+            module.outputs(*bad)
+    for bad in ((1, 1), ("d", "1")):
+        with pytest.raises(TypeError):
+            module.outputs(*bad)
+    for size in ("d", "9"):
+        module.outputs(size, 1 << 17)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(100):  # of 9 MiB each
+        module.outputs("9", 1 << 17)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (100 << 10)
 
 
 @pytest.mark.filterwarnings("ignore:.*jit.trace:DeprecationWarning")

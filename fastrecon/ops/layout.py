@@ -12,6 +12,7 @@ from fastrecon.ops.function import past_dispatcher, unwatched
 from fastrecon.registry import looking
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}  # codes of csrc/kernels.h
+REAL_DTYPES = (torch.float32, torch.float64)  # of the codes modulo 2
 
 Size = tuple[int, int, int]  # of a batch: the code of its dtype, images, numbers in an image
 Weights = tuple[Tensor, int, int]  # numbers, and their strides from image to image and within one
@@ -103,11 +104,17 @@ def _weights(value: float, dtype: torch.dtype, op: str, argument: str, limit: st
 
 
 def weights(value: float | Tensor, x: Tensor, op: str, argument: str, limit: str = "least") -> Weights | None:
-    """Where a kernel finds `value` for images x [B, ...], a number or [B]; None where `spread_over` has to look."""
+    """Where a kernel finds `value` for images x [B, ...], a number, [B] or one for each number of x; None where
+    `spread_over` has to look.
+    """
     if type(value) is float:
         return _weights(value, x.dtype, op, argument, limit)
-    if isinstance(value, Tensor) and value.ndim == 1 and value.dtype == real_dtype(x) and alike(1, x, value):
+    if not isinstance(value, Tensor) or value.dtype != real_dtype(x):
+        return None
+    if value.ndim == 1 and alike(1, x, value):
         return value, 1, 0
+    if value.shape == x.shape and unwatched(value):
+        return value, x.numel() // len(x), 1
     return None
 
 

@@ -11,7 +11,18 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect, number, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import DTYPES, Size, alike, norm_of, outputs, parts, real_dtype, rows, shaped, size_of
+from fastrecon.ops.layout import (
+    DTYPES,
+    REAL_DTYPES,
+    Size,
+    alike,
+    norm_of,
+    outputs,
+    parts,
+    rows,
+    shaped,
+    size_of,
+)
 from fastrecon.registry import compiled, define
 
 
@@ -204,7 +215,7 @@ def shrink_eps(
     """
     op = "shrink_eps"
     sigma, gamma = number(sigma, op, "sigma", above=0), number(gamma, op, "gamma", above=0, below=1)
-    if isinstance(eps, Tensor) and (size := alike(2, grad_f, grad_r, eps)) and eps.dtype == real_dtype(grad_f):
+    if type(eps) is Tensor and (size := alike(2, grad_f, grad_r, eps)) and eps.dtype is REAL_DTYPES[size[0] % 2]:
         return _shrunk(size, grad_f, grad_r, eps, sigma, gamma)
     numeric = grad_f.is_floating_point() or grad_f.is_complex()
     expect(grad_f.ndim >= 1 and numeric, op, "grad_f", "[B, ...]", grad_f)
