@@ -1,16 +1,11 @@
-// arrays.h: whether tensors may go to a kernel as they are, and the small tensors that it fills, each in one call.
+// arrays.h: whether tensors may go to a kernel as they are, asked of all of them in one call.
 //
 // Through DLPack's C exchange interface (dlpack.h 1.3, DLPackExchangeAPI), which torch has since 2.10: its layout is
 // fixed within a major version. From Python the same questions take half of a small op's time.
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <new>
-#include <utility>
 
 namespace fastrecon {
 struct DLTensor {  // as in dlpack.h
@@ -153,122 +148,38 @@ inline PyObject* all_plain(PyObject*, PyObject* const* arguments, Py_ssize_t cou
   Py_RETURN_TRUE;
 }
 
-// alike(n, tensors): the code of the dtype, B and N of the first n, plain [B, ...] with N numbers an image, of one
-// shape and dtype, where the others are plain and real [B] and nobody looks; else None.
-inline PyObject* alike(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 2 || !PyTuple_Check(arguments[1]) || PyTuple_GET_SIZE(arguments[1]) == 0) Py_RETURN_NONE;
-  if (arrays().watched()) Py_RETURN_NONE;
-  PyObject* const tensors = arguments[1];
-  const Py_ssize_t same = PyLong_AsSsize_t(arguments[0]);
+// Of a batch.
+struct BatchSize {
+  int dtype;
+  std::int64_t images, inner;
+};
+
+// Of the first `same` of tensors, plain [B, ...], of one shape and dtype, where the others are plain and real [B] and
+// nobody looks; else dtype -1. `at` takes the address of each, if there is room for them.
+inline BatchSize size_of_alike(PyObject* tensors, Py_ssize_t same, void** at) {
+  BatchSize size{-1, 0, 1};
+  if (!PyTuple_Check(tensors) || PyTuple_GET_SIZE(tensors) == 0 || arrays().watched()) return size;
   const bool recording = arrays().recording();
   DLTensor x, t;
   bool fits = arrays().plain(PyTuple_GET_ITEM(tensors, 0), recording, x) && x.ndim > 0;
+  if (fits && at) at[0] = static_cast<char*>(x.data) + x.byte_offset;
   for (Py_ssize_t i = 1; fits && i < PyTuple_GET_SIZE(tensors); ++i) {
     fits = arrays().plain(PyTuple_GET_ITEM(tensors, i), recording, t);
     fits = fits && (i < same ? Arrays::alike(t, x) : Arrays::per_image(t, x.shape[0]));
+    if (fits && at) at[i] = static_cast<char*>(t.data) + t.byte_offset;
   }
-  const int dtype = fits ? Arrays::dtype(x) : -1;
-  if (dtype < 0) Py_RETURN_NONE;
-  long long inner = 1;
-  for (std::int32_t d = 1; d < x.ndim; ++d) inner *= x.shape[d];
-  return Py_BuildValue("iLL", dtype, static_cast<long long>(x.shape[0]), inner);
+  if (!fits) return size;
+  size.dtype = Arrays::dtype(x);
+  size.images = x.shape[0];
+  for (std::int32_t d = 1; d < x.ndim; ++d) size.inner *= x.shape[d];
+  return size;
 }
 
-// Real tensors [B] that lie in one piece of memory, which the last of them frees.
-struct Outputs {
-  struct Tensor {
-    DLManagedTensor managed;
-    std::int64_t shape, stride;
-  };
-  std::atomic<int> tensors;
-
-  static void release(DLManagedTensor* t) {
-    Outputs* const all = static_cast<Outputs*>(t->owner);
-    if (all->tensors.fetch_sub(1) == 1) std::free(all);
-  }
-};
-
-// outputs(layout, B): tensors [B] for a kernel to write to, and the addresses of their arrays. Of the layout's letters
-// f is a float32 array, d float64, b bool; a digit k is float64 [B, k], and a tensor for each of its columns. What is
-// not written is NaN.
-inline PyObject* outputs(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  constexpr std::size_t kLine = 64;
-  const auto lines = [](std::size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; };
-  const char* const layout = count == 2 ? PyUnicode_AsUTF8(arguments[0]) : nullptr;
-  const Py_ssize_t batch = count == 2 ? PyLong_AsSsize_t(arguments[1]) : 0;
-  if (PyErr_Occurred()) return nullptr;
-  constexpr Py_ssize_t kMost = 9;  // tensors
-  Py_ssize_t arrays_ = 0, tensors = 0;
-  std::size_t bytes = 0;
-  bool fits = layout != nullptr && batch > 0 && batch < (Py_ssize_t{1} << 40);
-  for (const char* c = layout; fits && *c != 0; ++c, ++arrays_) {
-    const bool columns = *c > '0' && *c <= '9';
-    fits = columns || *c == 'f' || *c == 'd' || *c == 'b';
-    tensors += columns ? *c - '0' : 1;
-    bytes += lines(batch * (columns ? 8 * (*c - '0') : *c == 'b' ? 1 : *c == 'f' ? 4 : 8));
-  }
-  if (!fits || tensors > kMost) {
-    PyErr_SetString(PyExc_ValueError, "outputs: expected a layout of f, d, b and digits, 9 tensors at most, and B > 0");
-    return nullptr;
-  }
-  const std::size_t head = lines(sizeof(Outputs)) + lines(tensors * sizeof(Outputs::Tensor));
-  void* const memory = std::aligned_alloc(kLine, head + bytes);
-  PyObject* const found = memory == nullptr ? nullptr : PyTuple_New(tensors + arrays_);
-  if (found == nullptr) {
-    std::free(memory);
-    return memory == nullptr ? PyErr_NoMemory() : nullptr;
-  }
-  Outputs* const all = new (memory) Outputs{{1}};  // this function's own share
-  auto* t = reinterpret_cast<Outputs::Tensor*>(static_cast<char*>(memory) + lines(sizeof(Outputs)));
-  char* data = static_cast<char*>(memory) + head;
-  std::memset(data, 0xff, bytes);
-  Py_ssize_t at = 0;
-  for (Py_ssize_t a = 0; fits && a < arrays_; ++a) {
-    const char c = layout[a];
-    const int columns = c <= '9' ? c - '0' : 1, size = c == 'b' ? 1 : c == 'f' ? 4 : 8;
-    const std::uint8_t code = c == 'b' ? Arrays::kBool : Arrays::kFloat;
-    PyTuple_SET_ITEM(found, tensors + a, PyLong_FromVoidPtr(data));
-    for (int k = 0; fits && k < columns; ++k, ++t) {
-      t->shape = batch;
-      t->stride = columns;
-      t->managed = {Arrays::kMajor,
-                    Arrays::kMinor,
-                    all,
-                    Outputs::release,
-                    0,
-                    {data + k * size, Arrays::kCpu, 0, 1, code, static_cast<std::uint8_t>(8 * size), 1, &t->shape,
-                     &t->stride, 0}};
-      all->tensors.fetch_add(1);
-      PyObject* const made = arrays().object(&t->managed);
-      fits = made != nullptr;
-      if (fits)
-        PyTuple_SET_ITEM(found, at++, made);
-      else
-        Outputs::release(&t->managed);
-    }
-    data += lines(static_cast<std::size_t>(batch) * columns * size);
-  }
-  DLManagedTensor own{};
-  own.owner = all;
-  Outputs::release(&own);
-  if (fits) return found;
-  Py_DECREF(found);
-  return nullptr;
-}
-
-// Adds these functions to the module: with the least that a call can cost.
-inline void add_arrays(pybind11::module_& m) {
-  using Fast = PyObject* (*)(PyObject*, PyObject* const*, Py_ssize_t);
-  static PyMethodDef table[3] = {};
-  const std::pair<const char*, Fast> functions[3] = {{"all_plain", all_plain}, {"alike", alike}, {"outputs", outputs}};
-  for (int i = 0; i < 3; ++i) {
-    table[i] = {functions[i].first, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(functions[i].second)),
-                METH_FASTCALL, nullptr};
-    m.attr(functions[i].first) = pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&table[i], nullptr));
-  }
-  m.def("tensors",
-        [](pybind11::object type, pybind11::object recording, pybind11::object levels, pybind11::tuple watching) {
-          return arrays().of(type.ptr(), recording.ptr(), levels.ptr(), watching.ptr());
-        });
+// alike(n, tensors): the code of the dtype, B and N, numbers in an image, of the first n, as above; else None.
+inline PyObject* alike(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 2) Py_RETURN_NONE;
+  const BatchSize size = size_of_alike(arguments[1], PyLong_AsSsize_t(arguments[0]), nullptr);
+  if (size.dtype < 0) Py_RETURN_NONE;
+  return Py_BuildValue("iLL", size.dtype, static_cast<long long>(size.images), static_cast<long long>(size.inner));
 }
 }  // namespace fastrecon

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "arrays.h"
 #include "isa_choice.h"
+#include "outputs.h"
 #include "pool.h"
 
 namespace py = pybind11;

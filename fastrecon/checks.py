@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 F = TypeVar("F", bound=Callable[..., Any])
 LONGEST = 200  # letters of what came, in a message
@@ -50,7 +51,7 @@ def kind(x: Tensor) -> str:
 def expect_finite(y: Tensor, op: str, expected: str, what: str, argument: str = "y") -> None:
     """Raises ValueError naming the first `what` (image, sample) of y [B, ...] that holds NaN or Inf. Reads y, but for
     graphs that torch traces, which have none yet."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return
     bad = (~torch.isfinite(y)).flatten(1).sum(1)
     if bad.any():
@@ -250,7 +251,7 @@ def accepts_arrays(function: F) -> F:
 
     @functools.wraps(function)
     def door(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             types_now = (*map(type, args), *kwargs, *map(type, kwargs.values())) if kwargs else tuple(map(type, args))
             if types_now in simple_types:
                 return function(*args, **kwargs)
@@ -262,7 +263,7 @@ def accepts_arrays(function: F) -> F:
             if type(value) not in accepted.get(name, SIMPLE):
                 simple = False
         if simple:
-            if not torch.compiler.is_compiling():
+            if not is_compiling():
                 simple_types.add((*map(type, args), *kwargs, *map(type, kwargs.values())))
             return function(*args, **kwargs)
         if len(args) > len(names):

@@ -49,6 +49,7 @@ def extension() -> Any | None:
     return importlib.import_module("fastrecon._C")
 
 
+@cache
 def compiled() -> Any:
     """The compiled module, for adapters, which are only called where it exists."""
     module = extension()

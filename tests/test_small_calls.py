@@ -114,6 +114,27 @@ def test_outputs_lie_where_their_addresses_say_and_live_as_long_as_one_of_them(m
         assert layout.outputs("d", 1)[0].is_inference()
 
 
+@pytest.mark.parametrize("dtype", list(layout.DTYPES), ids=str)
+def test_a_kernel_is_prepared_as_python_does_it(dtype, monkeypatch):
+    x, y = (numbers(3, 2, 5, dtype=dtype, seed=s) for s in range(2))
+    each = numbers(3).float()
+    pair, real = numbers(6, 2, 5, dtype=dtype)[3:], x.abs().dtype
+    for text, arrays in (("drb", (x, y, each)), ("3", (x, pair)), ("d4b", (pair, x, y, each.double()))):
+        n = len([a for a in arrays if a.ndim > 1])
+        found, expected = both(monkeypatch, lambda text=text, n=n, arrays=arrays: layout.prepare(text, n, *arrays))
+        tensors = len(found) - 3 - len(arrays) - len(text)
+        assert found[:3] == expected[:3] == (layout.DTYPES[dtype], 3, 10)
+        assert [(t.shape, t.dtype) for t in found[3 : 3 + tensors]] == [
+            (t.shape, t.dtype) for t in expected[3 : 3 + tensors]
+        ]
+        addresses = found[3 + tensors :]
+        assert addresses[: len(arrays)] == tuple(a.data_ptr() for a in arrays)
+        assert addresses[len(arrays)] == found[3].data_ptr()
+    assert layout.prepare("r", 1, x)[3].dtype == real  # type: ignore[index]
+    for refused in ((x, y.flatten(1)), (x, each), (x, y[:2]), (x.clone().requires_grad_(), y)):
+        assert both(monkeypatch, lambda refused=refused: layout.prepare("d", 2, *refused)) == (None, None)
+
+
 def test_outputs_are_freed_and_take_only_layouts_they_know():
     module = registry.looking()
     assert module is not None
@@ -123,6 +144,8 @@ def test_outputs_are_freed_and_take_only_layouts_they_know():
     for bad in ((1, 1), ("d", "1")):
         with pytest.raises(TypeError):
             module.outputs(*bad)
+    with pytest.raises(ValueError, match="expected a layout"):
+        module.prepare("x", 1, (numbers(2, 3),))
     for size in ("d", "9"):
         module.outputs(size, 1 << 17)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -217,6 +240,7 @@ def test_the_interface_of_dlpack_is_as_declared(tmp_path):
     checks = [
         "static_assert(sizeof(::DLTensor) == sizeof(fastrecon::DLTensor));",
         "static_assert(sizeof(::DLPackExchangeAPI) == sizeof(fastrecon::DLPackExchangeApi));",
+        "static_assert(sizeof(::DLManagedTensorVersioned) == sizeof(fastrecon::DLManagedTensor));",
     ]
     members = ("data", "device.device_type", "device.device_id", "ndim", "dtype.code", "dtype.bits", "dtype.lanes")
     for member in (*members, "shape", "strides", "byte_offset"):
@@ -226,7 +250,15 @@ def test_the_interface_of_dlpack_is_as_declared(tmp_path):
         "static_assert(offsetof(::DLPackExchangeAPI, dltensor_from_py_object_no_sync) =="
         " offsetof(fastrecon::DLPackExchangeApi, view));"
     )
-    checks.append("static_assert(kDLCPU == 1 && kDLFloat == 2 && kDLComplex == 5 && DLPACK_MAJOR_VERSION == 1);")
+    checks.append(
+        "static_assert(offsetof(::DLPackExchangeAPI, managed_tensor_to_py_object_no_sync) =="
+        " offsetof(fastrecon::DLPackExchangeApi, to_object));"
+    )
+    for member, ours in (("manager_ctx", "owner"), ("deleter", "release"), ("flags",) * 2, ("dl_tensor", "tensor")):
+        place = f"offsetof(fastrecon::DLManagedTensor, {ours})"
+        checks.append(f"static_assert(offsetof(::DLManagedTensorVersioned, {member}) == {place});")
+    checks.append("static_assert(kDLCPU == 1 && kDLFloat == 2 && kDLComplex == 5 && kDLBool == 6);")
+    checks.append("static_assert(DLPACK_MAJOR_VERSION == 1);")
     source = tmp_path / "same.cpp"
     source.write_text('#include <ATen/dlpack.h>\n#include <cstddef>\n#include "arrays.h"\n' + "\n".join(checks))
     pybind11 = pytest.importorskip("pybind11")

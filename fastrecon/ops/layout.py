@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from fastrecon.checks import expect, held
 from fastrecon.ops.function import past_dispatcher, unwatched
 from fastrecon.registry import looking
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.complex64: 2, torch.complex128: 3}  # codes of csrc/kernels.h
-REAL_DTYPES = (torch.float32, torch.float64)  # of the codes modulo 2
 
 Size = tuple[int, int, int]  # of a batch: the code of its dtype, images, numbers in an image
-Weights = tuple[Tensor, int, int]  # numbers, and their strides from image to image and within one
+Weights = tuple[Tensor, int, int, int]  # numbers, where they lie, their strides from image to image and within one
 REALS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
@@ -64,7 +64,7 @@ def alike(count: int, *arrays: Tensor) -> Size | None:
     """The size of arrays[:count] [B, ...], of one shape and dtype, beside which arrays[count:] are real and [B], where
     a kernel may be called on all of them as they are; else None.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return None
     if (module := looking()) is not None:
         return module.alike(count, arrays)
@@ -93,6 +93,21 @@ def outputs(layout: str, batch: int) -> tuple[Any, ...]:
     return *tensors, *(a.data_ptr() for a in arrays)
 
 
+def prepare(layout: str, count: int, *arrays: Tensor) -> tuple[Any, ...] | None:
+    """What a kernel is called with, where `alike(count, *arrays)`: its answer, the tensors of `outputs` (r in a layout
+    is the real dtype of the arrays), and the addresses of the arrays and of the outputs'; else None.
+    """
+    if is_compiling():
+        return None
+    if (module := looking()) is not None:
+        return module.prepare(layout, count, arrays)
+    if (size := alike(count, *arrays)) is None:
+        return None
+    made = outputs(layout.replace("r", "fd"[size[0] % 2]), size[1])
+    tensors = len(made) - len(layout)
+    return *size, *made[:tensors], *(a.data_ptr() for a in arrays), *made[tensors:]
+
+
 def size_of(x: Tensor) -> Size:
     """Of x [B, ...], not empty."""
     return DTYPES[x.dtype], x.shape[0], x.numel() // x.shape[0]
@@ -100,7 +115,8 @@ def size_of(x: Tensor) -> Size:
 
 @functools.lru_cache(maxsize=256)
 def _weights(value: float, dtype: torch.dtype, op: str, argument: str, limit: str) -> Weights:
-    return kept(value, (1, 1), REALS.get(dtype, dtype), op, argument, limit), 0, 0
+    number = kept(value, (1, 1), REALS.get(dtype, dtype), op, argument, limit)
+    return number, number.data_ptr(), 0, 0
 
 
 def weights(value: float | Tensor, x: Tensor, op: str, argument: str, limit: str = "least") -> Weights | None:
@@ -112,9 +128,9 @@ def weights(value: float | Tensor, x: Tensor, op: str, argument: str, limit: str
     if not isinstance(value, Tensor) or value.dtype != real_dtype(x):
         return None
     if value.ndim == 1 and alike(1, x, value):
-        return value, 1, 0
+        return value, value.data_ptr(), 1, 0
     if value.shape == x.shape and unwatched(value):
-        return value, x.numel() // len(x), 1
+        return value, value.data_ptr(), x.numel() // len(x), 1
     return None
 
 

@@ -23,6 +23,7 @@ from fastrecon.ops.layout import (
     alike,
     outputs,
     plain,
+    prepare,
     real_dtype,
     rows,
     shaped,
@@ -61,17 +62,17 @@ def _cpu(x: Tensor, grad: Tensor, step: Tensor, lam: Tensor):
     if x.dtype not in DTYPES or x.numel() == 0 or step.dtype != real or lam.dtype != real:
         return NotImplemented
     step, lam = step.contiguous(), lam.contiguous()
-    size, sums = size_of(x), torch.empty(len(x), 3, dtype=torch.float64)
-    z = _stepped(size, plain(x), plain(grad), (step, *strides(step)), (lam, *strides(lam)), sums.data_ptr())
-    return z, sums
+    x, grad, sums = plain(x), plain(grad), torch.empty(len(x), 3, dtype=torch.float64)
+    given = (step, step.data_ptr(), *strides(step)), (lam, lam.data_ptr(), *strides(lam))
+    return _stepped(size_of(x), x, x.data_ptr(), grad.data_ptr(), *given, sums.data_ptr()), sums
 
 
-def _stepped(size: Size, x: Tensor, grad: Tensor, steps: Weights, weights: Weights, sums: int) -> Tensor:
-    (code, batch, count), (step, step_image, step_entry), (lam, lam_image, lam_entry) = size, steps, weights
+def _stepped(size: Size, x: Tensor, x_at: int, grad_at: int, steps: Weights, weights: Weights, sums: int) -> Tensor:
+    (code, batch, count), (_, step, step_image, step_entry), (_, lam, lam_image, lam_entry) = size, steps, weights
     z = torch.empty_like(x)
     compiled().prox_gradient_step(
-        code, x.data_ptr(), grad.data_ptr(), step.data_ptr(), lam.data_ptr(), z.data_ptr(), sums, batch, count,
-        step_image, step_entry, lam_image, lam_entry,
+        code, x_at, grad_at, step, lam, z.data_ptr(), sums, batch, count, step_image, step_entry,
+        lam_image, lam_entry,
     )  # fmt: skip
     return z
 
@@ -158,11 +159,11 @@ def prox_gradient_step(
         ValueError: shapes, types or devices do not fit.
     """
     op = "prox_gradient_step"
-    if size := alike(2, x, grad):
+    if found := prepare("3", 2, x, grad):
         steps, strength = weights(step, x, op, "step", "above"), weights(lam, x, op, "lam")
         if steps and strength:
-            slope, square, l1, sums = outputs("3", size[1])
-            return _stepped(size, x, grad, steps, strength, sums), slope, square, l1
+            code, batch, count, slope, square, l1, x_at, grad_at, sums = found
+            return _stepped((code, batch, count), x, x_at, grad_at, steps, strength, sums), slope, square, l1
     if not (x.ndim >= 1 and (x.is_floating_point() or x.is_complex())):
         expect(False, op, "x", "a real or complex tensor [B, ...]", x)
     if not (grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device):

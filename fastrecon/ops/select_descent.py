@@ -4,6 +4,8 @@ Source: Chen, Liu, Ye & Zhang, Learnable Descent Algorithm for Nonsmooth Nonconv
 (arXiv:2007.11245), Algorithm 1, lines 5-9.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -11,18 +13,7 @@ from torch.autograd.function import once_differentiable
 from fastrecon.checks import accepts_arrays, expect, number, per_image
 from fastrecon.ops.by_image import by_image
 from fastrecon.ops.function import Function
-from fastrecon.ops.layout import (
-    DTYPES,
-    REAL_DTYPES,
-    Size,
-    alike,
-    norm_of,
-    outputs,
-    parts,
-    rows,
-    shaped,
-    size_of,
-)
+from fastrecon.ops.layout import DTYPES, Size, norm_of, outputs, parts, prepare, rows, shaped, size_of
 from fastrecon.registry import compiled, define
 
 
@@ -50,15 +41,15 @@ def shrink_eps_ref(
 def _select_cpu(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor):
     if u.numel() == 0:
         return NotImplemented
-    return _selected(len(u), u.contiguous(), v.contiguous(), phi_u.double().contiguous(), phi_v.double().contiguous())
+    u, v, phi_u, phi_v = u.contiguous(), v.contiguous(), phi_u.double().contiguous(), phi_v.double().contiguous()
+    took_u, taken = outputs("b", len(u))
+    return _selected(len(u), u, [t.data_ptr() for t in (u, v, phi_u, phi_v)], taken), took_u
 
 
-def _selected(batch: int, u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[Tensor, Tensor]:
-    x, (took_u, taken) = torch.empty_like(u), outputs("b", batch)
-    compiled().select_descent(
-        u.data_ptr(), v.data_ptr(), phi_u.data_ptr(), phi_v.data_ptr(), x.data_ptr(), taken, batch, u.nbytes // batch
-    )
-    return x, took_u
+def _selected(batch: int, u: Tensor, given: Sequence[int], taken: int) -> Tensor:
+    x = torch.empty_like(u)
+    compiled().select_descent(*given, x.data_ptr(), taken, batch, u.nbytes // batch)
+    return x
 
 
 def _select_bwd_cpu(d_x: Tensor, took_u: Tensor):
@@ -77,18 +68,20 @@ def _shrink_cpu(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma
     real = grad_f.dtype.to_real() if grad_f.is_complex() else grad_f.dtype
     if grad_f.dtype not in DTYPES or grad_r.dtype != grad_f.dtype or eps.dtype != real or grad_f.numel() == 0:
         return NotImplemented
-    return _shrunk(size_of(grad_f), grad_f.contiguous(), grad_r.contiguous(), eps.contiguous(), sigma, gamma)
+    grad_f, grad_r, eps, size = grad_f.contiguous(), grad_r.contiguous(), eps.contiguous(), size_of(grad_f)
+    norm, eps_next, shrunk, *found = outputs("ddb" if size[0] % 2 else "dfb", size[1])
+    given = [t.data_ptr() for t in (grad_f, grad_r, eps)]
+    return _shrunk(size, grad_f, given, found, sigma, gamma), norm, eps_next, shrunk
 
 
-def _shrunk(size: Size, grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma: float):
-    code, batch, count = size
-    grad = torch.empty_like(grad_f)
-    norm, eps_next, shrunk, *addresses = outputs("ddb" if code % 2 else "dfb", batch)
+def _shrunk(
+    size: Size, grad_f: Tensor, given: Sequence[int], found: Sequence[int], sigma: float, gamma: float
+) -> Tensor:
+    (code, batch, count), grad = size, torch.empty_like(grad_f)
     compiled().shrink_eps(
-        code % 2, grad_f.data_ptr(), grad_r.data_ptr(), eps.data_ptr(), grad.data_ptr(), *addresses, batch,
-        count * (2 if code > 1 else 1), sigma, gamma,
-    )  # fmt: skip
-    return grad, norm, eps_next, shrunk
+        code % 2, *given, grad.data_ptr(), *found, batch, count * (2 if code > 1 else 1), sigma, gamma
+    )
+    return grad
 
 
 def _shrink_fake(grad_f: Tensor, grad_r: Tensor, eps: Tensor, sigma: float, gamma: float):
@@ -182,8 +175,12 @@ def select_descent(u: Tensor, v: Tensor, phi_u: Tensor, phi_v: Tensor) -> tuple[
         ValueError: shapes, types or devices do not fit.
     """
     op = "select_descent"
-    if size := alike(2, u, v, phi_u, phi_v):
-        return _selected(size[1], u, v, phi_u.double(), phi_v.double())
+    if found := prepare("b", 2, u, v, phi_u, phi_v):
+        _, batch, _, took_u, u_at, v_at, phi_u_at, phi_v_at, taken = found
+        if phi_u.dtype is not torch.float64 or phi_v.dtype is not torch.float64:
+            phi_u, phi_v = phi_u.double(), phi_v.double()
+            phi_u_at, phi_v_at = phi_u.data_ptr(), phi_v.data_ptr()
+        return _selected(batch, u, (u_at, v_at, phi_u_at, phi_v_at), taken), took_u
     expect(u.ndim >= 1, op, "u", "[B, ...]", u)
     expect(v.shape == u.shape and v.dtype == u.dtype and v.device == u.device, op, "v", u, v)
     for argument, phi in (("phi_u", phi_u), ("phi_v", phi_v)):
@@ -215,8 +212,11 @@ def shrink_eps(
     """
     op = "shrink_eps"
     sigma, gamma = number(sigma, op, "sigma", above=0), number(gamma, op, "gamma", above=0, below=1)
-    if type(eps) is Tensor and (size := alike(2, grad_f, grad_r, eps)) and eps.dtype is REAL_DTYPES[size[0] % 2]:
-        return _shrunk(size, grad_f, grad_r, eps, sigma, gamma)
+    if type(eps) is Tensor and (found := prepare("drb", 2, grad_f, grad_r, eps)):
+        code, batch, count, norm, eps_next, shrunk, f_at, r_at, eps_at, *into = found
+        if eps.dtype is eps_next.dtype:
+            grad = _shrunk((code, batch, count), grad_f, (f_at, r_at, eps_at), into, sigma, gamma)
+            return grad, norm, eps_next, shrunk
     numeric = grad_f.is_floating_point() or grad_f.is_complex()
     expect(grad_f.ndim >= 1 and numeric, op, "grad_f", "[B, ...]", grad_f)
     same = grad_r.shape == grad_f.shape and grad_r.dtype == grad_f.dtype and grad_r.device == grad_f.device
