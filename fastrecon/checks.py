@@ -251,6 +251,7 @@ def accepts_arrays(function: F) -> F:
 
     @functools.wraps(function)
     def door(*args: Any, **kwargs: Any) -> Any:
+        types_now = None  # a graph that is traced does not depend on what was seen before
         if not is_compiling():
             types_now = (*map(type, args), *kwargs, *map(type, kwargs.values())) if kwargs else tuple(map(type, args))
             if types_now in simple_types:
@@ -263,8 +264,8 @@ def accepts_arrays(function: F) -> F:
             if type(value) not in accepted.get(name, SIMPLE):
                 simple = False
         if simple:
-            if not is_compiling():
-                simple_types.add((*map(type, args), *kwargs, *map(type, kwargs.values())))
+            if types_now is not None:
+                simple_types.add(types_now)
             return function(*args, **kwargs)
         if len(args) > len(names):
             return function(*args, **kwargs)  # raises

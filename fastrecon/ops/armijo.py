@@ -179,8 +179,9 @@ def armijo(
         if curvature.dtype is not torch.float64:
             curvature = curvature.double()
             bend_at = curvature.data_ptr()
-        decision, _kept, slack_at = _settings(beta, eta, trials, rule, slack, batch)
-        _, lam_at, image, entry = weight
+        # both tensors are held until the kernel has read them: the caches may forget them meanwhile
+        decision, _slack, slack_at = _settings(beta, eta, trials, rule, slack, batch)
+        _lam, lam_at, image, entry = weight
         compiled().armijo(
             code, x_at, z_at, grad_at, lam_at, bend_at, slack_at, gamma_at, sums_at, accepted_at, batch, count, image,
             entry, *decision,
